@@ -1,0 +1,145 @@
+"""The vocabulary of named arrays, in which merges are written.
+
+An `Arrays` maps a name (`blocks.0.attn.qkv.lora_A`) to a NumPy array and is never changed in place. Weights travel and
+rest in float32; sums over clients run in float64 and are cast back once.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from fcil.errors import MergeError
+
+__all__ = [
+    "Arrays", "State", "as_float32", "digest", "grouped", "matching", "mean", "nbytes", "same_names", "shapes", "subtract",
+    "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
+]  # fmt: skip
+
+Arrays = Mapping[str, np.ndarray]
+"""Array name -> array."""
+State = Mapping[str, Arrays]
+"""What a server remembers: group name -> arrays. Groups and names contain no colon."""
+
+
+def as_float32(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Every array in float32, the type of the wire and of storage."""
+    return {name: np.asarray(a, np.float32) for name, a in arrays.items()}
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match one of the glob patterns, in their own order."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    """Name -> shape."""
+    return {name: a.shape for name, a in arrays.items()}
+
+
+def same_names(many: Sequence[Arrays]) -> list[str]:
+    """The names that all have in common, sorted.
+
+    Raises:
+        MergeError: nothing was given, or names or shapes differ.
+    """
+    if not many:
+        raise MergeError("nothing to merge: the list of clients is empty")
+    first = {name: a.shape for name, a in many[0].items()}
+    for position, arrays in enumerate(many[1:], 1):
+        if {name: a.shape for name, a in arrays.items()} != first:
+            odd = sorted(n for n in {*first, *arrays} if n not in arrays or first.get(n) != arrays[n].shape)
+            raise MergeError(f"number {position} of the updates differs from number 0 in {', '.join(odd[:3])}")
+    return sorted(first)
+
+
+def _combine(many: Sequence[Arrays], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Sum of w_i x_i in float64, in the order given."""
+    out = {}
+    for name in same_names(many):
+        acc = np.zeros(many[0][name].shape, np.float64)
+        for arrays, weight in zip(many, weights, strict=True):
+            if weight != 0:  # a client of weight zero has no influence, whatever it holds
+                acc += weight * arrays[name].astype(np.float64)
+        out[name] = acc
+    return out
+
+
+def total(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Sums over clients, in float64."""
+    return _combine(many, np.ones(len(many)))
+
+
+def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
+    """sum_i w_i x_i / sum_i w_i, summed in float64, returned in the type of the first.
+
+    The mean is taken of differences to the first update, so that identical updates come out bit for bit.
+
+    Raises:
+        MergeError: no updates, names or shapes that differ, or weights that are negative or sum to zero.
+    """
+    w = np.asarray(weights, np.float64)
+    if len(many) != len(w) or (w < 0).any() or not np.isfinite(w).all() or w.sum() <= 0:
+        raise MergeError(f"weights must be finite, not negative and not all zero, one per update; got {list(weights)}")
+    first = many[int(np.flatnonzero(w)[0])]
+    change = _combine([subtract(arrays, first) if w_i else arrays for arrays, w_i in zip(many, w, strict=True)], w)
+    return {
+        name: (first[name].astype(np.float64) + change[name] / w.sum()).astype(first[name].dtype) for name in change
+    }
+
+
+def mean(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """The unweighted mean."""
+    return weighted_mean(many, [1.0] * len(many))
+
+
+def subtract(left: Arrays, right: Arrays) -> dict[str, np.ndarray]:
+    """Left - right, name by name, in float64."""
+    return {name: left[name].astype(np.float64) - right[name].astype(np.float64) for name in same_names([left, right])}
+
+
+def symmetric_half(matrix: np.ndarray) -> np.ndarray:
+    """(n, n) symmetric -> its n(n+1)/2 upper entries, row by row: what travels of a Gram matrix."""
+    return np.asarray(matrix[np.triu_indices(matrix.shape[0])])
+
+
+def symmetric_whole(half: np.ndarray) -> np.ndarray:
+    """n(n+1)/2 entries -> the (n, n) symmetric matrix; undoes `symmetric_half`."""
+    n = (int(np.sqrt(8 * half.size + 1)) - 1) // 2
+    if n * (n + 1) // 2 != half.size:
+        raise MergeError(f"{half.size} numbers are not half of a symmetric matrix")
+    matrix = np.zeros((n, n), half.dtype)
+    upper = np.triu_indices(n)
+    matrix[upper] = half
+    matrix.T[upper] = half
+    return matrix
+
+
+def nbytes(arrays: Arrays) -> int:
+    """Bytes of payload."""
+    return sum(a.nbytes for a in arrays.values())
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name}|{a.dtype.str}|{a.shape}|".encode())
+        sha.update(a.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def ungrouped(state: State) -> dict[str, np.ndarray]:
+    """A state as one flat table, `group:name`, the form in which it is stored."""
+    return {f"{group}:{name}": a for group, arrays in state.items() for name, a in arrays.items()}
+
+
+def grouped(flat: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    """Undoes `ungrouped`; groups that held nothing are gone."""
+    state: dict[str, dict[str, np.ndarray]] = {}
+    for key, a in flat.items():
+        group, _, name = key.partition(":")
+        state.setdefault(group, {})[name] = a
+    return state

@@ -1,0 +1,68 @@
+"""Every reply is checked before it touches the state; a bad one is refused whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcil.arrays import Arrays, shapes
+from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes
+
+__all__ = ["Expected", "expected", "refusal"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a good reply to a request holds."""
+
+    phase: Phase
+    arrays: Shapes
+    statistics: Shapes
+    num_examples: dict[int, int]
+    """Client asked -> samples that it holds."""
+
+
+def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
+    """What clients that do `local` in answer to `broadcast` send back."""
+    sent = shapes(broadcast.arrays)
+    statistics = {
+        name: shape for each in local.passes for s in each.statistics for name, shape in s.shapes(sent).items()
+    }
+    return Expected(phase, {name: sent[name] for name in local.trained(list(sent))}, statistics, num_examples)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _arrays_refusal(what: str, arrays: Arrays, wanted: Shapes) -> str | None:
+    if arrays.keys() != wanted.keys():
+        missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+        return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
+    for name, a in arrays.items():
+        if a.dtype not in (np.float32, np.float64):
+            return f"{what} {name}: type {a.dtype}, not float32 or float64"
+        if not _fits(a.shape, wanted[name]):
+            return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
+        if not np.isfinite(a).all():
+            return f"{what} {name}: {int((~np.isfinite(a)).sum())} of {a.size} values are NaN or infinite"
+    return None
+
+
+def refusal(update: ClientUpdate, wanted: Expected, already: Sequence[int]) -> str | None:
+    """Why this reply must not be merged, or None.
+
+    Args:
+        already: clients whose replies to the same request were accepted before.
+    """
+    if update.client not in wanted.num_examples:
+        return "was not asked in this phase"
+    if update.phase != wanted.phase.index:
+        return f"stale: answers phase {update.phase}, not {wanted.phase.index} ({wanted.phase})"
+    if update.client in already:
+        return "a second reply to the same request"
+    if update.num_examples != wanted.num_examples[update.client]:
+        return f"claims {update.num_examples} training samples, holds {wanted.num_examples[update.client]}"
+    return _arrays_refusal("array", update.arrays, wanted.arrays) or _arrays_refusal(
+        "statistic", update.statistics, wanted.statistics
+    )

@@ -1,0 +1,149 @@
+"""Typed settings: TOML files that hold only differences, resolved into one frozen `Config`.
+
+A file may name another as its `base` (relative to itself); later files and then `--set section.key=value` win. Every
+value remembers which file it came from, so that a message can point at it.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fcil.data import Data
+from fcil.errors import ConfigError
+from fcil.local import Train
+from fcil.model.backbone import Model
+from fcil.options import Option, nearest, parse
+from fcil.partition import Partition
+from fcil.tasks import Tasks
+
+__all__ = ["Config", "Run", "from_table", "load_config", "to_table"]
+
+Table = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`[run]`: how it is carried out. Only `seed` and `threads` may change a result."""
+
+    seed: Annotated[int, Option("the seed of everything", low=0)] = 0
+    exchange: Annotated[Literal["inline", "ray"], Option("clients in this process, or on Ray workers")] = "inline"
+    workers: Annotated[int, Option("Ray workers; 0 for as many as cores allow", low=0)] = 0
+    threads: Annotated[int, Option("CPU threads of each client's arithmetic, and of the server's", low=1)] = 1
+    gpus_per_client: Annotated[float, Option("GPU share of a Ray worker", "GPUs", low=0)] = 0.0
+    device: Annotated[str, Option('"cpu", "cuda", or "auto": CUDA where a worker has a GPU')] = "auto"
+    ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
+    client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
+    min_clients: Annotated[int, Option("good updates without which a round stops the run", low=1)] = 1
+    evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
+    evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """`[method]`: its name, and its settings as given; the method's own class checks them."""
+
+    name: str = "lorm"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    data: Data = field(default_factory=Data)
+    tasks: Tasks = field(default_factory=Tasks)
+    partition: Partition = field(default_factory=Partition)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    method: MethodChoice = field(default_factory=MethodChoice)
+    run: Run = field(default_factory=Run)
+
+
+_SECTIONS: dict[str, Any] = {
+    "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
+}  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: not a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The file and its bases, base first, each with the name to show for it."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `base` leads back to itself")
+    table = _read(path)
+    base = table.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{path}: base = {base!r}: must be the path of another file")
+    below = _layers(path.parent / base, (*seen, path.resolve())) if base else []
+    return [*below, (str(path), table)]
+
+
+def _override(text: str) -> tuple[str, dict[str, Any]]:
+    """`section.key=value`, the value in TOML, or taken as text where it is not TOML."""
+    dotted, equals, value = text.partition("=")
+    section, dot, key = dotted.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ConfigError(f"--set {text}: write it as section.key=value, for example --set partition.beta=0.1")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return "--set", {section: {key: parsed}}
+
+
+def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
+    """Merge tables, each with the name of where it came from, and check every setting.
+
+    Raises:
+        ConfigError: names the place, the key and the remedy.
+    """
+    known = [*_SECTIONS, "method"]
+    values: Table = {}
+    origin: dict[tuple[str, str], str] = {}
+    for source, table in layers:
+        for section, entries in table.items():
+            if section not in known:
+                raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
+            if not isinstance(entries, Mapping):
+                raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
+            if section == "method" and entries.get("name", "") != values.get("method", {}).get("name", ""):
+                if "name" in entries:  # another method: the settings of the one below are not its
+                    values["method"] = {}
+            for key, value in entries.items():
+                values.setdefault(section, {})[key] = value
+                origin[section, key] = source
+    method = dict(values.pop("method", {}))
+    name = method.pop("name", MethodChoice().name)
+    if not isinstance(name, str):
+        raise ConfigError(f"{origin['method', 'name']}: method.name = {name!r}: must be text")
+
+    def where(section: str) -> Any:
+        return lambda key: f"{origin[section, key]}: {section}.{key}"
+
+    sections = {s: parse(_SECTIONS[s], entries, where(s)) for s, entries in values.items()}
+    return Config(**sections, method=MethodChoice(name, method))
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a file, its bases and the overrides into a checked `Config`."""
+    return from_table([*_layers(path), *(_override(text) for text in overrides)])
+
+
+def to_table(config: Config) -> Table:
+    """The resolved settings, every default written out, in a form that `from_table` reads back."""
+    table = {f.name: asdict(getattr(config, f.name)) for f in fields(config) if f.name != "method"}
+    for entries in table.values():
+        for key, value in entries.items():
+            entries[key] = list(value) if isinstance(value, tuple) else value
+    return {**table, "method": {"name": config.method.name, **config.method.settings}}

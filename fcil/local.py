@@ -1,0 +1,195 @@
+"""Local training: (broadcast, this client's data, settings) -> ClientUpdate. Knows no transport."""
+
+import time
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fcil.arrays import Arrays, matching
+from fcil.data.dataset import Dataset, prepare
+from fcil.method import Broadcast, ClientUpdate, Local, Method, Pass, Phase
+from fcil.model.adapted import AdaptedModel
+from fcil.options import Option
+
+__all__ = ["ClientData", "Step", "Train", "run_client"]
+
+Store = MutableMapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """`[train]`: the protocol of local training."""
+
+    rounds: Annotated[int, Option("communication rounds per task", low=1)] = 5
+    epochs: Annotated[int, Option("local epochs per round", low=1)] = 5
+    batch: Annotated[int, Option("batch size", "images", low=1)] = 16
+    lr: Annotated[float, Option("learning rate of whatever has none of its own", above=0)] = 3e-3
+    optimizer: Annotated[Literal["adamw", "sgd"], Option("built anew each round, constant rate")] = "adamw"
+    weight_decay: Annotated[float, Option("decoupled weight decay", low=0)] = 0.0
+    participation: Annotated[float, Option("share of the clients that train in a round", above=0, high=1)] = 1.0
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's samples of one task, seen through a transform."""
+
+    dataset: Dataset
+    indices: np.ndarray
+    """Into the training part."""
+    positions: np.ndarray
+    """The data set's label -> class position."""
+    size: int
+    """Side of the model's input."""
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(
+        self, batch: int, order: np.ndarray, transform: np.random.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (n, 3, size, size) and class positions (n,), in the order given; the last batch may be smaller."""
+        for begin in range(0, len(order), batch):
+            chosen = self.indices[order[begin : begin + batch]]
+            images = prepare(self.dataset.train.images[chosen], self.dataset, self.size, transform, self.device)
+            labels = torch.from_numpy(self.positions[self.dataset.train.labels[chosen]])
+            yield images, labels.to(self.device)
+
+
+@dataclass
+class Step:
+    """One batch of local training, as a method's `loss` sees it."""
+
+    model: AdaptedModel
+    images: Tensor
+    labels: Tensor
+    """(n,) class positions."""
+    phase: Phase
+    references: Arrays
+    """The broadcast's read-only arrays."""
+    store: Store
+    """The client's own arrays, kept from phase to phase: read and replaced, never sent."""
+    client: int
+    generator: Callable[[str], np.random.Generator]
+    """purpose -> a generator that lasts for the client's phase; streams of different purposes are independent."""
+    _features: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def features(self) -> Tensor:
+        """(n, width), computed once."""
+        if self._features is None:
+            self._features = self.model.features(self.images)
+        return self._features
+
+    def cross_entropy(self) -> Tensor:
+        """Mean cross-entropy over the current task's classes only: all other logits are left out."""
+        task = self.phase.task
+        return F.cross_entropy(self.model.logits(self.features, (task.index,)), self.labels - task.first)
+
+
+def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.optim.Optimizer:
+    """Groups by learning rate; built anew in each round, so it has no memory across rounds."""
+    rates: dict[float, list[Tensor]] = {}
+    for name, leaf in leaves.items():
+        own = [rate for pattern, rate in local.lr.items() if matching([name], (pattern,))]
+        rates.setdefault(own[0] if own else train.lr, []).append(leaf)
+    groups = [{"params": tensors, "lr": rate} for rate, tensors in rates.items()]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+
+
+def _streams(phase: Phase, client: int) -> Callable[[str], np.random.Generator]:
+    made: dict[str, np.random.Generator] = {}
+
+    def stream(purpose: str) -> np.random.Generator:
+        return made.setdefault(purpose, phase.generator(purpose, client))
+
+    return stream
+
+
+def _train(
+    method: Method,
+    local: Local,
+    model: AdaptedModel,
+    leaves: dict[str, Tensor],
+    data: ClientData,
+    step: Step,
+    train: Train,
+) -> float:
+    """Run the epochs; the mean loss of the last one."""
+    optimizer = _optimizer(leaves, local, train)
+    loss_sum = 0.0
+    for _ in range(train.epochs):
+        loss_sum = 0.0
+        order = step.generator("order").permutation(len(data))
+        for step.images, step.labels in data.batches(train.batch, order, step.generator("augmentation")):
+            step._features = None
+            loss = method.loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.item() * len(step.labels)
+    return loss_sum / len(data)
+
+
+def _collect(
+    each: Pass, model: AdaptedModel, arrays: Arrays, references: Arrays, data: ClientData, step: Step, batch: int
+) -> Arrays:
+    """The statistics that share one kind of pass."""
+    collectors = [statistic.start(arrays) for statistic in each.statistics]
+    observers: dict[str, list[Callable[[Tensor], None]]] = {}
+    for collector in collectors:
+        for layer, observe in collector.layers.items():
+            observers.setdefault(layer, []).append(observe)
+    merged = {layer: _all(several) for layer, several in observers.items()}
+    model.load({name: a for name, a in each.under(arrays, references).items()})
+    transform = step.generator("statistics augmentation") if each.transform == "train" else None
+    with torch.no_grad(), model.observed(merged):
+        for _ in range(each.repeats):
+            for images, labels in data.batches(batch, np.arange(len(data)), transform):
+                features = model.features(images)
+                for collector in collectors:
+                    collector.batch(features, labels)
+    return {name: a for collector in collectors for name, a in collector.finish().items()}
+
+
+def _all(several: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:
+    def observe(x: Tensor) -> None:
+        for one in several:
+            one(x)
+
+    return observe
+
+
+def run_client(
+    method: Method, model: AdaptedModel, data: ClientData, train: Train, phase: Phase, broadcast: Broadcast,
+    client: int, store: Store,
+) -> ClientUpdate:  # fmt: skip
+    """One client's part of one phase: train what the method names, then sum what it asks for.
+
+    The result depends on the arguments only, not on what this process did before.
+    """
+    began = time.perf_counter()
+    local = method.local(phase)
+    names = local.trained(list(broadcast.arrays))
+    leaves = model.load(broadcast.arrays, names)
+    nothing = torch.empty(0)
+    step = Step(model, nothing, nothing, phase, broadcast.references, store, client, _streams(phase, client))
+    metrics = {}
+    if names:
+        metrics["loss"] = _train(method, local, model, leaves, data, step, train)
+        metrics["images"] = float(train.epochs * len(data))
+    trained = model.read(names)
+    metrics["train_seconds"] = time.perf_counter() - began
+    arrays = {**broadcast.arrays, **trained}
+    statistics: dict[str, np.ndarray] = {}
+    for each in local.passes:
+        statistics |= _collect(each, model, arrays, broadcast.references, data, step, 4 * train.batch)
+    metrics["report_seconds"] = time.perf_counter() - began - metrics["train_seconds"]
+    return ClientUpdate(client, phase.index, len(data), trained, statistics, metrics)

@@ -1,0 +1,210 @@
+"""The one task/round loop. It is given an exchange and knows no transport.
+
+    for each phase:  ask -> exchange -> check -> receive (merge) -> evaluate at a task's end -> save
+
+`ask` and `receive` are pure, so that another driver (a Flower ServerApp that is not ours) can take the same steps.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from fcil.arrays import Arrays, State, digest, ungrouped
+from fcil.checks import Expected, expected, refusal
+from fcil.config import Config
+from fcil.errors import RunError
+from fcil.method import Backbone, Broadcast, ClientUpdate, Method, Phase
+from fcil.scenario import Scenario
+from fcil.tasks import Task
+from fcil.traffic import Ledger, send, update_bytes
+from fcil.worker import threads
+
+__all__ = ["Emit", "Exchange", "Failure", "Plan", "Progress", "Request", "ask", "make_plan", "receive", "run"]
+
+Emit = Callable[[Mapping[str, Any]], None]
+"""Called with every event of a run, in order."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that was asked and has no update to show."""
+
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an exchange carries to the clients of one phase."""
+
+    phase: Phase
+    broadcast: Broadcast
+    num_examples: dict[int, int]
+    """Client asked -> its training samples in this task."""
+    state: State
+    """The server's state from which the broadcast was made; stays on the server."""
+
+
+class Exchange(Protocol):
+    """Carries requests to clients and replies back: in this process, over Ray, over a network."""
+
+    def __call__(self, request: Request) -> Iterator[ClientUpdate | Failure]:
+        """Replies in the order of their arrival. Never raises for a single client."""
+
+    def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
+        """Right answers per task seen, (task.index + 1,), under the deployed arrays."""
+
+    def close(self) -> None:
+        """End what was started for the run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is fixed before a run starts."""
+
+    config: Config
+    method: Method
+    scenario: Scenario
+    backbone: Backbone
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a run has to remember; a checkpoint is one of these."""
+
+    position: int
+    """Phases done."""
+    state: State
+    ledger: Ledger = field(default_factory=Ledger)
+    right: tuple[tuple[int, ...], ...] = ()
+    """Right answers: after task t, on task s."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """Bytes up and down, seconds by activity, images, updates refused."""
+
+    def add(self, **amounts: float) -> "Progress":
+        """With amounts added to the totals."""
+        names = {*self.totals, *amounts}
+        return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
+
+    def sha256(self) -> str:
+        """Of the state's arrays."""
+        return digest(ungrouped(self.state))
+
+
+def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
+    """Lay out all phases of a run."""
+    phases: list[Phase] = []
+    for task in scenario.tasks:
+        for position, kind in enumerate(method.phases(task, config.train.rounds), 1):
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed))
+    return Plan(config, method, scenario, backbone, tuple(phases))
+
+
+def start(plan: Plan) -> Progress:
+    """Before the first phase."""
+    return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
+
+
+def ask(plan: Plan, progress: Progress) -> Request:
+    """The next request. Training rounds ask a share of the clients, reports ask all; both only those with samples."""
+    phase = plan.phases[progress.position]
+    state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
+    share = plan.config.train.participation if phase.kind == "train" else 1.0
+    clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+    counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
+    return Request(phase, plan.method.broadcast(state, phase), counts, state)
+
+
+def receive(plan: Plan, progress: Progress, request: Request, updates: Sequence[ClientUpdate]) -> Progress:
+    """Merge checked updates, in the order of the clients.
+
+    Raises:
+        RunError: fewer good updates than `run.min_clients`.
+    """
+    needed = min(plan.config.run.min_clients, len(request.num_examples))
+    if len(updates) < needed:
+        raise RunError(
+            f"{request.phase}: {len(updates)} of {len(request.num_examples)} clients sent a good update, but "
+            f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
+        )
+    with threads(plan.config.run.threads):
+        state = plan.method.merge(request.state, request.phase, sorted(updates, key=lambda u: u.client))
+    return replace(progress, position=progress.position + 1, state=state)
+
+
+def wanted(plan: Plan, request: Request) -> Expected:
+    """What a good reply to a request holds."""
+    return expected(request.phase, request.broadcast, plan.method.local(request.phase), request.num_examples)
+
+
+def _gather(plan: Plan, request: Request, exchange: Exchange, emit: Emit) -> tuple[list[ClientUpdate], int]:
+    """The good updates of a phase, and how many clients have none."""
+    target = wanted(plan, request)
+    good: list[ClientUpdate] = []
+    for reply in exchange(request):
+        reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in good])
+        place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
+        if reason is None and isinstance(reply, ClientUpdate):
+            good.append(reply)
+            emit({"event": "client", **place, "client": reply.client, **reply.metrics, "bytes": update_bytes(reply)})
+        else:
+            emit({"event": "refused", **place, "client": reply.client, "reason": reason})
+    return good, len(request.num_examples) - len(good)
+
+
+def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
+    """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
+    ends_task = progress.position == len(plan.phases) or plan.phases[progress.position].task != phase.task
+    if not ends_task and not plan.config.run.evaluate_rounds:
+        return progress
+    began = time.perf_counter()
+    right = [int(r) for r in exchange.evaluate(plan.method.deploy(progress.state, phase), phase.task)]
+    seconds = time.perf_counter() - began
+    total = [len(t) for t in plan.scenario.tests[: len(right)]]
+    emit({
+        "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
+        "right": right, "total": total, "accuracy": sum(right) / sum(total), "seconds": seconds,
+    })  # fmt: skip
+    rows = (*progress.right, tuple(right)) if ends_task else progress.right
+    return replace(progress, right=rows).add(seconds_evaluation=seconds)
+
+
+def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Progress:
+    """One phase."""
+    began = time.perf_counter()
+    request = ask(plan, progress)
+    phase = request.phase
+    ledger, down = send(progress.ledger, request.broadcast, list(request.num_examples))
+    emit({
+        "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
+        "clients": list(request.num_examples), "download_bytes": down,
+    })  # fmt: skip
+    asked = time.perf_counter()
+    updates, lost = _gather(plan, request, exchange, emit)
+    gathered = time.perf_counter()
+    progress = receive(plan, replace(progress, ledger=ledger), request, updates)
+    merged = time.perf_counter()
+    up = sum(update_bytes(u) for u in updates)
+    emit({
+        "event": "merged", "phase": phase.index, "task": phase.task.index, "round": phase.round,
+        "updates": len(updates), "upload_bytes": up, "seconds_clients": gathered - asked,
+        "seconds_merge": merged - gathered, "sha256": progress.sha256(),
+    })  # fmt: skip
+    progress = progress.add(
+        upload_bytes=up, download_bytes=down, refused=lost, seconds_clients=gathered - asked,
+        seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
+        seconds_other=asked - began,
+    )  # fmt: skip
+    return _evaluate(plan, progress, phase, exchange, emit)
+
+
+def run(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, save: Callable[[Progress], None]) -> Progress:
+    """From `progress` to the end of the last task; `save` is called after every phase."""
+    while progress.position < len(plan.phases):
+        progress = step(plan, progress, exchange, emit)
+        save(progress)
+    return progress

@@ -1,0 +1,121 @@
+"""The resident model: one frozen backbone, its adapter's slots and the head, filled from named arrays."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fcil.arrays import Arrays
+from fcil.method import Adapter
+from fcil.model.lora import LoraLinear
+
+__all__ = ["AdaptedModel"]
+
+_HEAD = re.compile(r"head\.(\d+)\.(weight|bias)")
+
+
+class AdaptedModel:
+    """A backbone that is loaded once and only ever given other small arrays.
+
+    Arrays are either the head's (`head.<task>.weight`, `head.<task>.bias`) or fill a slot of the adapter. The
+    backbone's own weights are never changed, copied or sent.
+    """
+
+    def __init__(
+        self, network: nn.Module, adapter: Adapter | None, device: torch.device | str = "cpu", precision: str = "fp32"
+    ) -> None:
+        self.device, self.precision = torch.device(device), precision
+        self.network = network.to(self.device).eval().requires_grad_(False)
+        self.adapter = adapter
+        self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
+        self._tensors: dict[str, Tensor] = {}
+        if (
+            precision == "bf16"
+        ):  # frozen weights rest in the type they are multiplied in, instead of being cast each time
+            for module in network.modules():
+                if isinstance(module, nn.Linear | LoraLinear):
+                    module.to(torch.bfloat16)
+
+    @property
+    def arrays(self) -> Mapping[str, Tensor]:
+        """What is loaded."""
+        return self._tensors
+
+    def load(self, arrays: Arrays, trains: Collection[str] = ()) -> dict[str, Tensor]:
+        """Fill head and slots from `arrays` and empty all others.
+
+        Args:
+            trains: names whose tensors get a gradient.
+
+        Returns:
+            Those tensors, in the order of `arrays`.
+
+        Raises:
+            KeyError: a name that neither the head nor the adapter knows.
+        """
+        tensors = {}
+        for name, a in arrays.items():
+            if name not in self._slots and not _HEAD.fullmatch(name):
+                raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
+            tensors[name] = torch.tensor(np.asarray(a, np.float32), device=self.device, requires_grad=name in trains)
+        self._fill(tensors)
+        return {name: tensors[name] for name in arrays if name in trains}
+
+    def _fill(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+        for name, (module, attribute) in self._slots.items():
+            setattr(module, attribute, tensors.get(name))
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Copies of loaded arrays, float32."""
+        return {name: self._tensors[name].detach().cpu().numpy().copy() for name in names}
+
+    @contextmanager
+    def using(self, arrays: Arrays) -> Iterator[None]:
+        """Other arrays for the length of a block, for example a teacher's; gradients of the loaded ones survive."""
+        kept = self._tensors
+        self.load(arrays)
+        try:
+            yield
+        finally:
+            self._fill(kept)
+
+    @contextmanager
+    def observed(self, observers: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+        """Call a function with the input of each named linear layer in every forward pass of the block."""
+        handles = []
+        try:
+            for name, observe in observers.items():
+                layer = self.network.get_submodule(name)
+                handles.append(layer.register_forward_pre_hook(_first_argument(observe)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def features(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, width), float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.adapter is not None:
+                features = self.adapter.features(self.network, images)
+            else:
+                features = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return features.float()
+
+    def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+        """(n, width) -> (n, classes of `tasks`) from the linear head; all loaded tasks unless given."""
+        if tasks is None:
+            tasks = sorted({int(match[1]) for name in self._tensors if (match := _HEAD.fullmatch(name))})
+        heads = [(self._tensors[f"head.{t}.weight"], self._tensors[f"head.{t}.bias"]) for t in tasks]
+        return torch.cat([nn.functional.linear(features, w, b) for w, b in heads], 1)
+
+
+def _first_argument(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        with torch.autocast(inputs[0].device.type, enabled=False):  # statistics are never taken in half precision
+            observe(inputs[0])
+
+    return hook

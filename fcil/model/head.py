@@ -1,0 +1,34 @@
+"""The growing classifier: one block of rows per task, `head.<task>.weight` and `head.<task>.bias`.
+
+A block per task makes freezing exact: what does not train is not sent, not averaged and keeps its bits.
+"""
+
+import numpy as np
+
+from fcil.tasks import Task
+
+__all__ = ["bias", "block", "new_rows", "weight"]
+
+
+def weight(task: int) -> str:
+    """Name of a task's rows, (classes of the task, width)."""
+    return f"head.{task}.weight"
+
+
+def bias(task: int) -> str:
+    """Name of a task's biases, (classes of the task,)."""
+    return f"head.{task}.bias"
+
+
+def block(task: int) -> str:
+    """Glob pattern of both."""
+    return f"head.{task}.*"
+
+
+def new_rows(task: Task, width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Rows and biases for a task's classes, U(-1/sqrt(width), 1/sqrt(width)) as in torch's Linear."""
+    bound = 1 / np.sqrt(width)
+    return {
+        weight(task.index): rng.uniform(-bound, bound, (task.size, width)).astype(np.float32),
+        bias(task.index): rng.uniform(-bound, bound, task.size).astype(np.float32),
+    }

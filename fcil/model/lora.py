@@ -1,0 +1,99 @@
+"""LoRA in factor form (Hu et al., arXiv 2106.09685): y = W0 x + b + B A x, without alpha scaling.
+
+The dense product B A is never formed while gradients are on: training costs r (in + out) a token beside the frozen
+layer, no gradient is as large as a weight, and a factor that does not train needs no gradient and no saved input.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcil.arrays import matching
+from fcil.errors import ConfigError
+from fcil.method import Backbone
+
+__all__ = ["A", "B", "Lora", "LoraLinear", "TARGETS", "layers_of"]
+
+A, B = ".lora_A", ".lora_B"
+TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a factor pair of any rank beside it."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.lora_A: Tensor | None = None  # (r, in)
+        self.lora_B: Tensor | None = None  # (out, r)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        a, b = self.lora_A, self.lora_B
+        if a is None or b is None:
+            return F.linear(x, self.weight, self.bias)
+        if not torch.is_grad_enabled() and self.weight.dtype == torch.float32:
+            # Without gradients one product W0 + B A per batch is cheaper than two thin ones per token. Not in bf16,
+            # where adding a small change to a large weight would round it away.
+            return F.linear(x, torch.addmm(self.weight, b, a), self.bias)
+        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, a), b)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A pair (A, B) of rank `rank` on every linear layer that matches `targets`."""
+
+    rank: int
+    targets: tuple[str, ...] = TARGETS
+
+    def layers(self, backbone: Backbone) -> dict[str, tuple[int, int]]:
+        """Adapted layer -> (out, in), in the order of the forward pass."""
+        return {
+            name: (backbone.linears[name][0], backbone.linears[name][1])
+            for name in matching(backbone.linears, self.targets)
+        }
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise ConfigError for a rank that a layer cannot have, or targets that match nothing."""
+        layers = self.layers(backbone)
+        if not layers:
+            raise ConfigError(f"method: no linear layer of the backbone matches {', '.join(self.targets)}")
+        name, shape = min(layers.items(), key=lambda item: min(item[1]))
+        if not 1 <= self.rank <= min(shape):
+            raise ConfigError(
+                f"method.rank = {self.rank}: must be between 1 and {min(shape)}, the smaller side of {name} {shape}"
+            )
+
+    def initial(self, backbone: Backbone, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform with a = sqrt 5), B = 0."""
+        arrays = {}
+        for name, (out, width) in self.layers(backbone).items():
+            bound = 1 / np.sqrt(width)
+            arrays[name + A] = rng.uniform(-bound, bound, (self.rank, width)).astype(np.float32)
+            arrays[name + B] = np.zeros((out, self.rank), np.float32)
+        return arrays
+
+    def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
+        """Wrap the target layers where they are."""
+        slots: dict[str, tuple[nn.Module, str]] = {}
+        names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
+        for name in matching(names, self.targets):
+            parent, _, child = name.rpartition(".")
+            module = network.get_submodule(name)
+            layer = module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
+            setattr(network.get_submodule(parent), child, layer)
+            slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B")}
+        return slots
+
+    def features(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The backbone's own pooled feature."""
+        return network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator, no-any-return]
+
+
+def layers_of(arrays: Mapping[str, object]) -> list[str]:
+    """The layers that have a pair in `arrays`, in the order of the arrays."""
+    return [name.removesuffix(A) for name in arrays if name.endswith(A)]

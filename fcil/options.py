@@ -1,0 +1,131 @@
+"""Settings as annotated dataclasses: the class is the schema, and the one place for default, unit, range and meaning.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Partition:
+        beta: Annotated[float, Option("Dirichlet concentration", above=0)] = 0.5
+
+`parse(Partition, {"beta": 0.1})` builds it; whatever does not fit raises a ConfigError that says where, what and why.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fcil.errors import ConfigError
+
+__all__ = ["Described", "Option", "describe", "nearest", "parse"]
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What a setting means, its unit, and the numbers it admits (`low` and `high` included, `above` excluded)."""
+
+    help: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def complaint(self, value: float) -> str | None:
+        """Why a number is out of range, or None."""
+        if not math.isfinite(value):
+            return "must be a finite number"
+        if self.above is not None and value <= self.above:
+            return f"must be greater than {self.above:g}"
+        if self.low is not None and value < self.low:
+            return f"must be at least {self.low:g}"
+        if self.high is not None and value > self.high:
+            return f"must be at most {self.high:g}"
+        return None
+
+
+class Described(NamedTuple):
+    """One setting, as shown to users."""
+
+    name: str
+    type: str
+    default: object
+    option: Option
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' for a misspelt name, or the list of what is known when nothing is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
+
+
+def _split(hint: Any) -> tuple[Any, Option]:
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        return kind, next((note for note in notes if isinstance(note, Option)), Option(""))
+    return hint, Option("")
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(f'"{choice}"' for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"list of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in get_args(kind) if part is not type(None))
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(kind, str(kind))
+
+
+def describe(schema: type) -> list[Described]:
+    """The settings of a schema in the order of its fields."""
+    hints = get_type_hints(schema, include_extras=True)
+    split = {field.name: _split(hints[field.name]) for field in dataclasses.fields(schema) if field.init}
+    defaults = {field.name: field.default for field in dataclasses.fields(schema)}
+    return [Described(name, _type_name(kind), defaults[name], option) for name, (kind, option) in split.items()]
+
+
+def _convert(value: object, kind: Any, option: Option) -> object:
+    """`value` as an instance of `kind`, or a ValueError that says what was expected."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        kinds = [part for part in get_args(kind) if part is not type(None)]
+        return None if value is None else _convert(value, kinds[0], option)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), map(str, get_args(kind)))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a {_type_name(kind)}")
+        return tuple(_convert(item, get_args(kind)[0], option) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"must be {_type_name(kind)}")
+    complaint = option.complaint(value) if isinstance(value, int | float) and kind is not bool else None
+    if complaint:
+        raise ValueError(complaint)
+    return value
+
+
+def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], str]) -> T:
+    """Build `schema` from a table of settings.
+
+    Args:
+        where: setting -> how to point at it in a message, for example `quickstart.toml: partition.beta`.
+
+    Raises:
+        ConfigError: unknown setting (names the nearest known one), wrong type, value out of range.
+    """
+    hints = get_type_hints(schema, include_extras=True)
+    known = {field.name for field in dataclasses.fields(schema) if field.init}  # type: ignore[arg-type]
+    values = {}
+    for name, value in table.items():
+        if name not in known:
+            raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, known)}")
+        try:
+            values[name] = _convert(value, *_split(hints[name]))
+        except ValueError as error:
+            raise ConfigError(f"{where(name)} = {value!r}: {error}") from None
+    return schema(**values)

@@ -1,0 +1,100 @@
+"""Labels -> sample indices per client. Pure; takes a generator."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.errors import ConfigError
+from fcil.options import Option
+
+__all__ = ["Partition", "split"]
+
+ATTEMPTS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """`[partition]`: who holds what of each task."""
+
+    kind: Annotated[
+        Literal["dirichlet", "quantity", "iid"],
+        Option("class proportions from a Dirichlet, a fixed number of classes per client, or an even random split"),
+    ] = "dirichlet"
+    clients: Annotated[int, Option("number of clients", low=1)] = 10
+    beta: Annotated[float, Option("Dirichlet concentration; small is skewed", above=0)] = 0.5
+    classes_per_client: Annotated[
+        int, Option("for kind = quantity: classes of each task that a client holds", low=1)
+    ] = 2
+    min_samples: Annotated[int, Option("the split is drawn again until every client has as many", low=0)] = 6
+
+
+def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    """Per class p ~ Dir(beta 1_K); each sample drawn from Categorical(p); all again until everyone has enough."""
+    k = settings.clients
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    for _ in range(ATTEMPTS):
+        owner = np.empty(len(labels), np.int64)
+        for of_class in members:
+            owner[of_class] = rng.choice(k, len(of_class), p=rng.dirichlet(np.full(k, settings.beta)))
+        if np.bincount(owner, minlength=k).min() >= settings.min_samples:
+            return [np.flatnonzero(owner == client) for client in range(k)]
+    raise ConfigError(
+        f"partition.beta = {settings.beta:g}: in {ATTEMPTS} draws no split gave each of {k} clients "
+        f"{settings.min_samples} samples; raise beta, or lower partition.clients or partition.min_samples"
+    )
+
+
+def _quantity(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    """Every client takes the classes that fewest hold so far (ties at random); holders share a class evenly."""
+    classes, k = np.unique(labels), settings.clients
+    each = min(settings.classes_per_client, len(classes))
+    if k * each < len(classes):
+        raise ConfigError(
+            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {each} classes each cannot "
+            f"hold a task of {len(classes)} classes; raise it to {-(-len(classes) // k)}"
+        )
+    holders: list[list[int]] = [[] for _ in classes]
+    for client in range(k):
+        load = np.array([len(h) for h in holders]) + rng.random(len(classes))
+        for c in np.argsort(load)[:each]:
+            holders[c].append(client)
+    parts: list[list[np.ndarray]] = [[] for _ in range(k)]
+    for c, who in zip(classes, holders, strict=True):
+        for client, share in zip(
+            who, np.array_split(rng.permutation(np.flatnonzero(labels == c)), len(who)), strict=True
+        ):
+            parts[client].append(share)
+    return [np.sort(np.concatenate([np.empty(0, np.int64), *shares])) for shares in parts]
+
+
+def _iid(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), settings.clients)]
+
+
+def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    """Share one task's samples among the clients.
+
+    Args:
+        labels: (n,) class of each sample of the task.
+
+    Returns:
+        For each client the sorted indices of its samples; disjoint, together all of 0..n-1.
+
+    Raises:
+        ConfigError: the split cannot serve that many clients.
+    """
+    need = settings.clients * settings.min_samples
+    if len(labels) < need:
+        raise ConfigError(
+            f"partition.clients = {settings.clients}: a task with {len(labels)} training samples cannot give each client "
+            f"partition.min_samples = {settings.min_samples} (that takes {need}); lower one of the two"
+        )
+    parts = {"dirichlet": _dirichlet, "quantity": _quantity, "iid": _iid}[settings.kind](labels, settings, rng)
+    short = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
+    if short:
+        raise ConfigError(
+            f"partition.min_samples = {settings.min_samples}: client {short[0]} would hold {len(parts[short[0]])} samples "
+            f"of a task of {len(labels)}; lower it, or partition.clients"
+        )
+    return parts

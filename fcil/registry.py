@@ -1,0 +1,68 @@
+"""Finds a method by name: the only place that knows where methods live.
+
+A method called `x` is the one subclass of `Method` that `strategies/x.py` defines. In a checkout that is the folder
+`strategies/` beside `fcil/`; in a wheel it is `fcil.strategies`. Names travel, classes never do.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+from fcil.errors import ConfigError
+from fcil.method import Method
+from fcil.options import nearest, parse
+
+__all__ = ["build_method", "method_class", "method_names"]
+
+
+def _package() -> ModuleType:
+    """The package of methods; refuses a foreign `strategies` (there is one on PyPI)."""
+    if find_spec("fcil.strategies") is not None:
+        return import_module("fcil.strategies")
+    package = import_module("strategies") if find_spec("strategies") else None
+    where = Path(package.__path__[0]).resolve().parent if package else None
+    if package is None or not hasattr(package, "FCIL") or where is None:
+        found = f"; another package of that name is in {where}" if where else ""
+        raise ConfigError(
+            f"the folder strategies/ was not found beside {Path(__file__).parent}{found}. "
+            "Run from the checkout, or install fcil again (pip install -e .)"
+        )
+    return package
+
+
+def method_names() -> list[str]:
+    """All methods, sorted."""
+    return sorted(m.name for m in iter_modules(_package().__path__) if not m.name.startswith("_"))
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; its fields are its settings.
+
+    Raises:
+        ConfigError: no such method; names the nearest.
+    """
+    if name not in method_names():
+        raise ConfigError(f"method.name = {name!r}: no such method. {nearest(name, method_names())}")
+    module = import_module(f"{_package().__name__}.{name}")
+    found = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, Method) and c.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise RuntimeError(f"{module.__file__} must define exactly one method, not {len(found)}")
+    return found[0]
+
+
+def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], str] | None = None) -> Method:
+    """A method from its name and settings.
+
+    Raises:
+        ConfigError: no such method, or a setting that it does not know or does not admit.
+    """
+    return parse(method_class(name), settings, where or (lambda key: f"method.{key} ({name})"))

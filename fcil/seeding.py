@@ -1,0 +1,32 @@
+"""The only source of randomness: generators named by a seed and a path.
+
+Every random draw of a run, in whatever process it happens, comes from `generator(seed, *path)`, where the path says
+what the draw is for, for example `("batches", task, round, client)`. No draw depends on what was drawn before it, on
+the process, or on the order in which clients are served; that is what makes runs on one worker, on many, and resumed
+ones end in the same bits.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+__all__ = ["generator", "torch_generator"]
+
+
+def _words(seed: int, path: tuple[str | int, ...]) -> list[int]:
+    """128 bits of the path's SHA-256, as four 32-bit words. Types are part of the path: `1` and `"1"` differ."""
+    text = "\x1f".join([f"seed:{int(seed)}", *(f"{type(part).__name__}:{part}" for part in path)])
+    digest = hashlib.sha256(text.encode()).digest()
+    return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
+
+
+def generator(seed: int, *path: str | int) -> np.random.Generator:
+    """A NumPy generator for the draw that `path` names, the same in every process and on every machine."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_words(seed, path))))
+
+
+def torch_generator(seed: int, *path: str | int) -> torch.Generator:
+    """The same for torch, on the CPU."""
+    low, high, *_ = _words(seed, path)
+    return torch.Generator().manual_seed((high << 31) ^ low)

@@ -1,0 +1,45 @@
+"""What a client keeps for itself between phases (a replay buffer, say): files keyed by client, never sent.
+
+A client that takes part in phase p reads the newest state written before p and writes its own for p. So a phase that is
+run again, after a crash or on another worker, starts from the same state and overwrites the same file.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from fcil.arrays import Arrays
+
+__all__ = ["ClientStore"]
+
+
+class ClientStore:
+    """The states of all clients under one folder, `client/phase.safetensors`; the four newest are kept, which is
+    enough to go back behind the older of the two checkpoints that a run keeps.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _phases(self, client: int) -> list[tuple[int, Path]]:
+        files = (self.folder / str(client)).glob("*.safetensors")
+        return sorted((int(path.stem), path) for path in files if path.stem.isdigit())
+
+    def read(self, client: int, phase: int) -> dict[str, np.ndarray]:
+        """The client's arrays as they stood before `phase`; empty at first."""
+        earlier = [path for index, path in self._phases(client) if index < phase]
+        return dict(load_file(earlier[-1])) if earlier else {}
+
+    def write(self, client: int, phase: int, arrays: Arrays) -> None:
+        """Write the client's arrays after `phase`, aside and renamed, and drop what nobody can ask for again."""
+        if not arrays:
+            return
+        folder = self.folder / str(client)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{phase}.{os.getpid()}"
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, aside)
+        aside.replace(folder / f"{phase:06d}.safetensors")
+        for _, path in self._phases(client)[:-4]:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Class order -> tasks. Pure.
+
+Inside a run a class is known by its *position* in the class order: task t holds the positions `first` to
+`first + size - 1`, so that head rows, masks and labels are offsets, never remainders, also where tasks differ in size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.errors import ConfigError
+from fcil.options import Option
+from fcil.seeding import generator
+
+__all__ = ["Task", "Tasks", "class_order", "make_tasks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """`[tasks]`: how classes arrive."""
+
+    count: Annotated[int, Option("number of tasks; the last one is smaller where classes do not divide", low=1)] = 5
+    sizes: Annotated[tuple[int, ...], Option("classes of each task, in place of `count`", low=1)] = ()
+    order: Annotated[
+        Literal["natural", "shuffled"], Option("the data set's own class order, or one drawn from run.seed")
+    ] = "natural"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block of consecutive classes."""
+
+    index: int
+    first: int
+    size: int
+
+    @property
+    def seen(self) -> int:
+        """Classes seen up to and including this task."""
+        return self.first + self.size
+
+    @property
+    def positions(self) -> range:
+        """The class positions of this task."""
+        return range(self.first, self.seen)
+
+
+def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:
+    """Cut `classes` classes into tasks.
+
+    With `count`, every task has ceil(classes / count) classes but the last, which has the rest (196 classes in 10
+    tasks: 9 x 20 + 16).
+
+    Raises:
+        ConfigError: the tasks do not cover the classes exactly.
+    """
+    sizes: Sequence[int] = settings.sizes
+    if not sizes:
+        each = -(-classes // settings.count)
+        sizes = [each] * (settings.count - 1) + [classes - each * (settings.count - 1)]
+        if sizes[-1] < 1:
+            raise ConfigError(
+                f"tasks.count = {settings.count}: {classes} classes do not fill that many tasks of {each}; "
+                "choose a smaller count, or give tasks.sizes"
+            )
+    if sum(sizes) != classes:
+        raise ConfigError(
+            f"tasks.sizes = {list(sizes)}: they sum to {sum(sizes)}, but the data set has {classes} classes; "
+            "the tasks must cover every class exactly once"
+        )
+    firsts = np.cumsum([0, *sizes])
+    return tuple(Task(i, int(first), int(size)) for i, (first, size) in enumerate(zip(firsts, sizes, strict=False)))
+
+
+def class_order(classes: int, settings: Tasks, seed: int) -> np.ndarray:
+    """Position -> the data set's label."""
+    natural = np.arange(classes)
+    return natural if settings.order == "natural" else generator(seed, "class order").permutation(natural)

@@ -1,0 +1,126 @@
+"""One process's share of a run: the resident model and data, and the work it does for clients. No transport."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from fcil.arrays import Arrays
+from fcil.config import Config
+from fcil.data import load
+from fcil.data.dataset import Dataset, prepare
+from fcil.local import ClientData, run_client
+from fcil.method import Broadcast, ClientUpdate, Method, Phase
+from fcil.model.adapted import AdaptedModel
+from fcil.model.backbone import load_backbone
+from fcil.registry import build_method
+from fcil.scenario import Scenario, make_scenario
+from fcil.store import ClientStore
+from fcil.tasks import Task
+
+__all__ = ["Worker", "threads"]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device(config: Config) -> torch.device:
+    wanted = config.run.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Works for any client of one run. Backbone and data are loaded once, when first needed, and stay."""
+
+    config: Config
+    method: Method
+    store: ClientStore | None = None
+
+    @classmethod
+    def of(cls, config: Config, store: Path | None = None) -> "Worker":
+        """A worker from settings alone: what another process needs to be told."""
+        method = build_method(config.method.name, config.method.settings)
+        return cls(config, method, ClientStore(store) if store else None)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, images possibly memory-mapped."""
+        return load(self.config.data, self.config.model.image_size)
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """Who has what; the same in every process."""
+        return make_scenario(self.dataset, self.config.tasks, self.config.partition, self.config.run.seed)
+
+    @cached_property
+    def _loaded(self) -> tuple[AdaptedModel, str]:
+        network, sha256 = load_backbone(self.config.model)
+        return AdaptedModel(network, self.method.adapter, _device(self.config), self.config.model.precision), sha256
+
+    @property
+    def model(self) -> AdaptedModel:
+        """The resident model."""
+        return self._loaded[0]
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the backbone's weights."""
+        return self._loaded[1]
+
+    def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
+        """One client's part of one phase."""
+        data = ClientData(
+            self.dataset, self.scenario.parts[phase.task.index][client], self.scenario.positions,
+            self.config.model.image_size, self.model.device,
+        )  # fmt: skip
+        kept = self.store.read(client, phase.index) if self.store else {}
+        with threads(self.config.run.threads):
+            update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
+        if self.store:
+            self.store.write(client, phase.index, kept)
+        return update
+
+    def batches(self, task: Task) -> int:
+        """Number of evaluation batches after `task`."""
+        seen = sum(len(t) for t in self.scenario.tests[: task.index + 1])
+        return -(-seen // self.config.run.evaluation_batch)
+
+    def evaluate(self, arrays: Arrays, task: Task, shard: int = 0, shards: int = 1) -> np.ndarray:
+        """Right answers per task on every `shards`-th batch of the test images of all classes seen.
+
+        Returns:
+            (task.index + 1,) int64. Batches are cut the same way for any number of shards, so the sum over shards does
+            not depend on it.
+        """
+        chosen = np.concatenate(self.scenario.tests[: task.index + 1])
+        of_task = np.repeat(np.arange(task.index + 1), [len(t) for t in self.scenario.tests[: task.index + 1]])
+        size = self.config.run.evaluation_batch
+        right = np.zeros(task.index + 1, np.int64)
+        test, positions = self.dataset.test, self.scenario.positions
+        with threads(self.config.run.threads), torch.no_grad():
+            self.model.load(arrays)
+            for begin in range(shard * size, len(chosen), shards * size):
+                batch = chosen[begin : begin + size]
+                images = prepare(
+                    test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
+                )
+                predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
+                np.add.at(right, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
+        return right
