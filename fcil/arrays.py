@@ -13,8 +13,8 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "Arrays", "State", "as_float32", "digest", "grouped", "matching", "mean", "nbytes", "same_names", "shapes", "subtract",
-    "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
+    "Arrays", "State", "as_float32", "digest", "grouped", "matching", "mean", "nbytes", "same_names", "shapes",
+    "subtract", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
 ]  # fmt: skip
 
 Arrays = Mapping[str, np.ndarray]

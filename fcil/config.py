@@ -117,9 +117,8 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
                 raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
             if not isinstance(entries, Mapping):
                 raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
-            if section == "method" and entries.get("name", "") != values.get("method", {}).get("name", ""):
-                if "name" in entries:  # another method: the settings of the one below are not its
-                    values["method"] = {}
+            if section == "method" and entries.get("name", below := values.get("method", {}).get("name")) != below:
+                values["method"] = {}  # another method: the settings of the one below are not its
             for key, value in entries.items():
                 values.setdefault(section, {})[key] = value
                 origin[section, key] = source

@@ -128,13 +128,13 @@ def _train(
     for _ in range(train.epochs):
         loss_sum = 0.0
         order = step.generator("order").permutation(len(data))
-        for step.images, step.labels in data.batches(train.batch, order, step.generator("augmentation")):
-            step._features = None
+        for images, labels in data.batches(train.batch, order, step.generator("augmentation")):
+            step.images, step.labels, step._features = images, labels, None
             loss = method.loss(step)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            loss_sum += loss.item() * len(step.labels)
+            loss_sum += loss.item() * len(labels)
     return loss_sum / len(data)
 
 
@@ -148,7 +148,7 @@ def _collect(
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
     merged = {layer: _all(several) for layer, several in observers.items()}
-    model.load({name: a for name, a in each.under(arrays, references).items()})
+    model.load(each.under(arrays, references))
     transform = step.generator("statistics augmentation") if each.transform == "train" else None
     with torch.no_grad(), model.observed(merged):
         for _ in range(each.repeats):

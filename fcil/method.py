@@ -11,9 +11,9 @@ statistics; in a *report* phase they only report. Every phase is the same four s
 
     broadcast(state, phase) -> clients do local(phase) -> merge(state, phase, updates) -> deploy(state, phase)
 
-Three sets of weights are distinct on purpose: what the server keeps (`state`), what clients start from (`broadcast`) and
-what is evaluated (`deploy`). The server never trains in place: states go in and come out, inputs are not mutated, and
-the only randomness is `phase.generator(...)`.
+Three sets of weights are distinct on purpose: what the server keeps (`state`), what clients start from (`broadcast`)
+and what is evaluated (`deploy`). The server half is pure: states go in and come out, inputs are not mutated, and the only
+randomness is `phase.generator(...)`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ __all__ = [
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
+TRAIN: Kind = "train"
+REPORT: Kind = "report"
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
 
@@ -192,7 +194,7 @@ class Method:
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The phases of a task, given the protocol's number of training rounds."""
-        return ("train",) * rounds
+        return (TRAIN,) * rounds
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """The state before the first task. Raises ConfigError where the settings do not fit the backbone."""

@@ -1,7 +1,7 @@
 """Accuracy counts -> the figures of class-incremental learning. Pure.
 
-`right[t][s]` counts the test images of task s that are classified correctly after task t, among all classes seen, with no
-task id; `total[s]` is how many there are. All accuracies are shares between 0 and 1.
+`right[t][s]` counts the test images of task s that are classified correctly after task t, among all classes seen, with
+no task id; `total[s]` is how many there are. All accuracies are shares between 0 and 1.
 """
 
 from collections.abc import Mapping, Sequence

@@ -51,8 +51,8 @@ def _quantity(labels: np.ndarray, settings: Partition, rng: np.random.Generator)
     each = min(settings.classes_per_client, len(classes))
     if k * each < len(classes):
         raise ConfigError(
-            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {each} classes each cannot "
-            f"hold a task of {len(classes)} classes; raise it to {-(-len(classes) // k)}"
+            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {each} classes each "
+            f"cannot hold a task of {len(classes)} classes; raise it to {-(-len(classes) // k)}"
         )
     holders: list[list[int]] = [[] for _ in classes]
     for client in range(k):
@@ -87,14 +87,14 @@ def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> 
     need = settings.clients * settings.min_samples
     if len(labels) < need:
         raise ConfigError(
-            f"partition.clients = {settings.clients}: a task with {len(labels)} training samples cannot give each client "
-            f"partition.min_samples = {settings.min_samples} (that takes {need}); lower one of the two"
+            f"partition.clients = {settings.clients}: a task with {len(labels)} training samples cannot give each "
+            f"client partition.min_samples = {settings.min_samples} (that takes {need}); lower one of the two"
         )
     parts = {"dirichlet": _dirichlet, "quantity": _quantity, "iid": _iid}[settings.kind](labels, settings, rng)
     short = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
     if short:
         raise ConfigError(
-            f"partition.min_samples = {settings.min_samples}: client {short[0]} would hold {len(parts[short[0]])} samples "
-            f"of a task of {len(labels)}; lower it, or partition.clients"
+            f"partition.min_samples = {settings.min_samples}: client {short[0]} would hold {len(parts[short[0]])} "
+            f"samples of a task of {len(labels)}; lower it, or partition.clients"
         )
     return parts

@@ -16,8 +16,9 @@ __all__ = ["ClientStore"]
 
 
 class ClientStore:
-    """The states of all clients under one folder, `client/phase.safetensors`; the four newest are kept, which is
-    enough to go back behind the older of the two checkpoints that a run keeps.
+    """The states of all clients under one folder, `client/phase.safetensors`.
+
+    The four newest are kept, enough to go back behind the older of the two checkpoints that a run keeps.
     """
 
     def __init__(self, folder: Path) -> None:

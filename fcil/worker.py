@@ -32,7 +32,7 @@ def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        with threadpool_limits(count):
+        with threadpool_limits(count):  # type: ignore[no-untyped-call]
             yield
     finally:
         torch.set_num_threads(before)

@@ -1,3 +1,3 @@
-"""Published methods, one file each: `strategies/x.py` defines the method that is called `x`. See docs/adding-a-method.md."""
+"""Published methods: `strategies/x.py` defines the one that is called `x`. See docs/adding-a-method.md."""
 
 FCIL = True

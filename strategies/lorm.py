@@ -8,7 +8,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, symmetric_whole, weighted_mean
 from fcil.merging.matching import match, match_diagonal, merge_tasks_diagonal
-from fcil.method import Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
+from fcil.method import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
 from fcil.model import head
 from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
@@ -50,8 +50,8 @@ class LoRM(Method):
     """Response matching of LoRA factors, one factor a round, Gram-weighted over tasks.
 
     Salami et al., "Closed-form merging of parameter-efficient modules for Federated Continual Learning", ICLR 2025,
-    arXiv 2410.17961. Rounds 1, 3, ... of a task train B (A shared), rounds 2, 4, ... train A (B shared); the head's rows
-    train in all of them. Each task has a module of its own, trained on W0 alone.
+    arXiv 2410.17961. Rounds 1, 3, ... of a task train B (A shared), rounds 2, 4, ... train A (B shared); the head's
+    rows train in all of them. Each task has a module of its own, trained on W0 alone.
     """
 
     rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
@@ -102,7 +102,7 @@ class LoRM(Method):
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and a report under the merged model at the task's end."""
-        return ("train",) * rounds + ("report",)
+        return (TRAIN,) * rounds + (REPORT,)
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """A fresh module and the new classes' head rows."""

@@ -60,8 +60,8 @@ class Dataset:
 
 def _boxes(n: int, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """(n, 2, 3) affine maps from the output's coordinates (-1..1) to the input's, one crop and flip per image."""
-    area = rng.uniform(*augmentation.scale, n)
-    ratio = np.exp(rng.uniform(*np.log(augmentation.ratio), n))
+    area = rng.uniform(augmentation.scale[0], augmentation.scale[1], n)
+    ratio = np.exp(rng.uniform(np.log(augmentation.ratio[0]), np.log(augmentation.ratio[1]), n))
     extent = np.minimum(np.sqrt(np.stack([area * ratio, area / ratio], 1)), 1.0)
     centre = rng.uniform(-1, 1, (n, 2)) * (1 - extent)
     theta = np.zeros((n, 2, 3))

@@ -11,7 +11,7 @@ from fcil.seeding import generator
 
 __all__ = ["load"]
 
-SOURCE = "scikit-learn (installed with fcil): 1,797 images of 8x8, shown at 32x32; a fixed stratified quarter is the test part"
+SOURCE = "scikit-learn, installed with fcil: 1,797 images of 8x8 shown at 32x32; a fixed stratified quarter is for test"
 SIZE = 32
 
 

@@ -1,1 +1,1 @@
-"""Closed forms as pure functions over arrays, one file per family. No network, no randomness, inputs are not changed."""
+"""Closed forms as pure functions over arrays, one file per family. Inputs are not changed; nothing is random."""

@@ -5,7 +5,9 @@ minimise over Theta  sum_i || (Theta - Theta_i) X_i ||_F^2,  G_i = X_i X_i^T  =>
 which is RegMean (Jin et al., arXiv 2212.09849) for a whole layer and LoRM (arXiv 2410.17961) for one LoRA factor: with
 A shared and P_i = A G_i A^T it gives B* (Eq. for B), with B shared it gives A*, the same for every B of full column
 rank. Everything is computed as a change from the shared start, Theta* = S + (sum_i (Theta_i - S) G_i)(sum_i G_i)^+.
-Where sum_i G_i has full rank the start cancels; where it has not, no client's data say anything, and the start stays.
+Where sum_i G_i has full rank the start cancels. Where it has not, no client's data say anything: of all changes that
+match the responses it is the one of least norm, with each feature in units of its own root mean square (so that units
+of features cancel); a feature without energy keeps the start's column bit for bit.
 """
 
 from collections.abc import Sequence
@@ -24,13 +26,13 @@ first keeps the rule blind to the units of single features: the inputs of ViT la
 """
 
 
-def _checked(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> None:
+def _checked(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray], gram_ndim: int) -> None:
     if not thetas or len(thetas) != len(grams):
         raise MergeError(
             f"response matching needs one Gram per client and at least one; got {len(thetas)}, {len(grams)}"
         )
     for i, (theta, gram) in enumerate(zip(thetas, grams, strict=True)):
-        if theta.shape != start.shape or gram.shape not in ((start.shape[1],), (start.shape[1],) * 2):
+        if theta.shape != start.shape or gram.shape != (start.shape[1],) * gram_ndim:
             raise MergeError(
                 f"client {i}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
             )
@@ -62,7 +64,7 @@ def match(
     Returns:
         (out, in) in float64.
     """
-    _checked(start, thetas, grams)
+    _checked(start, thetas, grams, 2)
     s = start.astype(np.float64)
     gram_sum = np.zeros((s.shape[1],) * 2)
     right = np.zeros_like(s)
@@ -70,7 +72,7 @@ def match(
         g = gram.astype(np.float64)
         gram_sum += g
         right += (theta - s) @ g
-    return s + _solve_right(right, gram_sum, cut_off)
+    return np.asarray(s + _solve_right(right, gram_sum, cut_off))
 
 
 def match_diagonal(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> np.ndarray:
@@ -84,7 +86,7 @@ def match_diagonal(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Seque
     Returns:
         (out, in) in float64. Costs two passes over the factors; no in x in matrix exists.
     """
-    _checked(start, thetas, grams)
+    _checked(start, thetas, grams, 1)
     s = start.astype(np.float64)
     gram_sum = np.sum([gram.astype(np.float64) for gram in grams], axis=0)
     safe = np.where(gram_sum > 0, gram_sum, 1.0)

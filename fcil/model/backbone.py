@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -59,10 +59,10 @@ def _build(settings: Model, pretrained: bool = False) -> nn.Module:
 
 
 def _fit(network: nn.Module, size: int) -> nn.Module:
-    if size % network.patch_embed.patch_size[0]:
-        patch = network.patch_embed.patch_size[0]
+    embed: Any = network.patch_embed
+    if size % (patch := embed.patch_size[0]):
         raise ConfigError(f"model.image_size = {size}: must be a multiple of the backbone's patch size {patch}")
-    if network.patch_embed.img_size != (size, size):
+    if embed.img_size != (size, size):
         logging.getLogger("timm").setLevel(logging.WARNING)
         network.set_input_size(img_size=size)  # type: ignore[operator]
     return network
@@ -97,9 +97,7 @@ def _insert(network: nn.Module, state: Mapping[str, Tensor], settings: Model) ->
 
 def _random(settings: Model) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(
-            0
-        )  # timm initialises from the global state; forked, so it stays ours
+        torch.default_generator.manual_seed(0)  # timm draws from the global state; forked, it stays as it was
         return _build(settings)
 
 

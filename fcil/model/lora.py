@@ -32,7 +32,8 @@ class LoraLinear(nn.Module):
         self.lora_A: Tensor | None = None  # (r, in)
         self.lora_B: Tensor | None = None  # (out, r)
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
         a, b = self.lora_A, self.lora_B
         if a is None or b is None:
             return F.linear(x, self.weight, self.bias)

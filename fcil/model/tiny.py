@@ -72,7 +72,7 @@ def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float =
     images = torch.tensor(read_idx(root / "train-images-idx3-ubyte.gz"))[:, None]
     labels = torch.tensor(read_idx(root / "train-labels-idx1-ubyte.gz")).long()
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(seed)  # timm initialises from the global state
+        torch.default_generator.manual_seed(seed)  # timm initialises from the global state
         model, head = vit_tiny(), nn.Linear(128, 14)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.05)
@@ -81,18 +81,18 @@ def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float =
     began = time.monotonic()
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=gen)
-        for chosen in order[: len(order) // batch * batch].split(batch):
+        for chosen in order[: len(order) // batch * batch].view(-1, batch):
             turns = torch.randint(0, 4, (batch,), generator=gen)
             x = augment(images[chosen].float() / 255, turns, gen)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = head(model(x)).float()
             loss = F.cross_entropy(logits[:, :10], labels[chosen]) + 0.5 * F.cross_entropy(logits[:, 10:], turns)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}/{epochs}: last loss {float(loss):.3f}, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}/{epochs}: last loss {loss.item():.3f}, {time.monotonic() - began:.0f} s", flush=True)
     return model.eval()
 
 

@@ -1,0 +1,45 @@
+"""The names of Flower's inside that a grid of one's own needs, in one place. Read in flwr 1.41.
+
+Public are `Message`, `Error`, `Grid`; but a message takes its sender from `TaskIdentity`, its id from whoever carries
+it, and error codes have no public home.
+"""
+
+from flwr.app import Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import ErrorCode
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = ["Metadata", "Run", "empty_run", "error_reply", "identify", "number", "rebuild"]
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CRASHED = ErrorCode.CLIENT_APP_CRASHED
+LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+
+
+def identify() -> None:
+    """Give this process an identity, without which no message can be made; keeps one that Flower gave it."""
+    for name in ("task_id", "run_id", "node_id"):
+        if getattr(TaskIdentity, f"_{name}") is None:
+            setattr(TaskIdentity, name, 1)
+
+
+def number(message: Message, message_id: str) -> None:
+    """Give a message its id, as the grid that carries it must."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def rebuild(metadata: Metadata, content: RecordDict) -> Message:
+    """A message from its parts, at the receiving end."""
+    return make_message(metadata, content)
+
+
+def error_reply(message: Message, code: int, reason: str) -> Message:
+    """The reply that says why there is none."""
+    return Message(Error(code, reason), reply_to=message)
+
+
+def empty_run() -> Run:
+    """The run of a grid that belongs to no SuperLink."""
+    return Run.create_empty(1)

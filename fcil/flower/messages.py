@@ -1,0 +1,251 @@
+"""Requests and replies as Flower records: the only file that knows the records' names.
+
+Arrays travel as one flat buffer per group and type, with an index (group, name, type, shape) beside them, because every
+array of a message costs Flower a round trip in deployment. What all messages of a phase have in common is one object
+in all of them, so that a grid can carry it once. What arrives is not trusted: whatever does not fit is a ValueError.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fcil.arrays import Arrays
+from fcil.config import Config, to_table
+from fcil.loop import Request
+from fcil.method import Broadcast, ClientUpdate, Phase
+from fcil.tasks import Task
+
+__all__ = [
+    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "pack",
+    "read_hello", "read_right", "read_shard", "read_update", "read_work", "request_contents", "unpack", "write_hello",
+    "write_right", "write_update",
+]  # fmt: skip
+
+TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
+_ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
+_EXAMPLES = "num-examples"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a node must know of the run to work for it."""
+
+    config: str
+    """The resolved settings, JSON."""
+    store: str = ""
+    """Folder of the clients' own arrays, where nodes share the server's disk."""
+
+    @classmethod
+    def of(cls, config: Config, store: str = "") -> "Job":
+        """From settings."""
+        return cls(json.dumps(to_table(config)), store)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One client's part of a phase, as it arrives."""
+
+    job: Job
+    phase: Phase
+    broadcast: Broadcast
+    client: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of an evaluation, as it arrives."""
+
+    job: Job
+    task: Task
+    arrays: Arrays
+    shard: int
+    shards: int
+
+
+def message_type(phase: Phase) -> str:
+    """Which handler of the ClientApp a phase is for."""
+    return TRAIN if phase.kind == "train" else REPORT
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def pack(groups: Mapping[str, Arrays]) -> tuple[ArrayRecord, str]:
+    """Groups of named arrays -> flat buffers `group.dtype`, and the index that undoes it."""
+    buffers: dict[str, list[np.ndarray]] = {}
+    index = []
+    for group, arrays in groups.items():
+        for name, a in arrays.items():
+            if a.dtype.kind not in "fiub":
+                raise TypeError(f"{group} {name}: arrays of type {a.dtype} do not travel")
+            native = a.astype(a.dtype.newbyteorder("="), copy=False)
+            buffers.setdefault(f"{group}.{a.dtype.name}", []).append(native.reshape(-1))
+            index.append([group, name, a.dtype.name, list(a.shape)])
+    flat = {key: Array(np.concatenate(parts)) for key, parts in buffers.items()}
+    return ArrayRecord(flat), json.dumps(index, separators=(",", ":"))
+
+
+def _entries(index: str) -> list[tuple[str, str, str, tuple[int, ...]]]:
+    try:
+        entries = [(str(g), str(n), str(d), tuple(shape)) for g, n, d, shape in json.loads(index)]
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError("the index of the arrays cannot be read") from None
+    for _, name, _, shape in entries:
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"{name[:80]}: {list(shape)[:8]} is not a shape")
+    return entries
+
+
+def _flat(key: str, array: Array) -> np.ndarray:
+    try:
+        values = array.numpy()
+    except Exception as error:  # whatever a damaged buffer makes NumPy raise
+        raise ValueError(f"buffer {key}: {error}") from None
+    if values.ndim != 1 or values.dtype.name != key.rpartition(".")[2]:
+        raise ValueError(f"buffer {key}: holds {values.dtype} of shape {values.shape}")
+    return values
+
+
+def unpack(record: ArrayRecord, index: str, groups: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Undo `pack`: the arrays of each group, in their order.
+
+    Raises:
+        ValueError: index and buffers do not fit each other.
+    """
+    flat = {key: _flat(key, array) for key, array in record.items()}
+    out: dict[str, dict[str, np.ndarray]] = {group: {} for group in groups}
+    used = dict.fromkeys(flat, 0)
+    for group, name, dtype, shape in _entries(index):
+        key = f"{group}.{dtype}"
+        begin, end = used.get(key, 0), used.get(key, 0) + math.prod(shape)
+        if group not in out or name in out[group]:
+            raise ValueError(f"{group[:80]} {name[:80]}: not expected, or twice in the index")
+        if key not in flat or end > len(flat[key]):
+            raise ValueError(f"{name[:80]}: buffer {key[:80]} ends before its {math.prod(shape)} values")
+        # a copy, so that it lies in memory as if it had been made here
+        out[group][name] = flat[key][begin:end].reshape(shape).copy()
+        used[key] = end
+    for key, values in flat.items():
+        if used[key] != len(values):
+            raise ValueError(f"buffer {key[:80]}: {len(values)} values, the index accounts for {used[key]}")
+    return [out[group] for group in groups]
+
+
+def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:
+    """One value of a record, or a ValueError that says what is missing."""
+    found = content.get(record)
+    value = found.get(key) if isinstance(found, ConfigRecord | MetricRecord) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"record {record!r} has no {key!r} of type {kind.__name__}")
+    return value
+
+
+def _arrays(content: RecordDict) -> ArrayRecord:
+    found = content.get(_ARRAYS)
+    if not isinstance(found, ArrayRecord):
+        raise ValueError(f"no record {_ARRAYS!r}")
+    return found
+
+
+def _task(entries: Mapping[str, int]) -> Task:
+    return Task(entries["index"], entries["first"], entries["size"])
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
+    """Client -> content of its message, the client with most samples first; records common to all are shared."""
+    arrays, index = pack({"arrays": request.broadcast.arrays, "references": request.broadcast.references})
+    common = ConfigRecord({**asdict(job), "phase": json.dumps(asdict(request.phase)), "index": index})
+    longest_first = sorted(request.num_examples, key=lambda client: (-request.num_examples[client], client))
+    return {
+        client: RecordDict({_ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"client": client})})
+        for client in longest_first
+    }
+
+
+def _job(content: RecordDict) -> Job:
+    return Job(_get(content, _REQUEST, "config", str), _get(content, _REQUEST, "store", str))
+
+
+def read_work(content: RecordDict) -> Work:
+    """What a client is asked."""
+    phase = json.loads(_get(content, _REQUEST, "phase", str))
+    arrays, references = unpack(
+        _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
+    )  # fmt: skip
+    phase = Phase(**{**phase, "task": _task(phase["task"])})
+    return Work(_job(content), phase, Broadcast(arrays, references), _get(content, _OWN, "client", int))
+
+
+def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list[RecordDict]:
+    """One message content per shard of an evaluation."""
+    packed, index = pack({"arrays": arrays})
+    common = ConfigRecord({**asdict(job), "task": json.dumps(asdict(task)), "index": index, "shards": shards})
+    return [
+        RecordDict({_ARRAYS: packed, _REQUEST: common, _OWN: ConfigRecord({"shard": shard})}) for shard in range(shards)
+    ]
+
+
+def read_shard(content: RecordDict) -> Shard:
+    """What an evaluating worker is asked."""
+    (arrays,) = unpack(_arrays(content), _get(content, _REQUEST, "index", str), ("arrays",))
+    task = _task(json.loads(_get(content, _REQUEST, "task", str)))
+    shard, shards = _get(content, _OWN, "shard", int), _get(content, _REQUEST, "shards", int)
+    return Shard(_job(content), task, arrays, shard, shards)
+
+
+# ---- replies ---------------------------------------------------------------------------------------------------------
+
+
+def write_update(update: ClientUpdate) -> RecordDict:
+    """A client's reply."""
+    arrays, index = pack({"arrays": update.arrays, "statistics": update.statistics})
+    reply = ConfigRecord({"client": update.client, "phase": update.phase, "index": index})
+    numbers = {name: float(value) for name, value in update.metrics.items()}
+    return RecordDict({
+        _ARRAYS: arrays, _REPLY: reply, _METRICS: MetricRecord({**numbers, _EXAMPLES: int(update.num_examples)})
+    })  # fmt: skip
+
+
+def read_update(content: RecordDict) -> ClientUpdate:
+    """A client's reply, well formed but not yet checked against what was asked.
+
+    Raises:
+        ValueError: says what is malformed.
+    """
+    arrays, statistics = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("arrays", "statistics"))
+    count = _get(content, _METRICS, _EXAMPLES, int)
+    metrics = content[_METRICS]
+    numbers = {name: float(v) for name, v in metrics.items() if name != _EXAMPLES and isinstance(v, int | float)}
+    client, phase = _get(content, _REPLY, "client", int), _get(content, _REPLY, "phase", int)
+    return ClientUpdate(client, phase, count, arrays, statistics, numbers)
+
+
+def write_right(right: np.ndarray) -> RecordDict:
+    """Right answers per task."""
+    return RecordDict({_METRICS: MetricRecord({"right": [int(r) for r in right]})})
+
+
+def read_right(content: RecordDict, task: Task) -> np.ndarray:
+    """Undo `write_right`; ValueError where it does not fit the task."""
+    right = _get(content, _METRICS, "right", list)
+    if len(right) != task.index + 1 or not all(type(r) is int and r >= 0 for r in right):
+        raise ValueError(f"right answers {right[:8]} do not fit {task.index + 1} tasks")
+    return np.asarray(right, np.int64)
+
+
+def write_hello(partition: int) -> RecordDict:
+    """Which client lives on a node; -1 for none in particular."""
+    return RecordDict({_REPLY: ConfigRecord({"partition-id": partition})})
+
+
+def read_hello(content: RecordDict) -> int:
+    """Undo `write_hello`."""
+    return int(_get(content, _REPLY, "partition-id", int))

@@ -1,0 +1,74 @@
+"""How every picture looks and is written: one style, one palette, files that appear whole or not at all."""
+
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["DPI", "SMALL", "Mark", "draw", "legend", "mark", "thinned"]
+
+DPI = 200
+SMALL = 6.5
+"""Points; the smallest text of any picture. Figures are drawn at their printed size, so it stays readable there."""
+STYLE: dict[str, Any] = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.frameon": False, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.4, "lines.markersize": 4.5,
+    "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "text.parse_math": False,
+}  # fmt: skip
+
+# Okabe and Ito's palette without its yellow, which vanishes on white, dark and light in turn. Seven colours, six
+# markers and five dashes: 210 lines all differ, and neighbours differ in all three, also in grey.
+COLOURS = ("#0072B2", "#D55E00", "#000000", "#56B4E9", "#009E73", "#CC79A7", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ((0, ()), (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+class Mark(NamedTuple):
+    """How one of several things is told from the others."""
+
+    colour: str
+    marker: str
+    dashes: tuple[int, tuple[float, ...]]
+
+
+def mark(index: int) -> Mark:
+    """The look of the index-th thing; the same index looks the same in every picture."""
+    return Mark(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+
+
+def thinned(count: int, inches: float, points: float = SMALL + 2) -> range:
+    """The indices of `count` evenly spread ticks that get a label, when each label needs `points` of `inches`."""
+    room = max(1, int(inches * 72 / points))
+    return range(0, count, -(-count // room)) if count else range(0)
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend right of the axes, long names folded."""
+    folded = [textwrap.fill(label, 26) for label in labels]
+    figure.legend(handles, folded, loc="outside right upper", handlelength=2.8, labelspacing=0.6)
+
+
+def draw(path: Path, size: tuple[float, float], paint: Callable[[Figure, Axes], None]) -> None:
+    """Call `paint` with an empty figure of `size` inches and write it as a PNG, aside and renamed.
+
+    The same input gives the same bytes with the same matplotlib: its own defaults, no user's style file, no date.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        paint(figure, figure.add_subplot())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(aside, format="png", dpi=DPI, metadata={"Software": None})
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)

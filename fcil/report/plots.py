@@ -1,0 +1,240 @@
+"""Pictures of runs: arrays in, one PNG out. Accuracies come as shares between 0 and 1 and are shown in percent."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from fcil.report.canvas import SMALL, Mark, draw, legend, mark, thinned
+
+__all__ = ["accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders"]
+
+COLUMN = 3.4
+"""Inches of one column of print."""
+
+
+def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over seeds (rows), of the values that are there; the std is that of a sample, NaN where fewer than two are."""
+    there = np.isfinite(values)
+    count = there.sum(0)
+    mean = np.where(there, values, 0).sum(0) / np.where(count, count, np.nan)
+    squares = (np.where(there, values - mean, 0) ** 2).sum(0)
+    return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
+
+
+def _curve(axes: Axes, seeds: np.ndarray, look: Mark) -> None:
+    """One method: thin lines of its seeds, a band of one std about their mean, the mean on top."""
+    tasks = np.arange(1, seeds.shape[1] + 1)
+    mean, std = _mean_and_std(seeds)
+    if len(seeds) > 1:
+        axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
+        axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        tasks, mean, color=look.colour, linestyle=look.dashes, marker=look.marker,
+        markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(tasks) // 20),
+    )  # fmt: skip
+
+
+def _percent_axis(axes: Axes, values: np.ndarray) -> None:
+    """Limits that hold the values with some air, span ten points at least and stay within 0 to 100."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    air = max(0.06 * (high - low), (10 - (high - low)) / 2, 0.5)
+    axes.set_ylim(max(low - air, -1), min(high + air, 101))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(axis="y")
+
+
+def _about_seeds(counts: Sequence[int]) -> str:
+    if max(counts) < 2:
+        return ""
+    seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"mean of {seeds} seeds, ± 1 std"
+
+
+def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
+    """Pooled accuracy over all classes seen so far, after each task.
+
+    Args:
+        path: the PNG to write.
+        curves: label -> (tasks,), or (seeds, tasks); NaN where a run has not come that far.
+    """
+    if not curves:
+        raise ValueError("accuracy_over_tasks: no curves")
+    values = {label: 100 * np.atleast_2d(np.asarray(curve, float)) for label, curve in curves.items()}
+    looks = [mark(i) for i in range(len(values))]
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        for seeds, look in zip(values.values(), looks, strict=True):
+            _curve(axes, seeds, look)
+        about = _about_seeds([len(seeds) for seeds in values.values()])
+        if len(values) == 1:
+            axes.set_title(", ".join(filter(None, [next(iter(values)), about])), loc="left")
+        else:
+            axes.set_title(about, loc="left", color="0.35", fontsize=7)
+            handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
+            final = [_mean_and_std(seeds)[0][-1] for seeds in values.values()]
+            order = sorted(range(len(final)), key=lambda i: -np.nan_to_num(final[i], nan=-1.0))
+            legend(figure, [handles[i] for i in order], [list(values)[i] for i in order])
+        last = max(seeds.shape[1] for seeds in values.values())
+        axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
+        axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
+        _percent_axis(axes, np.concatenate([seeds.ravel() for seeds in values.values()]))
+
+    draw(path, (COLUMN, 2.4) if len(values) == 1 else (5.2, max(2.8, 0.19 * len(values) + 0.3)), paint)
+
+
+def _annotate(axes: Axes, percent: np.ndarray, colours: np.ndarray, cell: float) -> None:
+    """The figures in cells of `cell` points: one decimal where it fits, whole numbers, or nothing."""
+    decimals = 1 if cell >= 3.1 * SMALL else 0
+    if cell < 1.9 * SMALL:
+        return
+    bright = colours[..., :3] @ [0.299, 0.587, 0.114] > 0.5
+    for (row, column), value in np.ndenumerate(percent):
+        if np.isfinite(value):
+            axes.text(
+                column + 1, row + 1, f"{value:.{decimals}f}", ha="center", va="center", fontsize=SMALL,
+                color="black" if bright[row, column] else "white",
+            )  # fmt: skip
+
+
+def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
+    """Accuracy on each task (columns) after each task (rows), on a scale of 0 to 100 % in every picture.
+
+    Args:
+        path: the PNG to write.
+        matrix: (tasks done, tasks), NaN where a task was not seen yet.
+        title: what the picture is of.
+    """
+    percent = 100 * np.asarray(matrix, float)
+    rows, columns = percent.shape
+    width = float(np.clip(1.1 + 0.34 * columns, COLUMN, 7))
+    cell = (width - 1.1) / columns
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
+        image = axes.imshow(percent, cmap="cividis", norm=Normalize(0, 100), extent=extent, interpolation="nearest")
+        _annotate(axes, percent, np.asarray(image.to_rgba(percent)), cell * 72)
+        axes.set_xticks([i + 1 for i in thinned(columns, cell * columns, 12)])
+        axes.set_yticks([i + 1 for i in thinned(rows, cell * rows, 10)])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="accuracy on task", ylabel="after learning task")
+        axes.set_title(title, loc="left")
+        figure.colorbar(image, ax=axes, label="%", shrink=0.8, aspect=25, pad=0.02).outline.set_visible(False)
+
+    draw(path, (width, max(1.4, cell * rows + 0.75)), paint)
+
+
+def bubble_areas(counts: np.ndarray, largest: float) -> np.ndarray:
+    """Areas proportional to the counts, as `scatter` takes them (the square of the diameter, in points).
+
+    Args:
+        counts: anything that is not negative; none at all gives no area.
+        largest: the area of the highest count.
+    """
+    highest = counts.max(initial=0)
+    return largest * counts / highest if highest else np.zeros(counts.shape)
+
+
+def round_counts(highest: int) -> list[int]:
+    """Up to three round numbers for a legend of sizes: about the highest count, a quarter, a sixteenth."""
+    nice = []
+    for wish in (highest, highest / 4, highest / 16):
+        if wish >= 1:
+            ten = 10 ** int(np.floor(np.log10(wish)))
+            nice.append(next(step * ten for step in (5, 2, 1) if step * ten <= wish))
+    return sorted(set(nice), reverse=True)
+
+
+def _holders_axes(axes: Axes, names: Sequence[str], task_sizes: Sequence[int], inches: tuple[float, float]) -> None:
+    """Ticks, tasks and grid of `class_holders`, whose axes are `inches` wide and high."""
+    clients, classes = int(axes.get_ylim()[0] + 0.5), len(names)
+    ends = np.cumsum(task_sizes)
+    shown = list(thinned(classes, inches[0]))
+    axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=SMALL)
+    axes.set_yticks(list(thinned(clients, inches[1])))
+    axes.set_ylabel("client")
+    axes.tick_params(length=0)
+    axes.grid(axis="y")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    for end in [0, *ends]:
+        axes.axvline(end - 0.5, color="0.55", linewidth=0.6, zorder=0.5)
+    top = axes.secondary_xaxis("top")
+    labelled = list(thinned(len(ends), inches[0], 14))
+    top.set_xticks([ends[i] - (task_sizes[i] + 1) / 2 for i in labelled], [str(i + 1) for i in labelled])
+    top.tick_params(length=0, pad=1)
+    top.spines[:].set_visible(False)
+    top.set_xlabel("task")
+
+
+def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], task_sizes: Sequence[int]) -> None:
+    """Who holds which classes: bubbles whose areas are the numbers of training images.
+
+    Args:
+        path: the PNG to write.
+        counts: (clients, classes), classes in their order of arrival.
+        class_names: of all classes, in the same order.
+        task_sizes: classes of each task.
+    """
+    clients, classes = counts.shape
+    if len(class_names) != classes or sum(task_sizes) != classes:
+        raise ValueError(f"class_holders: {classes} classes, {len(class_names)} names, tasks of {sum(task_sizes)}")
+    wide = float(np.clip(0.26 * classes, COLUMN - 0.5, 6.5 if classes <= 100 else 9.5))
+    high = min(0.26 * clients, float(np.clip(0.11 * clients, 2.2, 6.5)))
+    largest = 0.9 * (72 * wide / classes) * (72 * high / clients)
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(clients - 0.5, -0.5))
+        _holders_axes(axes, class_names, task_sizes, (wide, high))
+        rows, columns = np.nonzero(counts)
+        order = np.argsort(-counts[rows, columns], kind="stable")
+        areas = bubble_areas(counts, largest)[rows, columns][order]
+        axes.scatter(columns[order], rows[order], s=areas, color=mark(0).colour, alpha=0.75, linewidths=0)
+        sizes = round_counts(int(counts.max(initial=0)))
+        diameters = [np.sqrt(largest * size / counts.max()) for size in sizes]
+        look: dict[str, Any] = {"ls": "", "marker": "o", "color": mark(0).colour, "alpha": 0.75, "markeredgewidth": 0}
+        handles = [Line2D([], [], markersize=d, **look) for d in diameters]
+        names = [f"{size} images" for size in sizes]
+        figure.legend(handles, names, loc="outside lower right", ncols=3, handletextpad=0.4, columnspacing=1.2)
+
+    draw(path, (wide + 0.5, high + 0.75 + 0.055 * min(18, max(map(len, class_names)))), paint)
+
+
+def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
+    """What accuracy costs in traffic; left and up is better.
+
+    Args:
+        path: the PNG to write.
+        points: label -> (mean accuracy, its std or NaN, megabytes of a whole run, both ways, 10^6 bytes).
+    """
+    if not points or any(megabytes <= 0 for _, _, megabytes in points.values()):
+        raise ValueError("accuracy_against_traffic: needs points, each with more than 0 megabytes")
+    means, stds, megabytes = np.array(list(points.values()), float).T
+    means, stds = 100 * means, 100 * np.nan_to_num(stds)
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        axes.set_xscale("log")
+        looks = [mark(i) for i in range(len(points))]
+        bar: dict[str, Any] = {"markersize": 6, "capsize": 2.5, "linewidth": 1}
+        for x, y, std, look in zip(megabytes, means, stds, looks, strict=True):
+            axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
+        axes.set_xlim(megabytes.min() / 1.6, megabytes.max() * 1.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.ptp(np.log10(megabytes)) < 2 else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="x")
+        axes.set(xlabel="traffic of the run, up and down, MB", ylabel="final accuracy, %")
+        axes.set_title("bars: ± 1 std over seeds" if stds.any() else "", loc="left", color="0.35", fontsize=7)
+        _percent_axis(axes, np.concatenate([means - stds, means + stds]))
+        order = np.argsort(-means, kind="stable")
+        handles = [Line2D([], [], linestyle="", color=k.colour, marker=k.marker, markersize=6) for k in looks]
+        legend(figure, [handles[i] for i in order], [list(points)[i] for i in order])
+
+    draw(path, (5.2, max(2.8, 0.19 * len(points) + 0.3)), paint)
