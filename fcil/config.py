@@ -18,7 +18,9 @@ from fcil.options import Option, nearest, parse
 from fcil.partition import Partition
 from fcil.tasks import Tasks
 
-__all__ = ["Config", "Run", "from_table", "load_config", "to_table"]
+__all__ = ["Config", "MethodChoice", "Run", "from_table", "load_config", "load_variant", "to_table", "variant_names"]
+
+COMPARE = "compare"
 
 Table = dict[str, dict[str, Any]]
 
@@ -117,7 +119,8 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
                 raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
             if not isinstance(entries, Mapping):
                 raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
-            if section == "method" and entries.get("name", below := values.get("method", {}).get("name")) != below:
+            below = values.get("method", {}).get("name", MethodChoice().name)
+            if section == "method" and entries.get("name", below) != below:
                 values["method"] = {}  # another method: the settings of the one below are not its
             for key, value in entries.items():
                 values.setdefault(section, {})[key] = value
@@ -136,7 +139,35 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a file, its bases and the overrides into a checked `Config`."""
-    return from_table([*_layers(path), *(_override(text) for text in overrides)])
+    return from_table([*_without_variants(_layers(path)), *(_override(text) for text in overrides)])
+
+
+def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    return [(source, {s: entries for s, entries in table.items() if s != COMPARE}) for source, table in layers]
+
+
+def variant_names(path: Path) -> list[str]:
+    """The variants that a file and its bases describe under [compare.<label>], in their order."""
+    return list(dict.fromkeys(label for _, table in _layers(path) for label in table.get(COMPARE, {})))
+
+
+def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Config:
+    """The settings of one row of a comparison: the file's, then those of its [compare.<label>], then the overrides.
+
+    A label is the name of a method unless its [compare.<label>.method] names another.
+    """
+    layers = _layers(path)
+    own: list[tuple[str, dict[str, Any]]] = []
+    for source, table in layers:
+        entries = table.get(COMPARE, {}).get(label, {})
+        if not isinstance(entries, Mapping):
+            raise ConfigError(
+                f"{source}: {COMPARE}.{label} = {entries!r}: must be a section, [{COMPARE}.{label}.train]"
+            )
+        own.append((f"{source}: [{COMPARE}.{label}]", dict(entries)))
+    if not any("name" in table.get("method", {}) for _, table in own):
+        own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
+    return from_table([*_without_variants(layers), *own, *(_override(text) for text in overrides)])
 
 
 def to_table(config: Config) -> Table:

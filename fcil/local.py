@@ -70,14 +70,27 @@ class Step:
     labels: Tensor
     """(n,) class positions."""
     phase: Phase
-    references: Arrays
-    """The broadcast's read-only arrays."""
+    broadcast: Broadcast
+    """What the client received; see `constant`."""
     store: Store
     """The client's own arrays, kept from phase to phase: read and replaced, never sent."""
     client: int
     generator: Callable[[str], np.random.Generator]
     """purpose -> a generator that lasts for the client's phase; streams of different purposes are independent."""
     _features: Tensor | None = field(default=None, repr=False)
+    _constants: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def references(self) -> Arrays:
+        """The broadcast's read-only arrays."""
+        return self.broadcast.references
+
+    def constant(self, name: str) -> Tensor:
+        """A reference, or else an array as it was broadcast before training, as a tensor on the model's device."""
+        if name not in self._constants:
+            array = self.references[name] if name in self.references else self.broadcast.arrays[name]
+            self._constants[name] = torch.tensor(array, device=self.model.device)
+        return self._constants[name]
 
     @property
     def features(self) -> Tensor:
@@ -180,7 +193,7 @@ def run_client(
     names = local.trained(list(broadcast.arrays))
     leaves = model.load(broadcast.arrays, names)
     nothing = torch.empty(0)
-    step = Step(model, nothing, nothing, phase, broadcast.references, store, client, _streams(phase, client))
+    step = Step(model, nothing, nothing, phase, broadcast, store, client, _streams(phase, client))
     metrics = {}
     if names:
         metrics["loss"] = _train(method, local, model, leaves, data, step, train)

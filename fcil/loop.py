@@ -22,7 +22,7 @@ from fcil.tasks import Task
 from fcil.traffic import Ledger, send, update_bytes
 from fcil.worker import threads
 
-__all__ = ["Emit", "Exchange", "Failure", "Plan", "Progress", "Request", "ask", "make_plan", "receive", "run"]
+__all__ = ["Emit", "Exchange", "Failure", "Plan", "Progress", "Request", "ask", "make_plan", "receive", "run", "start"]
 
 Emit = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run, in order."""
@@ -70,6 +70,10 @@ class Plan:
     scenario: Scenario
     backbone: Backbone
     phases: tuple[Phase, ...]
+
+    def ends_task(self, position: int) -> bool:
+        """Whether the phase at `position` is the last of its task."""
+        return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def _gather(plan: Plan, request: Request, exchange: Exchange, emit: Emit) -> tup
 
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
     """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
-    ends_task = progress.position == len(plan.phases) or plan.phases[progress.position].task != phase.task
+    ends_task = plan.ends_task(phase.index)
     if not ends_task and not plan.config.run.evaluate_rounds:
         return progress
     began = time.perf_counter()
@@ -175,7 +179,6 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Progress:
     """One phase."""
-    began = time.perf_counter()
     request = ask(plan, progress)
     phase = request.phase
     ledger, down = send(progress.ledger, request.broadcast, list(request.num_examples))
@@ -197,7 +200,6 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
     progress = progress.add(
         upload_bytes=up, download_bytes=down, refused=lost, seconds_clients=gathered - asked,
         seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
-        seconds_other=asked - began,
     )  # fmt: skip
     return _evaluate(plan, progress, phase, exchange, emit)
 
@@ -205,6 +207,8 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
 def run(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, save: Callable[[Progress], None]) -> Progress:
     """From `progress` to the end of the last task; `save` is called after every phase."""
     while progress.position < len(plan.phases):
+        began = time.perf_counter()
         progress = step(plan, progress, exchange, emit)
+        progress = progress.add(seconds_total=time.perf_counter() - began)
         save(progress)
     return progress

@@ -87,6 +87,8 @@ def describe(schema: type) -> list[Described]:
 
 def _convert(value: object, kind: Any, option: Option) -> object:
     """`value` as an instance of `kind`, or a ValueError that says what was expected."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("must fit into 64 bits")  # as TOML says, though Python's reader lets longer ones through
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         kinds = [part for part in get_args(kind) if part is not type(None)]

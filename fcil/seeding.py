@@ -7,6 +7,7 @@ ones end in the same bits.
 """
 
 import hashlib
+from operator import index
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ __all__ = ["generator", "torch_generator"]
 
 def _words(seed: int, path: tuple[str | int, ...]) -> list[int]:
     """128 bits of the path's SHA-256, as four 32-bit words. Types are part of the path: `1` and `"1"` differ."""
-    text = "\x1f".join([f"seed:{int(seed)}", *(f"{type(part).__name__}:{part}" for part in path)])
+    parts = [part if isinstance(part, str) else index(part) for part in path]  # NumPy's integers too
+    text = "\x1f".join([f"seed:{int(seed)}", *(f"{type(part).__name__}:{part}" for part in parts)])
     digest = hashlib.sha256(text.encode()).digest()
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 

@@ -35,12 +35,12 @@ class ClientStore:
 
     def write(self, client: int, phase: int, arrays: Arrays) -> None:
         """Write the client's arrays after `phase`, aside and renamed, and drop what nobody can ask for again."""
-        if not arrays:
-            return
+        if not arrays and not self._phases(client):
+            return  # it never kept anything; one that dropped what it had is written, or the old would come back
         folder = self.folder / str(client)
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f".{phase}.{os.getpid()}"
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, aside)
+        save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
         aside.replace(folder / f"{phase:06d}.safetensors")
         for _, path in self._phases(client)[:-4]:
             path.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from fcil.arrays import Arrays
 from fcil.config import Config
@@ -26,13 +26,19 @@ from fcil.tasks import Task
 __all__ = ["Worker", "threads"]
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """Looks through all loaded libraries, which takes milliseconds: once is enough."""
+    return ThreadpoolController()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        with threadpool_limits(count):  # type: ignore[no-untyped-call]
+        with _blas().limit(limits=count):
             yield
     finally:
         torch.set_num_threads(before)
@@ -70,19 +76,10 @@ class Worker:
         return make_scenario(self.dataset, self.config.tasks, self.config.partition, self.config.run.seed)
 
     @cached_property
-    def _loaded(self) -> tuple[AdaptedModel, str]:
-        network, sha256 = load_backbone(self.config.model)
-        return AdaptedModel(network, self.method.adapter, _device(self.config), self.config.model.precision), sha256
-
-    @property
     def model(self) -> AdaptedModel:
         """The resident model."""
-        return self._loaded[0]
-
-    @property
-    def weights_sha256(self) -> str:
-        """SHA-256 of the backbone's weights."""
-        return self._loaded[1]
+        network = load_backbone(self.config.model)
+        return AdaptedModel(network, self.method.adapter, _device(self.config), self.config.model.precision)
 
     def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
         """One client's part of one phase."""

@@ -1,7 +1,7 @@
 """The exchange over any Flower grid: Ray actors of ours, Flower's simulation, SuperNodes behind a SuperLink."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from fcil.method import ClientUpdate
 from fcil.tasks import Task
 from fcil.worker import Worker
 
-__all__ = ["FlowerExchange", "STORE", "Streaming", "ray_exchange", "replies", "settle"]
+__all__ = ["FlowerExchange", "STORE", "Streaming", "ray_exchange", "settled"]
 
 STORE = "clients"
 """Folder of a run in which clients keep what is theirs."""
@@ -41,9 +41,11 @@ class Streaming(Protocol):
 
 
 def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message]:
-    """Replies as they arrive. On a grid that is not ours, until none has come for `timeout` seconds: its nodes may
-    have to queue for a processor, so a deadline for each message cannot be known here.
-    """  # fmt: skip
+    """Replies as they arrive.
+
+    On a grid that is not ours, until none has come for `timeout` seconds: its nodes may have to queue for a processor,
+    so that a deadline for each message cannot be known here.
+    """
     if isinstance(grid, Streaming):
         yield from grid.stream(sent, timeout=timeout)
         return
@@ -77,6 +79,28 @@ def settle(reply: Message, client: int) -> ClientUpdate | Failure:
     if update.client != client:
         return Failure(client, f"its reply claims to be from client {update.client}")
     return update
+
+
+def settled(
+    sent: Mapping[int, Message], arriving: Iterable[Message], asked: Iterable[int], late: str
+) -> Iterator[ClientUpdate | Failure]:
+    """What the replies to a phase amount to, in their order; then the clients of which none came.
+
+    Args:
+        sent: client -> the message to it.
+        late: the reason for a client that had a message and did not answer.
+    """
+    owners: dict[str, int] = {}
+    answered: set[int] = set()
+    for reply in arriving:
+        # a grid numbers the messages when it sends them, so only now
+        owners = owners or {message.metadata.message_id: client for client, message in sent.items()}
+        if reply.metadata.reply_to_message_id in owners:
+            client = owners[reply.metadata.reply_to_message_id]
+            answered.add(client)
+            yield settle(reply, client)
+    for client in sorted(set(asked) - answered):
+        yield Failure(client, late if client in sent else "its node is not connected")
 
 
 class FlowerExchange:
@@ -114,19 +138,10 @@ class FlowerExchange:
         """Longest client first; replies as they arrive; at the end those that have none."""
         contents = messages.request_contents(request, self.job)
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
-        for client in contents.keys() - sent.keys():
-            yield Failure(client, "its node is not connected")
-        owners: dict[str, int] = {}
-        answered: set[int] = set()
-        for reply in replies(self.grid, list(sent.values()), self.config.run.client_timeout):
-            # a grid numbers the messages when it sends them, so only now
-            owners = owners or {message.metadata.message_id: client for client, message in sent.items()}
-            client = owners.get(reply.metadata.reply_to_message_id)
-            if client is not None:
-                answered.add(client)
-                yield settle(reply, client)
-        for client in sorted(sent.keys() - answered):
-            yield Failure(client, f"no reply within {self.config.run.client_timeout:g} seconds (run.client_timeout)")
+        seconds = self.config.run.client_timeout
+        arriving = replies(self.grid, list(sent.values()), seconds)
+        late = f"no reply within {seconds:g} seconds (run.client_timeout)"
+        yield from settled(sent, arriving, request.num_examples, late)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """In shards over our workers; on a grid that is not ours, whose nodes need not have test data, here."""

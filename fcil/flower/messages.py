@@ -1,29 +1,28 @@
 """Requests and replies as Flower records: the only file that knows the records' names.
 
-Arrays travel as one flat buffer per group and type, with an index (group, name, type, shape) beside them, because every
-array of a message costs Flower a round trip in deployment. What all messages of a phase have in common is one object
-in all of them, so that a grid can carry it once. What arrives is not trusted: whatever does not fit is a ValueError.
+What all messages of a phase have in common is one object in all of them, so that a grid can carry it once. What arrives
+is not trusted: whatever does not fit is a ValueError.
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fcil.arrays import Arrays
 from fcil.config import Config, to_table
+from fcil.flower.packing import pack, unpack
 from fcil.loop import Request
 from fcil.method import Broadcast, ClientUpdate, Phase
 from fcil.tasks import Task
 
 __all__ = [
-    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "pack",
-    "read_hello", "read_right", "read_shard", "read_update", "read_work", "request_contents", "unpack", "write_hello",
-    "write_right", "write_update",
+    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
+    "read_right", "read_shard", "read_update", "read_work", "request_contents", "write_hello", "write_right",
+    "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
@@ -70,70 +69,6 @@ class Shard:
 def message_type(phase: Phase) -> str:
     """Which handler of the ClientApp a phase is for."""
     return TRAIN if phase.kind == "train" else REPORT
-
-
-# ---- arrays ----------------------------------------------------------------------------------------------------------
-
-
-def pack(groups: Mapping[str, Arrays]) -> tuple[ArrayRecord, str]:
-    """Groups of named arrays -> flat buffers `group.dtype`, and the index that undoes it."""
-    buffers: dict[str, list[np.ndarray]] = {}
-    index = []
-    for group, arrays in groups.items():
-        for name, a in arrays.items():
-            if a.dtype.kind not in "fiub":
-                raise TypeError(f"{group} {name}: arrays of type {a.dtype} do not travel")
-            native = a.astype(a.dtype.newbyteorder("="), copy=False)
-            buffers.setdefault(f"{group}.{a.dtype.name}", []).append(native.reshape(-1))
-            index.append([group, name, a.dtype.name, list(a.shape)])
-    flat = {key: Array(np.concatenate(parts)) for key, parts in buffers.items()}
-    return ArrayRecord(flat), json.dumps(index, separators=(",", ":"))
-
-
-def _entries(index: str) -> list[tuple[str, str, str, tuple[int, ...]]]:
-    try:
-        entries = [(str(g), str(n), str(d), tuple(shape)) for g, n, d, shape in json.loads(index)]
-    except (ValueError, TypeError, RecursionError):
-        raise ValueError("the index of the arrays cannot be read") from None
-    for _, name, _, shape in entries:
-        if not all(type(side) is int and side >= 0 for side in shape):
-            raise ValueError(f"{name[:80]}: {list(shape)[:8]} is not a shape")
-    return entries
-
-
-def _flat(key: str, array: Array) -> np.ndarray:
-    try:
-        values = array.numpy()
-    except Exception as error:  # whatever a damaged buffer makes NumPy raise
-        raise ValueError(f"buffer {key}: {error}") from None
-    if values.ndim != 1 or values.dtype.name != key.rpartition(".")[2]:
-        raise ValueError(f"buffer {key}: holds {values.dtype} of shape {values.shape}")
-    return values
-
-
-def unpack(record: ArrayRecord, index: str, groups: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """Undo `pack`: the arrays of each group, in their order.
-
-    Raises:
-        ValueError: index and buffers do not fit each other.
-    """
-    flat = {key: _flat(key, array) for key, array in record.items()}
-    out: dict[str, dict[str, np.ndarray]] = {group: {} for group in groups}
-    used = dict.fromkeys(flat, 0)
-    for group, name, dtype, shape in _entries(index):
-        key = f"{group}.{dtype}"
-        begin, end = used.get(key, 0), used.get(key, 0) + math.prod(shape)
-        if group not in out or name in out[group]:
-            raise ValueError(f"{group[:80]} {name[:80]}: not expected, or twice in the index")
-        if key not in flat or end > len(flat[key]):
-            raise ValueError(f"{name[:80]}: buffer {key[:80]} ends before its {math.prod(shape)} values")
-        # a copy, so that it lies in memory as if it had been made here
-        out[group][name] = flat[key][begin:end].reshape(shape).copy()
-        used[key] = end
-    for key, values in flat.items():
-        if used[key] != len(values):
-            raise ValueError(f"buffer {key[:80]}: {len(values)} values, the index accounts for {used[key]}")
-    return [out[group] for group in groups]
 
 
 def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:

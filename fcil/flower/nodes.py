@@ -22,7 +22,7 @@ class Nodes:
         """Wait for a node per client.
 
         Raises:
-            ConfigError: some have none after `seconds`.
+            ConfigError: some have none after `seconds`, or two nodes hold the same client.
         """
         self.grid, self.clients = grid, clients
         self._partitions: dict[int, int] = {}
@@ -31,14 +31,18 @@ class Nodes:
             if time.monotonic() > end:
                 self._complain(found, seconds)
             time.sleep(_PAUSE_SECONDS)
+        held = [client for client in self._partitions.values() if client in found]
+        for client in found:
+            if held.count(client) > 1:
+                raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
 
     def _complain(self, found: dict[int, int], seconds: float) -> None:
         missing = [str(client) for client in range(self.clients) if client not in found]
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ConfigError(
-            f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client "
-            f"{', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''} ({len(self._partitions)} nodes answered). "
-            f"Start a SuperNode for each with --node-config 'partition-id=K', or simulate with --federation-config "
-            f"'num-supernodes={self.clients}'"
+            f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client {shown} "
+            f"({len(self._partitions)} nodes answered). Start a SuperNode for each with --node-config "
+            f"'partition-id=K', or simulate with --federation-config 'num-supernodes={self.clients}'"
         )
 
     def _greet(self, ids: Iterable[int]) -> None:
@@ -51,18 +55,8 @@ class Nodes:
                 self._partitions[reply.metadata.src_node_id] = messages.read_hello(reply.content)
 
     def current(self) -> dict[int, int]:
-        """Client -> node, for the nodes that are connected now.
-
-        Raises:
-            ConfigError: two nodes hold the same client.
-        """
-        connected = list(self.grid.get_node_ids())
-        self._greet([node for node in connected if node not in self._partitions])
-        found: dict[int, int] = {}
-        for node in connected:
-            client = self._partitions.get(node, -1)
-            if client in found:
-                raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
-            if 0 <= client < self.clients:
-                found[client] = node
-        return found
+        """Client -> node, for the nodes that are connected now; the newest where two hold the same client."""
+        connected = set(self.grid.get_node_ids())
+        self._greet(connected - self._partitions.keys())
+        here = {node: client for node, client in self._partitions.items() if node in connected}
+        return {client: node for node, client in here.items() if 0 <= client < self.clients}

@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -30,11 +32,25 @@ def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
     return room
 
 
+def _call(ask: Callable[[], Any]) -> Any:
+    """Ray's answers about the cluster are untyped."""
+    return ask()
+
+
 def _code() -> str:
     """Where this process finds code outside its environment: a checkout, tests. Paths unknown elsewhere do no harm."""
     ours = [os.path.abspath(path) for path in sys.path]
     outside = [p for p in ours if os.path.isdir(p) and not p.startswith((sys.prefix, sys.base_prefix))]
     return os.pathsep.join(dict.fromkeys(outside))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what Ray 2.55 warns of itself: files and processes it does not close, a coming change about GPUs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+        yield
 
 
 def _connect(address: str) -> None:
@@ -66,9 +82,10 @@ class Cluster:
         self.ours = not ray.is_initialized()
         self.alone = self.ours and not address
         if self.ours:
-            _connect(address)
+            with _quietly():
+                _connect(address)
         try:
-            self.workers = self._fit(workers, most, [n["Resources"] for n in ray.nodes() if n["Alive"]])
+            self.workers = self._fit(workers, most, [n["Resources"] for n in _call(ray.nodes) if n["Alive"]])
         except BaseException:
             self.close()
             raise
@@ -76,9 +93,9 @@ class Cluster:
     def _fit(self, wanted: int, most: int, nodes: Iterable[Mapping[str, float]]) -> int:
         room = sum(slots(node, self.threads, self.gpus) for node in nodes)
         # only a cluster that we joined may be in use; what is free in one that just started is not yet known
-        free = room if self.alone else slots(ray.available_resources(), self.threads, self.gpus)
+        free = room if self.alone else slots(_call(ray.available_resources), self.threads, self.gpus)
         if min(room, free) < max(wanted, 1):
-            total = {k: round(v, 2) for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+            total = {k: round(v, 2) for k, v in _call(ray.cluster_resources).items() if k in ("CPU", "GPU")}
             raise ConfigError(
                 f"run.workers = {wanted} with run.threads = {self.threads} and run.gpus_per_client = {self.gpus:g}: "
                 f"Ray has room for {min(room, free)} such workers ({total or 'nothing'}, of which others may use a "
@@ -97,4 +114,5 @@ class Cluster:
     def close(self) -> None:
         """End Ray if it is ours."""
         if self.ours and ray.is_initialized():
-            ray.shutdown()
+            with _quietly():
+                ray.shutdown()

@@ -212,7 +212,7 @@ class RayGrid(Grid):
         """All replies, in the order of their arrival."""
         return list(self.stream(messages, timeout=timeout))
 
-    # ---- the rest of Flower's interface --------------------------------------------------------------------------------
+    # ---- the rest of Flower's interface ------------------------------------------------------------------------------
 
     def get_node_ids(self) -> Iterable[int]:
         """One node per client."""

@@ -1,0 +1,173 @@
+"""`fcil bench`: local training beside a bare PyTorch loop, the share of a run spent in training, and the merge.
+
+The bare loop is what one would write by hand: the same frozen network with the same LoRA layers, batches that are
+prepared beforehand, cross-entropy, AdamW; it gathers, augments, checks and reports nothing. Both train the same factor
+on the same batches with the same number of threads, in turn, and the medians are compared.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+from fcil.arrays import Arrays
+from fcil.config import Config, MethodChoice
+from fcil.data.dataset import Augmentation, Dataset, Split
+from fcil.engine import prepare, simulate
+from fcil.local import ClientData, Train, run_client
+from fcil.method import ClientUpdate, Method, Phase
+from fcil.model import tiny
+from fcil.model.adapted import AdaptedModel
+from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
+from fcil.registry import build_method
+from fcil.tasks import Task, Tasks
+from fcil.worker import threads
+
+__all__ = ["Setting", "report"]
+
+CLASSES, STEPS, CLIENTS = 10, 8, 10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    backbone: str
+    weights: str
+    image_size: int
+    batch: int
+    rank: int
+    threads: int
+    precision: str
+
+    @property
+    def model(self) -> Model:
+        """The backbone; the embedded one has its weights, others random ones unless a file is given."""
+        own = self.backbone == tiny.NAME
+        return Model(
+            backbone=self.backbone,
+            weights=self.weights or ("embedded" if own else RANDOM),
+            image_size=self.image_size or (32 if own else 224),
+            precision="bf16" if self.precision == "bf16" else "fp32",
+        )
+
+
+def _images(setting: Setting) -> Dataset:
+    """Random images, augmented by crop and flip: as much work for the data path as any real set gives it."""
+    rng = np.random.default_rng(0)
+    size, n = setting.model.image_size, STEPS * setting.batch
+    part = Split(rng.integers(0, 256, (n, size, size, 3), np.uint8), rng.integers(0, CLASSES, n))
+    names = tuple(map(str, range(CLASSES)))
+    return Dataset("random", names, part, part, augmentation=Augmentation((0.5, 1.0), (0.75, 1.33), flip=True))
+
+
+def _timed(once: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    once()
+    return time.perf_counter() - began
+
+
+class _Rig:
+    """One method's first round (B) on one client, ours and bare."""
+
+    def __init__(self, setting: Setting, name: str) -> None:
+        self.method: Method = build_method(name, {"rank": setting.rank})
+        self.phase = Phase(0, "train", Task(0, 0, CLASSES), 1, 0)
+        self.backbone = describe_backbone(setting.model)
+        state = self.method.begin(self.method.init(self.backbone, CLASSES, 0), self.phase, self.backbone)
+        self.state, self.broadcast = state, self.method.broadcast(state, self.phase)
+        self.model = AdaptedModel(load_backbone(setting.model), self.method.adapter, "cpu", setting.precision)
+        self.train = Train(epochs=1, batch=setting.batch)
+        data = _images(setting)
+        self.data = ClientData(
+            data, np.arange(len(data.train)), np.arange(CLASSES), setting.model.image_size, self.model.device
+        )
+        rng = np.random.default_rng(0)
+        self.batches = list(self.data.batches(setting.batch, np.arange(len(self.data)), rng))
+
+    def ours(self) -> float:
+        """Seconds that our path needs to train on all batches once, as its own record says."""
+        update = run_client(self.method, self.model, self.data, self.train, self.phase, self.broadcast, 0, {})
+        return update.metrics["train_seconds"]
+
+    def bare(self) -> float:
+        """Seconds of the loop written by hand."""
+        names = self.method.local(self.phase).trained(list(self.broadcast.arrays))
+        leaves = self.model.load(self.broadcast.arrays, names)
+        optimizer = torch.optim.AdamW(list(leaves.values()), lr=self.train.lr, weight_decay=0.0, fused=True)
+
+        def loop() -> None:
+            for x, y in self.batches:
+                loss = F.cross_entropy(self.model.logits(self.model.features(x)), y)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+        return _timed(loop)
+
+    def forward(self) -> float:
+        """Seconds of the forward passes alone, without gradients."""
+        self.model.load(self.broadcast.arrays)
+        with torch.no_grad():
+            return _timed(lambda: [self.model.features(x) for x, _ in self.batches])
+
+    def merge(self) -> float:
+        """Seconds of the server's merge of CLIENTS updates."""
+        updates = [self._update(client) for client in range(CLIENTS)]
+        return _timed(lambda: self.method.merge(self.state, self.phase, updates))
+
+    def _update(self, client: int) -> ClientUpdate:
+        rng = np.random.default_rng(client)
+        local = self.method.local(self.phase)
+        names = local.trained(list(self.broadcast.arrays))
+        arrays: Arrays = {n: rng.normal(size=self.broadcast.arrays[n].shape).astype(np.float32) for n in names}
+        update = run_client(
+            self.method, self.model, _few(self.data), Train(epochs=1, batch=2), self.phase, self.broadcast, client, {}
+        )
+        return ClientUpdate(client, 0, 1, arrays, update.statistics)
+
+
+def _few(data: ClientData) -> ClientData:
+    return ClientData(data.dataset, data.indices[:2], data.positions, data.size, data.device)
+
+
+def _share_of_run(setting: Setting, name: str) -> float:
+    """Clients' seconds over all seconds of a small whole run on the embedded data and backbone."""
+    config = Config(
+        tasks=Tasks(count=5),
+        train=Train(rounds=2, epochs=2),
+        method=MethodChoice(name, {"rank": min(setting.rank, 128)}),
+    )
+    with TemporaryDirectory() as folder:
+        seconds = simulate(prepare(config, Path(folder) / "run"), Path(folder) / "run")["seconds"]
+    return float(seconds["clients"] / seconds["total"])
+
+
+def report(setting: Setting, repeats: int, console: Console, name: str) -> None:
+    """Measure and print."""
+    with threads(setting.threads):
+        rig = _Rig(setting, name)
+        rig.ours(), rig.bare(), rig.forward()
+        runs = [(rig.ours(), rig.bare(), rig.forward()) for _ in range(repeats)]
+        merges = [rig.merge() for _ in range(3)]
+    ours, bare, forward = (statistics.median(column) for column in zip(*runs, strict=True))
+    ratio = statistics.median(b / o for o, b, _ in runs)
+    images = STEPS * setting.batch
+    table = Table("figure", "value", box=None)
+    table.add_row("backbone", f"{setting.backbone} at {setting.model.image_size} px, {setting.precision}")
+    table.add_row("per step", f"batch {setting.batch}, rank {setting.rank}, {setting.threads} threads")
+    table.add_row("our local training (B round)", f"{images / ours:.1f} images/s")
+    table.add_row("bare PyTorch loop, same layers and batches", f"{images / bare:.1f} images/s")
+    table.add_row("ours / bare, median of pairs", f"{ratio:.3f}")
+    table.add_row("a training step in forward passes (bare)", f"{bare / forward:.2f}")
+    table.add_row(f"merge of a B round, {CLIENTS} clients", f"{1e3 * statistics.median(merges):.1f} ms")
+    table.add_row("clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(setting, name):.1f} %")
+    console.print(table)

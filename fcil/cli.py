@@ -1,0 +1,195 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fcil.errors import FcilError
+
+__all__ = ["main"]
+
+RUNS = Path("runs")
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    found = list(given.set)
+    found += [f'run.exchange="{given.exchange}"'] if given.exchange else []
+    return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
+
+
+def _carry_out(session: Any, folder: Path, console: Console) -> dict[str, Any]:
+    from fcil.engine import simulate
+    from fcil.report.live import live
+
+    with live(session.plan, console) as listen:
+        return simulate(session, folder, listen)
+
+
+def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    from fcil.report.tables import run_table
+
+    console.print(run_table(summary, summary["right"], summary["total"]))
+    console.print(f"run folder: {folder}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
+
+
+def _run(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import load_config
+    from fcil.engine import prepare
+
+    folder = given.output or RUNS / given.config.stem
+    session = prepare(load_config(given.config, _overrides(given)), folder)
+    _show(_carry_out(session, folder, console), folder, console)
+
+
+def _resume(given: argparse.Namespace, console: Console) -> None:
+    from fcil.engine import resume
+
+    _show(_carry_out(resume(given.run), given.run, console), given.run, console)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _compare(given: argparse.Namespace, console: Console) -> None:
+    from fcil.compare import carry_out, cells, write_comparison
+    from fcil.report.tables import to_rich
+
+    out = given.output or RUNS / f"{given.config.stem}-compare"
+    made = cells(given.config, given.methods, given.seeds, _overrides(given), out)
+
+    def one(cell: Any) -> dict[str, Any]:
+        console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
+        return _carry_out(cell.session(), cell.folder, console)
+
+    console.print(to_rich(write_comparison(out, list(carry_out(made, one)))))
+    console.print(f"tables and plots: {out}", soft_wrap=True)
+
+
+def _methods(given: argparse.Namespace, console: Console) -> None:
+    from fcil.options import describe
+    from fcil.registry import method_class, method_names
+    from fcil.report.tables import method_table
+
+    if given.name:
+        found = method_class(given.name)
+        console.print(method_table(describe(found), found.__doc__ or ""))
+        return
+    table = Table("method", "what it is", box=None)
+    for name in method_names():
+        table.add_row(name, (method_class(name).__doc__ or "").partition("\n")[0])
+    console.print(table)
+
+
+def _data(given: argparse.Namespace, console: Console) -> None:
+    from fcil.data import SOURCES
+
+    table = Table("data set", "source", box=None)
+    for name, source in SOURCES.items():
+        table.add_row(name, source)
+    console.print(table)
+
+
+def _doctor(given: argparse.Namespace, console: Console) -> None:
+    from fcil.doctor import findings
+
+    table = Table(box=None, show_header=False)
+    for what, how in findings():
+        table.add_row(what, how)
+    console.print(table)
+
+
+def _bench(given: argparse.Namespace, console: Console) -> None:
+    from fcil.bench import Setting, report
+    from fcil.config import MethodChoice
+
+    setting = Setting(
+        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision
+    )
+    report(setting, given.repeats, console, given.method or MethodChoice().name)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2") from None
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
+    parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
+    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as cores allow)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fcil",
+        description="Federated class-incremental learning with a frozen ViT: many clients, classes that arrive task by "
+        "task, small modules trained locally and merged by the server in closed form.",
+        epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(do=do)
+        return made
+
+    _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
+    command("resume", _resume, "go on with a run that was stopped").add_argument("run", type=Path, metavar="RUN")
+    compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
+    _settings(compare)
+    compare.add_argument("--methods", type=_listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
+    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2")
+    methods = command("methods", _methods, "list the methods, or the settings of one")
+    methods.add_argument("name", nargs="?", metavar="NAME")
+    data = command("data", _data, "list the data sets and where they come from")
+    data.add_argument("action", choices=["list"])
+    command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
+    bench = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
+    bench.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
+    bench.add_argument(
+        "--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)"
+    )
+    bench.add_argument("--image-size", type=int, default=0, help="default: 32 for the embedded ViT, else 224")
+    bench.add_argument(
+        "--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)"
+    )
+    bench.add_argument("--batch", type=int, default=16)
+    bench.add_argument("--rank", type=int, default=16)
+    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--repeats", type=int, default=5)
+    bench.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit code: 0, 1 a run had to stop, 2 a mistake in what was given, 130 interrupted."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    given = _parser().parse_args(arguments)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        given.do(given, Console(highlight=False))
+    except FcilError as error:
+        errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("fcil: interrupted; the same command goes on from the last checkpoint", soft_wrap=True)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Methods x seeds: the runs of a comparison, re-using finished ones, and its tables."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcil.config import Config, load_variant, variant_names
+from fcil.engine import Session, prepare
+from fcil.errors import ConfigError
+from fcil.records import write_atomic
+from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
+from fcil.report.tables import compare_rows, to_csv, to_latex, to_markdown
+
+__all__ = ["Cell", "cells", "write_comparison"]
+
+MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    label: str
+    seed: int
+    folder: Path
+    config: Config
+
+    def session(self) -> Session:
+        """Checked and ready."""
+        return prepare(self.config, self.folder)
+
+
+def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Cell]:
+    """All runs of a comparison, every one of them checked before the first begins.
+
+    Args:
+        labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty.
+
+    Raises:
+        ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
+    """
+    labels = list(labels) or variant_names(path)
+    if not labels:
+        raise ConfigError(f"{path}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
+    for what, given in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
+        if len(set(given)) < len(given):
+            raise ConfigError(f"{what} {','.join(given)}: names one twice")
+    made = [
+        Cell(label, seed, out / f"{label}-seed{seed}", load_variant(path, label, [*overrides, f"run.seed={seed}"]))
+        for label in labels
+        for seed in seeds
+    ]
+    for cell in made:
+        cell.session()
+    return made
+
+
+def carry_out(made: Sequence[Cell], one: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The figures of every run, each with its label."""
+    for cell in made:
+        yield {**one(cell), "label": cell.label, "seed": cell.seed}
+
+
+def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> list[Any]:
+    """comparison.csv, .md and .tex, and the plots of accuracy over tasks and against traffic; the table's rows."""
+    rows = compare_rows(runs)
+    for name, text in (("csv", to_csv(rows)), ("md", to_markdown(rows)), ("tex", to_latex(rows))):
+        write_atomic(out / f"comparison.{name}", text.encode())
+    labels = list(dict.fromkeys(run["label"] for run in runs))
+    curves = {}
+    points = {}
+    for label in labels:
+        mine = [run for run in runs if run["label"] == label]
+        curves[label] = np.array([[sum(r) / sum(run["total"][: len(r)]) for r in run["right"]] for run in mine])
+        final = [run["final_accuracy"] for run in mine]
+        megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
+        std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
+        points[label] = (float(np.mean(final)), std, float(np.mean(megabytes)))
+    accuracy_over_tasks(out / "accuracy.png", curves)
+    accuracy_against_traffic(out / "traffic.png", points)
+    return list(rows)

@@ -1,0 +1,72 @@
+"""`fcil doctor`: what this machine has, and what is missing for which data set."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from fcil.data import SOURCES, Data, load
+from fcil.errors import ConfigError
+from fcil.model.backbone import Model, describe_backbone
+from fcil.provenance import commit, versions
+
+__all__ = ["bf16_in_hardware", "findings"]
+
+
+def bf16_in_hardware() -> bool:
+    """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_memory() -> str:
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return f"{int(fields['MemAvailable'].split()[0]) / 1e6:.1f} GB free of {int(fields['MemTotal'].split()[0]) / 1e6:.1f} GB"
+    except (OSError, KeyError, ValueError):
+        return "unknown (no /proc/meminfo)"
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in found)
+
+
+def _data(name: str) -> str:
+    try:
+        data = load(Data(name=name), 32)
+    except ConfigError as error:
+        return f"missing: {error}"
+    return f"ready: {len(data.train):,} training and {len(data.test):,} test images, {len(data.classes)} classes"
+
+
+def _weights() -> str:
+    try:
+        width = describe_backbone(Model()).width
+    except ConfigError as error:
+        return f"missing: {error}"
+    return f"ready (features of {width})"
+
+
+def findings() -> list[tuple[str, str]]:
+    """(what, how it is) in the order to show."""
+    return [
+        *versions().items(),
+        ("commit", commit() or "not a git checkout"),
+        ("cores", f"{_cores()} usable"),
+        ("torch threads", str(torch.get_num_threads())),
+        (
+            "processor",
+            f"{torch.backends.cpu.get_cpu_capability()}; bf16 {'in hardware' if bf16_in_hardware() else 'emulated'}",
+        ),
+        ("GPUs", _gpus()),
+        ("memory", _free_memory()),
+        ("embedded ViT", _weights()),
+        *((f"data {name}", _data(name)) for name in SOURCES),
+    ]

@@ -1,0 +1,155 @@
+"""Settings -> a finished run: checks everything, then lets the loop walk through the phases and records what it does."""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcil.config import Config, to_table
+from fcil.errors import ConfigError
+from fcil.inline import Inline
+from fcil.loop import Emit, Exchange, Plan, Progress, make_plan, run, start
+from fcil.metrics import summarise
+from fcil.model.backbone import describe_backbone
+from fcil.provenance import provenance
+from fcil.records import CONFIG, Recorder, read_config, read_provenance, read_summary
+from fcil.registry import build_method
+from fcil.report.run import write_plots
+from fcil.store import ClientStore
+from fcil.worker import Worker
+
+__all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked run, ready to start: nothing that can be found out beforehand is left to fail."""
+
+    worker: Worker
+    plan: Plan
+
+    def exchange(self, folder: Path) -> Exchange:
+        """The exchange that the settings name."""
+        if self.plan.config.run.exchange == "inline":
+            return Inline(self.worker)
+        from fcil.flower.exchange import ray_exchange  # Ray takes seconds to import
+
+        return ray_exchange(self.plan.config, folder)
+
+
+def prepare(config: Config, folder: Path | None = None) -> Session:
+    """Check settings, data and weights, and lay out the run. Loads no backbone.
+
+    Args:
+        folder: the run folder, where clients may keep what is theirs.
+
+    Raises:
+        ConfigError: whatever would stop the run later.
+    """
+    method = build_method(config.method.name, config.method.settings)
+    worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
+    if config.run.min_clients > config.partition.clients:
+        raise ConfigError(
+            f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
+        )
+    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    start(plan)  # raises where the method's settings do not fit the backbone
+    return Session(worker, plan)
+
+
+def _same_run(folder: Path, config: Config, told: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very run: equal settings but for how it is carried out, equal weights and data."""
+
+    def numbers(c: Config) -> dict[str, Any]:
+        table = to_table(c)
+        return {**table, "run": {k: v for k, v in table["run"].items() if k in ("seed", "threads", "min_clients")}}
+
+    before = read_provenance(folder)
+    return numbers(read_config(folder)) == numbers(config) and all(
+        before.get(key) == told[key] for key in ("weights_sha256", "data_sha256")
+    )
+
+
+def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
+    """The run folder, new or of this very run, how far it is, and warnings about damaged checkpoints.
+
+    Raises:
+        ConfigError: the folder holds something else, another run, or the same on other weights or data.
+    """
+    told = provenance(config, session.worker.dataset)
+    if (folder / CONFIG).exists():
+        if not _same_run(folder, config, told):
+            raise ConfigError(
+                f"{folder}: holds another run (other settings, weights or data; see its {CONFIG}). "
+                "Choose another --output, or delete the folder"
+            )
+        recorder = Recorder(folder)
+        return recorder, *recorder.latest()
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+        raise ConfigError(f"{folder}: exists and is not a run folder; choose another --output")
+    return Recorder.create(folder, config, told), None, []
+
+
+def _totals(plan: Plan) -> list[int]:
+    return [len(t) for t in plan.scenario.tests]
+
+
+def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
+    totals = progress.totals
+    seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
+    return {
+        "method": plan.config.method.name,
+        "seed": plan.config.run.seed,
+        **summarise(progress.right, _totals(plan)),
+        **{name: int(totals.get(name, 0)) for name in ("upload_bytes", "download_bytes", "refused", "images")},
+        "seconds": seconds,
+        "right": progress.right,
+        "total": _totals(plan),
+        "sha256": progress.sha256(),
+    }
+
+
+def simulate(
+    session: Session,
+    folder: Path,
+    listen: Callable[[Emit, Progress], Emit] | None = None,
+    exchange: Exchange | None = None,
+) -> dict[str, Any]:
+    """Carry out a run, or what is left of it, in `folder`; the figures of the finished run.
+
+    Args:
+        listen: (the recorder's emit, where the run stands) -> what to call with every event, for a live display.
+        exchange: in place of the one that the settings name.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        RunError: the run had to stop; the folder's last checkpoint is good.
+    """
+    plan = session.plan
+    recorder, progress, warnings = open_run(folder, plan.config, session)
+    with closing(recorder):
+        finished = read_summary(folder)
+        if finished is not None:
+            return finished
+        progress = progress or start(plan)
+        emit = listen(recorder.emit, progress) if listen else recorder.emit
+        for warning in warnings:
+            emit({"event": "warning", "reason": warning})
+
+        def save(now: Progress) -> None:
+            recorder.save(now)
+            if plan.ends_task(now.position - 1):
+                recorder.write_matrix(now.right, _totals(plan))
+
+        with closing(exchange or session.exchange(folder)) as carrier:
+            done = run(plan, progress, carrier, emit, save)
+        summary = _summary(plan, done)
+        write_plots(folder / "plots", plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
+        recorder.finish(summary)
+        return summary
+
+
+def resume(folder: Path) -> Session:
+    """The session of the run in `folder`, from its own settings."""
+    return prepare(read_config(folder), folder)

@@ -1,0 +1,77 @@
+"""Named arrays as a few flat buffers: one per group and type, and an index (group, name, type, shape) beside them.
+
+Every array of a message costs Flower a round trip in deployment, so hundreds of small ones would be slow. What arrives
+is not trusted: whatever does not fit is a ValueError.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from fcil.arrays import Arrays
+
+__all__ = ["pack", "unpack"]
+
+
+def pack(groups: Mapping[str, Arrays]) -> tuple[ArrayRecord, str]:
+    """Groups of named arrays -> flat buffers `group.dtype`, and the index that undoes it."""
+    buffers: dict[str, list[np.ndarray]] = {}
+    index = []
+    for group, arrays in groups.items():
+        for name, a in arrays.items():
+            if a.dtype.kind not in "fiub":
+                raise TypeError(f"{group} {name}: arrays of type {a.dtype} do not travel")
+            native = a.astype(a.dtype.newbyteorder("="), copy=False)
+            buffers.setdefault(f"{group}.{a.dtype.name}", []).append(native.reshape(-1))
+            index.append([group, name, a.dtype.name, list(a.shape)])
+    flat = {key: Array(np.concatenate(parts)) for key, parts in buffers.items()}
+    return ArrayRecord(flat), json.dumps(index, separators=(",", ":"))
+
+
+def _entries(index: str) -> list[tuple[str, str, str, tuple[int, ...]]]:
+    try:
+        entries = [(str(g), str(n), str(d), tuple(shape)) for g, n, d, shape in json.loads(index)]
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError("the index of the arrays cannot be read") from None
+    for _, name, _, shape in entries:
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"{name[:80]}: {list(shape)[:8]} is not a shape")
+    return entries
+
+
+def _flat(key: str, array: Array) -> np.ndarray:
+    try:
+        values = array.numpy()
+    except Exception as error:  # whatever a damaged buffer makes NumPy raise
+        raise ValueError(f"buffer {key}: {error}") from None
+    if values.ndim != 1 or values.dtype.name != key.rpartition(".")[2]:
+        raise ValueError(f"buffer {key}: holds {values.dtype} of shape {values.shape}")
+    return values
+
+
+def unpack(record: ArrayRecord, index: str, groups: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Undo `pack`: the arrays of each group, in their order.
+
+    Raises:
+        ValueError: index and buffers do not fit each other.
+    """
+    flat = {key: _flat(key, array) for key, array in record.items()}
+    out: dict[str, dict[str, np.ndarray]] = {group: {} for group in groups}
+    used = dict.fromkeys(flat, 0)
+    for group, name, dtype, shape in _entries(index):
+        key = f"{group}.{dtype}"
+        begin, end = used.get(key, 0), used.get(key, 0) + math.prod(shape)
+        if group not in out or name in out[group]:
+            raise ValueError(f"{group[:80]} {name[:80]}: not expected, or twice in the index")
+        if key not in flat or end > len(flat[key]):
+            raise ValueError(f"{name[:80]}: buffer {key[:80]} ends before its {math.prod(shape)} values")
+        # a copy, so that it lies in memory as if it had been made here
+        out[group][name] = flat[key][begin:end].reshape(shape).copy()
+        used[key] = end
+    for key, values in flat.items():
+        if used[key] != len(values):
+            raise ValueError(f"buffer {key[:80]}: {len(values)} values, the index accounts for {used[key]}")
+    return [out[group] for group in groups]

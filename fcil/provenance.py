@@ -1,0 +1,51 @@
+"""What a run's numbers depend on beside its settings: versions, commit, processor, hashes of weights and data."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcil.config import Config
+from fcil.data.dataset import Dataset
+from fcil.model.backbone import weights_sha256
+
+__all__ = ["PACKAGES", "commit", "provenance", "versions"]
+
+PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "flwr", "ray")
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version; packages that are missing say so."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The git commit of the checkout that this code runs from, with `-dirty` where files differ; empty outside one."""
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def provenance(config: Config, data: Dataset) -> dict[str, Any]:
+    """The [provenance] section of a run's config.toml."""
+    return {
+        "commit": commit(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "weights_sha256": weights_sha256(config.model),
+        "data_sha256": data.sha256(),
+        "versions": versions(),
+    }

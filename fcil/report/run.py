@@ -1,0 +1,33 @@
+"""The plots of one run, in its folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fcil.data.dataset import Dataset
+from fcil.metrics import accuracy_matrix
+from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
+from fcil.scenario import Scenario
+
+__all__ = ["holders", "write_plots"]
+
+
+def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
+    """(clients, classes) training images that each client holds of each class, in the run's class order."""
+    counts = np.zeros((scenario.clients, len(data.classes)), np.int64)
+    for parts in scenario.parts:
+        for client, part in enumerate(parts):
+            counts[client] += np.bincount(scenario.positions[data.train.labels[part]], minlength=len(data.classes))
+    return counts
+
+
+def write_plots(folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str) -> None:
+    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes)."""
+    folder.mkdir(exist_ok=True)
+    total = [len(t) for t in scenario.tests]
+    pooled = np.array([sum(row) / sum(total[: len(row)]) for row in right])
+    accuracy_over_tasks(folder / "accuracy.png", {label: pooled})
+    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}")
+    names = [data.classes[int(c)] for c in scenario.order]
+    class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])

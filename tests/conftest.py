@@ -1,0 +1,32 @@
+"""Shared set-up: a modest Hypothesis profile, one thread, and small settings."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("fcil", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fcil")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def digits_config():
+    """Settings of a run of seconds: `digits_config({"train": {...}})` with sections on top of a small base."""
+    from fcil.config import from_table
+
+    base = {
+        "data": {"name": "digits", "train_limit": 240, "test_limit": 100},
+        "tasks": {"count": 2},
+        "partition": {"clients": 3, "min_samples": 2},
+        "train": {"rounds": 2, "epochs": 1},
+        "run": {"device": "cpu"},
+    }
+
+    def make(*tables):
+        return from_table([("base", base), *(("test", table) for table in tables)])
+
+    return make

@@ -1,0 +1,68 @@
+"""Small things that tests are made with: a random ViT of two blocks, a data set of random patterns, phases."""
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from fcil.data.dataset import Augmentation, Dataset, Split
+from fcil.local import ClientData
+from fcil.method import Backbone, Phase
+from fcil.model.adapted import AdaptedModel
+from fcil.tasks import Task
+
+SIZE, WIDTH = 16, 32
+
+
+def tiny_vit(seed=0):
+    """Two blocks of width 32 on four patches; 5 tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        network = VisionTransformer(
+            img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2, mlp_ratio=2.0, num_classes=0
+        )
+        for weight in network.parameters():  # timm's own start is so small that layers hardly do anything
+            if weight.dim() == 2:
+                torch.nn.init.normal_(weight, std=0.2)
+    return network
+
+
+LINEARS = {
+    f"blocks.{block}.{layer}": shape
+    for block in range(2)
+    for layer, shape in {
+        "attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH),
+        "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
+    }.items()
+}  # fmt: skip
+BACKBONE = Backbone(WIDTH, LINEARS)
+
+
+def model(adapter, precision="fp32", seed=0):
+    return AdaptedModel(tiny_vit(seed), adapter, "cpu", precision)
+
+
+def dataset(samples=48, classes=4, seed=0):
+    """A pattern per class under noise; the training part and an equally large test part."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(0, 256, (classes, SIZE, SIZE, 1))
+
+    def part():
+        labels = np.arange(samples) % classes
+        noise = rng.integers(0, 256, (samples, SIZE, SIZE, 1))
+        return Split(((3 * patterns[labels] + noise) // 4).astype(np.uint8), labels.astype(np.int64))
+
+    augmentation = Augmentation(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=True)
+    return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), augmentation=augmentation)
+
+
+def client_data(data, indices):
+    return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))
+
+
+def phase(round=1, kind="train", task=None, index=None, seed=0):
+    return Phase(round - 1 if index is None else index, kind, task or Task(0, 0, 2), round, seed)
+
+
+def dense(arrays, layer):
+    """B A of a layer, in float64."""
+    return arrays[f"{layer}.lora_B"].astype(np.float64) @ arrays[f"{layer}.lora_A"].astype(np.float64)

@@ -1,0 +1,143 @@
+"""The vocabulary of named arrays."""
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcil.arrays import (
+    as_float32,
+    digest,
+    grouped,
+    matching,
+    mean,
+    nbytes,
+    same_names,
+    subtract,
+    symmetric_half,
+    symmetric_whole,
+    total,
+    ungrouped,
+    weighted_mean,
+)  # fmt: skip
+from fcil.errors import MergeError
+
+
+def many(seed, clients=4):
+    rng = np.random.default_rng(seed)
+    return [{"a": rng.standard_normal((2, 3)).astype(np.float32), "b": rng.standard_normal(4)} for _ in range(clients)]
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any))
+def test_weighted_mean_is_the_literal_one(seed, counts):
+    updates = many(seed)
+    merged = weighted_mean(updates, counts)
+    for name in ("a", "b"):
+        np.testing.assert_allclose(
+            merged[name], reference.fedavg([u[name] for u in updates], counts), rtol=1e-6, atol=1e-6
+        )
+        assert merged[name].dtype == updates[0][name].dtype
+    backwards = weighted_mean(updates[::-1], counts[::-1])
+    np.testing.assert_allclose(backwards["b"], merged["b"], rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
+def test_identical_updates_come_out_bit_for_bit(seed, weights):
+    one = many(seed)[0]
+    merged = weighted_mean([one] * len(weights), weights)
+    assert digest(merged) == digest(one)
+
+
+def test_a_weight_of_zero_is_no_influence_whatever_the_client_holds():
+    updates = many(0, 3)
+    for position in range(3):
+        poisoned = [
+            *updates[:position],
+            {n: np.full_like(a, np.nan) for n, a in updates[0].items()},
+            *updates[position:],
+        ]
+        weights = [1.0, 2.0, 3.0]
+        assert digest(weighted_mean(poisoned, [*weights[:position], 0, *weights[position:]])) == digest(
+            weighted_mean(updates, weights)
+        )
+
+
+def test_sums_run_in_float64():
+    """In float32 each 1 would be lost beside 2^24."""
+    big = {"a": np.array([2.0**24], np.float32)}
+    ones = [{"a": np.ones(1, np.float32)}] * 4
+    assert total([big, *ones])["a"] == 2**24 + 4
+    assert mean([big, *ones])["a"] == np.float32((2**24 + 4) / 5)
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [1, -1], [1, np.nan], [1, np.inf], [1], [1, 1, 1]])
+def test_weights_that_make_no_mean(weights):
+    with pytest.raises(MergeError, match="weights"):
+        weighted_mean(many(0, 2), weights)
+
+
+def test_updates_that_do_not_belong_together():
+    one, two = many(0, 2)
+    with pytest.raises(MergeError, match="empty"):
+        same_names([])
+    with pytest.raises(MergeError):
+        weighted_mean([], [])
+    with pytest.raises(MergeError, match="differs from number 0 in b"):
+        same_names([one, {"a": two["a"]}])
+    with pytest.raises(MergeError, match="differs from number 0 in c"):
+        same_names([one, {**two, "c": two["a"]}])
+    with pytest.raises(MergeError, match="differs from number 0 in a"):
+        subtract(one, {**two, "a": two["a"].T})
+
+
+def test_inputs_are_not_changed():
+    updates = many(0)
+    before = [digest(u) for u in updates]
+    weighted_mean(updates, [1, 2, 3, 4])
+    total(updates)
+    subtract(updates[0], updates[1])
+    assert [digest(u) for u in updates] == before
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_halves_of_symmetric_matrices(n, seed):
+    square = np.random.default_rng(seed).standard_normal((n, n))
+    matrix = square + square.T
+    half = symmetric_half(matrix)
+    assert half.size == n * (n + 1) // 2
+    np.testing.assert_array_equal(symmetric_whole(half), matrix)
+
+
+@pytest.mark.parametrize("size", [2, 4, 5, 7, 9])
+def test_what_is_not_half_a_matrix(size):
+    with pytest.raises(MergeError, match="not half"):
+        symmetric_whole(np.zeros(size))
+
+
+def test_digest_sees_names_types_shapes_and_values():
+    base = {"a": np.arange(6, dtype=np.float32)}
+    others = [
+        {"b": base["a"]}, {"a": base["a"].astype(np.float64)}, {"a": base["a"].reshape(2, 3)},
+        {"a": base["a"] + 1}, {"a": -base["a"]}, {}, {"a": base["a"], "b": base["a"]},
+    ]  # fmt: skip
+    assert len({digest(x) for x in [base, *others]}) == 8
+    assert digest({"a": 1 * base["a"], "b": base["a"]}) == digest({"b": base["a"], "a": base["a"]})
+    assert digest({"a": np.arange(12, dtype=np.float32)[::2] / 2}) == digest(base)  # layout in memory is no content
+
+
+def test_states_are_tables_and_back():
+    state = {"module": {"x.lora_A": np.ones(2)}, "past": {"task0/x.lora_A": np.zeros(1)}, "empty": {}}
+    flat = ungrouped(state)
+    assert list(flat) == ["module:x.lora_A", "past:task0/x.lora_A"]
+    back = grouped(flat)
+    assert {g: dict(a) for g, a in back.items()} == {g: a for g, a in state.items() if a}
+
+
+def test_patterns_bytes_and_casts():
+    names = ["head.1.weight", "head.10.weight", "blocks.0.lora_A", "blocks.0.lora_B"]
+    assert matching(names, ["head.1.*"]) == ["head.1.weight"]
+    assert matching(names, ["*.lora_B", "*.lora_A"]) == names[2:]
+    arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4, np.float32)}
+    assert nbytes(arrays) == 48 + 16
+    assert nbytes(as_float32(arrays)) == 24 + 16

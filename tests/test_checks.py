@@ -1,0 +1,89 @@
+"""Every reason for which a reply is refused, one by one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small import BACKBONE, phase
+
+from fcil.checks import expected, refusal
+from fcil.method import ClientUpdate
+from strategies.lorm import LoRM
+
+AT = phase(2, index=5)
+METHOD = LoRM(rank=2)
+STATE = METHOD.begin({}, AT, BACKBONE)
+BROADCAST = METHOD.broadcast(STATE, AT)
+WANTED = expected(AT, BROADCAST, METHOD.local(AT), {0: 10, 2: 7})
+GOOD = ClientUpdate(
+    2, 5, 7,
+    {n: np.ones(shape, np.float32) for n, shape in WANTED.arrays.items()},
+    {n: np.ones(shape, np.float32) for n, shape in WANTED.statistics.items()},
+)  # fmt: skip
+ARRAY, STATISTIC = next(iter(WANTED.arrays)), next(iter(WANTED.statistics))
+
+
+def test_a_good_reply_passes():
+    assert refusal(GOOD, WANTED, []) is None
+    assert refusal(GOOD, WANTED, [0]) is None
+    assert refusal(replace(GOOD, metrics={"loss": float("nan")}), WANTED, []) is None  # records only
+
+
+def test_only_what_trains_is_expected():
+    assert all(".lora_A" in n or n.startswith("head.0.") for n in WANTED.arrays)
+    assert all(n.endswith(("input_energy", "gram")) for n in WANTED.statistics)
+
+
+@pytest.mark.parametrize(
+    ("change", "already", "reason"),
+    [
+        ({"client": 1}, [], "was not asked"),
+        ({"phase": 4}, [], "stale: answers phase 4, not 5"),
+        ({}, [2], "a second reply"),
+        ({"num_examples": 8}, [], "claims 8 training samples, holds 7"),
+        ({"num_examples": -7}, [], "claims -7"),
+        ({"arrays": {}}, [], "array: missing"),
+        ({"statistics": {}}, [], "statistic: missing"),
+    ],
+)
+def test_stamps_counts_and_names(change, already, reason):
+    assert reason in refusal(replace(GOOD, **change), WANTED, already)
+
+
+def bad_arrays(a):
+    poisoned = a.copy()
+    poisoned.flat[0] = np.nan
+    infinite = a.copy()
+    infinite.flat[-1] = -np.inf
+    return {
+        "1 of": poisoned, "NaN or infinite": infinite, "type int64": a.astype(int),
+        "type float16": a.astype(np.float16), "type object": a.astype(object),
+        "shape": a[:1].copy() if len(a) > 1 else a[:, :1], "shape ": a[None],
+        "type complex64": a.astype(np.complex64), "type bool": a.astype(bool),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["arrays", "statistics"])
+@pytest.mark.parametrize("reason", list(bad_arrays(np.ones((2, 2), np.float32))))
+def test_values_shapes_and_types(field, reason):
+    name = {"arrays": ARRAY, "statistics": STATISTIC}[field]
+    good = getattr(GOOD, field)
+    refused = refusal(replace(GOOD, **{field: {**good, name: bad_arrays(good[name])[reason]}}), WANTED, [])
+    assert reason.strip() in refused
+    assert name in refused
+
+
+def test_extra_arrays_are_refused_too():
+    """A frozen factor that a client sends nevertheless must not get into a merge."""
+    extra = replace(GOOD, arrays={**GOOD.arrays, "blocks.0.attn.qkv.lora_B": np.zeros((96, 2), np.float32)})
+    assert "not asked for ['blocks.0.attn.qkv.lora_B']" in refusal(extra, WANTED, [])
+
+
+def test_float64_and_lengths_that_only_the_client_knows_are_admitted():
+    double = replace(GOOD, statistics={n: a.astype(np.float64) for n, a in GOOD.statistics.items()})
+    assert refusal(double, WANTED, []) is None
+    open_ended = replace(WANTED, statistics={n: (-1,) * len(s) for n, s in WANTED.statistics.items()})
+    longer = replace(GOOD, statistics={n: np.ones(3, np.float32) for n in GOOD.statistics})
+    assert refusal(longer, open_ended, []) is None
+    deeper = replace(GOOD, statistics={n: np.ones((3, 1), np.float32) for n in GOOD.statistics})
+    assert "shape" in refusal(deeper, open_ended, [])

@@ -1,0 +1,146 @@
+"""The command line as a person uses it: by subprocess, exit codes and messages included."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = """
+data = {train_limit = 100, test_limit = 60}
+model = {image_size = 16}
+tasks = {count = 2}
+partition = {clients = 2, min_samples = 1}
+train = {rounds = 2, epochs = 1}
+method = {name = "lorm", rank = 2}
+[compare.fedavg.train]
+lr = 1e-3
+[compare.exact]
+method = {name = "lorm", rank = 2, gram_b = "exact"}
+"""
+
+
+def fcil(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "fcil.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_run_shows_progress_and_a_table_and_a_second_time_only_the_table(small, tmp_path):
+    first = fcil("run", small, "--output", tmp_path / "run")
+    assert first.returncode == 0, first.stderr
+    assert "\x1b" not in first.stdout
+    for word in ("task 1", "task 2", "final", "forgetting", "MB", "sha256"):
+        assert word in first.stdout
+    stamp = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
+    second = fcil("run", small, "--output", tmp_path / "run")
+    assert second.returncode == 0
+    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == stamp
+    resumed = fcil("resume", tmp_path / "run")
+    assert resumed.returncode == 0
+    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1] == resumed.stdout.splitlines()[-1]
+
+
+def test_compare_writes_tables_and_plots_and_reuses_finished_runs(small, tmp_path):
+    out = tmp_path / "out"
+    told = fcil("compare", small, "--seeds", "0,1", "--output", out)
+    assert told.returncode == 0, told.stderr
+    names = {"comparison.csv", "comparison.md", "comparison.tex", "accuracy.png", "traffic.png"}
+    runs = {f"{label}-seed{seed}" for label in ("fedavg", "exact") for seed in (0, 1)}
+    assert {p.name for p in out.iterdir()} == names | runs
+    rows = list(csv.DictReader((out / "comparison.csv").open()))
+    assert [row["method"] for row in rows] == ["fedavg", "exact"]
+    final = [json.loads((out / f"exact-seed{s}" / "summary.json").read_text())["final_accuracy"] for s in (0, 1)]
+    column = next(name for name in rows[1] if "final" in name and "mean" in name)
+    assert float(rows[1][column]) == pytest.approx(sum(final) / 2)
+    stamps = [(out / run / "summary.json").stat().st_mtime_ns for run in sorted(runs)]
+    assert fcil("compare", small, "--seeds", "0,1", "--output", out).returncode == 0
+    assert [(out / run / "summary.json").stat().st_mtime_ns for run in sorted(runs)] == stamps
+
+
+BAD = {
+    "partition.bta=0.1": ["--set: partition.bta", "Did you mean 'beta'"],
+    "partition.beta=0": ["partition.beta = 0", "greater than 0"],
+    "partition.beta=-1": ["greater than 0"],
+    "method.rank=0": ["method.rank", "at least 1"],
+    "method.rank=1000": ["method.rank = 1000", "between 1 and 128"],
+    "method.gram=1": ["unknown setting", "Did you mean"],
+    "method.name=lorrm": ["no such method", "Did you mean 'lorm'"],
+    "partition.clients=1000": ["partition.clients = 1000", "min_samples"],
+    "tasks.sizes=[2,2,2]": ["tasks.sizes = [2, 2, 2]", "sum to 6", "10 classes"],
+    "tasks.count=11": ["tasks.count = 11"],
+    "model.weights=nowhere.safetensors": ["model.weights = 'nowhere.safetensors'"],
+    "model.backbone=vit_tny": ["model.backbone = 'vit_tny'"],
+    "model.image_size=15": ["model.image_size = 15", "patch size 4"],
+    "data.name=cifar": ["data.name = 'cifar'"],
+    "data.root=/nowhere": [],
+    "trian.lr=1": ["[trian]", "Did you mean 'train'"],
+    "train.lr='fast'": ["train.lr = 'fast'", "must be number"],
+    "nonsense": ["--set nonsense", "section.key=value"],
+}
+
+
+@pytest.mark.parametrize("setting", [key for key, words in BAD.items() if words])
+def test_a_bad_setting_is_one_clear_message_and_exit_code_2(small, tmp_path, setting):
+    told = fcil("run", small, "--output", tmp_path / "run", "--set", setting)
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert len(told.stderr.splitlines()) == 1
+    for word in BAD[setting]:
+        assert word in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_says_what_to_put_where(small, tmp_path):
+    told = fcil(
+        "run", small, "--output", tmp_path / "r", "--set", "data.name=fashion-mnist", "--set", f"data.root={tmp_path}"
+    )
+    assert told.returncode == 2
+    assert "train-images-idx3-ubyte" in told.stderr
+    assert str(tmp_path) in told.stderr
+
+
+def test_messages_name_the_file(small, tmp_path):
+    above = tmp_path / "above.toml"
+    above.write_text('base = "small.toml"\n[partition]\nbeta = 0.0\n')
+    told = fcil("run", above)
+    assert told.returncode == 2
+    assert f"{above}: partition.beta = 0.0: must be greater than 0" in told.stderr
+    missing = fcil("run", tmp_path / "none.toml")
+    assert missing.returncode == 2
+    assert "none.toml: no such file" in missing.stderr
+
+
+def test_another_run_in_the_folder_is_refused(small, tmp_path):
+    assert fcil("run", small, "--output", tmp_path / "run").returncode == 0
+    told = fcil("run", small, "--output", tmp_path / "run", "--set", "train.lr=0.5")
+    assert told.returncode == 2
+    assert "holds another run" in told.stderr
+
+
+def test_small_commands():
+    listed = fcil("methods")
+    assert listed.returncode == 0
+    assert "lorm" in listed.stdout
+    assert "fedavg" in listed.stdout
+    one = fcil("methods", "lorm")
+    for word in ("rank", "gram_b", "exact", "diagonal", "2410.17961", "16"):
+        assert word in one.stdout
+    data = fcil("data", "list")
+    assert "digits" in data.stdout
+    doctor = fcil("doctor")
+    assert doctor.returncode == 0
+    for word in ("torch", "cores", "bf16", "GPUs", "memory", "data digits"):
+        assert word in doctor.stdout
+    for command in ("run", "resume", "compare", "methods", "data", "doctor", "bench"):
+        assert fcil(command, "--help").returncode == 0

@@ -1,0 +1,240 @@
+"""LoRM's server half against the literal equations, from updates that are made of explicit inputs X_i."""
+
+import numpy as np
+import pytest
+import reference
+from small import BACKBONE, LINEARS, WIDTH, dense, model, phase
+
+from fcil.arrays import symmetric_half
+from fcil.method import Broadcast, ClientUpdate
+from fcil.model.lora import A, B
+from fcil.statistics import HeadGram, InputEnergy, ProjectedGram, head_gram, input_energy, projected_gram
+from fcil.tasks import Task
+from strategies.lorm import LoRM
+
+CLIENTS, TOKENS, RANK = 3, 200, 3
+TASKS = [Task(0, 0, 2), Task(1, 2, 3), Task(2, 5, 1)]
+
+
+def started(method, seed=0, task=TASKS[0], state=None):
+    """A state at the start of a task, with a B that is not zero, so that nothing cancels by chance."""
+    rng = np.random.default_rng(seed)
+    if state is None:
+        state = method.init(BACKBONE, 6, seed)
+    state = method.begin(state, phase(task=task, seed=seed), BACKBONE)
+    module = {
+        n: a if n.endswith(A) else rng.normal(0, 0.3, a.shape).astype(np.float32) for n, a in state["module"].items()
+    }
+    return {**state, "module": module}
+
+
+def synthetic(method, state, at, seed):
+    """Updates with random factors, and the inputs from which their statistics are computed, literally, here."""
+    rng = np.random.default_rng([seed, at.round, at.task.index])
+    local = method.local(at)
+    sent = method.broadcast(state, at).arrays
+    updates, inputs, features = [], [], []
+    for client in range(CLIENTS):
+        scale = np.exp(rng.normal(0, 1, WIDTH * 2))
+        xs = {
+            layer: rng.standard_normal((shape[1], TOKENS)) * scale[: shape[1], None] for layer, shape in LINEARS.items()
+        }
+        f = rng.standard_normal((WIDTH, TOKENS)) * scale[:WIDTH, None]
+        arrays = {
+            n: (sent[n] + rng.normal(0, 0.3, sent[n].shape)).astype(np.float32) for n in local.trained(list(sent))
+        }
+        statistics = {}
+        for each in local.passes:
+            for s in each.statistics:
+                for layer, x in xs.items():
+                    g = reference.gram(x)
+                    if isinstance(s, InputEnergy):
+                        statistics[input_energy(layer)] = np.diag(g).astype(np.float32)
+                    elif isinstance(s, ProjectedGram):
+                        a = sent[layer + A].astype(np.float64)
+                        kept = g if s.kind == "exact" else reference.diagonal_only(g)
+                        statistics[projected_gram(layer)] = symmetric_half(a @ kept @ a.T).astype(np.float32)
+                if isinstance(s, HeadGram):
+                    g = reference.shrunk(reference.gram(f), s.amount)
+                    half = np.diag(g) if s.amount == 0 else symmetric_half(g)
+                    statistics[head_gram(s.task)] = half.astype(np.float32)
+        updates.append(ClientUpdate(client, at.index, 10 * (client + 1), arrays, statistics))
+        inputs.append(xs)
+        features.append(f)
+    return updates, inputs, features
+
+
+def close(mine, literal, tolerance=2e-4):
+    assert mine.dtype == np.float32
+    np.testing.assert_allclose(mine, literal, rtol=tolerance, atol=tolerance * np.abs(literal).max())
+
+
+@pytest.mark.parametrize("kind", ["exact", "diagonal"])
+def test_b_round(kind):
+    method = LoRM(rank=RANK, gram_b=kind)
+    state = started(method)
+    updates, inputs, _ = synthetic(method, state, phase(1), 0)
+    merged = method.merge(state, phase(1), updates)
+    for layer in LINEARS:
+        a, bs = state["module"][layer + A].astype(np.float64), [u.arrays[layer + B] for u in updates]
+        xs = [x[layer] for x in inputs]
+        close(merged["module"][layer + B], reference.lorm_b(bs, a, xs, diagonal=kind == "diagonal"))
+        if kind == "exact":
+            close(merged["module"][layer + B], reference.least_squares_b(bs, a, xs))
+        np.testing.assert_array_equal(merged["module"][layer + A], state["module"][layer + A])
+
+
+def test_a_round():
+    method = LoRM(rank=RANK)
+    state = started(method)
+    updates, inputs, _ = synthetic(method, state, phase(2), 0)
+    merged = method.merge(state, phase(2), updates)
+    for layer in LINEARS:
+        literal = reference.lorm_a([u.arrays[layer + A] for u in updates], [x[layer] for x in inputs], diagonal=True)
+        close(merged["module"][layer + A], literal)
+        np.testing.assert_array_equal(merged["module"][layer + B], state["module"][layer + B])
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("round", [1, 2])
+def test_head_rows_match_responses_and_biases_are_a_mean_over_examples(amount, round):
+    method = LoRM(rank=RANK, head_gram_shrink=amount)
+    state = started(method)
+    updates, _, features = synthetic(method, state, phase(round), 0)
+    merged = method.merge(state, phase(round), updates)
+    close(
+        merged["head"]["head.0.weight"],
+        reference.lorm_head([u.arrays["head.0.weight"] for u in updates], features, amount),
+    )
+    biases, counts = [u.arrays["head.0.bias"] for u in updates], [u.num_examples for u in updates]
+    close(merged["head"]["head.0.bias"], reference.fedavg(biases, counts), 1e-6)
+
+
+def test_rounds_alternate_beginning_with_b_in_every_task_and_end_with_a_report():
+    method = LoRM(rank=RANK)
+    for task in TASKS:
+        assert method.phases(task, 5) == ("train",) * 5 + ("report",)
+        for round in range(1, 6):
+            sent = [*started(method)["module"], f"head.{task.index}.weight"]
+            names = method.local(phase(round, task=task)).trained(sent)
+            factor, other = (B, A) if round in (1, 3, 5) else (A, B)
+            assert {n for n in names if ".lora_" in n} == {layer + factor for layer in LINEARS}
+            assert not any(n.endswith(other) for n in names)
+            assert f"head.{task.index}.weight" in names
+        assert method.local(phase(6, "report", task)).trains == ()
+
+
+def test_a_task_begins_with_b_zero_and_a_kaiming_uniform():
+    state = LoRM(rank=RANK).begin({}, phase(), BACKBONE)
+    for layer, (_, width) in LINEARS.items():
+        assert not state["module"][layer + B].any()
+        a = state["module"][layer + A]
+        assert a.shape == (RANK, width)
+        assert 0.8 / np.sqrt(width) < np.abs(a).max() <= 1 / np.sqrt(width)
+
+
+def whole_run(method, rounds=2):
+    """Three tasks; yields (phase, state before, state after, updates, inputs)."""
+    state, index = None, 0
+    for task in TASKS:
+        state = started(method, seed=task.index, task=task, state=state)
+        for round, kind in enumerate(method.phases(task, rounds), 1):
+            at = phase(round, kind, task, index)
+            updates, inputs, _ = synthetic(method, state, at, 7)
+            after = method.merge(state, at, updates)
+            yield at, state, after, updates, inputs
+            state, index = after, index + 1
+
+
+@pytest.mark.parametrize("gram_model", ["deployed", "own"])
+def test_three_tasks(gram_model):
+    """Deployed weights are the dense formula at each task's end, and the mean over tasks between rounds."""
+    method = LoRM(rank=RANK, gram_model=gram_model)
+    pairs, energies, heads = [], [], {}
+    for at, before, after, _, inputs in whole_run(method):
+        deployed = method.deploy(after, at)
+        for name, rows in heads.items():
+            np.testing.assert_array_equal(deployed[name], rows)
+            np.testing.assert_array_equal(after["head"][name], rows)
+        modules = [*pairs, after["module"]]
+        if at.kind == "report":
+            pairs.append(after["module"])
+            energies.append(inputs)
+            heads = {n: a.copy() for n, a in after["head"].items()}
+            modules = pairs
+        for layer in LINEARS:
+            each = [(m[layer + B].astype(np.float64), m[layer + A].astype(np.float64)) for m in modules]
+            if at.kind == "report":
+                grams = [sum(np.diag(reference.gram(x[layer])) for x in of_task) for of_task in energies]
+                literal = reference.lorm_tasks(each, grams)
+            else:
+                literal = reference.mean_of_tasks(each)
+            np.testing.assert_allclose(dense(deployed, layer), literal, rtol=1e-4, atol=1e-5 * np.abs(literal).max())
+            assert deployed[layer + A].shape[0] == RANK * (at.task.index + 1)
+        assert all(a.dtype == np.float32 for a in deployed.values())
+        sent = method.broadcast(before, at)
+        assert set(sent.arrays) >= {layer + f for layer in LINEARS for f in (A, B)}
+        assert bool(sent.references) == (gram_model == "deployed" and at.task.index > 0)
+    assert sorted(after["head"]) == sorted(f"head.{t}.{p}" for t in range(3) for p in ("weight", "bias"))
+
+
+def test_after_the_first_task_the_deployed_model_is_its_own_module():
+    method = LoRM(rank=RANK)
+    for at, _, after, *_ in whole_run(method):
+        if at.kind == "report":
+            deployed = method.deploy(after, at)
+            for layer in LINEARS:
+                np.testing.assert_allclose(dense(deployed, layer), dense(after["module"], layer), rtol=1e-5, atol=1e-6)
+            return
+
+
+@pytest.mark.parametrize("gram_model", ["deployed", "own"])
+def test_model_of_the_grams(gram_model):
+    """`own` is W0 + B A as trained; `deployed` is W0 + the mean of all tasks' modules with the client's own in it."""
+    method = LoRM(rank=RANK, gram_model=gram_model)
+    past = []
+    for at, before, after, updates, _ in whole_run(method):
+        sent = method.broadcast(before, at)
+        mine = {**sent.arrays, **updates[1].arrays}
+        for each in method.local(at).passes:
+            assert (each.transform, each.repeats) == ("train", 1)
+            seen = each.under(mine, sent.references)
+            model(method.adapter).load(seen)
+            modules = [*past, mine] if gram_model == "deployed" else [mine]
+            for layer in LINEARS:
+                literal = reference.mean_of_tasks([(m[layer + B].astype(np.float64), m[layer + A]) for m in modules])
+                np.testing.assert_allclose(dense(seen, layer), literal, rtol=1e-4, atol=1e-6)
+        if at.kind == "report":
+            past.append(after["module"])
+
+
+def test_identical_clients_and_partial_participation():
+    """Copies of one client are that client; a client that was not drawn in a round leaves no trace in it."""
+    method = LoRM(rank=RANK, gram_b="exact")
+    state = started(method)
+    for at in (phase(1), phase(2)):
+        updates, *_ = synthetic(method, state, at, 1)
+        one = updates[0]
+        merged = method.merge(state, at, [one, one, one])
+        for name, a in one.arrays.items():
+            close({**merged["module"], **merged["head"]}[name], a, 1e-5)
+        two = method.merge(state, at, updates[:2])
+        ghost = ClientUpdate(
+            2, at.index, 0, updates[2].arrays, {n: np.zeros_like(a) for n, a in updates[2].statistics.items()}
+        )
+        three = method.merge(state, at, [*updates[:2], ghost])
+        for name in one.arrays:
+            group = "head" if name.startswith("head") else "module"
+            np.testing.assert_array_equal(three[group][name], two[group][name])
+
+
+def test_traffic_is_halves_and_vectors():
+    shapes = {n: a.shape for n, a in Broadcast({**started(LoRM(rank=RANK))["module"]}).arrays.items()}
+    shapes["head.0.weight"] = (2, WIDTH)
+    for round, wanted in ((1, RANK * (RANK + 1) // 2), (2, None)):
+        for s in LoRM(rank=RANK, gram_b="exact").local(phase(round)).passes[0].statistics:
+            for name, shape in s.shapes(shapes).items():
+                if name == head_gram(0):
+                    assert shape == (WIDTH * (WIDTH + 1) // 2,)
+                else:
+                    assert shape == (wanted or LINEARS[name.removesuffix(".input_energy")][1],)

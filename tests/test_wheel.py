@@ -1,0 +1,55 @@
+"""What is in the wheel: one import name, with methods, configurations and weights inside."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def test_only_fcil_is_at_the_top_level(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fcil"}
+    assert {"fcil/strategies/lorm.py", "fcil/strategies/fedavg.py", "fcil/configs/quickstart.toml"} <= set(names)
+    assert "fcil/assets/vit_tiny_fashion.safetensors" in names
+
+
+def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "__init__.py").write_text("raise ImportError('a foreign package')")
+    code = (
+        "import fcil; from fcil.registry import build_method, method_names; from fcil.model.backbone import *;"
+        "print(fcil.__file__, method_names(), build_method('lorm', {'rank': 2}), describe_backbone(Model()).width)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert str(site) in told.stdout
+    assert "'fedavg', 'lorm'" in told.stdout
+    assert told.stdout.rstrip().endswith("128")
+
+
+def test_a_foreign_package_called_strategies_is_refused(tmp_path):
+    (tmp_path / "fcil").symlink_to(ROOT / "fcil")
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "__init__.py").write_text("")
+    code = "from fcil.registry import method_names; method_names()"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert "ConfigError" in told.stderr
+    assert "another package of that name" in told.stderr
