@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point; returns the exit code: 0, 1 a run had to stop, 2 a mistake in what was given, 130 interrupted."""
+    """The entry point. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was given; 130 interrupted."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     given = _parser().parse_args(arguments)

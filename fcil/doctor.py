@@ -26,7 +26,8 @@ def _cores() -> int:
 def _free_memory() -> str:
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return f"{int(fields['MemAvailable'].split()[0]) / 1e6:.1f} GB free of {int(fields['MemTotal'].split()[0]) / 1e6:.1f} GB"
+        free, whole = (int(fields[name].split()[0]) / 1e6 for name in ("MemAvailable", "MemTotal"))
+        return f"{free:.1f} GB free of {whole:.1f} GB"
     except (OSError, KeyError, ValueError):
         return "unknown (no /proc/meminfo)"
 

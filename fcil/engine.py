@@ -1,4 +1,4 @@
-"""Settings -> a finished run: checks everything, then lets the loop walk through the phases and records what it does."""
+"""Settings -> a finished run: checks everything, lets the loop walk through the phases, and records what it does."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing

@@ -12,7 +12,7 @@ statistics; in a *report* phase they only report. Every phase is the same four s
     broadcast(state, phase) -> clients do local(phase) -> merge(state, phase, updates) -> deploy(state, phase)
 
 Three sets of weights are distinct on purpose: what the server keeps (`state`), what clients start from (`broadcast`)
-and what is evaluated (`deploy`). The server half is pure: states go in and come out, inputs are not mutated, and the only
+and what is evaluated (`deploy`). The server half is pure: states go in and come out, inputs are not mutated, and all
 randomness is `phase.generator(...)`.
 """
 

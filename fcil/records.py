@@ -147,7 +147,7 @@ class Recorder:
         return cls(folder)
 
     def latest(self) -> tuple[Progress | None, list[str]]:
-        """The newest good checkpoint, with the event log cut back to it, and a warning for each that was passed over."""
+        """The newest good checkpoint, with the event log cut back to it, and a warning for each one passed over."""
         warnings = []
         for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
             try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fcil.config import Config, MethodChoice
 from fcil.data import Data
 from fcil.inline import Inline
 from fcil.local import Train
@@ -16,7 +17,6 @@ from fcil.model.backbone import Model, describe_backbone
 from fcil.partition import Partition
 from fcil.tasks import Tasks
 from fcil.worker import Worker
-from fcil.config import Config, MethodChoice
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent

@@ -209,7 +209,7 @@ def test_too_few_good_updates_stop_the_run_with_a_usable_checkpoint(unbroken, tm
     def spoil(phase, reply):
         return [Failure(reply.client, "ill")] if phase.index == 4 and reply.client < 2 else [reply]
 
-    with pytest.raises(RunError, match="1 of 3 clients.*min_clients = 2"):
+    with pytest.raises(RunError, match=r"1 of 3 clients.*min_clients = 2"):
         simulate(session, folder, exchange=Faulty(session.worker, spoil))
     assert read_summary(folder) is None
     assert simulate(resume(folder), folder)["sha256"] == unbroken[0]["sha256"]
@@ -234,7 +234,8 @@ def test_sigkill_at_random_instants(unbroken, tmp_path, attempt):
     """Kill the process again and again, whatever it is doing, and let `fcil resume` finish."""
     config = tmp_path / "small.toml"
     config.write_text(
-        "data = {train_limit = 100, test_limit = 60}\nmodel = {image_size = 16}\npartition = {clients = 3, min_samples = 1, beta = 0.5}\n"
+        "data = {train_limit = 100, test_limit = 60}\nmodel = {image_size = 16}\n"
+        "partition = {clients = 3, min_samples = 1, beta = 0.5}\n"
         'train = {rounds = 2, epochs = 1}\nmethod = {name = "lorm", rank = 2}\n'
     )
     folder = tmp_path / "run"

@@ -172,15 +172,16 @@ def test_learning_rates_follow_the_first_pattern_that_matches(optimizer):
 
 def test_cross_entropy_is_over_the_current_task_only():
     adapted, arrays = model(Lora(RANK)), arrays_of(tasks=3)
+    arrays |= head.new_rows(Task(1, 2, 3), WIDTH, np.random.default_rng(9))
     adapted.load(arrays, list(arrays))
-    labels, images = torch.tensor([2, 3, 3]), torch.randn(3, 3, 16, 16)
-    step = step_of(adapted, images, labels, Task(1, 2, 2))
+    labels, images = torch.tensor([2, 4, 3]), torch.randn(3, 3, 16, 16)
+    step = step_of(adapted, images, labels, Task(1, 2, 3))
     loss = step.cross_entropy()
     logits = step.features.detach().numpy() @ arrays["head.1.weight"].T + arrays["head.1.bias"]
-    assert loss.item() == pytest.approx(reference.cross_entropy(logits.tolist(), [0, 1, 1]), rel=1e-5)
+    assert loss.item() == pytest.approx(reference.cross_entropy(logits.tolist(), [0, 2, 1]), rel=1e-5)
     loss.backward()
     assert all(adapted.arrays[f"head.{t}.{part}"].grad is None for t in (0, 2) for part in ("weight", "bias"))
-    assert adapted.logits(step.features).shape == (3, 6)
+    assert adapted.logits(step.features).shape == (3, 7)
 
 
 def test_reported_loss_is_the_mean_over_images_however_batches_are_cut():
@@ -238,6 +239,27 @@ def test_the_store_is_read_and_written_in_place():
     for expected in (2, 4):  # 9 samples in batches of 7
         run(model(Lora(RANK)), Hoarder(trains=("head.0.*",)), arrays_of(), store=store)
         assert store["steps"] == [expected]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness(Trainer):
+    """Writes down the labels and the images of every step."""
+
+    def loss(self, step):
+        seen = step.store.get("seen", np.zeros((0, 2)))
+        rows = np.stack([step.labels.double().numpy(), step.images.double().mean((1, 2, 3)).numpy()], 1)
+        step.store["seen"] = np.concatenate([seen, rows])
+        return step.cross_entropy()
+
+
+def test_every_epoch_sees_each_image_once_in_an_order_and_augmentation_of_its_own():
+    store, indices = {}, tuple(i for i in range(40) if i % 4 < 2)
+    run(model(Lora(RANK)), Witness(trains=("head.*",)), arrays_of(), indices=indices, store=store,
+        train=Train(epochs=2, batch=8))  # fmt: skip
+    first, second = store["seen"][:20], store["seen"][20:]
+    assert np.bincount(first[:, 0].astype(int)).tolist() == np.bincount(second[:, 0].astype(int)).tolist() == [10, 10]
+    assert first[:, 0].tolist() != second[:, 0].tolist()
+    assert not set(first[:, 1]) & set(second[:, 1])
 
 
 def test_a_teacher_can_be_used_inside_the_loss_and_gradients_survive():

@@ -80,7 +80,7 @@ def prepare(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """uint8 images -> normalised (n, 3, size, size) float32 on `device`; augmented where a generator is given."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    x = torch.tensor(images, device=device).permute(0, 3, 1, 2).float().div_(255)
     if rng is not None and dataset.augmentation != Augmentation():
         theta = torch.from_numpy(_boxes(len(x), dataset.augmentation, rng)).to(device)
         grid = F.affine_grid(theta, [len(x), x.shape[1], size, size], align_corners=False)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,6 +45,15 @@ def _code() -> str:
     return os.pathsep.join(dict.fromkeys(outside))
 
 
+def _probe(address: str) -> None:
+    """Raise OSError or ValueError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise ValueError("give host:port of the cluster's head, usually port 6379")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without what Ray 2.55 warns of itself: files and processes it does not close, a coming change about GPUs."""
@@ -56,11 +66,13 @@ def _quietly() -> Iterator[None]:
 def _connect(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:  # "local", so that RAY_ADDRESS in the environment does not decide
-        ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+        ray.init(
+            address="local", num_cpus=cores(), include_dashboard=False, _system_config={"gcs_rpc_server_reconnect_timeout_s": 5}, **quiet)
         return
     try:
+        _probe(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"run.ray_address = {address!r}: no Ray cluster answers there ({error})") from None
 
 

@@ -62,7 +62,10 @@ def test_one_worker_equals_inline(tmp_path):
         exchange.close()
 
 
-@pytest.mark.slow
-def test_no_cluster_at_the_address():
-    with pytest.raises(ConfigError, match="no Ray cluster answers"):
-        ray_exchange(settings(run={**ON_RAY, "ray_address": "127.0.0.1:1"}))
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("127.0.0.1:1", "refused"), ("ray://127.0.0.1:1", "give host:port"), ("127.0.0.1:x", "invalid literal")],
+)
+def test_no_cluster_at_the_address(address, told):
+    with pytest.raises(ConfigError, match=f"(?i)no Ray cluster answers there.*{told}"):
+        ray_exchange(settings(run={**ON_RAY, "ray_address": address}))

@@ -1,0 +1,180 @@
+"""Tables of one run and of a comparison: for the terminal, and as CSV, Markdown and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import cleandoc
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fcil.options import Described
+
+__all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]
+
+MEGA = 1e6
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
+    """The end of a run: accuracy per task, then the figures. Shares are shown in percent."""
+    tasks = Table(
+        "task", "when learned", "at the end", "all seen so far", box=None, title="accuracy [%]", title_justify="left"
+    )
+    for column in tasks.columns[1:]:
+        column.justify = "right"
+    for t, row in enumerate(right):
+        pooled = sum(row) / sum(total[: len(row)])
+        tasks.add_row(str(t + 1), _percent(row[t] / total[t]), _percent(right[-1][t] / total[t]), _percent(pooled))
+    seconds = summary["seconds"]
+    figures = Table(box=None, show_header=False)
+    figures.add_column()
+    figures.add_column(justify="right")
+    for name, value in (
+        ("final accuracy, pooled", f"{_percent(summary['final_accuracy'])} %"),
+        ("final accuracy, mean over tasks", f"{_percent(summary['final_accuracy_task_mean'])} %"),
+        ("average incremental accuracy", f"{_percent(summary['average_accuracy'])} %"),
+        ("forgetting", f"{_percent(summary['forgetting'])} points"),
+        ("traffic up / down", f"{summary['upload_bytes'] / MEGA:.2f} / {summary['download_bytes'] / MEGA:.2f} MB"),
+        ("seconds with clients (training, Grams)", f"{seconds.get('clients', 0):.1f} s"),
+        ("seconds merging", f"{seconds.get('merging', 0):.2f} s"),
+        ("seconds in evaluation", f"{seconds.get('evaluation', 0):.1f} s"),
+        ("seconds in all", f"{seconds.get('total', 0):.1f} s"),
+    ):
+        figures.add_row(name, value)
+    if summary.get("refused"):
+        figures.add_row(Text("updates refused or missing", "bold"), str(summary["refused"]))
+    return Group(tasks, Text(), figures)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a comparison."""
+
+    key: str
+    head: str
+    unit: str
+    value: Callable[[Mapping[str, Any]], float]
+    factor: float
+    digits: int
+
+
+COLUMNS = (
+    Column("final_accuracy", "final", "%", lambda run: run["final_accuracy"], 100, 1),
+    Column("final_accuracy_task_mean", "final, task mean", "%", lambda run: run["final_accuracy_task_mean"], 100, 1),
+    Column("average_accuracy", "average", "%", lambda run: run["average_accuracy"], 100, 1),
+    Column("forgetting", "forgetting", "points", lambda run: run["forgetting"], 100, 1),
+    Column("upload_bytes", "up", "MB", lambda run: run["upload_bytes"], 1 / MEGA, 1),
+    Column("download_bytes", "down", "MB", lambda run: run["download_bytes"], 1 / MEGA, 1),
+    Column("seconds", "time", "s", lambda run: run["seconds"]["total"], 1, 0),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison over its seeds."""
+
+    label: str
+    runs: int
+    mean: tuple[float, ...]
+    """One per column, in the summary's units."""
+    std: tuple[float, ...]
+    """Sample standard deviation over seeds (n - 1); NaN for a single one."""
+
+    def cells(self, plus_minus: str) -> list[str]:
+        """Text of every column, mean and spread."""
+        shown = []
+        for column, mean, std in zip(COLUMNS, self.mean, self.std, strict=True):
+            text = f"{mean * column.factor:.{column.digits}f}"
+            spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{column.digits}f}"
+            shown.append(text + spread)
+        return [self.label, str(self.runs), *shown]
+
+
+def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Mean and spread over seeds for every label, in the order of their first run."""
+    rows = []
+    for label in dict.fromkeys(run["label"] for run in runs):
+        values = np.array([[c.value(run) for c in COLUMNS] for run in runs if run["label"] == label], np.float64)
+        std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
+        rows.append(Row(label, len(values), tuple(values.mean(0).tolist()), tuple(std.tolist())))
+    return rows
+
+
+def _heads() -> list[str]:
+    return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS)]
+
+
+def to_rich(rows: Sequence[Row]) -> Table:
+    """For the terminal."""
+    table = Table(*_heads(), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row.cells("±"))
+    return table
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Plain numbers of full precision, in the units of the summary (shares, bytes, seconds)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "seeds", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))])
+    for row in rows:
+        pairs = zip(row.mean, row.std, strict=True)
+        numbers = [n for mean, std in pairs for n in (repr(mean), "" if np.isnan(std) else repr(std))]
+        writer.writerow([row.label, row.runs, *numbers])
+    return text.getvalue()
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A table for a README."""
+    lines = [_heads(), ["---", *["---:"] * (len(COLUMNS) + 1)], *(row.cells("±") for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    for symbol in "\\&%$#_{}~^":
+        if symbol == "\\":
+            text = text.replace(symbol, "\0")
+        elif symbol in "~^":
+            text = text.replace(symbol, rf"\{symbol}{{}}")
+        else:
+            text = text.replace(symbol, rf"\{symbol}")
+    return text.replace("\0", r"\textbackslash{}")
+
+
+def to_latex(rows: Sequence[Row]) -> str:
+    """A booktabs table for a paper."""
+    body = [" & ".join([_escaped(row.label), *row.cells(r"$\pm$")[1:]]) for row in rows]
+    head = " & ".join(_escaped(h) for h in _heads())
+    rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(COLUMNS) + 1)}}}", *rules, r"\end{tabular}", ""])
+
+
+def _range(setting: Described) -> str:
+    option = setting.option
+    bounds = [
+        text
+        for bound, text in (
+            (option.above, f"> {option.above}"), (option.low, f">= {option.low}"), (option.high, f"<= {option.high}")
+        )
+        if bound is not None
+    ]  # fmt: skip
+    return ", ".join(bounds)
+
+
+def method_table(described: Sequence[Described], doc: str) -> Group:
+    """What a method is and its settings: type, default, range, unit, meaning."""
+    table = Table("setting", "default", "admits", "meaning", box=None)
+    for setting in described:
+        admits = " ".join(part for part in (setting.type, _range(setting), setting.option.unit) if part)
+        table.add_row(setting.name, Text(str(setting.default)), Text(admits), Text(setting.option.help))
+    return Group(Text(cleandoc(doc)), Text(), table)
