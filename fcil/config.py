@@ -91,6 +91,15 @@ def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str
     return [*below, (str(path), table)]
 
 
+def _together(overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """All overrides as one layer, so that their order does not matter unless they set the same key."""
+    table: Table = {}
+    for text in overrides:
+        for section, entries in _override(text)[1].items():
+            table.setdefault(section, {}).update(entries)
+    return "--set", table
+
+
 def _override(text: str) -> tuple[str, dict[str, Any]]:
     """`section.key=value`, the value in TOML, or taken as text where it is not TOML."""
     dotted, equals, value = text.partition("=")
@@ -139,7 +148,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a file, its bases and the overrides into a checked `Config`."""
-    return from_table([*_without_variants(_layers(path)), *(_override(text) for text in overrides)])
+    return from_table([*_without_variants(_layers(path)), _together(overrides)])
 
 
 def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
@@ -167,7 +176,7 @@ def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Confi
         own.append((f"{source}: [{COMPARE}.{label}]", dict(entries)))
     if not any("name" in table.get("method", {}) for _, table in own):
         own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
-    return from_table([*_without_variants(layers), *own, *(_override(text) for text in overrides)])
+    return from_table([*_without_variants(layers), *own, _together(overrides)])
 
 
 def to_table(config: Config) -> Table:

@@ -155,17 +155,18 @@ def _collect(
     each: Pass, model: AdaptedModel, arrays: Arrays, references: Arrays, data: ClientData, step: Step, batch: int
 ) -> Arrays:
     """The statistics that share one kind of pass."""
-    collectors = [statistic.start(arrays) for statistic in each.statistics]
+    seen_under = each.under(arrays, references)
+    model.load(seen_under, matching(seen_under, each.gradients))
+    collectors = [statistic.start(arrays, model) for statistic in each.statistics]
     observers: dict[str, list[Callable[[Tensor], None]]] = {}
     for collector in collectors:
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
-    merged = {layer: _all(several) for layer, several in observers.items()}
-    model.load(each.under(arrays, references))
     transform = step.generator("statistics augmentation") if each.transform == "train" else None
-    with torch.no_grad(), model.observed(merged):
+    merged = {layer: _all(several) for layer, several in observers.items()}
+    with torch.set_grad_enabled(bool(each.gradients)), model.observed(merged):
         for _ in range(each.repeats):
-            for images, labels in data.batches(batch, np.arange(len(data)), transform):
+            for images, labels in data.batches(each.batch or batch, np.arange(len(data)), transform):
                 features = model.features(images)
                 for collector in collectors:
                     collector.batch(features, labels)

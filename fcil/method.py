@@ -121,8 +121,11 @@ class Statistic(Protocol):
     def shapes(self, broadcast: Shapes) -> Shapes:
         """What arrives, given the shapes of the broadcast's arrays: the server checks it."""
 
-    def start(self, arrays: Arrays) -> Collector:
-        """Begin to sum, given the client's arrays: the broadcast's, with those that trained in their place."""
+    def start(self, arrays: Arrays, model: AdaptedModel) -> Collector:
+        """Begin to sum, given the client's arrays (the broadcast's, with those that trained in their place).
+
+        `model` is the one that the data go through; a statistic of gradients (Fisher) differentiates its logits.
+        """
 
 
 def local_model(arrays: Arrays, references: Arrays) -> Arrays:
@@ -132,13 +135,17 @@ def local_model(arrays: Arrays, references: Arrays) -> Arrays:
 
 @dataclass(frozen=True)
 class Pass:
-    """Statistics that share forward passes over the client's data: no gradient unless they ask, eval mode."""
+    """Statistics that share forward passes over the client's data, in eval mode."""
 
     statistics: tuple[Statistic, ...]
     under: Callable[[Arrays, Arrays], Arrays] = local_model
     """(the client's arrays, references) -> the model under which the data are seen."""
     transform: Literal["train", "test"] = "test"
     repeats: int = 1
+    gradients: tuple[str, ...] = ()
+    """Glob patterns of arrays that need a gradient in the pass; without any, the pass runs without autograd."""
+    batch: int = 0
+    """Batch size; 0 leaves it to the engine. A statistic of single samples' gradients asks for 1."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +163,13 @@ class Local:
         """The names that train.
 
         Raises:
-            ValueError: a pattern matches nothing, which is a mistake in the method.
+            ValueError: a pattern matches nothing, or a learning rate is not positive: a mistake in the method.
         """
-        for pattern in self.trains:
+        for pattern in (*self.trains, *self.lr):
             if not matching(names, (pattern,)):
-                raise ValueError(f"`trains` names {pattern!r}, but the broadcast has no such array: {sorted(names)}")
+                raise ValueError(f"`local` names {pattern!r}, but the broadcast has no such array: {sorted(names)}")
+        if any(rate <= 0 for rate in self.lr.values()):
+            raise ValueError(f"`local` has a learning rate that is not positive: {dict(self.lr)}")
         return matching(names, self.trains)
 
 

@@ -17,6 +17,7 @@ from fcil.arrays import Arrays, symmetric_half
 from fcil.merging.matching import shrink
 from fcil.method import Shapes
 from fcil.model import head
+from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import A, layers_of
 
 __all__ = ["HeadGram", "InputEnergy", "ProjectedGram", "head_gram", "input_energy", "projected_gram"]
@@ -73,7 +74,7 @@ class InputEnergy:
         """(in,) per layer."""
         return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
 
-    def start(self, arrays: Arrays) -> _Sums:
+    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
         """Sum x_j^2 over tokens."""
         sums = _Sums()
         sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
@@ -95,7 +96,7 @@ class ProjectedGram:
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
         return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
 
-    def start(self, arrays: Arrays) -> _Sums:
+    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
         """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
 
@@ -146,7 +147,7 @@ class HeadGram:
         d = broadcast[head.weight(self.task)][1]
         return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
 
-    def start(self, arrays: Arrays) -> _HeadSums:
+    def start(self, arrays: Arrays, model: AdaptedModel) -> _HeadSums:
         """Sum over samples."""
         name, diagonal = head_gram(self.task), self.amount == 0
 

@@ -58,7 +58,7 @@ def test_run_folder_holds_what_it_promises(unbroken):
     assert sum(e["event"] == "phase" for e in events) == 15
     up = sum(e["upload_bytes"] for e in events if e["event"] == "merged")
     assert up == summary["upload_bytes"] == sum(e["bytes"] for e in events if e["event"] == "client")
-    assert not [p for p in folder.rglob(".*")]
+    assert list(folder.rglob(".*")) == []
 
 
 def test_two_runs_in_fresh_processes_end_in_the_same_bits(unbroken, tmp_path):

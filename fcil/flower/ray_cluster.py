@@ -66,8 +66,7 @@ def _quietly() -> Iterator[None]:
 def _connect(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:  # "local", so that RAY_ADDRESS in the environment does not decide
-        ray.init(
-            address="local", num_cpus=cores(), include_dashboard=False, _system_config={"gcs_rpc_server_reconnect_timeout_s": 5}, **quiet)
+        ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
         return
     try:
         _probe(address)

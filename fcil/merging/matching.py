@@ -4,10 +4,15 @@ minimise over Theta  sum_i || (Theta - Theta_i) X_i ||_F^2,  G_i = X_i X_i^T  =>
 
 which is RegMean (Jin et al., arXiv 2212.09849) for a whole layer and LoRM (arXiv 2410.17961) for one LoRA factor: with
 A shared and P_i = A G_i A^T it gives B* (Eq. for B), with B shared it gives A*, the same for every B of full column
-rank. Everything is computed as a change from the shared start, Theta* = S + (sum_i (Theta_i - S) G_i)(sum_i G_i)^+.
-Where sum_i G_i has full rank the start cancels. Where it has not, no client's data say anything: of all changes that
-match the responses it is the one of least norm, with each feature in units of its own root mean square (so that units
-of features cancel); a feature without energy keeps the start's column bit for bit.
+rank. With Gram diagonals only, every column of Theta* is a mean of the clients' columns weighted by their energy.
+
+The full solution is computed as a correction of that diagonal one, D:
+
+    Theta* = D + (sum_i (Theta_i - D) G_i)(sum_i G_i)^+
+
+Where sum_i G_i has full rank, D cancels. Where it has not, the objective says nothing about some directions; there D
+stays, so that identical clients are a fixed point and one client gets its own matrix back at any rank, and a feature
+without energy keeps the column that everybody started from, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -56,7 +61,7 @@ def match(
     """Response matching with full Gram matrices.
 
     Args:
-        start: (out, in) what all clients started from; kept where no data speak.
+        start: (out, in) what all clients started from; its column j stays where no client has energy.
         thetas: (out, in) each client's matrix.
         grams: (in, in) each client's sum of x x^T, in any common unit. A zero Gram gives a client no influence.
         cut_off: relative cut-off of eigenvalues.
@@ -65,14 +70,14 @@ def match(
         (out, in) in float64.
     """
     _checked(start, thetas, grams, 2)
-    s = start.astype(np.float64)
-    gram_sum = np.zeros((s.shape[1],) * 2)
-    right = np.zeros_like(s)
+    base = match_diagonal(start, thetas, [np.diagonal(gram) for gram in grams])
+    gram_sum = np.zeros((base.shape[1],) * 2)
+    right = np.zeros_like(base)
     for theta, gram in zip(thetas, grams, strict=True):
         g = gram.astype(np.float64)
         gram_sum += g
-        right += (theta - s) @ g
-    return np.asarray(s + _solve_right(right, gram_sum, cut_off))
+        right += (theta - base) @ g
+    return np.asarray(base + _solve_right(right, gram_sum, cut_off))
 
 
 def match_diagonal(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,8 +35,10 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         a, b = self.lora_A, self.lora_B
-        if a is None or b is None:
+        if a is None and b is None:
             return F.linear(x, self.weight, self.bias)
+        if a is None or b is None:
+            raise ValueError("a LoRA layer was given one factor of a pair; load both A and B, or neither")
         if not torch.is_grad_enabled() and self.weight.dtype == torch.float32:
             # Without gradients one product W0 + B A per batch is cheaper than two thin ones per token. Not in bf16,
             # where adding a small change to a large weight would round it away.

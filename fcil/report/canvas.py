@@ -50,10 +50,10 @@ def thinned(count: int, inches: float, points: float = SMALL + 2) -> range:
     return range(0, count, -(-count // room)) if count else range(0)
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend right of the axes, long names folded."""
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], ems: float) -> None:
+    """A legend right of the axes, its samples `ems` long, long names folded."""
     folded = [textwrap.fill(label, 26) for label in labels]
-    figure.legend(handles, folded, loc="outside right upper", handlelength=2.8, labelspacing=0.6)
+    figure.legend(handles, folded, loc="outside right upper", handlelength=ems, labelspacing=0.6)
 
 
 def draw(path: Path, size: tuple[float, float], paint: Callable[[Figure, Axes], None]) -> None:

@@ -46,8 +46,8 @@ class Live:
         self._asked: Mapping[str, Any] = {}
         self._replies = 0
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.percentage:3.0f} %  {task.fields[rest]}"),
-            console=console, transient=True,
+            TextColumn("{task.description}"), BarColumn(24),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[rest]}"), console=console, transient=True,
         )  # fmt: skip
         self._id: TaskID = self._bar.add_task("starting", total=sum(self._weights), rest="")
 
@@ -59,7 +59,9 @@ class Live:
         self._refresh()
 
     def _line(self, text: str, style: str = "") -> None:
-        self._bar.console.print(text, style=style, soft_wrap=True, markup=False)
+        """One line, whatever a client wrote into it: nothing of it may move the cursor or colour the terminal."""
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        self._bar.console.print(printable, style=style, soft_wrap=True, markup=False)
 
     def _place(self, event: Mapping[str, Any]) -> str:
         kind = "report" if self._asked.get("kind") == "report" else f"round {event['round']}"

@@ -28,12 +28,13 @@ def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
 
 
-def _curve(axes: Axes, seeds: np.ndarray, look: Mark) -> None:
-    """One method: thin lines of its seeds, a band of one std about their mean, the mean on top."""
+def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
+    """One method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
     tasks = np.arange(1, seeds.shape[1] + 1)
     mean, std = _mean_and_std(seeds)
     if len(seeds) > 1:
-        axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
+        if thin:
+            axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
         axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
     axes.plot(
         tasks, mean, color=look.colour, linestyle=look.dashes, marker=look.marker,
@@ -71,7 +72,7 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
 
     def paint(figure: Figure, axes: Axes) -> None:
         for seeds, look in zip(values.values(), looks, strict=True):
-            _curve(axes, seeds, look)
+            _curve(axes, seeds, look, thin=len(values) <= 6)
         about = _about_seeds([len(seeds) for seeds in values.values()])
         if len(values) == 1:
             axes.set_title(", ".join(filter(None, [next(iter(values)), about])), loc="left")
@@ -80,7 +81,7 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
             handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
             final = [_mean_and_std(seeds)[0][-1] for seeds in values.values()]
             order = sorted(range(len(final)), key=lambda i: -np.nan_to_num(final[i], nan=-1.0))
-            legend(figure, [handles[i] for i in order], [list(values)[i] for i in order])
+            legend(figure, [handles[i] for i in order], [list(values)[i] for i in order], 4.2)
         last = max(seeds.shape[1] for seeds in values.values())
         axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
@@ -114,7 +115,7 @@ def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
     """
     percent = 100 * np.asarray(matrix, float)
     rows, columns = percent.shape
-    width = float(np.clip(1.1 + 0.34 * columns, COLUMN, 7))
+    width = min(7.0, max(2.3, min(COLUMN, 1.1 + 0.6 * columns), 1.1 + 0.34 * columns))
     cell = (width - 1.1) / columns
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -127,7 +128,9 @@ def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
         axes.spines[:].set_visible(False)
         axes.set(xlabel="accuracy on task", ylabel="after learning task")
         axes.set_title(title, loc="left")
-        figure.colorbar(image, ax=axes, label="%", shrink=0.8, aspect=25, pad=0.02).outline.set_visible(False)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.set_title("%", fontsize=7)
 
     draw(path, (width, max(1.4, cell * rows + 0.75)), paint)
 
@@ -188,23 +191,29 @@ def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], ta
         raise ValueError(f"class_holders: {classes} classes, {len(class_names)} names, tasks of {sum(task_sizes)}")
     wide = float(np.clip(0.26 * classes, COLUMN - 0.5, 6.5 if classes <= 100 else 9.5))
     high = min(0.26 * clients, float(np.clip(0.11 * clients, 2.2, 6.5)))
-    largest = 0.9 * (72 * wide / classes) * (72 * high / clients)
+    cell = 72 * wide / classes, 72 * high / clients
+    largest = min(0.85 * max(cell) ** 2, 1.4 * cell[0] * cell[1], 24.0**2)
+    names = [name if len(name) <= 18 else name[:17] + "…" for name in class_names]
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(clients - 0.5, -0.5))
-        _holders_axes(axes, class_names, task_sizes, (wide, high))
+        _holders_axes(axes, names, task_sizes, (wide, high))
         rows, columns = np.nonzero(counts)
         order = np.argsort(-counts[rows, columns], kind="stable")
         areas = bubble_areas(counts, largest)[rows, columns][order]
-        axes.scatter(columns[order], rows[order], s=areas, color=mark(0).colour, alpha=0.75, linewidths=0)
+        axes.scatter(
+            columns[order], rows[order], s=areas, color=mark(0).colour, alpha=0.75, linewidths=0, clip_on=False
+        )
         sizes = round_counts(int(counts.max(initial=0)))
-        diameters = [np.sqrt(largest * size / counts.max()) for size in sizes]
+        diameters = [float(np.sqrt(largest * size / counts.max())) for size in sizes]
         look: dict[str, Any] = {"ls": "", "marker": "o", "color": mark(0).colour, "alpha": 0.75, "markeredgewidth": 0}
         handles = [Line2D([], [], markersize=d, **look) for d in diameters]
-        names = [f"{size} images" for size in sizes]
-        figure.legend(handles, names, loc="outside lower right", ncols=3, handletextpad=0.4, columnspacing=1.2)
+        ems = max([7.0, *diameters]) / 7
+        space = {"handlelength": ems, "borderpad": ems / 2, "handletextpad": 0.5, "columnspacing": 1.5}
+        figure.legend(handles, [f"{size} images" for size in sizes], loc="outside lower right", ncols=3, **space)
 
-    draw(path, (wide + 0.5, high + 0.75 + 0.055 * min(18, max(map(len, class_names)))), paint)
+    below = 0.06 * max(map(len, names)) + float(np.sqrt(largest)) / 72
+    draw(path, (wide + 0.5, high + 0.75 + below), paint)
 
 
 def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
@@ -225,8 +234,10 @@ def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float
         bar: dict[str, Any] = {"markersize": 6, "capsize": 2.5, "linewidth": 1}
         for x, y, std, look in zip(megabytes, means, stds, looks, strict=True):
             axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
-        axes.set_xlim(megabytes.min() / 1.6, megabytes.max() * 1.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.ptp(np.log10(megabytes)) < 2 else (1,)))
+        decades = np.ptp(np.log10(megabytes))
+        air = 2.5 if decades < 1 else 1.6  # so that two ticks at least have a label
+        axes.set_xlim(megabytes.min() / air, megabytes.max() * air)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="x")
@@ -235,6 +246,6 @@ def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float
         _percent_axis(axes, np.concatenate([means - stds, means + stds]))
         order = np.argsort(-means, kind="stable")
         handles = [Line2D([], [], linestyle="", color=k.colour, marker=k.marker, markersize=6) for k in looks]
-        legend(figure, [handles[i] for i in order], [list(points)[i] for i in order])
+        legend(figure, [handles[i] for i in order], [list(points)[i] for i in order], 1.5)
 
     draw(path, (5.2, max(2.8, 0.19 * len(points) + 0.3)), paint)

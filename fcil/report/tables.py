@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from inspect import cleandoc
 from typing import Any
 
@@ -113,12 +113,15 @@ def _heads() -> list[str]:
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
-    """For the terminal."""
-    table = Table(*_heads(), box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    """For the terminal. Text, not markup: rich would take the `[s]` of a head, or of a label, for a style."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for head in _heads():
+        name = head.partition(" [")[0]
+        table.add_column(
+            Text(head), justify="left" if head == "method" else "right", overflow="fold", no_wrap=name == "forgetting"
+        )
     for row in rows:
-        table.add_row(*row.cells("±"))
+        table.add_row(*map(Text, row.cells("±")))
     return table
 
 
@@ -171,10 +174,19 @@ def _range(setting: Described) -> str:
     return ", ".join(bounds)
 
 
+def _default(value: object) -> str:
+    """As it is written in TOML."""
+    if value is MISSING:
+        return "required"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_default, value))}]"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
 def method_table(described: Sequence[Described], doc: str) -> Group:
     """What a method is and its settings: type, default, range, unit, meaning."""
     table = Table("setting", "default", "admits", "meaning", box=None)
     for setting in described:
         admits = " ".join(part for part in (setting.type, _range(setting), setting.option.unit) if part)
-        table.add_row(setting.name, Text(str(setting.default)), Text(admits), Text(setting.option.help))
+        table.add_row(setting.name, Text(_default(setting.default)), Text(admits), Text(setting.option.help))
     return Group(Text(cleandoc(doc)), Text(), table)

@@ -10,6 +10,7 @@ from flower_runs import TABLE, finish, inline, settings
 
 from fcil.errors import ConfigError, RunError
 from fcil.flower.exchange import ray_exchange
+from fcil.flower.ray_cluster import cores
 from fcil.flower.ray_grid import RayGrid
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
@@ -26,31 +27,37 @@ def test_an_app_that_cannot_be_loaded_is_an_error_not_a_hang():
 DRIVER = """
 import os, sys, time
 import fcil.flower
+import ray
 from fcil.config import from_table
 from fcil.flower.exchange import ray_exchange
 exchange = ray_exchange(from_table([("driver", {table})]))
-print(*exchange.grid.pids(), flush=True)
+print(ray.get_runtime_context().gcs_address, *exchange.grid.pids(), flush=True)
 sys.stdin.read()
 {then}
 time.sleep(60)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("then", ["raise ValueError", "os.kill(os.getpid(), 15)", "os.kill(os.getpid(), 9)"])
-def test_a_driver_that_ends_in_any_way_leaves_nothing_running(then):
-    table = {**TABLE, "run": {**ON_RAY, "workers": 1}}
-    code = DRIVER.format(table=table, then=then)
+def driver(then, workers=1):
+    """A process with workers on a Ray of its own, the workers' ids, and the Ray's address."""
+    code = DRIVER.format(table={**TABLE, "run": {**ON_RAY, "workers": workers}}, then=then)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    assert pids
+    address, *pids = process.stdout.readline().decode().split()
+    return process, [int(pid) for pid in pids], address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["raise ValueError", "os.kill(os.getpid(), 15)", "os.kill(os.getpid(), 9)"])
+def test_a_driver_that_ends_in_any_way_leaves_nothing_running(then):
+    process, pids, _ = driver(then)
     daemons = children(process.pid)
     process.communicate(b"go on", timeout=60)
     assert process.returncode != 0
     assert len(daemons) > 3
-    assert gone({*pids, *daemons})
+    assert gone(pids)
+    assert gone(daemons, 150)  # after a SIGKILL, Ray's two agents look for their cluster for about a minute
 
 
 @pytest.mark.slow
@@ -60,6 +67,25 @@ def test_one_worker_equals_inline(tmp_path):
         assert finish(exchange).sha256() == inline().sha256()
     finally:
         exchange.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="two workers need two cores")
+def test_a_cluster_that_was_joined_stays_when_we_leave(tmp_path):
+    process, pids, address = driver("pass")
+    try:
+        exchange = ray_exchange(settings(run={**ON_RAY, "ray_address": address}), tmp_path)
+        try:
+            assert exchange.grid.workers == cores() - 1  # the other driver has one
+            ours = exchange.grid.pids()
+            assert finish(exchange).sha256() == inline().sha256()
+        finally:
+            exchange.close()
+        assert gone(ours)
+        assert not gone(pids, 1)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
