@@ -115,6 +115,11 @@ def _bench(given: argparse.Namespace, console: Console) -> None:
     report(setting, given.repeats, console, given.method or MethodChoice().name)
 
 
+def _console() -> Console:
+    """Tables keep their lines when the output goes to a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
 def _seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in _listed(text)]
@@ -179,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     errors = Console(stderr=True, highlight=False)
     try:
-        given.do(given, Console(highlight=False))
+        given.do(given, _console())
     except FcilError as error:
         errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
         return error.exit_code

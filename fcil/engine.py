@@ -1,7 +1,7 @@
 """Settings -> a finished run: checks everything, lets the loop walk through the phases, and records what it does."""
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,15 +120,18 @@ def simulate(
 
     Args:
         listen: (the recorder's emit, where the run stands) -> what to call with every event, for a live display.
-        exchange: in place of the one that the settings name.
+        exchange: in place of the one that the settings name; closed at the end, whatever happens.
 
     Raises:
         ConfigError: the folder holds something else.
         RunError: the run had to stop; the folder's last checkpoint is good.
     """
     plan = session.plan
-    recorder, progress, warnings = open_run(folder, plan.config, session)
-    with closing(recorder):
+    with ExitStack() as ending:
+        if exchange is not None:
+            ending.callback(exchange.close)
+        recorder, progress, warnings = open_run(folder, plan.config, session)
+        ending.callback(recorder.close)
         finished = read_summary(folder)
         if finished is not None:
             return finished
@@ -142,8 +145,10 @@ def simulate(
             if plan.ends_task(now.position - 1):
                 recorder.write_matrix(now.right, _totals(plan))
 
-        with closing(exchange or session.exchange(folder)) as carrier:
-            done = run(plan, progress, carrier, emit, save)
+        if exchange is None:
+            exchange = session.exchange(folder)
+            ending.callback(exchange.close)
+        done = run(plan, progress, exchange, emit, save)
         summary = _summary(plan, done)
         write_plots(folder / "plots", plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
         recorder.finish(summary)

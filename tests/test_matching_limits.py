@@ -16,11 +16,19 @@ def test_rank_deficient_grams_agree_with_the_pseudo_inverse_wherever_there_are_d
     literal = reference.match(p.thetas, p.grams)
     data = np.concatenate(p.xs, 1)
     close(merged @ data, literal @ data, 1e-6)
-    # What the data leave open: of all changes that explain the responses it is the one of least norm, with features
-    # in units of their own root mean square, so it is orthogonal in that metric to every direction without data.
+    # What the data leave open stays as the diagonal solution has it: the correction of least norm, with features in
+    # units of their own root mean square, is orthogonal in that metric to every direction without data.
     energy = np.diag(sum(p.grams))
+    diagonal = match_diagonal(p.start, p.thetas, [np.diag(g) for g in p.grams])
     without_data = np.linalg.svd(data.T)[2][np.linalg.matrix_rank(data) :]
-    assert np.abs((merged - p.start) * energy @ without_data.T).max() < 1e-6 * energy.max()
+    assert np.abs((merged - diagonal) * energy @ without_data.T).max() < 1e-6 * energy.max()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_identical_clients_are_a_fixed_point_and_one_client_is_unchanged_at_any_rank(seed, tokens):
+    p = Problem(seed, 5, 12, 3, 3, tokens=tokens)
+    close(match(p.start, [p.thetas[0]] * 3, p.grams), p.thetas[0], 1e-9)
+    close(match(p.start, p.thetas[:1], p.grams[:1]), p.thetas[0], 1e-9)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -32,14 +40,13 @@ def test_what_float32_makes_of_a_singular_gram_is_not_taken_for_data(seed):
     assert np.abs(rounded - exact).max() < 1e-3 * np.abs(exact).max()
 
 
-def test_the_start_stays_where_no_data_speak():
-    """One unseen feature, and one unseen direction among features of equal energy."""
+def test_a_feature_without_energy_keeps_the_start_and_an_unseen_direction_the_diagonal_solution():
     direction = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)
     gram = np.outer(direction, direction)
     start, theta = np.array([[5.0, 1.0, 9.0]]), np.array([[0.0, 2.0, -1.0]])
     merged = match(start, [theta], [gram])
     unseen = np.array([1.0, -1.0, 0.0])
-    close(merged @ unseen, start @ unseen)
+    close(merged @ unseen, theta @ unseen)  # the only client's own, not the start's
     close(merged @ direction, theta @ direction)
     assert merged[0, 2] == 9.0
 

@@ -123,8 +123,9 @@ class Live:
             self._bar.start()
 
     def stop(self) -> None:
-        """Take it away."""
-        self._bar.stop()
+        """Take it away, on a terminal; elsewhere it would leave an empty line."""
+        if self.console.is_terminal:
+            self._bar.stop()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from inspect import cleandoc
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Group
@@ -116,10 +116,9 @@ def to_rich(rows: Sequence[Row]) -> Table:
     """For the terminal. Text, not markup: rich would take the `[s]` of a head, or of a label, for a style."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for head in _heads():
-        name = head.partition(" [")[0]
-        table.add_column(
-            Text(head), justify="left" if head == "method" else "right", overflow="fold", no_wrap=name == "forgetting"
-        )
+        justify: Literal["left", "right"] = "left" if head == "method" else "right"
+        fixed = head.startswith("forgetting")  # as wide as its figures: others wrap on a narrow terminal
+        table.add_column(Text(head.replace(" [", "\n[")), justify=justify, overflow="fold", no_wrap=fixed)
     for row in rows:
         table.add_row(*map(Text, row.cells("±")))
     return table
