@@ -38,25 +38,22 @@ def small(tmp_path):
     return path
 
 
-def test_run_shows_progress_and_a_table_and_a_second_time_only_the_table(small, tmp_path):
+def test_run_shows_progress_and_a_table_and_a_second_time_only_the_table(small, tmp_path, capsys):
     first = fcil("run", small, "--output", tmp_path / "run")
     assert first.returncode == 0, first.stderr
     assert "\x1b" not in first.stdout
     for word in ("task 1", "task 2", "final", "forgetting", "MB", "sha256"):
         assert word in first.stdout
     stamp = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
-    second = fcil("run", small, "--output", tmp_path / "run")
-    assert second.returncode == 0
-    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == stamp
-    resumed = fcil("resume", tmp_path / "run")
-    assert resumed.returncode == 0
-    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1] == resumed.stdout.splitlines()[-1]
+    for again in (["run", str(small), "--output", str(tmp_path / "run")], ["resume", str(tmp_path / "run")]):
+        assert main(again) == 0
+        assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == stamp
+        assert capsys.readouterr().out.splitlines()[-1] == first.stdout.splitlines()[-1]
 
 
 def test_compare_writes_tables_and_plots_and_reuses_finished_runs(small, tmp_path):
     out = tmp_path / "out"
-    told = fcil("compare", small, "--seeds", "0,1", "--output", out)
-    assert told.returncode == 0, told.stderr
+    assert main(["compare", str(small), "--seeds", "0,1", "--output", str(out)]) == 0
     names = {"comparison.csv", "comparison.md", "comparison.tex", "accuracy.png", "traffic.png"}
     runs = {f"{label}-seed{seed}" for label in ("fedavg", "exact") for seed in (0, 1)}
     assert {p.name for p in out.iterdir()} == names | runs
@@ -66,7 +63,7 @@ def test_compare_writes_tables_and_plots_and_reuses_finished_runs(small, tmp_pat
     column = next(name for name in rows[1] if "final" in name and "mean" in name)
     assert float(rows[1][column]) == pytest.approx(sum(final) / 2)
     stamps = [(out / run / "summary.json").stat().st_mtime_ns for run in sorted(runs)]
-    assert fcil("compare", small, "--seeds", "0,1", "--output", out).returncode == 0
+    assert main(["compare", str(small), "--seeds", "0,1", "--output", str(out)]) == 0
     assert [(out / run / "summary.json").stat().st_mtime_ns for run in sorted(runs)] == stamps
 
 
@@ -110,15 +107,13 @@ def test_missing_data_says_what_to_put_where(small, tmp_path, capsys):
     assert str(tmp_path) in told
 
 
-def test_messages_name_the_file(small, tmp_path):
+def test_messages_name_the_file(small, tmp_path, capsys):
     above = tmp_path / "above.toml"
     above.write_text('base = "small.toml"\n[partition]\nbeta = 0.0\n')
-    told = fcil("run", above)
-    assert told.returncode == 2
-    assert f"{above}: partition.beta = 0.0: must be greater than 0" in told.stderr
-    missing = fcil("run", tmp_path / "none.toml")
-    assert missing.returncode == 2
-    assert "none.toml: no such file" in missing.stderr
+    assert main(["run", str(above)]) == 2
+    assert f"{above}: partition.beta = 0.0: must be greater than 0" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml: no such file" in capsys.readouterr().err
 
 
 def test_another_run_in_the_folder_is_refused(small, tmp_path):

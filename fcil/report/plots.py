@@ -161,7 +161,8 @@ def _holders_axes(axes: Axes, names: Sequence[str], task_sizes: Sequence[int], i
     clients, classes = int(axes.get_ylim()[0] + 0.5), len(names)
     ends = np.cumsum(task_sizes)
     shown = list(thinned(classes, inches[0]))
-    axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=SMALL)
+    turned = 0 if max(map(len, names)) <= 2 else 90
+    axes.set_xticks(shown, [names[i] for i in shown], rotation=turned, fontsize=SMALL)
     axes.set_yticks(list(thinned(clients, inches[1])))
     axes.set_ylabel("client")
     axes.tick_params(length=0)
