@@ -6,10 +6,12 @@ layer, no gradient is as large as a weight, and a factor that does not train nee
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fcil.arrays import matching
@@ -20,6 +22,47 @@ __all__ = ["A", "B", "Lora", "LoraLinear", "TARGETS", "layers_of"]
 
 A, B = ".lora_A", ".lora_B"
 TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
+
+
+class _FactorForm(torch.autograd.Function):
+    """y = W0 x + b + B (A x) with both sums accumulated in place, and only the gradients that are asked for.
+
+    Written out, the plain expression makes two extra tensors as large as y in the forward pass and two as large as x in
+    the backward pass, only to add them. Saved are A x where B trains and x where A trains; never a tensor of W0's size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+        """(tokens, in) -> (tokens, out), in the type of `weight`."""
+        y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+        z = x @ a.T  # (tokens, r)
+        y.addmm_(z, b.T)
+        _, _, _, a_trains, b_trains = ctx.needs_input_grad
+        ctx.save_for_backward(x if a_trains else None, z if b_trains else None, weight, a, b)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of x, A and B from that of y, (tokens, out)."""
+        x, z, weight, a, b = ctx.saved_tensors
+        g_x = g_a = g_b = None
+        if ctx.needs_input_grad[0] or x is not None:
+            g_z = g @ b  # (tokens, r)
+            if x is not None:
+                g_a = g_z.T @ x
+            if ctx.needs_input_grad[0]:
+                g_x = (g @ weight).addmm_(g_z, a)
+        if z is not None:
+            g_b = g.T @ z
+        return g_x, None, None, g_a, g_b
+
+
+def _factor_form(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Any leading shape, and everything in the type of the frozen weight (bfloat16 under autocast)."""
+    kind = weight.dtype
+    y: Tensor = _FactorForm.apply(x.flatten(0, -2).to(kind), weight, bias, a.to(kind), b.to(kind))  # type: ignore[no-untyped-call]
+    return y.unflatten(0, x.shape[:-1])
 
 
 class LoraLinear(nn.Module):
@@ -43,7 +86,7 @@ class LoraLinear(nn.Module):
             # Without gradients one product W0 + B A per batch is cheaper than two thin ones per token. Not in bf16,
             # where adding a small change to a large weight would round it away.
             return F.linear(x, torch.addmm(self.weight, b, a), self.bias)
-        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, a), b)
+        return _factor_form(x, self.weight, self.bias, a, b)
 
 
 @dataclass(frozen=True)
