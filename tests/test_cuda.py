@@ -45,6 +45,6 @@ def test_a_cuda_run_is_close_to_the_cpu_and_repeats_itself():
 
 
 def test_bf16_runs_on_the_device():
-    worker, progress = _run(replace(CONFIG, model=Model(precision="bf16")))
+    _, progress = _run(replace(CONFIG, model=Model(precision="bf16")))
     assert len(progress.right) == 2
     assert all(np.isfinite(a).all() for group in progress.state.values() for a in group.values())

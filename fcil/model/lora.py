@@ -43,7 +43,7 @@ class _FactorForm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, A and B from that of y, (tokens, out)."""
         x, z, weight, a, b = ctx.saved_tensors
         g_x = g_a = g_b = None
@@ -61,8 +61,8 @@ class _FactorForm(torch.autograd.Function):
 def _factor_form(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """Any leading shape, and everything in the type of the frozen weight (bfloat16 under autocast)."""
     kind = weight.dtype
-    y: Tensor = _FactorForm.apply(x.flatten(0, -2).to(kind), weight, bias, a.to(kind), b.to(kind))  # type: ignore[no-untyped-call]
-    return y.unflatten(0, x.shape[:-1])
+    y: Tensor = _FactorForm.apply(x.flatten(0, -2).to(kind), weight, bias, a.to(kind), b.to(kind))
+    return y.view(*x.shape[:-1], -1)
 
 
 class LoraLinear(nn.Module):
