@@ -15,6 +15,13 @@ from fcil.errors import FcilError
 __all__ = ["main"]
 
 RUNS = Path("runs")
+_EXAMPLES = {
+    "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
+    "resume": "runs/skewed",
+    "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "methods": "lorm",
+    "bench": "--backbone vit_small_patch16_224 --batch 8",
+}
 
 
 def _overrides(given: argparse.Namespace) -> list[str]:
@@ -132,7 +139,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
-    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as cores allow)")
+    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,18 +152,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        example = f"Example: fcil {name} {_EXAMPLES[name]}" if name in _EXAMPLES else None
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=example)
         made.set_defaults(do=do)
         return made
 
     _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
-    command("resume", _resume, "go on with a run that was stopped").add_argument("run", type=Path, metavar="RUN")
+    command("resume", _resume, "go on with a run that was stopped").add_argument(
+        "run", type=Path, metavar="RUN", help="its folder"
+    )
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
     compare.add_argument("--methods", type=_listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
-    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2")
+    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
     methods = command("methods", _methods, "list the methods, or the settings of one")
-    methods.add_argument("name", nargs="?", metavar="NAME")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     data = command("data", _data, "list the data sets and where they come from")
     data.add_argument("action", choices=["list"])
     command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
@@ -165,15 +175,17 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)"
     )
-    bench.add_argument("--image-size", type=int, default=0, help="default: 32 for the embedded ViT, else 224")
+    bench.add_argument(
+        "--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224"
+    )
     bench.add_argument(
         "--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)"
     )
-    bench.add_argument("--batch", type=int, default=16)
-    bench.add_argument("--rank", type=int, default=16)
-    bench.add_argument("--threads", type=int, default=1)
-    bench.add_argument("--repeats", type=int, default=5)
-    bench.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    bench.add_argument("--batch", type=int, default=16, metavar="N", help="images per training step (default: 16)")
+    bench.add_argument("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    bench.add_argument("--repeats", type=int, default=5, metavar="N", help="pairs of measurements (default: 5)")
+    bench.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
     return parser
 
 

@@ -13,7 +13,7 @@ from fcil.loop import Emit, Exchange, Plan, Progress, make_plan, run, start
 from fcil.metrics import summarise
 from fcil.model.backbone import describe_backbone
 from fcil.provenance import provenance
-from fcil.records import CONFIG, Recorder, read_config, read_provenance, read_summary
+from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.registry import build_method
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
@@ -86,7 +86,7 @@ def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, 
             )
         recorder = Recorder(folder)
         return recorder, *recorder.latest()
-    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not all(map(left_aside, folder.iterdir()))):
         raise ConfigError(f"{folder}: exists and is not a run folder; choose another --output")
     return Recorder.create(folder, config, told), None, []
 
@@ -149,8 +149,9 @@ def simulate(
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
         done = run(plan, progress, exchange, emit, save)
+        recorder.write_matrix(done.right, _totals(plan))
         summary = _summary(plan, done)
-        write_plots(folder / "plots", plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
+        write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
         recorder.finish(summary)
         return summary
 

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,12 +33,26 @@ from fcil.loop import Progress
 from fcil.metrics import accuracy_matrix
 from fcil.traffic import Ledger
 
-__all__ = ["CONFIG", "Recorder", "read_config", "read_provenance", "read_summary", "write_atomic"]
+__all__ = [
+    "CONFIG",
+    "PLOTS",
+    "Recorder",
+    "left_aside",
+    "read_config",
+    "read_provenance",
+    "read_summary",
+    "write_atomic",
+]
 
 KEPT = 2
-CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS = (
-    "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint"
+CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
+    "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
 )  # fmt: skip
+
+
+def left_aside(path: Path) -> bool:
+    """Whether a path is that of a file being written, `.name.pid`, which a kill may have left behind."""
+    return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -136,8 +151,10 @@ class Recorder:
         except BlockingIOError:
             self._events.close()
             raise ConfigError(f"{folder}: another process is working on this run") from None
-        for name in (CHECKPOINTS, "plots"):
-            (folder / name).mkdir(exist_ok=True)
+        for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
+            part.mkdir(exist_ok=True)
+            for stale in filter(left_aside, part.iterdir()):  # by a process that was killed while it wrote
+                stale.unlink()
 
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":

@@ -286,3 +286,4 @@ def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, m
         simulate(prepare(SMALL, folder), folder)
     monkeypatch.undo()
     assert simulate(resume(folder), folder)["sha256"] == unbroken[0]["sha256"]
+    assert list(folder.rglob(".*")) == []
