@@ -28,6 +28,7 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
         exchange.close()
     assert done.sha256() == inline().sha256()
     assert done.right == inline().right
+    assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too
     assert len(pids) > workers
     assert gone(pids)
 
