@@ -31,6 +31,7 @@ SMALL = Config(
     train=Train(rounds=2, epochs=1),
     method=MethodChoice("lorm", {"rank": 2}),
 )
+ROOT = Path(__file__).parent.parent
 RUN = "import sys; from fcil.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -61,13 +62,29 @@ def test_run_folder_holds_what_it_promises(unbroken):
     assert list(folder.rglob(".*")) == []
 
 
+def test_every_reply_has_the_bytes_that_the_protocol_page_states(unbroken):
+    """docs/protocol.md: what a client of LoRM sends; here r = 2, c = 2, d = 128, four blocks."""
+    r, c, d, blocks = 2, 2, 128, 4
+    outs, ins = blocks * (3 * d + d + 3 * d + d), blocks * (d + d + d + 3 * d)
+    head = c * (d + 1) + d * (d + 1) // 2
+    numbers = {
+        1: r * outs + 4 * blocks * r * (r + 1) // 2 + head,  # a B round
+        2: r * ins + ins + head,  # an A round
+        3: ins,  # the report
+    }
+    events = [json.loads(line) for line in (unbroken[1] / "metrics.jsonl").read_text().splitlines()]
+    sent = [(e["round"], e["bytes"]) for e in events if e["event"] == "client"]
+    assert len(sent) == 45
+    assert all(size == 4 * numbers[round_] for round_, size in sent)
+
+
 def test_two_runs_in_fresh_processes_end_in_the_same_bits(unbroken, tmp_path):
     code = (
         "from tests.test_engine import *; from pathlib import Path; import sys;"
         "f = Path(sys.argv[1]); print(simulate(prepare(SMALL, f), f)['sha256'])"
     )
     told = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=Path.cwd()
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert told.stdout.strip() == unbroken[0]["sha256"]
 
