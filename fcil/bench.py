@@ -28,6 +28,7 @@ from fcil.model import tiny
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
 from fcil.registry import build_method
+from fcil.seeding import generator
 from fcil.tasks import Task, Tasks
 from fcil.worker import threads
 
@@ -62,7 +63,7 @@ class Setting:
 
 def _images(setting: Setting) -> Dataset:
     """Random images, augmented by crop and flip: as much work for the data path as any real set gives it."""
-    rng = np.random.default_rng(0)
+    rng = generator(0, "bench")
     size, n = setting.model.image_size, STEPS * setting.batch
     part = Split(rng.integers(0, 256, (n, size, size, 3), np.uint8), rng.integers(0, CLASSES, n))
     names = tuple(map(str, range(CLASSES)))
@@ -90,7 +91,7 @@ class _Rig:
         self.data = ClientData(
             data, np.arange(len(data.train)), np.arange(CLASSES), setting.model.image_size, self.model.device
         )
-        rng = np.random.default_rng(0)
+        rng = generator(0, "bench")
         self.batches = list(self.data.batches(setting.batch, np.arange(len(self.data)), rng))
 
     def ours(self) -> float:
@@ -125,7 +126,7 @@ class _Rig:
         return _timed(lambda: self.method.merge(self.state, self.phase, updates))
 
     def _update(self, client: int) -> ClientUpdate:
-        rng = np.random.default_rng(client)
+        rng = generator(0, "bench", client)
         local = self.method.local(self.phase)
         names = local.trained(list(self.broadcast.arrays))
         arrays: Arrays = {n: rng.normal(size=self.broadcast.arrays[n].shape).astype(np.float32) for n in names}

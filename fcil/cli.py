@@ -94,6 +94,16 @@ def _methods(given: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
+def _settings_shown(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import SECTIONS
+    from fcil.options import describe
+    from fcil.report.tables import method_table
+
+    for name, schema in SECTIONS.items():
+        console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")
+    console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
+
+
 def _data(given: argparse.Namespace, console: Console) -> None:
     from fcil.data import SOURCES
 
@@ -167,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
     data = command("data", _data, "list the data sets and where they come from")
     data.add_argument("action", choices=["list"])
     command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")

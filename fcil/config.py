@@ -18,7 +18,17 @@ from fcil.options import Option, nearest, parse
 from fcil.partition import Partition
 from fcil.tasks import Tasks
 
-__all__ = ["Config", "MethodChoice", "Run", "from_table", "load_config", "load_variant", "to_table", "variant_names"]
+__all__ = [
+    "SECTIONS",
+    "Config",
+    "MethodChoice",
+    "Run",
+    "from_table",
+    "load_config",
+    "load_variant",
+    "to_table",
+    "variant_names",
+]
 
 COMPARE = "compare"
 
@@ -27,7 +37,7 @@ Table = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """`[run]`: how it is carried out. Only `seed` and `threads` may change a result."""
+    """`[run]`: how it is carried out. While no client is lost, only seed, threads and device can change a result."""
 
     seed: Annotated[int, Option("the seed of everything", low=0)] = 0
     exchange: Annotated[Literal["inline", "ray"], Option("clients in this process, or on Ray workers")] = "inline"
@@ -63,7 +73,7 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
-_SECTIONS: dict[str, Any] = {
+SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
 }  # fmt: skip
 
@@ -119,7 +129,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     Raises:
         ConfigError: names the place, the key and the remedy.
     """
-    known = [*_SECTIONS, "method"]
+    known = [*SECTIONS, "method"]
     values: Table = {}
     origin: dict[tuple[str, str], str] = {}
     for source, table in layers:
@@ -142,7 +152,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     def where(section: str) -> Any:
         return lambda key: f"{origin[section, key]}: {section}.{key}"
 
-    sections = {s: parse(_SECTIONS[s], entries, where(s)) for s, entries in values.items()}
+    sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
     return Config(**sections, method=MethodChoice(name, method))
 
 

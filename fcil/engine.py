@@ -19,6 +19,9 @@ from fcil.report.run import write_plots
 from fcil.store import ClientStore
 from fcil.worker import Worker
 
+_IDENTITY = ("seed", "threads", "device", "min_clients")
+"""The settings of [run] that belong to what a run is; a run may go on with other values of all the rest."""
+
 __all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
 
 
@@ -63,7 +66,7 @@ def _same_run(folder: Path, config: Config, told: Mapping[str, Any]) -> bool:
 
     def numbers(c: Config) -> dict[str, Any]:
         table = to_table(c)
-        return {**table, "run": {k: v for k, v in table["run"].items() if k in ("seed", "threads", "min_clients")}}
+        return {**table, "run": {k: v for k, v in table["run"].items() if k in _IDENTITY}}
 
     before = read_provenance(folder)
     return numbers(read_config(folder)) == numbers(config) and all(

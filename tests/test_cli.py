@@ -127,6 +127,7 @@ def test_another_run_in_the_folder_is_refused(small, tmp_path):
 SHOWN = {
     ("methods",): ("lorm", "fedavg", "Response matching"),
     ("methods", "lorm"): ("rank", "gram_b", "exact", "diagonal", "2410.17961", "16"),
+    ("settings",): ("[partition]", "beta", "> 0", "Dirichlet concentration", "[method]", "[train]", "pixels"),
     ("data", "list"): ("digits", "fashion-mnist", "scikit-learn"),
     ("doctor",): ("torch", "cores", "bf16", "GPUs", "memory", "data digits"),
 }
@@ -140,7 +141,7 @@ def test_small_commands(words, capsys):
         assert word in told
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "compare", "methods", "data", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["run", "resume", "compare", "methods", "settings", "data", "doctor", "bench"])
 def test_every_subcommand_has_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
