@@ -19,7 +19,6 @@ _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
-    "methods": "lorm",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
 
