@@ -11,7 +11,15 @@ from fcil.registry import method_names
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for folder in ("fcil", "strategies") for p in (ROOT / folder).rglob("*.py"))
-STRATEGY_MAY = ("fcil.method", "fcil.arrays", "fcil.merging", "fcil.statistics", "fcil.model", "fcil.options")
+STRATEGY_MAY = (
+    "fcil.method",
+    "fcil.arrays",
+    "fcil.merging",
+    "fcil.statistics",
+    "fcil.model",
+    "fcil.options",
+    "fcil.local",
+)
 STRATEGIES = {path.stem for path in (ROOT / "strategies").glob("*.py") if not path.stem.startswith("_")}
 
 
