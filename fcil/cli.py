@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fcil.errors import FcilError
+from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
 
@@ -50,7 +51,11 @@ def _run(given: argparse.Namespace, console: Console) -> None:
 
     folder = given.output or RUNS / given.config.stem
     session = prepare(load_config(given.config, _overrides(given)), folder)
-    _show(_carry_out(session, folder, console), folder, console)
+    finished = (folder / "summary.json").exists()
+    summary = _carry_out(session, folder, console)
+    if finished:
+        console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)
+    _show(summary, folder, console)
 
 
 def _resume(given: argparse.Namespace, console: Console) -> None:
@@ -89,7 +94,11 @@ def _methods(given: argparse.Namespace, console: Console) -> None:
         return
     table = Table("method", "what it is", box=None)
     for name in method_names():
-        table.add_row(name, (method_class(name).__doc__ or "").partition("\n")[0])
+        try:
+            told = (method_class(name).__doc__ or "").partition("\n")[0]
+        except ConfigError as error:  # one broken draft does not hide the others
+            told = str(error)
+        table.add_row(name, Text(told))
     console.print(table)
 
 
@@ -211,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
         return error.exit_code
     except KeyboardInterrupt:
-        errors.print("fcil: interrupted; the same command goes on from the last checkpoint", soft_wrap=True)
+        errors.print("fcil: interrupted; the same command goes on with what is done so far", soft_wrap=True)
         return 130
     except BrokenPipeError:
         return 0

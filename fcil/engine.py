@@ -17,7 +17,7 @@ from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_
 from fcil.registry import build_method
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
-from fcil.worker import Worker
+from fcil.worker import Worker, check_device
 
 _IDENTITY = ("seed", "threads", "device", "min_clients")
 """The settings of [run] that belong to what a run is; a run may go on with other values of all the rest."""
@@ -56,6 +56,8 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
         )
+    if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
+        check_device(config.run.device)
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
     start(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)

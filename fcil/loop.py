@@ -6,14 +6,14 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, digest, ungrouped
-from fcil.checks import Expected, expected, refusal
+from fcil.checks import expected, refusal
 from fcil.config import Config
 from fcil.errors import RunError
 from fcil.method import Backbone, Broadcast, ClientUpdate, Method, Phase
@@ -22,7 +22,20 @@ from fcil.tasks import Task
 from fcil.traffic import Ledger, send, update_bytes
 from fcil.worker import threads
 
-__all__ = ["Emit", "Exchange", "Failure", "Plan", "Progress", "Request", "ask", "make_plan", "receive", "run", "start"]
+__all__ = [
+    "Emit",
+    "Exchange",
+    "Failure",
+    "Plan",
+    "Progress",
+    "Request",
+    "ask",
+    "gather",
+    "make_plan",
+    "receive",
+    "run",
+    "start",
+]
 
 Emit = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run, in order."""
@@ -140,18 +153,15 @@ def receive(plan: Plan, progress: Progress, request: Request, updates: Sequence[
     return replace(progress, position=progress.position + 1, state=state)
 
 
-def wanted(plan: Plan, request: Request) -> Expected:
-    """What a good reply to a request holds."""
-    return expected(request.phase, request.broadcast, plan.method.local(request.phase), request.num_examples)
-
-
-def _gather(plan: Plan, request: Request, exchange: Exchange, emit: Emit) -> tuple[list[ClientUpdate], int]:
-    """The good updates of a phase, and how many clients have none."""
-    target = wanted(plan, request)
+def gather(
+    plan: Plan, request: Request, replies: Iterable[ClientUpdate | Failure], emit: Emit
+) -> tuple[list[ClientUpdate], int]:
+    """The good updates among the replies to a request, and how many clients have none; each is told as an event."""
+    target = expected(request.phase, request.broadcast, plan.method.local(request.phase), request.num_examples)
+    place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
     good: list[ClientUpdate] = []
-    for reply in exchange(request):
+    for reply in replies:
         reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in good])
-        place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
         if reason is None and isinstance(reply, ClientUpdate):
             good.append(reply)
             emit({"event": "client", **place, "client": reply.client, **reply.metrics, "bytes": update_bytes(reply)})
@@ -187,7 +197,7 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
         "clients": list(request.num_examples), "download_bytes": down,
     })  # fmt: skip
     asked = time.perf_counter()
-    updates, lost = _gather(plan, request, exchange, emit)
+    updates, lost = gather(plan, request, exchange(request), emit)
     gathered = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, updates)
     merged = time.perf_counter()

@@ -159,7 +159,10 @@ class Recorder:
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
         """A new run; the caller has made sure that the folder holds no other."""
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
         write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
         return cls(folder)
 

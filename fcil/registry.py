@@ -48,7 +48,10 @@ def method_class(name: str) -> type[Method]:
     """
     if name not in method_names():
         raise ConfigError(f"method.name = {name!r}: no such method. {nearest(name, method_names())}")
-    module = import_module(f"{_package().__name__}.{name}")
+    try:
+        module = import_module(f"{_package().__name__}.{name}")
+    except Exception as error:  # a draft may raise anything
+        raise ConfigError(f"strategies/{name}.py cannot be imported: {type(error).__name__}: {error}") from error
     found = [
         c
         for c in vars(module).values()

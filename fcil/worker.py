@@ -14,6 +14,7 @@ from fcil.arrays import Arrays
 from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, prepare
+from fcil.errors import ConfigError
 from fcil.local import ClientData, run_client
 from fcil.method import Broadcast, ClientUpdate, Method, Phase
 from fcil.model.adapted import AdaptedModel
@@ -23,7 +24,7 @@ from fcil.scenario import Scenario, make_scenario
 from fcil.store import ClientStore
 from fcil.tasks import Task
 
-__all__ = ["Worker", "threads"]
+__all__ = ["Worker", "check_device", "threads"]
 
 
 @cache
@@ -42,6 +43,19 @@ def threads(count: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError for a device that this process does not have."""
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        raise ConfigError(f'run.device = {name!r}: must be "cpu", "cuda", "cuda:<number>" or "auto"') from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f'run.device = {name!r}: torch sees {torch.cuda.device_count()} GPUs here; use "cpu" or "auto", or install '
+            "a driver and a torch that fit (fcil doctor)"
+        )
 
 
 def _device(config: Config) -> torch.device:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, as_float32, symmetric_whole, weighted_mean
+from fcil.arrays import Arrays, State, as_float32, symmetric_whole, total, weighted_mean
 from fcil.merging.matching import match, match_diagonal, merge_tasks_diagonal
 from fcil.method import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
 from fcil.model import head
@@ -150,12 +150,8 @@ class LoRM(Method):
         return {name: rows, **bias}
 
     def _close_task(self, state: State, task: int, reports: Sequence[Arrays]) -> State:
-        grams = {
-            input_energy(layer): np.sum([r[input_energy(layer)].astype(np.float64) for r in reports], axis=0)
-            for layer in layers_of(state["module"])
-        }
         kept = {_of_task(task, name): a for name, a in state["module"].items()}
-        energy = {_of_task(task, name): g for name, g in grams.items()}
+        energy = {_of_task(task, name): g for name, g in total(reports).items()}
         return {**state, "past": {**state.get("past", {}), **kept}, "gram": {**state.get("gram", {}), **energy}}
 
     def deploy(self, state: State, phase: Phase) -> Arrays:

@@ -81,6 +81,8 @@ BAD = {
     "model.weights=nowhere.safetensors": ["model.weights = 'nowhere.safetensors'"],
     "model.backbone=vit_tny": ["model.backbone = 'vit_tny'"],
     "model.image_size=15": ["model.image_size = 15", "patch size 4"],
+    "run.device=cuda:99": ["run.device = 'cuda:99'", "GPUs"],
+    "run.device=gpu": ["run.device = 'gpu'"],
     "data.name=cifar": ["data.name = 'cifar'"],
     "trian.lr=1": ["[trian]", "Did you mean 'train'"],
     "train.lr='fast'": ["train.lr = 'fast'", "must be number"],
@@ -116,6 +118,12 @@ def test_messages_name_the_file(small, tmp_path, capsys):
     assert "none.toml: no such file" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_one_message(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["run", str(small), "--output", str(tmp_path / "file" / "run")]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+
+
 def test_another_run_in_the_folder_is_refused(small, tmp_path):
     assert main(["run", str(small), "--output", str(tmp_path / "run")]) == 0
     told = fcil("run", small, "--output", tmp_path / "run", "--set", "train.lr=0.5")
@@ -139,6 +147,24 @@ def test_small_commands(words, capsys):
     told = capsys.readouterr().out
     for word in SHOWN[words]:
         assert word in told
+
+
+def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
+    import fcil.registry as registry
+
+    original = registry.import_module
+
+    def broken(name):
+        if name.endswith(".fedavg"):
+            raise ImportError("No module named 'nope'")
+        return original(name)
+
+    monkeypatch.setattr(registry, "import_module", broken)
+    assert main(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert "strategies/fedavg.py cannot be imported" in told
+    assert "Response matching" in told
+    assert main(["methods", "fedavg"]) == 2
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "compare", "methods", "settings", "data", "doctor", "bench"])

@@ -18,12 +18,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fcil.checks import refusal
 from fcil.errors import RunError
 from fcil.flower import messages
 from fcil.flower.exchange import FlowerExchange, settled
-from fcil.loop import Emit, Failure, Plan, Progress, Request, ask, receive, run, start, wanted
-from fcil.method import ClientUpdate, Phase
+from fcil.loop import Emit, Plan, Progress, Request, ask, gather, receive, run, start
+from fcil.method import Phase
 
 __all__ = ["FcilStrategy"]
 
@@ -135,19 +134,11 @@ class FcilStrategy(Strategy):
         self._asked = request
         return list(self._sent.values())
 
-    def _good(self, request: Request, replies: Iterable[Message]) -> list[ClientUpdate]:
-        """The good updates; the others are named in the events and in Flower's log."""
-        target, good = wanted(self.plan, request), list[ClientUpdate]()
-        place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
-        for told in settled(self._sent, replies, request.num_examples, "no reply"):
-            reason = told.reason if isinstance(told, Failure) else refusal(told, target, [u.client for u in good])
-            if reason is None and isinstance(told, ClientUpdate):
-                good.append(told)
-                self.emit({"event": "client", **place, "client": told.client, **told.metrics})
-            else:
-                _log.warning("%s: client %d: %s", request.phase, told.client, reason)
-                self.emit({"event": "refused", **place, "client": told.client, "reason": reason})
-        return good
+    def _told(self, event: Mapping[str, Any]) -> None:
+        """Refused updates are named in Flower's log too."""
+        if event["event"] == "refused":
+            _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
+        self.emit(event)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -156,10 +147,11 @@ class FcilStrategy(Strategy):
         request, self._asked = self._asked, None
         if request is None:
             return None, None
-        good = self._good(request, replies)
+        settling = settled(self._sent, replies, request.num_examples, "no reply")
+        good, lost = gather(self.plan, request, settling, self._told)
         self.progress = receive(self.plan, self.progress, request, good)
         self.save(self.progress)
-        counts: dict[str, Any] = {"updates": len(good), "refused": len(request.num_examples) - len(good)}
+        counts: dict[str, Any] = {"updates": len(good), "refused": lost}
         return self._deployed(request.phase), MetricRecord(counts)
 
     def configure_evaluate(
@@ -170,12 +162,9 @@ class FcilStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """At a task's end one row of the accuracy matrix."""
-        following = self.plan.phases[server_round : server_round + 1]
-        if self._exchange is None or server_round > self.num_phases:
+        if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
-        if following and following[0].task == phase.task:
-            return None
         right = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
         row = tuple(int(r) for r in right)
         self.progress = replace(self.progress, right=(*self.progress.right, row))
