@@ -8,7 +8,7 @@ that no round has changed costs nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fcil.arrays import digest
+from fcil.arrays import digest, nbytes
 from fcil.method import Broadcast, ClientUpdate
 
 __all__ = ["Ledger", "send", "update_bytes"]
@@ -37,4 +37,4 @@ def send(ledger: Ledger, broadcast: Broadcast, clients: Sequence[int]) -> tuple[
 
 def update_bytes(update: ClientUpdate) -> int:
     """Bytes of a client's reply."""
-    return sum(a.nbytes for a in (*update.arrays.values(), *update.statistics.values()))
+    return nbytes(update.arrays) + nbytes(update.statistics)
