@@ -5,7 +5,7 @@ rest in float32; sums over clients run in float64 and are cast back once.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "Arrays", "State", "as_float32", "digest", "grouped", "matching", "mean", "nbytes", "same_names", "shapes",
-    "subtract", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
+    "Arrays", "State", "added", "as_float32", "digest", "grouped", "half_rows", "matching", "mean", "nbytes",
+    "same_names", "shapes", "subtract", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
+    "weighted_total",
 ]  # fmt: skip
 
 Arrays = Mapping[str, np.ndarray]
@@ -66,9 +67,31 @@ def _combine(many: Sequence[Arrays], weights: np.ndarray) -> dict[str, np.ndarra
     return out
 
 
+def added(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum in float64 of arrays of one shape, at least one, taken one at a time."""
+    each = iter(arrays)
+    acc = next(each).astype(np.float64)
+    for a in each:
+        acc += a
+    return acc
+
+
 def total(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """Sums over clients, in float64."""
     return _combine(many, np.ones(len(many)))
+
+
+def weighted_total(many: Sequence[Arrays], weights: Sequence[float], origin: Arrays) -> dict[str, np.ndarray]:
+    """sum_i w_i (x_i - origin) in float64: with the sum of the weights, all that a weighted mean needs.
+
+    Taken from what everybody started from, so that a mean of identical updates is that update in float32.
+    """
+    same_names([*many, {name: origin[name] for name in many[0]} if many else {}])
+    out = {name: np.zeros(a.shape) for name, a in many[0].items()}
+    for arrays, weight in zip(many, weights, strict=True):
+        for name in out if weight else ():  # a client of weight zero has no influence, whatever it holds
+            out[name] += weight * np.subtract(arrays[name], origin[name], dtype=np.float64)
+    return out
 
 
 def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
@@ -99,9 +122,21 @@ def subtract(left: Arrays, right: Arrays) -> dict[str, np.ndarray]:
     return {name: left[name].astype(np.float64) - right[name].astype(np.float64) for name in same_names([left, right])}
 
 
+def half_rows(half: np.ndarray, n: int) -> Iterator[np.ndarray]:
+    """The n rows of an upper half, each from its diagonal entry on."""
+    begin = 0
+    for length in range(n, 0, -1):
+        yield half[begin : begin + length]
+        begin += length
+
+
 def symmetric_half(matrix: np.ndarray) -> np.ndarray:
     """(n, n) symmetric -> its n(n+1)/2 upper entries, row by row: what travels of a Gram matrix."""
-    return np.asarray(matrix[np.triu_indices(matrix.shape[0])])
+    n = len(matrix)
+    half = np.empty(n * (n + 1) // 2, matrix.dtype)
+    for i, row in enumerate(half_rows(half, n)):
+        row[:] = matrix[i, i:]
+    return half
 
 
 def symmetric_whole(half: np.ndarray) -> np.ndarray:
@@ -110,9 +145,8 @@ def symmetric_whole(half: np.ndarray) -> np.ndarray:
     if n * (n + 1) // 2 != half.size:
         raise MergeError(f"{half.size} numbers are not half of a symmetric matrix")
     matrix = np.zeros((n, n), half.dtype)
-    upper = np.triu_indices(n)
-    matrix[upper] = half
-    matrix.T[upper] = half
+    for i, row in enumerate(half_rows(half, n)):
+        matrix[i, i:] = matrix[i:, i] = row
     return matrix
 
 

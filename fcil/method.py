@@ -220,8 +220,24 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__}.broadcast")
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """The state after this phase. `updates` are checked, at least one, and sorted by client."""
-        raise NotImplementedError(f"{type(self).__name__}.merge")
+        """The state after this phase. `updates` are checked, at least one, and sorted by client.
+
+        A method whose merge needs only sums over clients has `sums` and `merge_sums` instead of this.
+        """
+        return self.merge_sums(state, phase, self.sums(phase, self.broadcast(state, phase), updates))
+
+    @property
+    def additive(self) -> bool:
+        """Whether sums over clients are all that merging needs, so that groups of clients may be summed far away."""
+        return type(self).sums is not Method.sums
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
+        raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """The state after this phase, given the sums over all clients."""
+        raise NotImplementedError(f"{type(self).__name__}.merge_sums")
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The arrays to evaluate after this phase."""

@@ -10,6 +10,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,13 +24,22 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a setting means, its unit, and the numbers it admits (`low` and `high` included, `above` excluded)."""
+    """What a setting means, its unit, and what it admits: numbers (`low`, `high` included, `above` excluded), texts."""
 
     help: str
     unit: str = ""
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    forms: tuple[str, ...] = ()
+    """Texts; `<k>` in one stands for a whole number from 1 on."""
+
+    def text_complaint(self, value: str) -> str | None:
+        """Why a text has none of the forms, or None."""
+        patterns = [re.escape(form).replace("<k>", "[1-9][0-9]*") for form in self.forms]
+        if not patterns or any(re.fullmatch(pattern, value) for pattern in patterns):
+            return None
+        return "must be " + " or ".join(f'"{form}"' for form in self.forms)
 
     def complaint(self, value: float) -> str | None:
         """Why a number is out of range, or None."""
@@ -105,7 +115,9 @@ def _convert(value: object, kind: Any, option: Option) -> object:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"must be {_type_name(kind)}")
-    complaint = option.complaint(value) if isinstance(value, int | float) and kind is not bool else None
+    complaint = option.text_complaint(value) if isinstance(value, str) else None
+    if isinstance(value, int | float) and kind is not bool:
+        complaint = option.complaint(value)
     if complaint:
         raise ValueError(complaint)
     return value

@@ -19,8 +19,12 @@ from fcil.method import Shapes
 from fcil.model import head
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import A, layers_of
+from fcil.sketching import FrequentDirections
 
-__all__ = ["HeadGram", "InputEnergy", "ProjectedGram", "head_gram", "input_energy", "projected_gram"]
+__all__ = [
+    "HeadGram", "InputEnergy", "InputGram", "InputSketch", "ProjectedGram", "gram_of_sketch", "head_gram",
+    "input_energy", "input_gram", "input_sketch", "projected_gram",
+]  # fmt: skip
 
 Observers = Mapping[str, Callable[[Tensor], None]]
 
@@ -35,6 +39,29 @@ def input_energy(layer: str) -> str:
     return f"{layer}.input_energy"
 
 
+def input_gram(layer: str) -> str:
+    """Name of the upper half of G of a layer."""
+    return f"{layer}.input_gram"
+
+
+def input_sketch(layer: str) -> str:
+    """Name of S of a layer, S^T S + a diagonal being about G."""
+    return f"{layer}.input_sketch"
+
+
+def gram_of_sketch(sketch: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Upper half, in float64, of S^T S with its diagonal raised to the exact one: what a sketch says of G.
+
+    Args:
+        sketch: (k, in).
+        energy: (in,) diag(G), never below the diagonal of S^T S but for rounding.
+    """
+    s = sketch.astype(np.float64)
+    gram = s.T @ s
+    np.fill_diagonal(gram, np.maximum(np.diagonal(gram), energy))
+    return symmetric_half(gram)
+
+
 def head_gram(task: int) -> str:
     """Name of the Gram matrix of the features that reach a task's head rows."""
     return f"head.{task}.gram"
@@ -42,6 +69,11 @@ def head_gram(task: int) -> str:
 
 def _energy(x: Tensor) -> Tensor:
     return x.detach().float().flatten(0, -2).square().sum(0).double()
+
+
+def _outer(x: Tensor) -> Tensor:
+    x = x.detach().float().flatten(0, -2)
+    return (x.T @ x).double()
 
 
 @dataclass
@@ -78,6 +110,59 @@ class InputEnergy:
         """Sum x_j^2 over tokens."""
         sums = _Sums()
         sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
+        return sums
+
+
+@dataclass(frozen=True)
+class InputGram:
+    """G = X X^T of every adapted layer: in (in + 1) / 2 floats each. In a ViT-B/16 67 million floats a client."""
+
+    def shapes(self, broadcast: Shapes) -> Shapes:
+        """(in (in + 1) / 2,) per layer: the upper half, row by row."""
+        widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
+        return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
+
+    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
+        """Sum x x^T over tokens."""
+        sums = _Sums(result=lambda wholes: {name: symmetric_half(gram) for name, gram in wholes.items()})
+        sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in layers_of(arrays)}
+        return sums
+
+
+@dataclass
+class _Sketches(_Sums):
+    """A stream of inputs per layer in frequent directions, beside the exact diagonals."""
+
+    streams: dict[str, FrequentDirections] = field(default_factory=dict)
+
+    def take(self, layer: str, x: Tensor) -> None:
+        """Take up one batch's inputs."""
+        self.add(input_energy(layer), _energy, x)
+        self.streams[layer].add(x.detach().float().flatten(0, -2))
+
+    def finish(self) -> Arrays:
+        """Sketches and diagonals, in float32."""
+        sketches = {input_sketch(layer): s.sketch().float().cpu().numpy() for layer, s in self.streams.items()}
+        return {**sketches, **_Sums.finish(self)}
+
+
+@dataclass(frozen=True)
+class InputSketch:
+    """G of every adapted layer in k rows (see `fcil.sketching`) and its exact diagonal: k in + in floats each."""
+
+    rows: int
+
+    def shapes(self, broadcast: Shapes) -> Shapes:
+        """(k, in) and (in,) per layer, with k = in at most."""
+        widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
+        sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
+        return {**sketches, **InputEnergy().shapes(broadcast)}
+
+    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sketches:
+        """Sketch while the data stream by."""
+        sums = _Sketches()
+        sums.streams = {layer: FrequentDirections(arrays[layer + A].shape[1], self.rows) for layer in layers_of(arrays)}
+        sums.layers = {layer: partial(sums.take, layer) for layer in sums.streams}
         return sums
 
 
@@ -129,10 +214,6 @@ class _HeadSums(_Sums):
     def batch(self, features: Tensor, labels: Tensor) -> None:
         """Add f f^T, or f_j^2."""
         self.add(self.name, _energy if self.diagonal else _outer, features)
-
-
-def _outer(features: Tensor) -> Tensor:
-    return (features.detach().T @ features.detach()).double()
 
 
 @dataclass(frozen=True)

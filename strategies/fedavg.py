@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcil.arrays import Arrays, State, weighted_mean
+import numpy as np
+
+from fcil.arrays import Arrays, State, as_float32, weighted_total
 from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase
 from fcil.model import head
 from fcil.model.lora import A, B, Lora
 from fcil.options import Option
 
 __all__ = ["FedAvg"]
+
+EXAMPLES = "examples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +48,21 @@ class FedAvg(Method):
         rows = {name: state["head"][name] for name in (head.weight(task), head.bias(task))}
         return Broadcast({**state["module"], **rows})
 
-    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """sum_i n_i theta_i / sum_i n_i for every array that trained."""
-        merged = weighted_mean([u.arrays for u in updates], [u.num_examples for u in updates])
-        return {group: {name: merged.get(name, a) for name, a in arrays.items()} for group, arrays in state.items()}
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
+        counts = [u.num_examples for u in updates]
+        return {
+            **weighted_total([u.arrays for u in updates], counts, broadcast.arrays),
+            EXAMPLES: np.array(sum(counts)),
+        }
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """sum_i n_i theta_i / sum_i n_i."""
+        merged = {
+            group: {name: a + sums[name] / sums[EXAMPLES] if name in sums else a for name, a in arrays.items()}
+            for group, arrays in state.items()
+        }
+        return {group: as_float32(arrays) for group, arrays in merged.items()}
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The module and all head rows."""

@@ -1,20 +1,49 @@
 """LoRM: closed-form merging of LoRA factors over clients, round by round, and over tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, as_float32, symmetric_whole, total, weighted_mean
-from fcil.merging.matching import match, match_diagonal, merge_tasks_diagonal
-from fcil.method import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
+from fcil.arrays import Arrays, State, added, as_float32
+from fcil.merging import halves
+from fcil.merging.matching import Moments, merge_tasks, moments, solve
+from fcil.method import (
+    REPORT,
+    TRAIN,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    Kind,
+    Local,
+    Method,
+    Pass,
+    Phase,
+    Statistic,
+    Task,
+)
 from fcil.model import head
 from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
-from fcil.statistics import HeadGram, InputEnergy, ProjectedGram, head_gram, input_energy, projected_gram
+from fcil.statistics import (
+    HeadGram,
+    InputEnergy,
+    InputGram,
+    InputSketch,
+    ProjectedGram,
+    gram_of_sketch,
+    head_gram,
+    input_energy,
+    input_gram,
+    input_sketch,
+    projected_gram,
+)  # fmt: skip
 
 __all__ = ["LoRM"]
+
+RESPONSE = ".response"
+"""A_t G_t, beside the diagonal of G_t under the name of A_t."""
 
 
 def _of_task(task: int, name: str) -> str:
@@ -30,18 +59,13 @@ def _past(arrays: Arrays) -> list[dict[str, np.ndarray]]:
     return [tasks[t] for t in sorted(tasks)]
 
 
-def _pairs(modules: Sequence[Arrays], layer: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(m[layer + B], m[layer + A]) for m in modules]
-
-
 def mean_of_tasks(current: Arrays, past: Arrays) -> Arrays:
     """W0 + the mean of the tasks' B_t A_t, the current one included, as one pair of rank T r per layer."""
     modules = [*_past(past), current]
     out: dict[str, np.ndarray] = {}
     for layer in layers_of(current):
-        bs, as_ = zip(*_pairs(modules, layer), strict=True)
-        out[layer + A] = np.concatenate(as_, 0) / np.float32(len(modules))
-        out[layer + B] = np.concatenate(bs, 1)
+        out[layer + A] = np.concatenate([m[layer + A] for m in modules], 0) / np.float32(len(modules))
+        out[layer + B] = np.concatenate([m[layer + B] for m in modules], 1)
     return out
 
 
@@ -55,10 +79,22 @@ class LoRM(Method):
     """
 
     rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
+    train_order: Annotated[
+        Literal["BA", "AB", "B", "A"],
+        Option("factors that train in rounds 1, 2, 3, ... of a task, over and over; the first one starts at zero"),
+    ] = "BA"
+    lr_a: Annotated[float | None, Option("learning rate of A; train.lr unless given", above=0)] = None
+    lr_b: Annotated[float | None, Option("learning rate of B; train.lr unless given", above=0)] = None
     gram_b: Annotated[
         Literal["exact", "diagonal"], Option("P_i = A G_i A^T of a B round, with the whole Gram or its diagonal")
     ] = "diagonal"
-    gram_a: Annotated[Literal["diagonal"], Option("the Gram of an A round")] = "diagonal"
+    gram_a: Annotated[
+        str,
+        Option(
+            "G_i of an A round and of the merge over tasks: its diagonal, all of it, or k rows of frequent directions",
+            forms=("diagonal", "full", "sketch:<k>"),
+        ),
+    ] = "diagonal"
     gram_model: Annotated[
         Literal["deployed", "own"],
         Option("Grams are taken through W0 + the mean of the tasks' modules, or through the client's own W0 + B A"),
@@ -68,31 +104,41 @@ class LoRM(Method):
         float,
         Option("off-diagonals of the head's Gram are multiplied by it: 1 is RegMean, 0 its diagonal", low=0, high=1),
     ] = 0.5
+    task_merge: Annotated[
+        Literal["gram", "mean"], Option("tasks' modules are weighted by their Grams, or simply averaged")
+    ] = "gram"
 
     @property
     def adapter(self) -> Lora:
         """A pair on qkv, proj, fc1 and fc2 of every block."""
         return Lora(self.rank)
 
-    @staticmethod
-    def trains_b(phase: Phase) -> bool:
-        """Whether this round trains B: every task begins with B."""
-        return phase.round % 2 == 1
+    def factor(self, phase: Phase) -> str:
+        """The factor that trains in this round: every task begins with the first of `train_order`."""
+        letter = self.train_order[(phase.round - 1) % len(self.train_order)]
+        return {"A": A, "B": B}[letter]
 
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:
         """Train one factor and the head's new rows; report the Grams that merging them takes."""
-        task = phase.task.index
+        task, factor = phase.task.index, self.factor(phase)
         if phase.kind == "report":
-            return Local(passes=(self._pass(InputEnergy()),))
-        gram = ProjectedGram(self.gram_b) if self.trains_b(phase) else InputEnergy()
-        factor = B if self.trains_b(phase) else A
+            return Local(passes=(self._pass(self._input_statistic()),))
+        gram = ProjectedGram(self.gram_b) if factor == B else self._input_statistic()
+        rate = self.lr_b if factor == B else self.lr_a
         return Local(
-            trains=(f"*{factor}", head.block(task)), passes=(self._pass(gram, HeadGram(task, self.head_gram_shrink)),)
+            trains=(f"*{factor}", head.block(task)),
+            lr={f"*{factor}": rate} if rate else {},
+            passes=(self._pass(gram, HeadGram(task, self.head_gram_shrink)),),
         )
 
-    def _pass(self, *statistics: ProjectedGram | InputEnergy | HeadGram) -> Pass:
+    def _input_statistic(self) -> Statistic:
+        if self.gram_a == "diagonal":
+            return InputEnergy()
+        return InputGram() if self.gram_a == "full" else InputSketch(int(self.gram_a.partition(":")[2]))
+
+    def _pass(self, *statistics: Statistic) -> Pass:
         """Eval mode, training augmentation, through the model that `gram_model` names."""
         if self.gram_model == "own":
             return Pass(statistics, transform="train", repeats=self.gram_passes)
@@ -101,13 +147,17 @@ class LoRM(Method):
     # ---- server half -------------------------------------------------------------------------------------------------
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """The rounds, and a report under the merged model at the task's end."""
-        return (TRAIN,) * rounds + (REPORT,)
+        """The rounds, and a report under the merged model at the task's end where tasks are weighted by Grams."""
+        return (TRAIN,) * rounds + ((REPORT,) if self.task_merge == "gram" else ())
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """A fresh module and the new classes' head rows."""
-        fresh = self.adapter.initial(backbone, phase.generator("lora"))
+        """The finished module takes its place in the past; a fresh one, and the new classes' head rows."""
+        first = {"A": A, "B": B}[self.train_order[0]]
+        fresh = self.adapter.initial(backbone, phase.generator("lora"), zero=first)
         rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
+        if "module" in state:
+            done = {_of_task(phase.task.index - 1, name): a for name, a in state["module"].items()}
+            state = {**state, "past": {**state.get("past", {}), **done}}
         return {**state, "module": fresh, "head": {**state.get("head", {}), **rows}}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
@@ -116,51 +166,77 @@ class LoRM(Method):
         past = state.get("past", {}) if self.gram_model == "deployed" else {}
         return Broadcast({**state["module"], **(rows if phase.kind == "train" else {})}, past)
 
-    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """Match responses over the clients, or close the task and keep its module with its Grams."""
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """Over the clients: the moments of every matrix that trained; in a report G_i of every layer."""
         if phase.kind == "report":
-            return self._close_task(state, phase.task.index, [u.statistics for u in updates])
-        factors = {}
-        for layer in layers_of(state["module"]):
-            name = layer + (B if self.trains_b(phase) else A)
-            start, thetas = state["module"][name], [u.arrays[name] for u in updates]
-            if self.trains_b(phase):
-                grams = [symmetric_whole(u.statistics[projected_gram(layer)]) for u in updates]
-                factors[name] = match(start, thetas, grams)
+            names = [layer + A for layer in layers_of(broadcast.arrays)]
+            return {name: added(self._gram(u, name, phase) for u in updates) for name in names}
+        found: dict[str, np.ndarray] = {}
+        for name in self.local(phase).trained(list(broadcast.arrays)):
+            start, thetas = broadcast.arrays[name], [u.arrays[name] for u in updates]
+            if name == head.bias(phase.task.index):  # its mean, weighted by examples, is a match with constant energy
+                counts = [np.full(start.shape, u.num_examples) for u in updates]
+                each = moments(start[None], [theta[None] for theta in thetas], counts, whole=False)
             else:
-                factors[name] = match_diagonal(start, thetas, [u.statistics[input_energy(layer)] for u in updates])
-        rows = self._merge_head(state["head"], phase.task.index, updates)
-        return {
-            **state,
-            "module": {**state["module"], **as_float32(factors)},
-            "head": {**state["head"], **as_float32(rows)},
-        }
+                each = moments(start, thetas, (self._gram(u, name, phase) for u in updates), self._whole(name))
+            found |= each.arrays(name)
+        return found
 
-    def _merge_head(self, heads: Arrays, task: int, updates: Sequence[ClientUpdate]) -> Mapping[str, np.ndarray]:
-        """RegMean with shrunk Grams for the rows; the biases' mean weighted by examples."""
-        name = head.weight(task)
-        thetas, grams = [u.arrays[name] for u in updates], [u.statistics[head_gram(task)] for u in updates]
-        if self.head_gram_shrink == 0:
-            rows = match_diagonal(heads[name], thetas, grams)
-        else:
-            rows = match(heads[name], thetas, [symmetric_whole(g) for g in grams])
-        bias = weighted_mean(
-            [{head.bias(task): u.arrays[head.bias(task)]} for u in updates], [u.num_examples for u in updates]
-        )
-        return {name: rows, **bias}
+    def _whole(self, name: str) -> bool:
+        """Whether the Grams that match an array are matrices (as upper halves) or diagonals."""
+        if name.endswith(A):
+            return self.gram_a != "diagonal"
+        return name.endswith(B) or self.head_gram_shrink > 0
 
-    def _close_task(self, state: State, task: int, reports: Sequence[Arrays]) -> State:
-        kept = {_of_task(task, name): a for name, a in state["module"].items()}
-        energy = {_of_task(task, name): g for name, g in total(reports).items()}
-        return {**state, "past": {**state.get("past", {}), **kept}, "gram": {**state.get("gram", {}), **energy}}
+    def _gram(self, update: ClientUpdate, name: str, phase: Phase) -> np.ndarray:
+        """What one client says of the inputs that a matrix sees."""
+        statistics = update.statistics
+        if name == head.weight(phase.task.index):
+            return statistics[head_gram(phase.task.index)]
+        if name.endswith(B):
+            return statistics[projected_gram(name.removesuffix(B))]
+        layer = name.removesuffix(A)
+        if self.gram_a == "diagonal":
+            return statistics[input_energy(layer)]
+        if self.gram_a == "full":
+            return statistics[input_gram(layer)]
+        return gram_of_sketch(statistics[input_sketch(layer)], statistics[input_energy(layer)])
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """Match responses over the clients, or close the task and keep its Grams."""
+        if phase.kind == "report":
+            return self._close_task(state, phase.task.index, sums)
+        merged = {group: dict(arrays) for group, arrays in state.items()}
+        sent = self.broadcast(state, phase).arrays
+        for name in self.local(phase).trained(list(sent)):
+            theta = solve(np.atleast_2d(sent[name]), Moments.read(sums, name)).reshape(sent[name].shape)
+            merged["head" if name in state["head"] else "module"][name] = theta.astype(np.float32)
+        return merged
+
+    def _close_task(self, state: State, task: int, grams: Arrays) -> State:
+        """Keep diag(G_t) and, of whole Grams, A_t G_t and the running sum."""
+        kept, running = dict(state.get("gram", {})), dict(state.get("gram_sum", {}))
+        for name, gram in grams.items():
+            whole = self._whole(name)
+            kept[_of_task(task, name)] = halves.diagonal(gram) if whole else gram
+            if whole:
+                kept[_of_task(task, name + RESPONSE)] = halves.times(state["module"][name], gram)
+                running[name] = running[name] + gram if name in running else gram
+        sums = {"gram_sum": running} if running else {}
+        return {**state, "gram": kept, **sums}
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """W0 + (sum_t B_t A_t G_t)(sum_t G_t)^+ once the task is closed; between its rounds W0 + the tasks' mean."""
+        past = state.get("past", {})
         if phase.kind == "train":
-            return {**mean_of_tasks(state["module"], state.get("past", {})), **state["head"]}
-        modules, energies = _past(state["past"]), _past(state["gram"])
+            return {**mean_of_tasks(state["module"], past), **state["head"]}
+        modules, grams = [*_past(past), state["module"]], _past(state["gram"])
         merged: dict[str, np.ndarray] = {}
         for layer in layers_of(state["module"]):
-            grams = [energy[input_energy(layer)] for energy in energies]
-            merged[layer + B], merged[layer + A] = merge_tasks_diagonal(_pairs(modules, layer), grams)
+            pairs = [(m[layer + B], m[layer + A]) for m in modules]
+            energies = [g[layer + A] for g in grams]
+            responses = [g[layer + A + RESPONSE] for g in grams if self._whole(layer + A)]
+            merged[layer + B], merged[layer + A] = merge_tasks(
+                pairs, energies, responses, state.get("gram_sum", {}).get(layer + A)
+            )
         return {**as_float32(merged), **state["head"]}

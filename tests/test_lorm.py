@@ -1,14 +1,29 @@
 """LoRM's server half against the literal equations, from updates that are made of explicit inputs X_i."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
 from small import BACKBONE, LINEARS, WIDTH, dense, model, phase
 
-from fcil.arrays import symmetric_half
+from fcil.arrays import symmetric_half, total
+from fcil.errors import ConfigError
 from fcil.method import Broadcast, ClientUpdate
 from fcil.model.lora import A, B
-from fcil.statistics import HeadGram, InputEnergy, ProjectedGram, head_gram, input_energy, projected_gram
+from fcil.registry import build_method
+from fcil.statistics import (
+    HeadGram,
+    InputEnergy,
+    InputGram,
+    InputSketch,
+    ProjectedGram,
+    head_gram,
+    input_energy,
+    input_gram,
+    input_sketch,
+    projected_gram,
+)  # fmt: skip
 from fcil.tasks import Task
 from strategies.lorm import LoRM
 
@@ -50,6 +65,13 @@ def synthetic(method, state, at, seed):
                     g = reference.gram(x)
                     if isinstance(s, InputEnergy):
                         statistics[input_energy(layer)] = np.diag(g).astype(np.float32)
+                    elif isinstance(s, InputGram):
+                        statistics[input_gram(layer)] = symmetric_half(g).astype(np.float32)
+                    elif isinstance(s, InputSketch):
+                        values, vectors = np.linalg.eigh(g)  # the best k rows there are, and the diagonal
+                        top = (vectors * np.sqrt(np.maximum(values, 0)))[:, -s.rows :].T
+                        statistics[input_sketch(layer)] = top.astype(np.float32)
+                        statistics[input_energy(layer)] = np.diag(g).astype(np.float32)
                     elif isinstance(s, ProjectedGram):
                         a = sent[layer + A].astype(np.float64)
                         kept = g if s.kind == "exact" else reference.diagonal_only(g)
@@ -84,15 +106,72 @@ def test_b_round(kind):
         np.testing.assert_array_equal(merged["module"][layer + A], state["module"][layer + A])
 
 
-def test_a_round():
-    method = LoRM(rank=RANK)
+@pytest.mark.parametrize("gram_a", ["diagonal", "full", "sketch:64", "sketch:100"])
+def test_a_round(gram_a):
+    """A sketch with as many rows as the widest layer has inputs says as much as the whole Gram."""
+    method = LoRM(rank=RANK, gram_a=gram_a)
     state = started(method)
     updates, inputs, _ = synthetic(method, state, phase(2), 0)
     merged = method.merge(state, phase(2), updates)
     for layer in LINEARS:
-        literal = reference.lorm_a([u.arrays[layer + A] for u in updates], [x[layer] for x in inputs], diagonal=True)
-        close(merged["module"][layer + A], literal)
+        xs, as_ = [x[layer] for x in inputs], [u.arrays[layer + A] for u in updates]
+        close(merged["module"][layer + A], reference.lorm_a(as_, xs, diagonal=gram_a == "diagonal"))
+        if gram_a != "diagonal":
+            b = np.random.default_rng(0).standard_normal((RANK, RANK))
+            close(merged["module"][layer + A], reference.least_squares_a(as_, b, xs), 1e-3)
         np.testing.assert_array_equal(merged["module"][layer + B], state["module"][layer + B])
+
+
+def test_a_small_sketch_lies_between_the_diagonal_and_the_whole():
+    """In the response error that all three try to make small."""
+    errors = {}
+    for gram_a in ("diagonal", "sketch:16", "sketch:32", "full"):
+        method = LoRM(rank=RANK, gram_a=gram_a)
+        state = started(method)
+        updates, inputs, _ = synthetic(method, state, phase(2), 0)
+        merged = method.merge(state, phase(2), updates)
+        errors[gram_a] = sum(
+            reference.response_error(
+                merged["module"][layer + A], [u.arrays[layer + A] for u in updates], [x[layer] for x in inputs]
+            )
+            for layer in LINEARS
+        )
+    assert errors["full"] < errors["sketch:32"] < errors["sketch:16"] < errors["diagonal"]
+
+
+@pytest.mark.parametrize(("order", "factors"), [("BA", "BABAB"), ("AB", "ABABA"), ("B", "BBBBB"), ("A", "AAAAA")])
+def test_train_order(order, factors):
+    """The first factor starts at zero, so that a task begins at W0 and its gradient is not zero."""
+    method = LoRM(rank=RANK, train_order=order, lr_a=0.25, lr_b=0.5)
+    state = method.begin(method.init(BACKBONE, 6, 0), phase(), BACKBONE)
+    first, other = (A, B) if factors[0] == "A" else (B, A)
+    for layer in LINEARS:
+        assert not state["module"][layer + first].any()
+        assert state["module"][layer + other].all()
+    for round, letter in enumerate(factors, 1):
+        local = method.local(phase(round))
+        names = local.trained([*state["module"], "head.0.weight"])
+        assert {n[-1] for n in names if ".lora_" in n} == {letter}
+        assert local.lr == {f"*.lora_{letter}": {"A": 0.25, "B": 0.5}[letter]}
+        updates, inputs, _ = synthetic(method, state, phase(round), round)
+        before, state = state, method.merge(state, phase(round), updates)
+        merged = state["module"]
+        for layer in LINEARS:
+            trained, kept = (layer + A, layer + B) if letter == "A" else (layer + B, layer + A)
+            np.testing.assert_array_equal(merged[kept], before["module"][kept])
+            thetas, xs = [u.arrays[trained] for u in updates], [x[layer] for x in inputs]
+            if letter == "A":
+                close(merged[trained], reference.lorm_a(thetas, xs, diagonal=True))
+            else:
+                a = before["module"][layer + A].astype(np.float64)
+                close(merged[trained], reference.lorm_b(thetas, a, xs, diagonal=True), 1e-3)
+
+
+def test_a_misspelt_gram_is_refused_with_its_forms():
+    with pytest.raises(
+        ConfigError, match=r'gram_a \(lorm\) = .sketch:0.: must be "diagonal" or "full" or "sketch:<k>"'
+    ):
+        build_method("lorm", {"gram_a": "sketch:0"})
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.5, 1.0])
@@ -147,10 +226,13 @@ def whole_run(method, rounds=2):
             state, index = after, index + 1
 
 
-@pytest.mark.parametrize("gram_model", ["deployed", "own"])
-def test_three_tasks(gram_model):
+@pytest.mark.parametrize(
+    ("gram_model", "gram_a"),
+    [("deployed", "diagonal"), ("own", "diagonal"), ("deployed", "full"), ("own", "sketch:64")],
+)
+def test_three_tasks(gram_model, gram_a):
     """Deployed weights are the dense formula at each task's end, and the mean over tasks between rounds."""
-    method = LoRM(rank=RANK, gram_model=gram_model)
+    method = LoRM(rank=RANK, gram_model=gram_model, gram_a=gram_a)
     pairs, energies, heads = [], [], {}
     for at, before, after, _, inputs in whole_run(method):
         deployed = method.deploy(after, at)
@@ -166,17 +248,67 @@ def test_three_tasks(gram_model):
         for layer in LINEARS:
             each = [(m[layer + B].astype(np.float64), m[layer + A].astype(np.float64)) for m in modules]
             if at.kind == "report":
-                grams = [sum(np.diag(reference.gram(x[layer])) for x in of_task) for of_task in energies]
-                literal = reference.lorm_tasks(each, grams)
+                grams = [sum(reference.gram(x[layer]) for x in of_task) for of_task in energies]
+                literal = reference.lorm_tasks(each, [np.diag(g) for g in grams] if gram_a == "diagonal" else grams)
             else:
                 literal = reference.mean_of_tasks(each)
-            np.testing.assert_allclose(dense(deployed, layer), literal, rtol=1e-4, atol=1e-5 * np.abs(literal).max())
+            np.testing.assert_allclose(dense(deployed, layer), literal, rtol=1e-4, atol=1e-4 * np.abs(literal).max())
             assert deployed[layer + A].shape[0] == RANK * (at.task.index + 1)
         assert all(a.dtype == np.float32 for a in deployed.values())
         sent = method.broadcast(before, at)
         assert set(sent.arrays) >= {layer + f for layer in LINEARS for f in (A, B)}
         assert bool(sent.references) == (gram_model == "deployed" and at.task.index > 0)
     assert sorted(after["head"]) == sorted(f"head.{t}.{p}" for t in range(3) for p in ("weight", "bias"))
+
+
+def test_task_merge_by_mean_needs_no_report():
+    method = LoRM(rank=RANK, task_merge="mean")
+    pairs = []
+    for at, _, after, *_ in whole_run(method):
+        assert at.kind == "train"
+        deployed = method.deploy(after, at)
+        if at.round == 2:
+            pairs.append(after["module"])
+            for layer in LINEARS:
+                each = [(m[layer + B].astype(np.float64), m[layer + A].astype(np.float64)) for m in pairs]
+                literal = reference.mean_of_tasks(each)
+                np.testing.assert_allclose(dense(deployed, layer), literal, rtol=1e-4, atol=1e-6)
+    assert len(pairs) == len(TASKS)
+
+
+@pytest.mark.parametrize("gram_a", ["diagonal", "full", "sketch:8"])
+@pytest.mark.parametrize("gram_b", ["exact", "diagonal"])
+def test_sums_of_groups_add_up_to_the_sums_of_all(gram_a, gram_b):
+    method = LoRM(rank=RANK, gram_a=gram_a, gram_b=gram_b)
+    for at, before, _, updates, _ in whole_run(method):
+        broadcast = method.broadcast(before, at)
+        whole = method.sums(at, broadcast, updates)
+        parts = [method.sums(at, broadcast, updates[:1]), method.sums(at, broadcast, updates[1:])]
+        assert all(a.dtype == np.float64 for a in whole.values())
+        added = total(parts)
+        for name, a in whole.items():
+            np.testing.assert_allclose(added[name], a, rtol=1e-12, atol=1e-12 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("gram_a", ["diagonal", "full"])
+def test_layers_without_any_input_keep_their_module_and_nothing_is_nan(gram_a):
+    """A layer whose inputs are all zero says nothing: A keeps the round's start, and its task no delta W."""
+    method = LoRM(rank=RANK, gram_a=gram_a, gram_b="exact")
+    for at, before, _, updates, _ in whole_run(method):
+        dead = "blocks.1.mlp.fc2"
+        mute = [
+            replace(u, statistics={n: np.zeros_like(a) if n.startswith(dead) else a for n, a in u.statistics.items()})
+            for u in updates
+        ]
+        after = method.merge(before, at, mute)
+        deployed = method.deploy(after, at)
+        assert all(np.isfinite(a).all() for group in after.values() for a in group.values())
+        assert all(np.isfinite(a).all() for a in deployed.values())
+        if at.kind == "report":
+            assert not dense(deployed, dead).any()
+            return
+        for factor in (A, B):
+            np.testing.assert_array_equal(after["module"][dead + factor], before["module"][dead + factor])
 
 
 def test_after_the_first_task_the_deployed_model_is_its_own_module():

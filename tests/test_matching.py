@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import Problem, close, problems
 
 from fcil.errors import MergeError
-from fcil.merging.matching import match, match_diagonal, merge_tasks_diagonal, shrink
+from fcil.merging.matching import match, match_diagonal, merge_tasks, shrink
 
 
 @given(problems())
@@ -122,21 +122,21 @@ def test_a_round_does_not_depend_on_the_gauge(p):
 def test_tasks_in_factors_are_the_dense_formula(p, data):
     grams = [np.diag(g).copy() for g in p.grams]
     grams[0][data.draw(st.integers(0, p.a.shape[1] - 1))] = 0
-    b, a = merge_tasks_diagonal(list(zip(p.bs, p.as_, strict=True)), grams)
+    b, a = merge_tasks(list(zip(p.bs, p.as_, strict=True)), grams)
     assert b.shape[1] == a.shape[0] == p.a.shape[0] * len(p.bs)
     close(b @ a, reference.lorm_tasks(list(zip(p.bs, p.as_, strict=True)), grams))
 
 
 def test_tasks_without_any_energy_in_a_column_change_nothing_there():
     pairs = [(np.ones((2, 1)), np.ones((1, 3))), (np.ones((2, 1)), np.ones((1, 3)))]
-    b, a = merge_tasks_diagonal(pairs, [np.array([1.0, 0, 3]), np.array([1.0, 0, 1])])
+    b, a = merge_tasks(pairs, [np.array([1.0, 0, 3]), np.array([1.0, 0, 1])])
     np.testing.assert_array_equal(b @ a, [[1, 0, 1], [1, 0, 1]])
 
 
 def test_one_task_is_its_own_module():
     rng = np.random.default_rng(0)
     pair = rng.standard_normal((5, 2)), rng.standard_normal((2, 7))
-    b, a = merge_tasks_diagonal([pair], [rng.uniform(0.1, 1, 7)])
+    b, a = merge_tasks([pair], [rng.uniform(0.1, 1, 7)])
     close(b @ a, pair[0] @ pair[1])
 
 
@@ -145,7 +145,7 @@ def test_inputs_are_not_changed():
     before = [x.copy() for x in (p.start, *p.thetas, *p.grams)]
     match(p.start, p.thetas, p.grams)
     match_diagonal(p.start, p.thetas, [np.diag(g) for g in p.grams])
-    merge_tasks_diagonal(list(zip(p.bs, p.as_, strict=True)), [np.diag(g) for g in p.grams])
+    merge_tasks(list(zip(p.bs, p.as_, strict=True)), [np.diag(g) for g in p.grams])
     for now, then in zip((p.start, *p.thetas, *p.grams), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
@@ -158,7 +158,7 @@ def test_diagonal_paths_make_no_square_matrix():
     pairs = [(rng.standard_normal((6, 4)), a) for a in thetas]
     tracemalloc.start()
     match_diagonal(thetas[0], thetas, grams)
-    merge_tasks_diagonal(pairs, grams)
+    merge_tasks(pairs, grams)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
@@ -177,7 +177,7 @@ def test_wrong_shapes_and_empty_lists_are_refused(full):
     with pytest.raises(MergeError, match=r"client 0: .*Gram \(4,"):
         merge(start, [start], [np.eye(4) if full else np.ones(4)])
     with pytest.raises(MergeError, match="one Gram per task"):
-        merge_tasks_diagonal([], [])
+        merge_tasks([], [])
 
 
 def test_the_wrong_kind_of_gram_is_refused():

@@ -15,13 +15,18 @@ stays, so that identical clients are a fixed point and one client gets its own m
 without energy keeps the column that everybody started from, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_solve, cholesky, eigh
+from scipy.linalg.lapack import dpocon  # type: ignore[attr-defined]
 
+from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
+from fcil.merging import halves
 
-__all__ = ["CUT_OFF", "match", "match_diagonal", "merge_tasks_diagonal", "shrink"]
+__all__ = ["CUT_OFF", "Moments", "match", "match_diagonal", "merge_tasks", "moments", "shrink", "solve"]
 
 CUT_OFF = 1e-6
 """Eigenvalues of the Gram sum, scaled to unit diagonal, below CUT_OFF times the largest count as zero.
@@ -31,95 +36,165 @@ first keeps the rule blind to the units of single features: the inputs of ViT la
 """
 
 
-def _checked(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray], gram_ndim: int) -> None:
-    if not thetas or len(thetas) != len(grams):
-        raise MergeError(
-            f"response matching needs one Gram per client and at least one; got {len(thetas)}, {len(grams)}"
-        )
+@dataclass(frozen=True)
+class Moments:
+    """All that response matching needs of any number of clients. Sums in float64: those of two groups add."""
+
+    gram: np.ndarray
+    """sum_i G_i: (in,) its diagonal, or (in (in + 1) / 2,) its upper half."""
+    weighted: np.ndarray
+    """(out, in): sum_i (Theta_i - start) diag(G_i)."""
+    response: np.ndarray | None = None
+    """(out, in): sum_i (Theta_i - start) G_i, where Grams are whole."""
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Under names that begin with `name`; undone by `read`."""
+        found = {f"{name}.gram": self.gram, f"{name}.weighted": self.weighted}
+        return found if self.response is None else {**found, f"{name}.response": self.response}
+
+    @classmethod
+    def read(cls, arrays: Arrays, name: str) -> "Moments":
+        """From arrays made by `arrays`."""
+        return cls(arrays[f"{name}.gram"], arrays[f"{name}.weighted"], arrays.get(f"{name}.response"))
+
+
+def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray], whole: bool) -> Moments:
+    """Sum over clients, one at a time.
+
+    Args:
+        start: (out, in) what all clients started from.
+        thetas: (out, in) each client's matrix.
+        grams: each client's sum of x x^T, in any common unit: the upper half, (in (in + 1) / 2,), where `whole`; else
+            the diagonal, (in,).
+
+    Raises:
+        MergeError: no clients, or shapes that do not fit; names the client.
+    """
+    width = start.shape[1]
+    gram_sum = np.zeros(width * (width + 1) // 2 if whole else width)
+    weighted, response = np.zeros(start.shape), np.zeros(start.shape) if whole else None
+    count = 0
     for i, (theta, gram) in enumerate(zip(thetas, grams, strict=True)):
-        if theta.shape != start.shape or gram.shape != (start.shape[1],) * gram_ndim:
+        if theta.shape != start.shape or gram.shape != gram_sum.shape:
             raise MergeError(
                 f"client {i}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
             )
+        change = np.subtract(theta, start, dtype=np.float64)
+        if response is not None:
+            response += halves.times(change, gram)
+        change *= halves.diagonal(gram) if whole else gram
+        weighted += change
+        gram_sum += gram
+        count += 1
+    if not count:
+        raise MergeError("response matching needs at least one client; got none")
+    return Moments(gram_sum, weighted, response)
 
 
 def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndarray:
-    """X with X gram = right, for symmetric positive semi-definite `gram` whose range holds the rows of `right`."""
-    diagonal = np.diagonal(gram)
-    positive = diagonal > 0
-    scale = np.zeros_like(diagonal)
-    scale[positive] = diagonal[positive] ** -0.5
-    values, vectors = np.linalg.eigh(scale[:, None] * gram * scale)
+    """X with X gram = right, for a positive semi-definite `gram`, given as a half, whose range holds `right`'s rows.
+
+    By Cholesky where the condition number says that no eigenvalue falls under the cut-off, else by eigenvectors.
+    """
+    energy = halves.diagonal(gram)
+    positive = energy > 0
+    scale = np.zeros_like(energy)
+    scale[positive] = energy[positive] ** -0.5
+    matrix = halves.upper(gram)  # the upper triangle is the lower one of its transpose, in the order that LAPACK likes
+    matrix *= scale
+    matrix *= scale[:, None]
+    if positive.all():
+        size = np.abs(matrix)
+        norm = float((size.sum(0) + size.sum(1) - 1).max())  # the diagonal is in both sums
+        try:
+            factor = cholesky(matrix.T, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            factor = None
+        if factor is not None and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off:
+            found = cho_solve((factor, True), (right * scale).T, check_finite=False)  # type: ignore[no-untyped-call]
+            return np.asarray(found.T * scale)
+    values, vectors = eigh(matrix.T, lower=True, driver="evd", check_finite=False)
     kept = values > cut_off * values[-1]
     vectors = scale[:, None] * vectors[:, kept]
     return np.asarray((right @ vectors / values[kept]) @ vectors.T)
 
 
+def solve(start: np.ndarray, sums: Moments, cut_off: float = CUT_OFF) -> np.ndarray:
+    """The matched matrix, (out, in) in float64.
+
+    Args:
+        start: (out, in) that of the moments; its column j stays where no client has energy.
+        cut_off: relative cut-off of eigenvalues, for whole Grams.
+    """
+    energy = sums.gram if sums.response is None else halves.diagonal(sums.gram)
+    change = sums.weighted / np.where(energy > 0, energy, 1.0)
+    if sums.response is not None:
+        rest = sums.response - halves.times(change, sums.gram)
+        if rest.any():  # one client, or copies of one: nothing is left to correct
+            change += _solve_right(rest, sums.gram, cut_off)
+    return np.asarray(start + change)
+
+
+def _paired(thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> None:
+    if not thetas or len(thetas) != len(grams):
+        raise MergeError(
+            f"response matching needs one Gram per client and at least one; got {len(thetas)}, {len(grams)}"
+        )
+
+
 def match(
     start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray], cut_off: float = CUT_OFF
 ) -> np.ndarray:
-    """Response matching with full Gram matrices.
-
-    Args:
-        start: (out, in) what all clients started from; its column j stays where no client has energy.
-        thetas: (out, in) each client's matrix.
-        grams: (in, in) each client's sum of x x^T, in any common unit. A zero Gram gives a client no influence.
-        cut_off: relative cut-off of eigenvalues.
+    """Response matching with whole Gram matrices, (in, in) each. A zero Gram gives a client no influence.
 
     Returns:
         (out, in) in float64.
+
+    Raises:
+        MergeError: as `moments`.
     """
-    _checked(start, thetas, grams, 2)
-    base = match_diagonal(start, thetas, [np.diagonal(gram) for gram in grams])
-    gram_sum = np.zeros((base.shape[1],) * 2)
-    right = np.zeros_like(base)
-    for theta, gram in zip(thetas, grams, strict=True):
-        g = gram.astype(np.float64)
-        gram_sum += g
-        right += (theta - base) @ g
-    return np.asarray(base + _solve_right(right, gram_sum, cut_off))
+    _paired(thetas, grams)
+    for i, gram in enumerate(grams):
+        if gram.shape != (start.shape[1],) * 2:
+            raise MergeError(f"client {i}: a Gram {gram.shape} does not fit the start {start.shape}")
+    return solve(start, moments(start, thetas, map(symmetric_half, grams), whole=True), cut_off)
 
 
 def match_diagonal(start: np.ndarray, thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> np.ndarray:
-    """Response matching with Gram diagonals: every column is a mean of the clients' columns weighted by energy.
-
-    Args:
-        start: (out, in); its column j stays where g_ij = 0 on all clients.
-        thetas: (out, in) each.
-        grams: (in,) each client's sum of x_j^2.
+    """Response matching with Gram diagonals, (in,) each: a column is a mean of columns, weighted by energy.
 
     Returns:
         (out, in) in float64. Costs two passes over the factors; no in x in matrix exists.
     """
-    _checked(start, thetas, grams, 1)
-    s = start.astype(np.float64)
-    gram_sum = np.sum([gram.astype(np.float64) for gram in grams], axis=0)
-    safe = np.where(gram_sum > 0, gram_sum, 1.0)
-    change = np.zeros_like(s)
-    for theta, gram in zip(thetas, grams, strict=True):
-        change += (theta - s) * (gram.astype(np.float64) / safe)
-    return s + change
+    _paired(thetas, grams)
+    return solve(start, moments(start, thetas, grams, whole=False))
 
 
-def merge_tasks_diagonal(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], grams: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(sum_t B_t A_t G_t)(sum_t G_t)^+ for diagonal Grams, left in factors.
+def merge_tasks(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], energies: Sequence[np.ndarray],
+    responses: Sequence[np.ndarray] = (), gram: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(sum_t B_t A_t G_t)(sum_t G_t)^+, left in factors.
 
     Args:
         pairs: (B_t, A_t), (out, r_t) and (r_t, in), one per task.
-        grams: (in,) each, g_t.
+        energies: (in,) each, g_t = diag(G_t).
+        responses: with whole Grams A_t G_t, (r_t, in) each.
+        gram: with whole Grams the upper half of sum_t G_t.
 
     Returns:
-        (out, R) and (R, in) with R = sum_t r_t, in float64: B = [B_1 ... B_T], A_t scaled column-wise by
-        g_t / sum_s g_s. A column without energy in any task gets no change.
+        (out, R) and (R, in) with R = sum_t r_t, in float64: B = [B_1 ... B_T], and below each other
+        A_t G_t (sum_s G_s)^+. A column without energy in any task gets no change.
     """
-    if not pairs or len(pairs) != len(grams):
-        raise MergeError(f"merging tasks needs one Gram per task and at least one; got {len(pairs)}, {len(grams)}")
-    gram_sum = np.sum([gram.astype(np.float64) for gram in grams], axis=0)
-    safe = np.where(gram_sum > 0, gram_sum, 1.0)
-    scaled = [a * (gram.astype(np.float64) / safe) for (_, a), gram in zip(pairs, grams, strict=True)]
-    return np.concatenate([b.astype(np.float64) for b, _ in pairs], 1), np.concatenate(scaled, 0)
+    if not pairs or len(pairs) != len(energies) or len(responses) not in (0, len(pairs)):
+        raise MergeError(f"merging tasks needs one Gram per task and at least one; got {len(pairs)}, {len(energies)}")
+    weighted = np.concatenate([a * g.astype(np.float64) for (_, a), g in zip(pairs, energies, strict=True)])
+    if gram is None or not responses:
+        sums = Moments(np.sum([g.astype(np.float64) for g in energies], axis=0), weighted)
+    else:
+        sums = Moments(gram.astype(np.float64), weighted, np.concatenate(responses))
+    b = np.concatenate([b.astype(np.float64) for b, _ in pairs], 1)
+    return b, solve(np.zeros(weighted.shape), sums)
 
 
 def shrink(gram: np.ndarray, amount: float) -> np.ndarray:

@@ -32,12 +32,13 @@ class AdaptedModel:
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
         self._tensors: dict[str, Tensor] = {}
-        if (
-            precision == "bf16"
-        ):  # frozen weights rest in the type they are multiplied in, instead of being cast each time
+        if precision == "bf16":
             for module in network.modules():
+                # frozen weights rest in the type they are multiplied in, instead of being cast each time
                 if isinstance(module, nn.Linear | LoraLinear):
                     module.to(torch.bfloat16)
+                if self.device.type == "cpu" and hasattr(module, "fused_attn"):
+                    setattr(module, "fused_attn", False)  # noqa: B010  its backward is 3 to 7 times slower in bf16
 
     @property
     def arrays(self) -> Mapping[str, Tensor]:

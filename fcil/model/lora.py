@@ -114,13 +114,16 @@ class Lora:
                 f"method.rank = {self.rank}: must be between 1 and {min(shape)}, the smaller side of {name} {shape}"
             )
 
-    def initial(self, backbone: Backbone, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform with a = sqrt 5), B = 0."""
+    def initial(self, backbone: Backbone, rng: np.random.Generator, zero: str = B) -> dict[str, np.ndarray]:
+        """A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform with a = sqrt 5), B = 0; with `zero` = A the other way round.
+
+        The factor that trains first has to be the zero one: the gradient of a factor beside a zero one is zero.
+        """
         arrays = {}
         for name, (out, width) in self.layers(backbone).items():
-            bound = 1 / np.sqrt(width)
-            arrays[name + A] = rng.uniform(-bound, bound, (self.rank, width)).astype(np.float32)
-            arrays[name + B] = np.zeros((out, self.rank), np.float32)
+            for factor, shape in ((A, (self.rank, width)), (B, (out, self.rank))):
+                bound = 0.0 if factor == zero else 1 / np.sqrt(shape[1])
+                arrays[name + factor] = rng.uniform(-bound, bound, shape).astype(np.float32)
         return arrays
 
     def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
