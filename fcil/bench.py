@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from fcil.arrays import Arrays
 from fcil.config import Config, MethodChoice
-from fcil.data.dataset import Augmentation, Dataset, Split
+from fcil.data.dataset import Dataset, Split
+from fcil.data.transforms import View
 from fcil.engine import prepare, simulate
 from fcil.local import ClientData, Train, run_client
 from fcil.method import ClientUpdate, Method, Phase
@@ -67,7 +68,7 @@ def _images(setting: Setting) -> Dataset:
     size, n = setting.model.image_size, STEPS * setting.batch
     part = Split(rng.integers(0, 256, (n, size, size, 3), np.uint8), rng.integers(0, CLASSES, n))
     names = tuple(map(str, range(CLASSES)))
-    return Dataset("random", names, part, part, augmentation=Augmentation((0.5, 1.0), (0.75, 1.33), flip=True))
+    return Dataset("random", names, part, part, train_view=View(crop="area", scale=(0.5, 1.0), flip=True))
 
 
 def _timed(once: Callable[[], object]) -> float:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from fcil.data.dataset import Augmentation, Dataset, Split
+from fcil.data.dataset import Dataset, Split
+from fcil.data.transforms import View
 from fcil.local import ClientData
 from fcil.method import Backbone, Phase
 from fcil.model.adapted import AdaptedModel
@@ -51,8 +52,8 @@ def dataset(samples=48, classes=4, seed=0):
         noise = rng.integers(0, 256, (samples, SIZE, SIZE, 1))
         return Split(((3 * patterns[labels] + noise) // 4).astype(np.uint8), labels.astype(np.int64))
 
-    augmentation = Augmentation(scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=True)
-    return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), augmentation=augmentation)
+    view = View(crop="area", scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=True)
+    return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), train_view=view)
 
 
 def client_data(data, indices):

@@ -9,7 +9,7 @@ import reference
 import torch
 from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
 
-from fcil.data.dataset import Augmentation
+from fcil.data.transforms import View
 from fcil.local import Step, Train, run_client
 from fcil.method import Broadcast, Local, Method
 from fcil.model import head
@@ -187,7 +187,7 @@ def test_cross_entropy_is_over_the_current_task_only():
 def test_reported_loss_is_the_mean_over_images_however_batches_are_cut():
     """At a rate too small to move anything it is the literal loss of the model as sent, on all images alike."""
     adapted, arrays = model(Lora(RANK)), arrays_of()
-    data, indices = replace(DATA, augmentation=Augmentation()), (0, 1, 4, 5, 8, 9, 13)
+    data, indices = replace(DATA, train_view=View()), (0, 1, 4, 5, 8, 9, 13)
     train = Train(epochs=2, batch=3, lr=1e-30, optimizer="sgd")
     update = run(adapted, Trainer(trains=("head.*",)), arrays, data=data, indices=indices, train=train)
     images, labels = next(client_data(data, indices).batches(7, np.arange(7), None))
@@ -259,7 +259,7 @@ def test_every_epoch_sees_each_image_once_in_an_order_and_augmentation_of_its_ow
     first, second = store["seen"][:20], store["seen"][20:]
     assert np.bincount(first[:, 0].astype(int)).tolist() == np.bincount(second[:, 0].astype(int)).tolist() == [10, 10]
     assert first[:, 0].tolist() != second[:, 0].tolist()
-    assert not set(first[:, 1]) & set(second[:, 1])
+    assert len(set(first[:, 1]) & set(second[:, 1])) <= 3  # boxes are of whole pixels, so that a few may coincide
 
 
 def test_a_teacher_can_be_used_inside_the_loss_and_gradients_survive():

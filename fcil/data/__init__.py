@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fcil.data import digits, fashion_mnist
-from fcil.data.dataset import Dataset, Split
+from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.options import Option, nearest
 
@@ -30,10 +30,6 @@ class Data:
     test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0
 
 
-def _first(part: Split, limit: int) -> Split:
-    return Split(part.images[:limit], part.labels[:limit]) if limit else part
-
-
 def load(settings: Data, size: int) -> Dataset:
     """Load a data set for images of `size` pixels.
 
@@ -43,4 +39,4 @@ def load(settings: Data, size: int) -> Dataset:
     if settings.name not in _LOADERS:
         raise ConfigError(f"data.name = {settings.name!r}: no such data set. {nearest(settings.name, _LOADERS)}")
     data = _LOADERS[settings.name](Path(settings.root).expanduser() if settings.root else None, size)
-    return replace(data, train=_first(data.train, settings.train_limit), test=_first(data.test, settings.test_limit))
+    return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))

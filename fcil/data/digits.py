@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from fcil.data.dataset import Augmentation, Dataset, Split
+from fcil.data.dataset import Dataset, Split
+from fcil.data.transforms import View
 from fcil.seeding import generator
 
 __all__ = ["load"]
@@ -39,5 +40,5 @@ def load(root: Path | None, size: int) -> Dataset:
         classes=tuple("0123456789"),
         train=Split(images[~test], labels[~test]),
         test=Split(images[test], labels[test]),
-        augmentation=Augmentation(scale=(0.7, 1.0), ratio=(0.8, 1.25)),
+        train_view=View(crop="area", scale=(0.7, 1.0), ratio=(0.8, 1.25)),
     )

@@ -1,0 +1,134 @@
+"""From stored pixels to the model's input: views are declared, drawn per image and computed on the model's device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fcil.data.resampling import resample
+
+__all__ = ["REFERENCE", "View", "boxes", "render", "resized"]
+
+REFERENCE = 224
+"""Pixel numbers of a `View` are those for a model of this size."""
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image is shown: resize, then crop, then resize to the model's size, then flip.
+
+    The default shows the whole image, its aspect ratio lost where it is not square.
+    """
+
+    resize: int = 0
+    """Length of the shorter side before the crop, for a model of 224 pixels; scales with the model. 0: as stored."""
+    crop: Literal["whole", "centre", "random", "area"] = "whole"
+    """What is kept: everything, a central or a random square of the model's size, or a box of random area and ratio."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """For `area`: the box's area as a share of the image's."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """For `area`: the box's width over height, drawn log-uniformly."""
+    flip: bool = False
+    """Mirrored with probability 1/2."""
+
+    def __post_init__(self) -> None:
+        if self.crop in ("centre", "random") and self.resize < REFERENCE:
+            raise ValueError(f"View: crop = {self.crop!r} needs resize >= {REFERENCE}, not {self.resize}")
+
+    def shorter(self, size: int) -> int:
+        """Length of the shorter side before the crop, for a model of `size` pixels; 0: as stored."""
+        return round(self.resize * size / REFERENCE)
+
+
+def resized(shapes: np.ndarray, shorter: int) -> np.ndarray:
+    """(n, 2) heights and widths once the shorter side is `shorter`; the longer is rounded down, as by torchvision."""
+    if not shorter:
+        return shapes
+    short = shapes.min(1, keepdims=True)
+    return np.where(shapes == short, shorter, shorter * shapes / short).astype(np.int64)
+
+
+def _central(shapes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
+    """The largest box within the admitted ratios, (n, 2)."""
+    height, width = shapes.T
+    high = np.minimum(height, np.rint(width / ratio[0])).astype(np.int64)
+    wide = np.minimum(width, np.rint(height * ratio[1])).astype(np.int64)
+    return np.stack([high, wide], 1)
+
+
+def _area_boxes(view: View, shapes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """As torchvision's RandomResizedCrop: the first of ten draws that fits, or else the largest central box."""
+    n, (low, high) = len(shapes), np.log(view.ratio)
+    area = shapes.prod(1)[:, None] * rng.uniform(*view.scale, (n, ATTEMPTS))
+    aspect = np.exp(rng.uniform(low, high, (n, ATTEMPTS)))
+    drawn = np.rint(np.sqrt(np.stack([area / aspect, area * aspect], 2))).astype(np.int64)
+    fits = ((drawn > 0) & (drawn <= shapes[:, None])).all(2)
+    none = ~fits.any(1)
+    extent = np.where(none[:, None], _central(shapes, view.ratio), drawn[np.arange(n), fits.argmax(1)])
+    corner = rng.integers(0, shapes - extent + 1)
+    return np.where(none[:, None], (shapes - extent) // 2, corner), extent
+
+
+def boxes(view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (top, left) and extents (height, width) of the crops, both (n, 2), of resized images of `shapes`.
+
+    Raises:
+        ValueError: a random crop without a generator.
+    """
+    if view.crop == "whole":
+        return np.zeros_like(shapes), shapes
+    extent = np.full_like(shapes, size)
+    if view.crop == "centre":
+        return np.rint((shapes - extent) / 2).astype(np.int64), extent
+    if rng is None:
+        raise ValueError(f"View: crop = {view.crop!r} is random and needs a generator")
+    if view.crop == "random":
+        return rng.integers(0, shapes - extent + 1), extent
+    return _area_boxes(view, shapes, rng)
+
+
+def _bytes(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
+    """One image on the CPU, in whole bytes after each stage as in torchvision: (c, size, size) uint8."""
+
+    def to(x: Tensor, shape: tuple[int, int]) -> Tensor:
+        if x.shape[-2:] == shape:
+            return x
+        return F.interpolate(x, shape, mode="bicubic", antialias=True)
+
+    (top, left), (high, wide) = corner, extent
+    if image.shape[:2] == tuple(whole):  # then only the box is read from a memory map
+        image, top, left = image[top : top + high, left : left + wide], 0, 0
+        whole = extent
+    x = to(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], (int(whole[0]), int(whole[1])))
+    return to(x[..., top : top + high, left : left + wide], (size, size))[0]
+
+
+def render(
+    images: Sequence[np.ndarray] | np.ndarray,  # n times (h, w, c) uint8
+    view: View,
+    size: int,
+    rng: np.random.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """What `view` shows of each image: (n, c, size, size) float32 in 0..1.
+
+    What is drawn depends on the generator, the view and the images' shapes only. On a CPU, torch resizes bytes, which
+    is several times faster than the batched products that a GPU gets. Those clamp once, at the end, and never round.
+    """
+    device = torch.device(device)
+    whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
+    corner, extent = boxes(view, whole, size, rng)
+    if device.type == "cpu":
+        each = [_bytes(*one, size) for one in zip(images, whole, corner, extent, strict=True)]
+        shown = torch.stack(each).to(torch.float32, memory_format=torch.contiguous_format)
+    else:
+        shown = resample(images, whole, corner, extent, size, device)
+    if view.flip and rng is not None:
+        mirrored = torch.from_numpy(np.flatnonzero(rng.random(len(images)) < 0.5)).to(device)
+        shown[mirrored] = shown[mirrored].flip(3)
+    return shown.div_(255).clamp_(0, 1)
