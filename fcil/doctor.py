@@ -6,17 +6,13 @@ from pathlib import Path
 import torch
 
 from fcil.data import SOURCES, Data, load
+from fcil.device import local_device
 from fcil.errors import ConfigError
 from fcil.model.backbone import Model, describe_backbone
+from fcil.model.precision import bf16_in_hardware, resolve
 from fcil.provenance import commit, versions
 
-__all__ = ["bf16_in_hardware", "findings"]
-
-
-def bf16_in_hardware() -> bool:
-    """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
-    cpu = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+__all__ = ["findings"]
 
 
 def _cores() -> int:
@@ -57,6 +53,7 @@ def _weights() -> str:
 
 def findings() -> list[tuple[str, str]]:
     """(what, how it is) in the order to show."""
+    device = local_device("auto")
     return [
         *versions().items(),
         ("commit", commit() or "not a git checkout"),
@@ -67,6 +64,7 @@ def findings() -> list[tuple[str, str]]:
             f"{torch.backends.cpu.get_cpu_capability()}; bf16 {'in hardware' if bf16_in_hardware() else 'emulated'}",
         ),
         ("GPUs", _gpus()),
+        ('precision "auto"', f"{resolve('auto', device)} on {device}"),
         ("memory", _free_memory()),
         ("embedded ViT", _weights()),
         *((f"data {name}", _data(name)) for name in SOURCES),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.config import Config, to_table
+from fcil.device import check_device
 from fcil.errors import ConfigError
 from fcil.inline import Inline
 from fcil.loop import Emit, Exchange, Plan, Progress, make_plan, run, start
@@ -17,10 +18,11 @@ from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_
 from fcil.registry import build_method
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
-from fcil.worker import Worker, check_device
+from fcil.worker import Worker
 
 _IDENTITY = ("seed", "threads", "device", "min_clients")
 """The settings of [run] that belong to what a run is; a run may go on with other values of all the rest."""
+_COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
 
@@ -64,16 +66,27 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
 
 
 def _same_run(folder: Path, config: Config, told: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very run: equal settings but for how it is carried out, equal weights and data."""
+    """Whether the folder holds this very run: equal settings but for how it is carried out, equal weights and data.
+
+    Raises:
+        ConfigError: it does, but its "auto" precision means another one here.
+    """
 
     def numbers(c: Config) -> dict[str, Any]:
         table = to_table(c)
+        table["model"].pop("precision")  # compared as it was carried out
         return {**table, "run": {k: v for k, v in table["run"].items() if k in _IDENTITY}}
 
-    before = read_provenance(folder)
-    return numbers(read_config(folder)) == numbers(config) and all(
-        before.get(key) == told[key] for key in ("weights_sha256", "data_sha256")
-    )
+    before, given = read_provenance(folder), read_config(folder)
+    if numbers(given) != numbers(config) or any(before.get(k) != told[k] for k in ("weights_sha256", "data_sha256")):
+        return False
+    began = before.get("precision", given.model.precision)
+    if began != told["precision"] and config.model.precision == "auto":
+        raise ConfigError(
+            f'{folder}: was begun in {began}, and model.precision = "auto" means {told["precision"]} on this machine. '
+            f"Go on where it began, or here with `fcil run CONFIG --set model.precision={began} --output {folder}`"
+        )
+    return bool(began == told["precision"])
 
 
 def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
@@ -107,7 +120,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         "method": plan.config.method.name,
         "seed": plan.config.run.seed,
         **summarise(progress.right, _totals(plan)),
-        **{name: int(totals.get(name, 0)) for name in ("upload_bytes", "download_bytes", "refused", "images")},
+        **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "seconds": seconds,
         "right": progress.right,
         "total": _totals(plan),

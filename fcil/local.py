@@ -14,6 +14,7 @@ from fcil.arrays import Arrays, matching
 from fcil.data.dataset import Dataset, prepare
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Pass, Phase
 from fcil.model.adapted import AdaptedModel
+from fcil.model.precision import ScaledSteps
 from fcil.options import Option
 
 __all__ = ["ClientData", "Step", "Train", "run_client"]
@@ -134,9 +135,9 @@ def _train(
     data: ClientData,
     step: Step,
     train: Train,
-) -> float:
-    """Run the epochs; the mean loss of the last one."""
-    optimizer = _optimizer(leaves, local, train)
+) -> dict[str, float]:
+    """Run the epochs; the mean loss of the last one, and the steps that float16 made skip."""
+    steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision)
     loss_sum = 0.0
     for _ in range(train.epochs):
         loss_sum = 0.0
@@ -144,11 +145,9 @@ def _train(
         for images, labels in data.batches(train.batch, order, step.generator("augmentation")):
             step.images, step.labels, step._features = images, labels, None
             loss = method.loss(step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            steps.step(loss)
             loss_sum += loss.item() * len(labels)
-    return loss_sum / len(data)
+    return {"loss": loss_sum / len(data), **steps.metrics}
 
 
 def _collect(
@@ -195,9 +194,9 @@ def run_client(
     leaves = model.load(broadcast.arrays, names)
     nothing = torch.empty(0)
     step = Step(model, nothing, nothing, phase, broadcast, store, client, _streams(phase, client))
-    metrics = {}
+    metrics: dict[str, float] = {}
     if names:
-        metrics["loss"] = _train(method, local, model, leaves, data, step, train)
+        metrics |= _train(method, local, model, leaves, data, step, train)
         metrics["images"] = float(train.epochs * len(data))
     trained = model.read(names)
     metrics["train_seconds"] = time.perf_counter() - began

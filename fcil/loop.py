@@ -100,12 +100,16 @@ class Progress:
     right: tuple[tuple[int, ...], ...] = ()
     """Right answers: after task t, on task s."""
     totals: Mapping[str, float] = field(default_factory=dict)
-    """Bytes up and down, seconds by activity, images, updates refused."""
+    """Bytes up and down, seconds by activity, images, updates refused; and the most memory that a client took."""
 
     def add(self, **amounts: float) -> "Progress":
         """With amounts added to the totals."""
         names = {*self.totals, *amounts}
         return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
+
+    def raise_to(self, **amounts: float) -> "Progress":
+        """With totals that are maxima, not sums."""
+        return replace(self, totals={**self.totals, **{n: max(a, self.totals.get(n, 0)) for n, a in amounts.items()}})
 
     def sha256(self) -> str:
         """Of the state's arrays."""
@@ -211,6 +215,8 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
         upload_bytes=up, download_bytes=down, refused=lost, seconds_clients=gathered - asked,
         seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
     )  # fmt: skip
+    told = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
+    progress = progress.raise_to(peak_memory_bytes=max(told)) if told else progress
     return _evaluate(plan, progress, phase, exchange, emit)
 
 

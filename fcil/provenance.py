@@ -10,7 +10,8 @@ import torch
 
 from fcil.config import Config
 from fcil.data.dataset import Dataset
-from fcil.model.backbone import weights_sha256
+from fcil.device import resolved
+from fcil.model.backbone import weights_left_out, weights_sha256
 
 __all__ = ["PACKAGES", "commit", "provenance", "versions"]
 
@@ -45,7 +46,9 @@ def provenance(config: Config, data: Dataset) -> dict[str, Any]:
     return {
         "commit": commit(),
         "processor": torch.backends.cpu.get_cpu_capability(),
+        "precision": resolved(config).model.precision,
         "weights_sha256": weights_sha256(config.model),
+        "weights_left_out": weights_left_out(config.model),
         "data_sha256": data.sha256(),
         "versions": versions(),
     }

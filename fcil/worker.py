@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fcil.arrays import Arrays
 from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, prepare
-from fcil.errors import ConfigError
+from fcil.device import PeakMemory, local_device, repeatable, resolved
 from fcil.local import ClientData, run_client
 from fcil.method import Broadcast, ClientUpdate, Method, Phase
 from fcil.model.adapted import AdaptedModel
@@ -24,7 +24,7 @@ from fcil.scenario import Scenario, make_scenario
 from fcil.store import ClientStore
 from fcil.tasks import Task
 
-__all__ = ["Worker", "check_device", "threads"]
+__all__ = ["Worker", "threads"]
 
 
 @cache
@@ -43,26 +43,6 @@ def threads(count: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_device(name: str) -> None:
-    """Raise ConfigError for a device that this process does not have."""
-    try:
-        device = torch.device("cpu" if name == "auto" else name)
-    except RuntimeError:
-        raise ConfigError(f'run.device = {name!r}: must be "cpu", "cuda", "cuda:<number>" or "auto"') from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f'run.device = {name!r}: torch sees {torch.cuda.device_count()} GPUs here; use "cpu" or "auto", or install '
-            "a driver and a torch that fit (fcil doctor)"
-        )
-
-
-def _device(config: Config) -> torch.device:
-    wanted = config.run.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
 
 
 @dataclass(frozen=True)
@@ -92,8 +72,10 @@ class Worker:
     @cached_property
     def model(self) -> AdaptedModel:
         """The resident model."""
+        device = local_device(self.config.run.device)
+        repeatable(device)
         network = load_backbone(self.config.model)
-        return AdaptedModel(network, self.method.adapter, _device(self.config), self.config.model.precision)
+        return AdaptedModel(network, self.method.adapter, device, resolved(self.config).model.precision)
 
     def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
         """One client's part of one phase."""
@@ -102,11 +84,12 @@ class Worker:
             self.config.model.image_size, self.model.device,
         )  # fmt: skip
         kept = self.store.read(client, phase.index) if self.store else {}
+        memory = PeakMemory(self.model.device)
         with threads(self.config.run.threads):
             update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
         if self.store:
             self.store.write(client, phase.index, kept)
-        return update
+        return replace(update, metrics={**update.metrics, **memory.metrics()})
 
     def batches(self, task: Task) -> int:
         """Number of evaluation batches after `task`."""

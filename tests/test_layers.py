@@ -137,7 +137,8 @@ def called(path):
 def test_no_pickle_and_no_global_randomness(path):
     assert not [n for n in imported(path) if under(n, "pickle", "cloudpickle", "dill", "joblib", "random", "shelve")]
     dotted = called(path)
-    assert not dotted & {"torch.load", "torch.save", "np.load", "numpy.load", "np.save"}
+    loaders = {"torch.load", "np.load"} if short(path) == "fcil/model/weights.py" else set()
+    assert not dotted & {"torch.load", "torch.save", "np.load", "numpy.load", "np.save"} - loaders
     seeded = {"np.random.Generator", "np.random.PCG64", "np.random.SeedSequence", "np.random"}
     assert not {d for d in dotted if d.startswith(("np.random.", "numpy.random."))} - seeded
     assert not dotted & {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed", "torch.random.manual_seed"}
@@ -151,3 +152,13 @@ def test_torch_draws_name_their_generator(path):
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in drawing:
             assert "generator" in {k.arg for k in node.keywords}, f"{short(path)}:{node.lineno}"
+
+
+def test_the_one_file_that_reads_foreign_formats_unpickles_nothing():
+    asked = {"torch.load": {"weights_only": "True"}, "np.load": {"allow_pickle": "False"}}
+    calls = [node for node in ast.walk(tree(MODULES["fcil.model.weights"])) if isinstance(node, ast.Call)]
+    loads = [node for node in calls if ast.unparse(node.func) in asked]
+    assert {ast.unparse(node.func) for node in loads} == set(asked)
+    for node in loads:
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert asked[ast.unparse(node.func)].items() <= given.items()

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fcil.arrays import Arrays
 from fcil.config import Config
+from fcil.device import resolved
 from fcil.errors import ConfigError, RunError
 from fcil.flower import messages
 from fcil.flower.internals import identify
@@ -119,8 +120,8 @@ class FlowerExchange:
             ConfigError: clients without a node.
         """
         identify()
-        self.grid, self.config = grid, config
-        self.job = messages.Job.of(config, store)
+        self.grid, self.config = grid, resolved(config)
+        self.job = messages.Job.of(self.config, store)
         self._local: Worker | None = None
         clients = config.partition.clients
         self.nodes = None if isinstance(grid, Streaming) else Nodes(grid, clients, node_seconds)
@@ -196,6 +197,8 @@ def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchan
             f'run.device = "{run.device}": Ray hides GPUs from workers that ask for none; set run.gpus_per_client, '
             "for example 0.5 for two workers on one GPU"
         )
+    if run.device.startswith("cuda:"):
+        raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
     grid = RayGrid(
         config.partition.clients, workers=run.workers, threads=run.threads, gpus=run.gpus_per_client,
         address=run.ray_address,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fcil.arrays import Arrays
 from fcil.method import Adapter
 from fcil.model.lora import LoraLinear
+from fcil.model.precision import DTYPES
 
 __all__ = ["AdaptedModel"]
 
@@ -32,13 +33,12 @@ class AdaptedModel:
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
         self._tensors: dict[str, Tensor] = {}
-        if precision == "bf16":
-            for module in network.modules():
-                # frozen weights rest in the type they are multiplied in, instead of being cast each time
-                if isinstance(module, nn.Linear | LoraLinear):
-                    module.to(torch.bfloat16)
-                if self.device.type == "cpu" and hasattr(module, "fused_attn"):
-                    setattr(module, "fused_attn", False)  # noqa: B010  its backward is 3 to 7 times slower in bf16
+        for module in network.modules():
+            # frozen weights rest in the type they are multiplied in, instead of being cast each time
+            if isinstance(module, nn.Linear | LoraLinear):
+                module.to(DTYPES[precision])
+            if precision != "fp32" and self.device.type == "cpu" and hasattr(module, "fused_attn"):
+                setattr(module, "fused_attn", False)  # noqa: B010  its backward is 3 to 7 times slower there
 
     @property
     def arrays(self) -> Mapping[str, Tensor]:
@@ -99,7 +99,7 @@ class AdaptedModel:
 
     def features(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, width), float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
             if self.adapter is not None:
                 features = self.adapter.features(self.network, images)
             else:

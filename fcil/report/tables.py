@@ -49,6 +49,8 @@ def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total:
         ("seconds in all", f"{seconds.get('total', 0):.1f} s"),
     ):
         figures.add_row(name, value)
+    if summary.get("peak_memory_bytes"):
+        figures.add_row("memory of a worker at its peak", f"{summary['peak_memory_bytes'] / MEGA:.0f} MB")
     if summary.get("refused"):
         figures.add_row(Text("updates refused or missing", "bold"), str(summary["refused"]))
     return Group(tasks, Text(), figures)

@@ -1,0 +1,103 @@
+"""Where clients compute: the device, what "auto" precision means on it, how it is set up, how much memory is used."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fcil.config import Config
+from fcil.errors import ConfigError
+from fcil.model.precision import resolve
+
+__all__ = ["PeakMemory", "check_device", "clients_device", "local_device", "repeatable", "resolved"]
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError for a device that this process does not have."""
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        raise ConfigError(f'run.device = {name!r}: must be "cpu", "cuda", "cuda:<number>" or "auto"') from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f'run.device = {name!r}: torch sees {torch.cuda.device_count()} GPUs here; use "cpu" or "auto", or install '
+            "a driver and a torch that fit (fcil doctor)"
+        )
+
+
+def local_device(name: str) -> torch.device:
+    """What `run.device` means in this process; "auto" is CUDA where there is a GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def clients_device(config: Config) -> torch.device:
+    """The device of a run's clients, as far as it can be told from here: Ray hides GPUs from workers that ask for none.
+
+    Raises:
+        ConfigError: the clients have GPUs, and this machine has none to judge them by.
+    """
+    run = config.run
+    if run.exchange != "ray":
+        return local_device(run.device)
+    device = torch.device("cuda" if run.gpus_per_client and run.device != "cpu" else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            'model.precision = "auto": the Ray workers have GPUs and this machine has none, so it cannot be told what '
+            'they are good at; name it, for example model.precision = "bf16"'
+        )
+    return device
+
+
+def resolved(config: Config) -> Config:
+    """With "auto" precision replaced by what it means here, so that all workers of a run use the same."""
+    if config.model.precision != "auto":
+        return config
+    return replace(config, model=replace(config.model, precision=resolve("auto", clients_device(config))))
+
+
+def repeatable(device: torch.device) -> None:
+    """Let the same work give the same bits again on a GPU: fixed algorithms, and products in true float32.
+
+    To be called before anything is on the device. What has no repeatable algorithm warns.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, and for debugging
+
+
+class PeakMemory:
+    """The most memory in use since this was made: allocated on the GPU, or resident in this process.
+
+    A process has one peak at a time. On the CPU it takes Linux, which can forget the peak so far; elsewhere nothing is
+    told rather than the peak of the process's whole life.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
+        except OSError:
+            self.known = False
+
+    def metrics(self) -> dict[str, float]:
+        """`peak_memory_bytes`, where it is known."""
+        if self.device.type == "cuda":
+            return {"peak_memory_bytes": float(torch.cuda.max_memory_allocated(self.device))}
+        return {"peak_memory_bytes": _resident_peak()} if self.known else {}
+
+
+def _resident_peak() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

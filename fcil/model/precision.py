@@ -1,0 +1,60 @@
+"""The number type of passes through the backbone, and the scaling of gradients that float16 needs."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["DTYPES", "Precision", "ScaledSteps", "bf16_in_hardware", "resolve"]
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_VOLTA = 7
+"""Compute capability from which GPUs multiply float16 faster than float32."""
+
+
+def bf16_in_hardware() -> bool:
+    """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
+    cpu = torch.cpu
+    if hasattr(cpu, "get_capabilities"):
+        told = cpu.get_capabilities()
+        return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # before torch had a public way
+
+
+def resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """What "auto" means on a device: bf16 where it is in hardware, else fp16 on a GPU that is fast at it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "bf16" if bf16_in_hardware() else "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability(device)[0] >= _VOLTA else "fp32"
+
+
+class ScaledSteps:
+    """Steps of an optimiser. In float16 the loss is scaled so that small gradients do not vanish.
+
+    A step whose gradients overflow is skipped, and the scale is halved; it starts anew with each of these.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
+        self.optimizer = optimizer
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.skipped = 0
+        """Steps that were not taken."""
+
+    def step(self, loss: Tensor) -> None:
+        """Go one step down the gradient of `loss`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        scale = self.scaler.get_scale()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """For the records: how many steps were skipped, where any could be."""
+        return {"skipped_steps": float(self.skipped)} if self.scaler.is_enabled() else {}
