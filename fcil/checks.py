@@ -8,7 +8,7 @@ import numpy as np
 from fcil.arrays import Arrays, shapes
 from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes
 
-__all__ = ["Expected", "expected", "refusal"]
+__all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
-def _arrays_refusal(what: str, arrays: Arrays, wanted: Shapes) -> str | None:
+def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes) -> str | None:
+    """Why arrays must not be merged, or None: names, types, shapes, values that are not finite."""
     if arrays.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
@@ -63,6 +64,6 @@ def refusal(update: ClientUpdate, wanted: Expected, already: Sequence[int]) -> s
         return "a second reply to the same request"
     if update.num_examples != wanted.num_examples[update.client]:
         return f"claims {update.num_examples} training samples, holds {wanted.num_examples[update.client]}"
-    return _arrays_refusal("array", update.arrays, wanted.arrays) or _arrays_refusal(
+    return arrays_refusal("array", update.arrays, wanted.arrays) or arrays_refusal(
         "statistic", update.statistics, wanted.statistics
     )

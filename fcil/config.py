@@ -48,6 +48,9 @@ class Run:
     ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
     client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
     min_clients: Annotated[int, Option("good updates without which a round stops the run", low=1)] = 1
+    aggregate_on_worker: Annotated[
+        bool, Option("clients of one group are summed where they work, and only the sums are sent")
+    ] = False
     evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
 

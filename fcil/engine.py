@@ -10,17 +10,18 @@ from fcil.config import Config, to_table
 from fcil.device import check_device
 from fcil.errors import ConfigError
 from fcil.inline import Inline
-from fcil.loop import Emit, Exchange, Plan, Progress, make_plan, run, start
+from fcil.loop import Exchange, Plan, Progress, make_plan, run, start
 from fcil.metrics import summarise
 from fcil.model.backbone import describe_backbone
 from fcil.provenance import provenance
 from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.registry import build_method
+from fcil.replies import Emit
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
 from fcil.worker import Worker
 
-_IDENTITY = ("seed", "threads", "device", "min_clients")
+_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
 """The settings of [run] that belong to what a run is; a run may go on with other values of all the rest."""
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
 
@@ -60,6 +61,11 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
         )
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
+    if config.run.aggregate_on_worker and not method.additive:
+        raise ConfigError(
+            f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
+            "sums; set it to false"
+        )
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
     start(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)

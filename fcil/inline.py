@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.loop import Failure, Request
-from fcil.method import ClientUpdate
+from fcil.loop import Request
+from fcil.replies import Reply
 from fcil.tasks import Task
 from fcil.worker import Worker
 
@@ -19,13 +19,12 @@ class Inline:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
-    def __call__(self, request: Request) -> Iterator[ClientUpdate | Failure]:
-        """A client that raises costs its own update."""
-        for client in request.num_examples:
-            try:
-                yield self.worker.work(request.phase, request.broadcast, client)
-            except Exception as error:  # whatever a client's code may raise
-                yield Failure(client, f"{type(error).__name__}: {error}")
+    def __call__(self, request: Request) -> Iterator[Reply]:
+        """Updates, or sums over groups of clients."""
+        for group in request.groups:
+            yield self.worker.work_group(request.phase, request.broadcast, group)
+        if not request.groups:
+            yield from self.worker.work_all(request.phase, request.broadcast, request.num_examples)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """All batches, here."""

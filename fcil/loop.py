@@ -6,47 +6,34 @@
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, digest, ungrouped
-from fcil.checks import expected, refusal
+from fcil.checks import Expected, expected
 from fcil.config import Config
 from fcil.errors import RunError
-from fcil.method import Backbone, Broadcast, ClientUpdate, Method, Phase
+from fcil.method import Backbone, Broadcast, Local, Method, Phase
+from fcil.replies import Emit, Gathered, Reply, gather, groups
 from fcil.scenario import Scenario
 from fcil.tasks import Task
-from fcil.traffic import Ledger, send, update_bytes
+from fcil.traffic import Ledger, send
 from fcil.worker import threads
 
 __all__ = [
-    "Emit",
     "Exchange",
-    "Failure",
     "Plan",
     "Progress",
     "Request",
     "ask",
-    "gather",
     "make_plan",
     "receive",
     "run",
     "start",
 ]
-
-Emit = Callable[[Mapping[str, Any]], None]
-"""Called with every event of a run, in order."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that was asked and has no update to show."""
-
-    client: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -59,12 +46,20 @@ class Request:
     """Client asked -> its training samples in this task."""
     state: State
     """The server's state from which the broadcast was made; stays on the server."""
+    local: Local
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Clients whose updates are to be summed where they work; none: every client's update is sent."""
+
+    @property
+    def expected(self) -> Expected:
+        """What a good reply holds."""
+        return expected(self.phase, self.broadcast, self.local, self.num_examples)
 
 
 class Exchange(Protocol):
     """Carries requests to clients and replies back: in this process, over Ray, over a network."""
 
-    def __call__(self, request: Request) -> Iterator[ClientUpdate | Failure]:
+    def __call__(self, request: Request) -> Iterator[Reply]:
         """Replies in the order of their arrival. Never raises for a single client."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
@@ -137,41 +132,29 @@ def ask(plan: Plan, progress: Progress) -> Request:
     share = plan.config.train.participation if phase.kind == "train" else 1.0
     clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
-    return Request(phase, plan.method.broadcast(state, phase), counts, state)
+    cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
+    return Request(phase, plan.method.broadcast(state, phase), counts, state, plan.method.local(phase), cut)
 
 
-def receive(plan: Plan, progress: Progress, request: Request, updates: Sequence[ClientUpdate]) -> Progress:
+def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered) -> Progress:
     """Merge checked updates, in the order of the clients.
 
     Raises:
         RunError: fewer good updates than `run.min_clients`.
     """
     needed = min(plan.config.run.min_clients, len(request.num_examples))
-    if len(updates) < needed:
+    if len(gathered.updates) < needed:
         raise RunError(
-            f"{request.phase}: {len(updates)} of {len(request.num_examples)} clients sent a good update, but "
+            f"{request.phase}: {len(gathered.updates)} of {len(request.num_examples)} clients sent a good update, but "
             f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
         )
     with threads(plan.config.run.threads):
-        state = plan.method.merge(request.state, request.phase, sorted(updates, key=lambda u: u.client))
-    return replace(progress, position=progress.position + 1, state=state)
-
-
-def gather(
-    plan: Plan, request: Request, replies: Iterable[ClientUpdate | Failure], emit: Emit
-) -> tuple[list[ClientUpdate], int]:
-    """The good updates among the replies to a request, and how many clients have none; each is told as an event."""
-    target = expected(request.phase, request.broadcast, plan.method.local(request.phase), request.num_examples)
-    place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
-    good: list[ClientUpdate] = []
-    for reply in replies:
-        reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in good])
-        if reason is None and isinstance(reply, ClientUpdate):
-            good.append(reply)
-            emit({"event": "client", **place, "client": reply.client, **reply.metrics, "bytes": update_bytes(reply)})
+        if request.groups:
+            state = plan.method.merge_sums(request.state, request.phase, gathered.sums())
         else:
-            emit({"event": "refused", **place, "client": reply.client, "reason": reason})
-    return good, len(request.num_examples) - len(good)
+            in_order = sorted(gathered.updates, key=lambda u: u.client)
+            state = plan.method.merge(request.state, request.phase, in_order)
+    return replace(progress, position=progress.position + 1, state=state)
 
 
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
@@ -194,25 +177,26 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Progress:
     """One phase."""
     request = ask(plan, progress)
-    phase = request.phase
-    ledger, down = send(progress.ledger, request.broadcast, list(request.num_examples))
+    phase, clients = request.phase, list(request.num_examples)
+    # a group gets one copy, and counts as one holder of it
+    ledger, down = send(progress.ledger, request.broadcast, range(len(request.groups)) if request.groups else clients)
     emit({
         "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
-        "clients": list(request.num_examples), "download_bytes": down,
+        "clients": clients, "download_bytes": down,
     })  # fmt: skip
     asked = time.perf_counter()
-    updates, lost = gather(plan, request, exchange(request), emit)
+    replies = gather(plan.method, request.expected, request.broadcast, exchange(request), emit)
+    updates = replies.updates
     gathered = time.perf_counter()
-    progress = receive(plan, replace(progress, ledger=ledger), request, updates)
+    progress = receive(plan, replace(progress, ledger=ledger), request, replies)
     merged = time.perf_counter()
-    up = sum(update_bytes(u) for u in updates)
     emit({
         "event": "merged", "phase": phase.index, "task": phase.task.index, "round": phase.round,
-        "updates": len(updates), "upload_bytes": up, "seconds_clients": gathered - asked,
+        "updates": len(updates), "upload_bytes": replies.nbytes, "seconds_clients": gathered - asked,
         "seconds_merge": merged - gathered, "sha256": progress.sha256(),
     })  # fmt: skip
     progress = progress.add(
-        upload_bytes=up, download_bytes=down, refused=lost, seconds_clients=gathered - asked,
+        upload_bytes=replies.nbytes, download_bytes=down, refused=replies.lost, seconds_clients=gathered - asked,
         seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
     )  # fmt: skip
     told = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]

@@ -5,7 +5,7 @@ this very content under this name already; so a teacher or an earlier task's fac
 that no round has changed costs nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fcil.arrays import digest, nbytes
@@ -21,7 +21,7 @@ class Ledger:
     held: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def send(ledger: Ledger, broadcast: Broadcast, clients: Sequence[int]) -> tuple[Ledger, int]:
+def send(ledger: Ledger, broadcast: Broadcast, clients: Iterable[int]) -> tuple[Ledger, int]:
     """The ledger after sending `broadcast` to `clients`, and the bytes that it takes."""
     asked = sum(1 << client for client in clients)
     held = dict(ledger.held)

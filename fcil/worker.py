@@ -1,6 +1,6 @@
 """One process's share of a run: the resident model and data, and the work it does for clients. No transport."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from fcil.arrays import Arrays
+from fcil.checks import expected
 from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, prepare
@@ -20,6 +21,7 @@ from fcil.method import Broadcast, ClientUpdate, Method, Phase
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
 from fcil.registry import build_method
+from fcil.replies import Failure, Partial, summed
 from fcil.scenario import Scenario, make_scenario
 from fcil.store import ClientStore
 from fcil.tasks import Task
@@ -90,6 +92,21 @@ class Worker:
         if self.store:
             self.store.write(client, phase.index, kept)
         return replace(update, metrics={**update.metrics, **memory.metrics()})
+
+    def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
+        """Several clients' parts, one after the other; one that raises costs its own update."""
+        for client in clients:
+            try:
+                yield self.work(phase, broadcast, client)
+            except Exception as error:  # whatever a client's code may raise
+                yield Failure(client, f"{type(error).__name__}: {error}")
+
+    def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
+        """The sums over several clients' good updates."""
+        counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
+        target = expected(phase, broadcast, self.method.local(phase), counts)
+        with threads(self.config.run.threads):
+            return summed(self.method, target, broadcast, self.work_all(phase, broadcast, clients))
 
     def batches(self, task: Task) -> int:
         """Number of evaluation batches after `task`."""

@@ -19,10 +19,10 @@ from fcil.engine import prepare, resume, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.inline import Inline
 from fcil.local import Train
-from fcil.loop import Failure
 from fcil.model.backbone import Model
 from fcil.partition import Partition
 from fcil.records import read_summary
+from fcil.replies import Failure
 
 SMALL = Config(
     data=Data(train_limit=100, test_limit=60),

@@ -67,10 +67,16 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
 
 def _work(message: Message, context: Context) -> Message:
     work = messages.read_work(message.content)
-    mine = context.node_config.get("partition-id", work.client)
-    if mine != work.client:
-        raise ValueError(f"asked for client {work.client}, but this node holds the data of client {mine}")
-    update = worker_for(work.job, context).work(work.phase, work.broadcast, work.client)
+    mine = context.node_config.get("partition-id")
+    if mine is not None and work.clients != (mine,):
+        asked = ", ".join(map(str, work.clients))
+        raise ValueError(f"asked for client {asked}, but this node holds the data of client {mine}")
+    worker = worker_for(work.job, context)
+    if work.summed:
+        return Message(
+            messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
+        )
+    update = worker.work(work.phase, work.broadcast, work.clients[0])
     return Message(messages.write_update(update), reply_to=message)
 
 

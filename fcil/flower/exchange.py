@@ -1,7 +1,7 @@
 """The exchange over any Flower grid: Ray actors of ours, Flower's simulation, SuperNodes behind a SuperLink."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,8 +16,8 @@ from fcil.errors import ConfigError, RunError
 from fcil.flower import messages
 from fcil.flower.internals import identify
 from fcil.flower.nodes import Nodes
-from fcil.loop import Failure, Request
-from fcil.method import ClientUpdate
+from fcil.loop import Request
+from fcil.replies import Failure, Reply
 from fcil.tasks import Task
 from fcil.worker import Worker
 
@@ -69,7 +69,7 @@ def _reason(reply: Message) -> str:
     return lines[-1][:500] if lines else f"error {reply.error.code} without a reason"
 
 
-def settle(reply: Message, client: int) -> ClientUpdate | Failure:
+def settle(reply: Message, client: int) -> Reply:
     """What a client's reply amounts to; who it is from is known from the message that it answers."""
     if reply.has_error():
         return Failure(client, _reason(reply))
@@ -82,26 +82,43 @@ def settle(reply: Message, client: int) -> ClientUpdate | Failure:
     return update
 
 
-def settled(
-    sent: Mapping[int, Message], arriving: Iterable[Message], asked: Iterable[int], late: str
-) -> Iterator[ClientUpdate | Failure]:
+def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
+    """What the reply for a group amounts to: its sums, and a failure for each client that is not in them."""
+    if reply.has_error():
+        yield from (Failure(client, _reason(reply)) for client in group)
+        return
+    try:
+        partial = messages.read_partial(reply.content)
+    except ValueError as error:
+        yield from (Failure(client, f"malformed reply: {error}") for client in group)
+        return
+    told = [m.client for m in partial.members] + [f.client for f in partial.failures]
+    if sorted(told) != sorted(group):
+        yield from (Failure(client, f"its group's reply is about clients {sorted(told)[:5]}") for client in group)
+        return
+    yield partial
+
+
+def settled(sent: Mapping[int, Message], arriving: Iterable[Message], request: Request, late: str) -> Iterator[Reply]:
     """What the replies to a phase amount to, in their order; then the clients of which none came.
 
     Args:
-        sent: client -> the message to it.
+        sent: client, or a group's first -> the message to it.
         late: the reason for a client that had a message and did not answer.
     """
     owners: dict[str, int] = {}
     answered: set[int] = set()
+    members = {group[0]: group for group in request.groups} or {client: (client,) for client in request.num_examples}
     for reply in arriving:
         # a grid numbers the messages when it sends them, so only now
         owners = owners or {message.metadata.message_id: client for client, message in sent.items()}
         if reply.metadata.reply_to_message_id in owners:
             client = owners[reply.metadata.reply_to_message_id]
             answered.add(client)
-            yield settle(reply, client)
-    for client in sorted(set(asked) - answered):
-        yield Failure(client, late if client in sent else "its node is not connected")
+            yield from settle_group(reply, members[client]) if request.groups else [settle(reply, client)]
+    for first in sorted(members.keys() - answered):
+        for client in members[first]:
+            yield Failure(client, late if first in sent else "its node is not connected")
 
 
 class FlowerExchange:
@@ -124,6 +141,11 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store)
         self._local: Worker | None = None
         clients = config.partition.clients
+        if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
+            raise ConfigError(
+                "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
+                'set it to false, or use run.exchange = "ray" or "inline"'
+            )
         self.nodes = None if isinstance(grid, Streaming) else Nodes(grid, clients, node_seconds)
 
     def address(self, contents: dict[int, RecordDict], kind: str, group: str) -> dict[int, Message]:
@@ -135,14 +157,14 @@ class FlowerExchange:
             if client in nodes
         }
 
-    def __call__(self, request: Request) -> Iterator[ClientUpdate | Failure]:
+    def __call__(self, request: Request) -> Iterator[Reply]:
         """Longest client first; replies as they arrive; at the end those that have none."""
         contents = messages.request_contents(request, self.job)
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
-        seconds = self.config.run.client_timeout
+        seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
         arriving = replies(self.grid, list(sent.values()), seconds)
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
-        yield from settled(sent, arriving, request.num_examples, late)
+        yield from settled(sent, arriving, request, late)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """In shards over our workers; on a grid that is not ours, whose nodes need not have test data, here."""

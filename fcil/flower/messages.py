@@ -17,12 +17,13 @@ from fcil.config import Config, to_table
 from fcil.flower.packing import pack, unpack
 from fcil.loop import Request
 from fcil.method import Broadcast, ClientUpdate, Phase
+from fcil.replies import Failure, Partial
 from fcil.tasks import Task
 
 __all__ = [
     "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
-    "read_right", "read_shard", "read_update", "read_work", "request_contents", "write_hello", "write_right",
-    "write_update",
+    "read_partial", "read_right", "read_shard", "read_update", "read_work", "request_contents", "write_hello",
+    "write_partial", "write_right", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
@@ -47,12 +48,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """One client's part of a phase, as it arrives."""
+    """One client's part of a phase, or several clients', as it arrives."""
 
     job: Job
     phase: Phase
     broadcast: Broadcast
-    client: int
+    clients: tuple[int, ...]
+    summed: bool
+    """Whether the sums over these clients are wanted, or the one client's update."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:
     """One value of a record, or a ValueError that says what is missing."""
     found = content.get(record)
     value = found.get(key) if isinstance(found, ConfigRecord | MetricRecord) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"record {record!r} has no {key!r} of type {kind.__name__}")
     return value
 
@@ -95,14 +98,18 @@ def _task(entries: Mapping[str, int]) -> Task:
 
 
 def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
-    """Client -> content of its message, the client with most samples first; records common to all are shared."""
+    """Client, or a group's first -> content of its message, most samples first; what is common to all is shared."""
     arrays, index = pack({"arrays": request.broadcast.arrays, "references": request.broadcast.references})
     common = ConfigRecord({**asdict(job), "phase": json.dumps(asdict(request.phase)), "index": index})
-    longest_first = sorted(request.num_examples, key=lambda client: (-request.num_examples[client], client))
+    groups = request.groups or tuple((client,) for client in request.num_examples)
+    longest_first = sorted(groups, key=lambda group: (-sum(request.num_examples[c] for c in group), group))
+    summed = bool(request.groups)
     return {
-        client: RecordDict({_ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"client": client})})
-        for client in longest_first
-    }
+        group[0]: RecordDict({
+            _ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"clients": list(group), "summed": summed})
+        })
+        for group in longest_first
+    }  # fmt: skip
 
 
 def _job(content: RecordDict) -> Job:
@@ -116,7 +123,10 @@ def read_work(content: RecordDict) -> Work:
         _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
     )  # fmt: skip
     phase = Phase(**{**phase, "task": _task(phase["task"])})
-    return Work(_job(content), phase, Broadcast(arrays, references), _get(content, _OWN, "client", int))
+    clients, summed = tuple(_get(content, _OWN, "clients", list)), _get(content, _OWN, "summed", bool)
+    if not clients or not all(type(client) is int for client in clients):
+        raise ValueError(f"clients {clients[:3]} are not numbers of clients")
+    return Work(_job(content), phase, Broadcast(arrays, references), clients, summed)
 
 
 def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list[RecordDict]:
@@ -161,6 +171,37 @@ def read_update(content: RecordDict) -> ClientUpdate:
     numbers = {name: float(v) for name, v in metrics.items() if name != _EXAMPLES and isinstance(v, int | float)}
     client, phase = _get(content, _REPLY, "client", int), _get(content, _REPLY, "phase", int)
     return ClientUpdate(client, phase, count, arrays, statistics, numbers)
+
+
+def write_partial(partial: Partial) -> RecordDict:
+    """The reply for a group of clients."""
+    arrays, index = pack({"sums": partial.sums})
+    members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
+    told = {"members": members, "failures": [[f.client, f.reason] for f in partial.failures]}
+    reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(told)})
+    return RecordDict({_ARRAYS: arrays, _REPLY: reply})
+
+
+def read_partial(content: RecordDict) -> Partial:
+    """Undo `write_partial`; not yet checked against what was asked.
+
+    Raises:
+        ValueError: says what is malformed.
+    """
+    (sums,) = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("sums",))
+    phase = _get(content, _REPLY, "phase", int)
+    try:
+        told = json.loads(_get(content, _REPLY, "group", str))
+        members = [
+            ClientUpdate(
+                int(m["client"]), phase, int(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
+            )
+            for m in told["members"]
+        ]
+        failures = [Failure(int(client), str(reason)) for client, reason in told["failures"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
+    return Partial(phase, tuple(members), tuple(failures), sums)
 
 
 def write_right(right: np.ndarray) -> RecordDict:

@@ -15,7 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 from fcil.config import Config, load_config
 from fcil.engine import prepare, simulate
 from fcil.flower.exchange import STORE, FlowerExchange
-from fcil.loop import Emit, Progress
+from fcil.loop import Progress
+from fcil.replies import Emit
 
 __all__ = ["app", "settings"]
 

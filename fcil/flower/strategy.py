@@ -21,8 +21,9 @@ from flwr.serverapp.strategy import Result, Strategy
 from fcil.errors import RunError
 from fcil.flower import messages
 from fcil.flower.exchange import FlowerExchange, settled
-from fcil.loop import Emit, Plan, Progress, Request, ask, gather, receive, run, start
+from fcil.loop import Plan, Progress, Request, ask, receive, run, start
 from fcil.method import Phase
+from fcil.replies import Emit, gather
 
 __all__ = ["FcilStrategy"]
 
@@ -147,11 +148,11 @@ class FcilStrategy(Strategy):
         request, self._asked = self._asked, None
         if request is None:
             return None, None
-        settling = settled(self._sent, replies, request.num_examples, "no reply")
-        good, lost = gather(self.plan, request, settling, self._told)
-        self.progress = receive(self.plan, self.progress, request, good)
+        settling = settled(self._sent, replies, request, "no reply")
+        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told)
+        self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
-        counts: dict[str, Any] = {"updates": len(good), "refused": lost}
+        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.lost}
         return self._deployed(request.phase), MetricRecord(counts)
 
     def configure_evaluate(

@@ -19,7 +19,7 @@ def _fault(work):
     path = Path(work.job.store).parent / "faults.json"
     if not work.job.store or not path.exists():
         return None
-    return json.loads(path.read_text()).get(str(work.phase.index), {}).get(str(work.client))
+    return json.loads(path.read_text()).get(str(work.phase.index), {}).get(str(work.clients[0]))
 
 
 def _before(fault, work):

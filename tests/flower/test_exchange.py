@@ -114,3 +114,8 @@ def test_nodes_keep_client_state_only_where_they_are_told_a_folder(tmp_path):
     for run in ("/run/a", "/run/b"):  # the server's path is a name here, not a place
         client_app._store(client_app.messages.Job("{}", run), context).write(0, 0, {"kept": np.zeros(1)})
     assert len(list(tmp_path.glob("*/0/000000.safetensors"))) == 2
+
+
+def test_nodes_of_one_client_each_have_nothing_to_sum():
+    with pytest.raises(ConfigError, match="nothing to sum"):
+        FlowerExchange(InProcess(client_app.app), settings(run={"aggregate_on_worker": True}))

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from fcil.flower import messages
 from fcil.flower.packing import pack, unpack
 from fcil.loop import Request
-from fcil.method import Broadcast, ClientUpdate, Phase
+from fcil.method import Broadcast, ClientUpdate, Local, Phase
+from fcil.replies import Failure, Partial
 from fcil.tasks import Task
 
 JOB = messages.Job.of(settings(), "/somewhere")
@@ -45,14 +46,14 @@ def test_arrays_survive_bit_for_bit_in_at_most_one_buffer_per_group_and_type(arr
 @given(ARRAYS, ARRAYS, st.integers(0, 2**31), st.integers(0, 2**31))
 def test_a_request_survives_and_its_common_records_are_one_object(arrays, references, index, seed):
     phase = Phase(index, "report", Task(1, 2, 3), 4, seed)
-    request = Request(phase, Broadcast(arrays, references), {0: 5, 3: 9, 4: 9}, {})
+    request = Request(phase, Broadcast(arrays, references), {0: 5, 3: 9, 4: 9}, {}, Local())
     contents = messages.request_contents(request, JOB)
     assert list(contents) == [3, 4, 0]  # longest first
     for name in ("arrays", "request"):
         assert len({id(content[name]) for content in contents.values()}) == 1
     for client, content in contents.items():
         work = messages.read_work(content)
-        assert (work.phase, work.client, work.job) == (phase, client, JOB)
+        assert (work.phase, work.clients, work.summed, work.job) == (phase, (client,), False, JOB)
         assert equal(work.broadcast.arrays, arrays)
         assert equal(work.broadcast.references, references)
 
@@ -64,6 +65,29 @@ def test_an_update_survives(arrays, statistics, metrics):
     assert (back.client, back.phase, back.num_examples, back.metrics) == (2, 7, 31, metrics)
     assert equal(back.arrays, arrays)
     assert equal(back.statistics, statistics)
+
+
+@given(ARRAYS)
+def test_sums_of_a_group_survive_with_its_members_and_failures(sums):
+    phase = Phase(3, "train", Task(0, 0, 2), 1, 0)
+    local = Request(phase, Broadcast({}), {0: 5, 1: 9, 2: 9}, {}, Local(), ((0,), (1, 2)))
+    contents = messages.request_contents(local, JOB)
+    assert list(contents) == [1, 0]  # the group with most samples first
+    work = messages.read_work(contents[1])
+    assert (work.clients, work.summed) == ((1, 2), True)
+    members = (ClientUpdate(1, 3, 9, {}, {}, {"loss": 0.5}),)
+    partial = Partial(3, members, (Failure(2, "ValueError: a\nb"),), sums)
+    back = messages.read_partial(messages.write_partial(partial))
+    assert (back.phase, back.members, back.failures) == (3, members, partial.failures)
+    assert equal(back.sums, sums)
+
+
+def test_malformed_groups_are_told():
+    content = messages.write_partial(Partial(0, (), (), {}))
+    for group in ("[", "{}", '{"members": [{}], "failures": []}', '{"members": [], "failures": [[1]]}'):
+        content["reply"] = ConfigRecord({**content["reply"], "group": group})
+        with pytest.raises(ValueError, match="members are malformed"):
+            messages.read_partial(content)
 
 
 def test_evaluation_survives():

@@ -9,10 +9,12 @@ import pytest
 from flower_processes import alive, children, gone
 from flower_runs import finish, first_phase, inline, inline_without, refused, settings
 
+from fcil.engine import prepare
 from fcil.errors import ConfigError
 from fcil.flower.exchange import FlowerExchange, ray_exchange
 from fcil.flower.ray_cluster import cores, slots
 from fcil.flower.ray_grid import RayGrid
+from fcil.inline import Inline
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
@@ -21,13 +23,17 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     workers = min(2, cores())
     before = children()
     exchange = ray_exchange(settings(run={**ON_RAY, "workers": workers}), tmp_path)
+    summing = settings(run={**ON_RAY, "workers": workers, "aggregate_on_worker": True})
     try:
         done = finish(exchange)
+        grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
         pids = {*exchange.grid.pids(), *children()} - before
     finally:
         exchange.close()
     assert done.sha256() == inline().sha256()
     assert done.right == inline().right
+    session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
+    assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too
     assert len(pids) > workers
     assert gone(pids)
