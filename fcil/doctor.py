@@ -1,11 +1,13 @@
 """`fcil doctor`: what this machine has, and what is missing for which data set."""
 
-import os
 from pathlib import Path
 
 import torch
 
-from fcil.data import SOURCES, Data, load
+from fcil.data import FAMILIES, Data
+from fcil.data.decode import cores
+from fcil.data.loading import state
+from fcil.data.transforms import REFERENCE
 from fcil.errors import ConfigError
 from fcil.model.backbone import Model, describe_backbone
 from fcil.provenance import commit, versions
@@ -17,10 +19,6 @@ def bf16_in_hardware() -> bool:
     """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
     cpu = torch.cpu
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory() -> str:
@@ -39,14 +37,6 @@ def _gpus() -> str:
     return ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in found)
 
 
-def _data(name: str) -> str:
-    try:
-        data = load(Data(name=name), 32)
-    except ConfigError as error:
-        return f"missing: {error}"
-    return f"ready: {len(data.train):,} training and {len(data.test):,} test images, {len(data.classes)} classes"
-
-
 def _weights() -> str:
     try:
         width = describe_backbone(Model()).width
@@ -55,12 +45,17 @@ def _weights() -> str:
     return f"ready (features of {width})"
 
 
-def findings() -> list[tuple[str, str]]:
-    """(what, how it is) in the order to show."""
+def findings(root: str = "", size: int = REFERENCE) -> list[tuple[str, str]]:
+    """(what, how it is) in the order to show.
+
+    Args:
+        root: where the files of data sets are looked for; where each has its own place if empty.
+        size: of the model that images are wanted for.
+    """
     return [
         *versions().items(),
         ("commit", commit() or "not a git checkout"),
-        ("cores", f"{_cores()} usable"),
+        ("cores", f"{cores()} usable"),
         ("torch threads", str(torch.get_num_threads())),
         (
             "processor",
@@ -69,5 +64,5 @@ def findings() -> list[tuple[str, str]]:
         ("GPUs", _gpus()),
         ("memory", _free_memory()),
         ("embedded ViT", _weights()),
-        *((f"data {name}", _data(name)) for name in SOURCES),
+        *((f"data {name}", state(one, Data(name=name, root=root), size)) for name, one in FAMILIES.items()),
     ]

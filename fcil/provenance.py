@@ -47,5 +47,6 @@ def provenance(config: Config, data: Dataset) -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "weights_sha256": weights_sha256(config.model),
         "data_sha256": data.sha256(),
+        "data_files": data.files,
         "versions": versions(),
     }
