@@ -1,11 +1,13 @@
 """`fcil doctor`: what this machine has, and what is missing for which data set."""
 
-import os
 from pathlib import Path
 
 import torch
 
-from fcil.data import SOURCES, Data, load
+from fcil.data import FAMILIES, Data
+from fcil.data.decode import cores
+from fcil.data.loading import state
+from fcil.data.transforms import REFERENCE
 from fcil.device import local_device
 from fcil.errors import ConfigError
 from fcil.model.backbone import Model, describe_backbone
@@ -13,10 +15,6 @@ from fcil.model.precision import bf16_in_hardware, resolve
 from fcil.provenance import commit, versions
 
 __all__ = ["findings"]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory() -> str:
@@ -35,14 +33,6 @@ def _gpus() -> str:
     return ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in found)
 
 
-def _data(name: str) -> str:
-    try:
-        data = load(Data(name=name), 32)
-    except ConfigError as error:
-        return f"missing: {error}"
-    return f"ready: {len(data.train):,} training and {len(data.test):,} test images, {len(data.classes)} classes"
-
-
 def _weights() -> str:
     try:
         width = describe_backbone(Model()).width
@@ -51,13 +41,18 @@ def _weights() -> str:
     return f"ready (features of {width})"
 
 
-def findings() -> list[tuple[str, str]]:
-    """(what, how it is) in the order to show."""
+def findings(root: str = "", size: int = REFERENCE) -> list[tuple[str, str]]:
+    """(what, how it is) in the order to show.
+
+    Args:
+        root: where the files of data sets are looked for; where each has its own place if empty.
+        size: of the model that images are wanted for.
+    """
     device = local_device("auto")
     return [
         *versions().items(),
         ("commit", commit() or "not a git checkout"),
-        ("cores", f"{_cores()} usable"),
+        ("cores", f"{cores()} usable"),
         ("torch threads", str(torch.get_num_threads())),
         (
             "processor",
@@ -67,5 +62,5 @@ def findings() -> list[tuple[str, str]]:
         ('precision "auto"', f"{resolve('auto', device)} on {device}"),
         ("memory", _free_memory()),
         ("embedded ViT", _weights()),
-        *((f"data {name}", _data(name)) for name in SOURCES),
+        *((f"data {name}", state(one, Data(name=name, root=root), size)) for name, one in FAMILIES.items()),
     ]

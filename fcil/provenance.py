@@ -50,5 +50,6 @@ def provenance(config: Config, data: Dataset) -> dict[str, Any]:
         "weights_sha256": weights_sha256(config.model),
         "weights_left_out": weights_left_out(config.model),
         "data_sha256": data.sha256(),
+        "data_files": data.files,
         "versions": versions(),
     }

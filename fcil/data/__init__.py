@@ -1,42 +1,43 @@
-"""Data sets by name; the only rooms that touch the disk. One file per family, each with `load(root, size)`."""
+"""Data sets by name; the only rooms that touch the disk. One file for each family of sets."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated
+from dataclasses import replace
 
-from fcil.data import digits, fashion_mnist
+from fcil.data.cars import CARS196
+from fcil.data.cifar import CIFAR100
+from fcil.data.cub import CUB200
 from fcil.data.dataset import Dataset
+from fcil.data.digits import DIGITS
+from fcil.data.eurosat import EUROSAT
+from fcil.data.family import Family
+from fcil.data.fashion_mnist import FASHION_MNIST
+from fcil.data.folder import FOLDER
+from fcil.data.imagenet_variants import IMAGENET_A, IMAGENET_R
+from fcil.data.loading import load_family
+from fcil.data.settings import Data
 from fcil.errors import ConfigError
-from fcil.options import Option, nearest
+from fcil.options import nearest
 
-__all__ = ["SOURCES", "Data", "load"]
+__all__ = ["FAMILIES", "Data", "family", "load"]
 
-_LOADERS: dict[str, Callable[[Path | None, int], Dataset]] = {
-    "digits": digits.load,
-    "fashion-mnist": fashion_mnist.load,
-}
-SOURCES = {"digits": digits.SOURCE, "fashion-mnist": fashion_mnist.SOURCE}
-"""Data set -> where it comes from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """`[data]`: which images."""
-
-    name: Annotated[str, Option("data set; `fcil data list` names them")] = "digits"
-    root: Annotated[str, Option("folder that holds its files, where it needs any")] = ""
-    train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
-    test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0
+FAMILIES = {
+    f.name: f
+    for f in (CIFAR100, IMAGENET_R, IMAGENET_A, CUB200, CARS196, EUROSAT, FASHION_MNIST, DIGITS, FOLDER)
+}  # fmt: skip
+"""Data set -> what is known of it."""
 
 
-def load(settings: Data, size: int) -> Dataset:
-    """Load a data set for images of `size` pixels.
+def family(name: str) -> Family:
+    """What is known of a data set; raises ConfigError for a name that is none."""
+    if name not in FAMILIES:
+        raise ConfigError(f"data.name = {name!r}: no such data set. {nearest(name, FAMILIES)}")
+    return FAMILIES[name]
+
+
+def load(settings: Data, size: int, download: bool = False) -> Dataset:
+    """Load a data set for images of `size` pixels, decoding it into its cache where that was not done before.
 
     Raises:
-        ConfigError: unknown name, or files that are missing or damaged; says what to put where.
+        ConfigError: unknown name, or files that are missing, damaged or not official; says what to put where.
     """
-    if settings.name not in _LOADERS:
-        raise ConfigError(f"data.name = {settings.name!r}: no such data set. {nearest(settings.name, _LOADERS)}")
-    data = _LOADERS[settings.name](Path(settings.root).expanduser() if settings.root else None, size)
+    data = load_family(family(settings.name), settings, size, download)
     return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))

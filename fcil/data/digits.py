@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from fcil.data.dataset import Dataset, Split
+from fcil.data.family import Family, Listing, Part
+from fcil.data.settings import Data
+from fcil.data.splits import own_split
 from fcil.data.transforms import View
 from fcil.seeding import generator
 
-__all__ = ["load"]
+__all__ = ["DIGITS"]
 
-SOURCE = "scikit-learn, installed with fcil: 1,797 images of 8x8 shown at 32x32; a fixed stratified quarter is for test"
 SIZE = 32
 
 
@@ -25,20 +26,26 @@ def _test_quarter(labels: np.ndarray) -> np.ndarray:
     return test
 
 
-def load(root: Path | None, size: int) -> Dataset:
-    """The data set; `root` and `size` are not used, as it ships with scikit-learn and is small."""
+def _listing(root: Path, settings: Data) -> Listing:
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
+    own_split(settings)
     bunch = load_digits()
     small = torch.from_numpy(np.asarray(bunch.images, np.float32) / 16)[:, None]
     large = F.interpolate(small, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
     images = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     labels = np.asarray(bunch.target, np.int64)
     test = _test_quarter(labels)
-    return Dataset(
-        name="digits",
-        classes=tuple("0123456789"),
-        train=Split(images[~test], labels[~test]),
-        test=Split(images[test], labels[test]),
-        train_view=View(crop="area", scale=(0.7, 1.0), ratio=(0.8, 1.25)),
-    )
+    return Listing(tuple("0123456789"), Part(images[~test], labels[~test]), Part(images[test], labels[test]))
+
+
+DIGITS = Family(
+    name="digits",
+    source="scikit-learn, installed with fcil: 8x8 shown at 32x32; a fixed stratified quarter is for test",
+    listing=_listing,
+    classes=10,
+    counts=(1_347, 450),
+    tasks=5,
+    cached=False,
+    train_view=View(crop="area", scale=(0.7, 1.0), ratio=(0.8, 1.25)),
+)

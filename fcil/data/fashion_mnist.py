@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fcil.data.dataset import Dataset, Split
+from fcil.data.family import Family, Listing, Part
 from fcil.data.idx import read_idx
+from fcil.data.settings import Data
+from fcil.data.splits import own_split
 from fcil.errors import ConfigError
 
-__all__ = ["load"]
+__all__ = ["FASHION_MNIST"]
 
-SOURCE = "four IDX files in data.root; found by itself where Debian's package dataset-fashion-mnist put them"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -25,7 +26,7 @@ def _find(folder: Path, stem: str) -> Path:
     )
 
 
-def _part(folder: Path, prefix: str) -> Split:
+def _part(folder: Path, prefix: str) -> Part:
     try:
         images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"))
         labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"))
@@ -33,10 +34,21 @@ def _part(folder: Path, prefix: str) -> Split:
         raise ConfigError(str(error)) from None
     if images.shape[1:] != (28, 28) or images.shape[:1] != labels.shape or int(labels.max()) >= len(CLASSES):
         raise ConfigError(f"data.root: {folder}: {images.shape} images and {labels.shape} labels are not Fashion-MNIST")
-    return Split(images[..., None], labels.astype(np.int64))
+    return Part(images[..., None], labels.astype(np.int64))
 
 
-def load(root: Path | None, size: int) -> Dataset:
-    """The data set, at its own 28x28; the model's size is reached batch by batch."""
-    folder = root or DEBIAN
-    return Dataset("fashion-mnist", CLASSES, _part(folder, "train"), _part(folder, "t10k"))
+def _listing(root: Path, settings: Data) -> Listing:
+    own_split(settings)
+    folder = root if settings.root else DEBIAN
+    return Listing(CLASSES, _part(folder, "train"), _part(folder, "t10k"))
+
+
+FASHION_MNIST = Family(
+    name="fashion-mnist",
+    source="Xiao et al., 2017: four IDX files; found by itself where Debian's dataset-fashion-mnist puts them",
+    listing=_listing,
+    classes=10,
+    counts=(60_000, 10_000),
+    tasks=5,
+    cached=False,
+)

@@ -104,5 +104,5 @@ def resample(
         pixels = gather(images, 0 * corner, stored, device)
     rows, columns = (_axis(stored[:, i], whole[:, i], corner[:, i], extent[:, i], size, device) for i in (0, 1))
     n, channels, high, wide = pixels.shape
-    across = pixels.view(n, channels * high, wide) @ columns.mT
+    across = (pixels.view(n, channels * high, wide) @ columns.mT).clamp_(0, 255)  # as Pillow does on the way
     return rows[:, None] @ across.view(n, channels, high, size)

@@ -1,0 +1,60 @@
+"""Image files -> pixels, in parallel. Pillow decodes and resizes outside the interpreter's lock, so threads suffice."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fcil.data.transforms import resized
+from fcil.errors import ConfigError
+
+__all__ = ["cores", "decode", "decoded"]
+
+AHEAD = 8
+"""Images per thread that may wait to be taken: bounds memory."""
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode(item: Path | np.ndarray, shorter: int) -> np.ndarray:
+    """(h, w, c) uint8, the shorter side `shorter` pixels long (0: as it is), bicubic as torchvision's Resize.
+
+    Raises:
+        ConfigError: no image, or a damaged one; names the file.
+    """
+    if isinstance(item, np.ndarray):
+        return item
+    try:
+        with Image.open(item) as opened:
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise ConfigError(f"{item}: cannot be read as an image ({error}); fetch it again") from None
+    height, width = map(int, resized(np.array([[image.height, image.width]]), shorter)[0])
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def decoded(items: Sequence[Path] | np.ndarray, shorter: int, threads: int = 0) -> Iterator[np.ndarray]:
+    """All images in order, `threads` at a time (0: one for each core), few of them in memory at once."""
+    count = threads or cores()
+    rest = iter(items)
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[np.ndarray]] = deque()
+        try:
+            for item in islice(rest, AHEAD * count):
+                waiting.append(pool.submit(decode, item, shorter))
+            while waiting:
+                image = waiting.popleft().result()
+                waiting.extend(pool.submit(decode, item, shorter) for item in islice(rest, 1))
+                yield image
+        finally:
+            pool.shutdown(cancel_futures=True)

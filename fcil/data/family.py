@@ -1,0 +1,88 @@
+"""What is known of a data set before any of its files is read, and what its files turn out to list."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fcil.data.settings import Data
+from fcil.data.transforms import View
+
+__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
+           "Listing", "Part"]  # fmt: skip
+
+RGB = tuple[float, float, float]
+HALF: RGB = (0.5, 0.5, 0.5)
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+PROTOCOL_TRAIN = View(resize=224, crop="area", flip=True)
+PROTOCOL_TEST = View(resize=256, crop="centre")
+WHOLE = View()
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set, as its authors publish it."""
+
+    name: str
+    url: str = ""
+    """Empty where the authors no longer serve it."""
+    md5: str = ""
+    """Empty where none is known."""
+    unpacks: str = ""
+    """The folder that an archive holds; empty for a file that is used as it is."""
+    inside: Mapping[str, str] = field(default_factory=dict)
+    """File in that folder -> its MD5, checked also where the archive itself is gone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one part before they are decoded."""
+
+    images: Sequence[Path] | np.ndarray
+    """Image files, or (n, h, w, c) uint8."""
+    labels: np.ndarray
+    """(n,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the files of a data set hold."""
+
+    classes: tuple[str, ...]
+    train: Part
+    test: Part
+    split: str = ""
+    """Where the split is not the authors': how it came about, with its hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One data set by name."""
+
+    name: str
+    source: str
+    """Where it comes from, for people."""
+    listing: Callable[[Path, Data], Listing]
+    """(data.root, settings) -> what the files hold; raises ConfigError."""
+    classes: int = 0
+    """0: whatever the files say; so are `counts` and `tasks`."""
+    counts: tuple[int, ...] = ()
+    """Official numbers of training and test images, or of all images where there is no official split."""
+    tasks: int = 0
+    """The usual number of tasks in the literature that fcil follows."""
+    files: tuple[File, ...] = ()
+    cached: bool = True
+    """Decoded once into a cache that workers share; otherwise read anew, which must be fast."""
+    shrunk: bool = False
+    """Stored with the shorter side that the views ask for; otherwise at its own size."""
+    stamp: Callable[[Path], str] | None = None
+    """Tells two states of the files apart, beside their sizes and times."""
+    mean: RGB = HALF
+    std: RGB = HALF
+    train_view: View = WHOLE
+    test_view: View = WHOLE

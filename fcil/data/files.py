@@ -1,0 +1,114 @@
+"""The published files of a data set under `data.root`: found, fetched if asked, checked, unpacked."""
+
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+from fcil.data.download import fetch, md5
+from fcil.data.family import Family, File
+from fcil.data.progress import tell
+from fcil.errors import ConfigError
+
+__all__ = ["ensure", "remedy", "require", "stamps"]
+
+
+def remedy(family: Family, root: str) -> str:
+    """What to put where."""
+    if not family.files:
+        return f"It must hold: {family.source}"
+    where = ", ".join(f"{f.name} from {f.url}" if f.url else f.name for f in family.files)
+    served = any(f.url for f in family.files)
+    fetch = f"`fcil data prepare {family.name} --root {root} --download` fetches the files, or put" if served else "Put"
+    return f"{fetch} there, as they are or unpacked: {where} ({family.source})"
+
+
+def _missing(family: Family, file: File, root: Path) -> ConfigError:
+    found = f"neither {file.unpacks}/ nor {file.name}" if file.unpacks else f"no {file.name}"
+    return ConfigError(f"data.root: {found} in {root}. {remedy(family, str(root))}")
+
+
+def _there(file: File, root: Path) -> bool:
+    return (root / file.name).is_file() or (bool(file.unpacks) and (root / file.unpacks).is_dir())
+
+
+def require(family: Family, root: Path) -> None:
+    """Raise ConfigError, which says what to put where, if a file of the data set is missing."""
+    if not family.files and not root.is_dir():
+        raise ConfigError(f"data.root: no folder {root}. {remedy(family, str(root))}")
+    for file in family.files:
+        if not _there(file, root):
+            raise _missing(family, file, root)
+
+
+def _extract(path: Path, into: Path) -> None:
+    """Unpack without leaving `into`, whatever names the archive holds."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith(("/", "\\")) or ".." in Path(name).parts:
+                    raise ConfigError(f"{path}: holds the path {name!r}, which leads out of its folder; not unpacked")
+            archive.extractall(into)
+    else:
+        with tarfile.open(path) as archive_:
+            archive_.extractall(into, filter="data")
+
+
+def _unpack(file: File, root: Path) -> None:
+    """Unpack aside and rename, so that a folder that is there is whole."""
+    path, aside = root / file.name, root / f".{file.unpacks}.{os.getpid()}"
+    tell(f"unpacking {path}")
+    try:
+        _extract(path, aside)
+        if not (aside / file.unpacks).is_dir():
+            raise ConfigError(f"{path}: holds no folder {file.unpacks}; it is not the file of that name")
+        (aside / file.unpacks).replace(root / file.unpacks)
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ConfigError(f"{path}: cannot be unpacked into {root} ({error})") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _differences(file: File, root: Path) -> list[str]:
+    """What tells this copy from the authors'."""
+    wanted = {file.name: file.md5} | {f"{file.unpacks}/{name}": digest for name, digest in file.inside.items()}
+    there = {name: digest for name, digest in wanted.items() if digest and (root / name).is_file()}
+    return [f"MD5 of {name} is not {digest}" for name, digest in there.items() if md5(root / name) != digest]
+
+
+def ensure(family: Family, root: Path, download: bool) -> tuple[list[str], list[str]]:
+    """Have all files of a data set in place and unpacked.
+
+    Returns:
+        In what they differ from the authors', and the names of those whose checksum was found right.
+
+    Raises:
+        ConfigError: a file is missing (says what to put where), cannot be fetched or cannot be unpacked.
+    """
+    differences, checked = [], []
+    if family.cached and not download:
+        require(family, root)
+    for file in family.files:
+        if download and not _there(file, root):
+            fetch(file, root)
+        found = _differences(file, root)
+        if file.unpacks and not (root / file.unpacks).is_dir():
+            _unpack(file, root)
+            found = found or _differences(file, root)
+        differences += found
+        if not found and ((file.md5 and (root / file.name).is_file()) or file.inside):
+            checked.append(file.name)
+    return differences, checked
+
+
+def _stamp(path: Path) -> str:
+    told = path.stat()
+    return f"{'' if path.is_dir() else told.st_size} {told.st_mtime_ns}".strip()
+
+
+def stamps(family: Family, root: Path) -> dict[str, str]:
+    """Name -> size and time of all files and unpacked folders that are there, to notice when they are replaced."""
+    names = [name for file in family.files for name in (file.name, file.unpacks) if name]
+    found = {name: _stamp(root / name) for name in names if (root / name).exists()}
+    return found | ({"content": family.stamp(root)} if family.stamp and root.is_dir() else {})

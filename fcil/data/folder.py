@@ -1,0 +1,55 @@
+"""Any images of your own: `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val/`) in data.root."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN, Family, Listing, Part
+from fcil.data.settings import Data
+from fcil.data.splits import Named, class_folders, own_split
+from fcil.errors import ConfigError
+
+__all__ = ["FOLDER"]
+
+
+def _test_folder(root: Path) -> Path:
+    return next((root / name for name in ("test", "val") if (root / name).is_dir()), root / "test")
+
+
+def _part(root: Path, found: Named, classes: tuple[str, ...]) -> Part:
+    paths = [root / name / file for name, files in found.items() for file in files]
+    labels = [classes.index(name) for name, files in found.items() for _ in files]
+    return Part(paths, np.array(labels, np.int64))
+
+
+def _listing(root: Path, settings: Data) -> Listing:
+    """Classes are the training folders, in the order of their names."""
+    own_split(settings)
+    train, test = class_folders(root / "train"), class_folders(_test_folder(root))
+    classes = tuple(train)
+    if strange := sorted(test.keys() - train.keys()):
+        raise ConfigError(
+            f"data.root: {_test_folder(root)} has classes that are not in train: {', '.join(strange[:5])}"
+        )
+    return Listing(classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes))
+
+
+def _stamp(root: Path) -> str:
+    """Hash of all names, sizes and times."""
+    sha = hashlib.sha256()
+    for path in sorted(p for part in ("train", "test", "val") for p in (root / part).rglob("*") if p.is_file()):
+        told = path.stat()
+        sha.update(f"{path.relative_to(root)} {told.st_size} {told.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+FOLDER = Family(
+    name="folder",
+    source="train/CLASS/ and test/CLASS/ folders of images in data.root",
+    listing=_listing,
+    stamp=_stamp,
+    shrunk=True,
+    train_view=PROTOCOL_TRAIN,
+    test_view=PROTOCOL_TEST,
+)

@@ -1,0 +1,161 @@
+"""A data set by its settings: from the cache, which is made where it is missing or no longer good."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcil.data.cache import Stale, locked, open_part, write_part
+from fcil.data.dataset import Dataset, Split
+from fcil.data.family import Family, Listing
+from fcil.data.files import ensure, remedy, require, stamps
+from fcil.data.progress import tell
+from fcil.data.settings import Data
+from fcil.data.splits import list_digest
+from fcil.errors import ConfigError
+
+__all__ = ["load_family", "state"]
+
+
+def _root(family: Family, settings: Data) -> Path:
+    if settings.root or not family.cached:
+        return Path(settings.root).expanduser()
+    raise ConfigError(f"data.root: {family.name} needs the folder with its files. {remedy(family, 'DIR')}")
+
+
+def _unofficial(family: Family, listing: Listing, differences: list[str]) -> list[str]:
+    """In what these files are not the authors'."""
+    parts = (len(listing.train), len(listing.test))
+    found = parts if len(family.counts) == 2 else (sum(parts),)
+    if family.classes and len(listing.classes) != family.classes:
+        differences = [*differences, f"{len(listing.classes)} classes, not {family.classes}"]
+    if family.counts and found != family.counts:
+        told, wanted = (" + ".join(f"{n:,}" for n in counts) for counts in (found, family.counts))
+        differences = [*differences, f"{told} images, not {wanted}"]
+    return differences
+
+
+def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[Listing, str]:
+    """What the files hold, and what is to be said of them in the records."""
+    differences, checked = ensure(family, root, download)
+    listing = family.listing(root, settings)
+    differences = _unofficial(family, listing, differences)
+    if differences and not settings.unofficial:
+        raise ConfigError(
+            f"{family.name} in {root}: not the official files: {'; '.join(differences)}. Fetch them again; or, if you "
+            "mean these, set data.unofficial = true (fcil data prepare --unofficial), and the records will say so"
+        )
+    if differences:
+        return listing, f"unofficial: {'; '.join(differences)}"
+    told = ["official numbers of images and classes"] if family.counts else []
+    if family.files:
+        told.append(f"MD5 of {', '.join(checked)} right" if checked else "no checksum compared")
+    return listing, "; ".join(told)
+
+
+def _key(settings: Data, part: str, shorter: int) -> str:
+    """Folder of one part: what its pixels and labels depend on beside the files."""
+    split = list_digest(settings) or f"seed {settings.split_seed}"
+    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(split.encode()).hexdigest()[:8]}"
+
+
+def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> None:
+    replaced = [name for name, stamp in manifest["sources"].items() if now.get(name, stamp) != stamp]
+    if replaced:
+        raise Stale(f"{', '.join(replaced)} changed since")
+    if manifest["files"].startswith("unofficial") and not settings.unofficial:
+        raise Stale("it was made from unofficial files")
+
+
+def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, int]]:
+    """Part -> its folder and the length of the shorter side there."""
+    cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
+    views = {"train": family.train_view, "test": family.test_view}
+    sides = {part: view.shorter(size) if family.shrunk else 0 for part, view in views.items()}
+    return {part: (cache / _key(settings, part, side), side) for part, side in sides.items()}
+
+
+def _open(family: Family, settings: Data, size: int, root: Path) -> tuple[dict[str, Split], dict[str, Any]]:
+    now = stamps(family, root)
+    opened = {}
+    for part, (folder, _) in _folders(family, settings, size, root).items():
+        try:
+            opened[part], manifest = open_part(folder)
+            _check(manifest, now, settings)
+        except Stale as why:
+            raise Stale(f"{folder} is made again: {why}" if str(why) else "") from None
+    return opened, manifest
+
+
+def _build(family: Family, settings: Data, size: int, root: Path, download: bool) -> None:
+    listing, files = _read(family, settings, root, download)
+    about = {"classes": listing.classes, "files": files, "split": listing.split, "sources": stamps(family, root)}
+    for part, (folder, side) in _folders(family, settings, size, root).items():
+        chosen = listing.train if part == "train" else listing.test
+        text = f"{family.name}: {len(chosen):,} {part} images{f' at {side} px' if side else ''}"
+        write_part(folder, chosen, side, text, about)
+
+
+def _cached(family: Family, settings: Data, size: int, root: Path, download: bool) -> Dataset:
+    def opened() -> Dataset:
+        parts, manifest = _open(family, settings, size, root)
+        told = "; ".join(filter(None, [manifest["files"], manifest["split"]]))
+        return _dataset(family, tuple(manifest["classes"]), parts["train"], parts["test"], told)
+
+    try:
+        return opened()
+    except Stale:
+        pass
+    if not download:
+        require(family, root)
+    try:
+        with locked(next(iter(_folders(family, settings, size, root).values()))[0].parent):
+            try:
+                return opened()  # another process made it in the meantime
+            except Stale as why:
+                if str(why):
+                    tell(str(why))
+            _build(family, settings, size, root, download)
+            return opened()
+    except OSError as error:
+        raise ConfigError(f"data.cache: cannot be written: {error}. data.cache names another folder") from None
+
+
+def _dataset(family: Family, classes: tuple[str, ...], train: Split, test: Split, files: str) -> Dataset:
+    return Dataset(
+        family.name, classes, train, test, family.mean, family.std, family.train_view, family.test_view, files
+    )  # fmt: skip
+
+
+def load_family(family: Family, settings: Data, size: int, download: bool = False) -> Dataset:
+    """Load a data set for a model of `size` pixels, making its cache where needed.
+
+    Args:
+        download: fetch missing files.
+
+    Raises:
+        ConfigError: files that are missing, damaged or not official; says what to put where.
+    """
+    root = _root(family, settings)
+    if family.cached:
+        return _cached(family, settings, size, root, download)
+    listing, files = _read(family, settings, root, download)
+    train, test = (Split(np.asarray(p.images), p.labels) for p in (listing.train, listing.test))
+    return _dataset(family, listing.classes, train, test, files)
+
+
+def state(family: Family, settings: Data, size: int) -> str:
+    """How far a data set is from being usable, for people; decodes and fetches nothing."""
+    try:
+        if not family.cached:
+            data = load_family(family, settings, size)
+            return f"ready: {len(data.train):,} training and {len(data.test):,} test images"
+        root = _root(family, settings)
+        require(family, root)
+        _open(family, settings, size, root)
+        return f"ready at {size} px"
+    except ConfigError as error:
+        return f"missing: {error}"
+    except Stale:
+        return f"files are there; decoded at {size} px when first used, or now by `fcil data prepare {family.name}`"

@@ -1,0 +1,25 @@
+"""`[data]`: which images."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fcil.options import Option
+
+__all__ = ["Data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """`[data]`: which images."""
+
+    name: Annotated[str, Option("data set; `fcil data list` names them")] = "digits"
+    root: Annotated[str, Option("folder that holds its files, where it needs any")] = ""
+    cache: Annotated[str, Option("folder for decoded images; empty: fcil-cache in data.root")] = ""
+    split_file: Annotated[
+        str,
+        Option("YAML or JSON with train and test lists, for sets without an official split; {part} stands for each"),
+    ] = ""
+    split_seed: Annotated[int, Option("draws 80 % of each class for training where no list is given", low=0)] = 0
+    unofficial: Annotated[bool, Option("admit files that are not the official ones; the records say so")] = False
+    train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
+    test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0

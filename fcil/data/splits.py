@@ -1,0 +1,156 @@
+"""Class folders of image files, and how they are split where their authors did not: by a list, or by a seed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fcil.data.family import Listing, Part
+from fcil.data.settings import Data
+from fcil.errors import ConfigError
+from fcil.seeding import generator
+
+__all__ = ["Named", "class_folders", "list_digest", "own_split", "split_classes"]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+TEST_SHARE = 0.2
+Named = dict[str, list[str]]
+Pairs = list[tuple[str, int]]
+"""(class folder/file, label)."""
+
+
+def class_folders(root: Path) -> Named:
+    """Class folder -> its image files by name, both sorted; folders without images are left out.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
+    found = {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+    if not any(found.values()):
+        raise ConfigError(f"data.root: {root} holds no folders with images; it must hold one per class")
+    return {name: files for name, files in found.items() if files}
+
+
+def _drawn(found: Named, settings: Data) -> tuple[Pairs, Pairs]:
+    """A fifth of each class, rounded, for test, but at least one image of two or more."""
+    train: Pairs = []
+    test: Pairs = []
+    for label, (name, files) in enumerate(found.items()):
+        held_out = max(round(TEST_SHARE * len(files)), int(len(files) > 1))
+        order = generator(settings.split_seed, "split", settings.name, name).permutation(len(files))
+        chosen = set(order[:held_out].tolist())
+        for i, file in enumerate(files):
+            (test if i in chosen else train).append((f"{name}/{file}", label))
+    return train, test
+
+
+def _list_files(settings: Data) -> dict[str, Path]:
+    """Part -> the file that lists it."""
+    path = Path(settings.split_file).expanduser()
+    return {part: Path(str(path).replace("{part}", part)) for part in ("train", "test")}
+
+
+def list_digest(settings: Data) -> str:
+    """SHA-256 of the files that `data.split_file` names; empty without one."""
+    if not settings.split_file:
+        return ""
+    try:
+        return hashlib.sha256(b"".join(p.read_bytes() for p in _list_files(settings).values())).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"data.split_file = {settings.split_file!r}: {error.filename}: {error.strerror}") from None
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        text = path.read_text()
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+        return json.loads(text) if path.suffix == ".json" else yaml.load(text, loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"data.split_file: {path}: {error}") from None
+
+
+def _pairs(listed: Any, where: str) -> Pairs:
+    """(class folder/file, label) from {data: [...], targets: [...]} or from [[path, label, ...], ...]."""
+    try:
+        rows = zip(listed["data"], listed["targets"], strict=True) if isinstance(listed, Mapping) else listed
+        return [("/".join(Path(row[0]).parts[-2:]), int(row[1])) for row in map(tuple, rows)]
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise ConfigError(
+            f"data.split_file: {where}: must be lists `data` (paths) and `targets` (class numbers) of equal length, or "
+            "a list of [path, class number]"
+        ) from None
+
+
+def _listed(settings: Data) -> tuple[Pairs, Pairs]:
+    """Both parts as `data.split_file` lists them: two files named by {part}, or one with sections train and test."""
+    parts = []
+    for part, path in _list_files(settings).items():
+        parsed = _parsed(path)
+        if "{part}" not in settings.split_file:
+            if not (isinstance(parsed, Mapping) and part in parsed):
+                raise ConfigError(
+                    f"data.split_file: {path} has no section `{part}`; where train and test are in two files, write "
+                    "{part} in place of the word that tells them apart"
+                )
+            parsed = parsed[part]
+        parts.append(_pairs(parsed, f"{path}: {part}"))
+    return parts[0], parts[1]
+
+
+def _names(pairs: Pairs, settings: Data) -> tuple[str, ...]:
+    """Class folders by label; each must have one label, and labels must be 0 to n - 1."""
+    labels: dict[int, str] = {}
+    where = f"data.split_file = {settings.split_file!r}"
+    for path, label in pairs:
+        folder = path.partition("/")[0]
+        if labels.setdefault(label, folder) != folder:
+            raise ConfigError(
+                f"data.split_file = {settings.split_file!r}: class {label} is {labels[label]} and {folder}"
+            )
+    if sorted(labels) != list(range(len(labels))) or len(set(labels.values())) != len(labels):
+        raise ConfigError(f"{where}: classes must be numbered 0, 1, ... without gaps, each folder once")
+    return tuple(labels[i] for i in range(len(labels)))
+
+
+def _check_listed(train: Pairs, test: Pairs, found: Named, settings: Data) -> None:
+    where = f"data.split_file = {settings.split_file!r}"
+    paths = [path for path, _ in train + test]
+    there = {f"{name}/{file}" for name, files in found.items() for file in files}
+    if missing := [path for path in paths if path not in there]:
+        raise ConfigError(f"{where}: {len(missing)} of its images are not there, the first is {missing[0]}")
+    if len(set(paths)) < len(paths):
+        twice = next(path for i, path in enumerate(paths) if path in paths[:i])
+        raise ConfigError(f"{where}: lists {twice} twice; training and test images must differ")
+
+
+def _part(root: Path, pairs: Pairs) -> Part:
+    return Part([root / path for path, _ in pairs], np.array([label for _, label in pairs], np.int64))
+
+
+def split_classes(root: Path, settings: Data) -> Listing:
+    """Split the class folders of `root` as `data.split_file` lists, or else by `data.split_seed`."""
+    found = class_folders(root)
+    if settings.split_file:
+        train, test = _listed(settings)
+        _check_listed(train, test, found, settings)
+        classes, told = _names(train + test, settings), f"split listed in {Path(settings.split_file).name}"
+    else:
+        (train, test), classes = _drawn(found, settings), tuple(found)
+        told = f"80/20 within each class by seed {settings.split_seed}"
+    lines = (f"{part} {path} {label}\n" for part, pairs in (("train", train), ("test", test)) for path, label in pairs)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return Listing(classes, _part(root, train), _part(root, test), f"{told}, sha256 {digest}")
+
+
+def own_split(settings: Data) -> None:
+    """Raise ConfigError where a list is given to a data set that its authors have split."""
+    if settings.split_file:
+        raise ConfigError(f"data.split_file: {settings.name} has its authors' split; leave it empty")

@@ -1,0 +1,148 @@
+"""What a run's data look like before anything runs: who holds what, how skewed it is, what the model sees."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fcil.config import Config
+from fcil.data import FAMILIES, load
+from fcil.data.dataset import Dataset
+from fcil.data.family import Family
+from fcil.data.transforms import render
+from fcil.errors import ConfigError
+from fcil.report.canvas import SMALL, draw
+from fcil.report.plots import class_holders
+from fcil.report.run import holders
+from fcil.scenario import Scenario, make_scenario
+from fcil.seeding import generator
+
+__all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]
+
+CLASSES, DRAWS = 8, 5
+"""Classes that the picture of samples shows at most, and augmented views of each image."""
+
+
+class Skew(NamedTuple):
+    """How one task's training images are spread over the clients."""
+
+    images: np.ndarray
+    """(clients,) how many each holds."""
+    classes: np.ndarray
+    """(clients,) classes of which each holds any."""
+    effective: np.ndarray
+    """(clients,) exp(entropy of the client's class shares): equal shares of c classes count as c, 0 without images."""
+
+
+def skew(counts: np.ndarray) -> Skew:
+    """The spread of (clients, classes) counts of one task."""
+    images = counts.sum(1)
+    share = counts / np.maximum(images, 1)[:, None]
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1)
+    return Skew(images, (counts > 0).sum(1), np.where(images > 0, np.exp(entropy), 0))
+
+
+def _spread(values: np.ndarray, decimals: int = 0) -> str:
+    low, middle, high = np.min(values), np.median(values), np.max(values)
+    return f"{low:.{decimals}f} / {middle:.{decimals}f} / {high:.{decimals}f}"
+
+
+def skew_table(counts: np.ndarray, scenario: Scenario) -> Table:
+    """One row per task of (clients, classes) counts, the classes in their order of arrival."""
+    table = Table("task", "classes", "train", "test", "images a client", "classes a client", "effective classes",
+                  box=None, title="per client: min / median / max", title_justify="left", title_style="")  # fmt: skip
+    for task, test in zip(scenario.tasks, scenario.tests, strict=True):
+        of_task = counts[:, task.first : task.seen]
+        told = skew(of_task)
+        table.add_row(
+            str(task.index + 1), str(task.size), f"{of_task.sum():,}", f"{len(test):,}",
+            _spread(told.images), _spread(told.classes), _spread(told.effective, 1),
+        )  # fmt: skip
+    return table
+
+
+def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]], heads: Sequence[str]) -> None:
+    """Images in rows.
+
+    Args:
+        path: the PNG to write.
+        rows: (name, (columns, 3, h, w) in 0..1).
+        heads: of the columns.
+    """
+    side, gap = rows[0][1].shape[-1], 0.04
+    cell = 0.75
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        for i, (_, images) in enumerate(rows):
+            for j, image in enumerate(images):
+                extent = (j + gap, j + 1 - gap, i + 1 - gap, i + gap)
+                axes.imshow(
+                    image.transpose(1, 2, 0), extent=extent, interpolation="nearest" if side < 64 else "antialiased"
+                )
+        axes.set(xlim=(0, len(heads)), ylim=(len(rows), 0))
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows], fontsize=SMALL)
+        axes.set_xticks(np.arange(len(heads)) + 0.5, heads, fontsize=SMALL)
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.spines[:].set_visible(False)
+
+    name = max(len(name) for name, _ in rows)
+    draw(path, (cell * len(heads) + 0.06 * name + 0.2, cell * len(rows) + 0.3), paint)
+
+
+def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
+    """For some classes one training image each: as in tests, then as in training."""
+    rows = []
+    positions = np.unique(np.linspace(0, len(data.classes) - 1, CLASSES).round().astype(int))
+    for position in positions:
+        label = int(scenario.order[position])
+        one = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
+        augmented = render(one, data.train_view, size, generator(seed, "preview", label))
+        shown = np.concatenate([render(one[:1], data.test_view, size).numpy(), augmented.numpy()])
+        rows.append((data.classes[label], np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
+    return rows
+
+
+def preview(config: Config, folder: Path, console: Console) -> None:
+    """Write clients.png and samples.png into `folder` and print counts and skew.
+
+    Raises:
+        ConfigError: data or partition that could not run, or a folder that cannot be written.
+    """
+    size = config.model.image_size
+    data = load(config.data, size)
+    scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
+    counts = holders(scenario, data)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [data.classes[int(c)] for c in scenario.order]
+        class_holders(folder / "clients.png", counts, names, [task.size for task in scenario.tasks])
+        heads = ["in tests", *(["in training"] + [""] * (DRAWS - 1))]
+        samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed), heads)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+    told = f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images"
+    console.print(f"{told}, {scenario.clients} clients, seed {config.run.seed}", soft_wrap=True)
+    if data.files:
+        console.print(data.files, soft_wrap=True, markup=False)
+    console.print(skew_table(counts, scenario))
+    console.print(f"who holds what: {folder / 'clients.png'}   what the model sees: {folder / 'samples.png'}")
+
+
+def _images(one: Family) -> str:
+    if not one.counts:
+        return "as found"
+    return " + ".join(f"{n:,}" for n in one.counts) + ("" if len(one.counts) == 2 else ", no split")
+
+
+def families_table() -> Table:
+    """All data sets: classes, official numbers of images, usual number of tasks, source."""
+    table = Table("data set", "classes", "train + test", "tasks", "source", box=None)
+    for name, one in FAMILIES.items():
+        table.add_row(name, str(one.classes or "-"), _images(one), str(one.tasks or "-"), Text(one.source))
+    return table
