@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ RUNS = Path("runs")
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
+    "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
@@ -81,6 +83,20 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
 
     console.print(to_rich(write_comparison(out, list(carry_out(made, one)))))
     console.print(f"tables and plots: {out}", soft_wrap=True)
+
+
+def _plan(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import load_config
+    from fcil.engine import prepare
+    from fcil.forecast import forecast
+    from fcil.report.forecast import forecast_table
+
+    session = prepare(load_config(given.config, _overrides(given)))
+    with console.status("rehearsing: a few steps of each round"):
+        found = forecast(session)
+    console.print(forecast_table(found))
+    if given.json:
+        given.json.write_text(json.dumps(found.figures(), indent=2) + "\n")
 
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
@@ -172,10 +188,11 @@ def _seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2") from None
 
 
-def _settings(parser: argparse.ArgumentParser) -> None:
+def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
+    if output:
+        parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
 
@@ -223,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     command("resume", _resume, "go on with a run that was stopped").add_argument(
         "run", type=Path, metavar="RUN", help="its folder"
     )
+    plan = command("plan", _plan, "show what a run will take: samples, steps, traffic, memory and time")
+    _settings(plan, output=False)
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
     compare.add_argument("--methods", type=_listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")

@@ -8,10 +8,13 @@ import torch
 
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
+from fcil.device import PeakMemory
+from fcil.flower.exchange import ray_exchange
 from fcil.inline import Inline
 from fcil.local import Train
-from fcil.loop import make_plan, run, start
+from fcil.loop import ask, make_plan, run, start
 from fcil.model.backbone import Model, describe_backbone
+from fcil.model.precision import resolve
 from fcil.partition import Partition
 from fcil.tasks import Tasks
 from fcil.worker import Worker
@@ -48,3 +51,41 @@ def test_bf16_runs_on_the_device():
     _, progress = _run(replace(CONFIG, model=Model(precision="bf16")))
     assert len(progress.right) == 2
     assert all(np.isfinite(a).all() for group in progress.state.values() for a in group.values())
+
+
+def test_fp16_trains_with_scaled_steps_on_the_device():
+    worker = Worker.of(replace(CONFIG, model=Model(precision="fp16")))
+    plan = make_plan(worker.config, worker.method, worker.scenario, describe_backbone(worker.config.model))
+    request = ask(plan, start(plan))
+    update = worker.work(request.phase, request.broadcast, min(request.num_examples))
+    assert 0 <= update.metrics["skipped_steps"] < update.metrics["images"]
+    assert all(np.isfinite(a).all() for a in update.arrays.values())
+
+
+def test_auto_is_a_low_precision_on_any_gpu_of_the_last_years():
+    device = torch.device("cuda")
+    if torch.cuda.get_device_capability(device)[0] >= 7:
+        assert resolve("auto", device) in ("bf16", "fp16")
+
+
+def test_peak_memory_is_that_of_the_client_on_the_device():
+    device = torch.device("cuda")
+    torch.zeros(50_000_000, device=device)
+    memory = PeakMemory(device)
+    before = memory.metrics()["peak_memory_bytes"]
+    kept = torch.zeros(25_000_000, device=device)
+    assert memory.metrics()["peak_memory_bytes"] - before == pytest.approx(1e8, rel=0.01)
+    assert before < 2e8
+    del kept
+
+
+def test_ray_workers_share_a_gpu(tmp_path):
+    config = replace(CONFIG, run=Run(device="cuda", exchange="ray", workers=2, gpus_per_client=0.5))
+    worker = Worker.of(config)
+    plan = make_plan(config, worker.method, worker.scenario, describe_backbone(config.model))
+    exchange = ray_exchange(config, tmp_path)
+    try:
+        done = run(plan, start(plan), exchange, lambda event: None, lambda progress: None)
+    finally:
+        exchange.close()
+    assert done.right == _run(CONFIG)[1].right

@@ -4,15 +4,17 @@ import json
 import os
 import random
 import signal
+import time
 
 import pytest
+import ray
 from flower_processes import alive, children, gone
 from flower_runs import finish, first_phase, inline, inline_without, refused, settings
 
 from fcil.engine import prepare
 from fcil.errors import ConfigError
 from fcil.flower.exchange import FlowerExchange, ray_exchange
-from fcil.flower.ray_cluster import cores, slots
+from fcil.flower.ray_cluster import _quietly, cores, slots
 from fcil.flower.ray_grid import RayGrid
 from fcil.inline import Inline
 
@@ -55,6 +57,40 @@ def test_room_for_workers(resources, threads, gpus, room):
 def test_cuda_on_ray_needs_a_share_of_a_gpu():
     with pytest.raises(ConfigError, match=r"run\.gpus_per_client"):
         ray_exchange(settings(run={**ON_RAY, "device": "cuda"}))
+
+
+def test_ray_picks_the_gpu():
+    with pytest.raises(ConfigError, match='write "cuda"'):
+        ray_exchange(settings(run={**ON_RAY, "device": "cuda:1", "gpus_per_client": 0.5}))
+
+
+@pytest.fixture
+def one_gpu():
+    """Ray only counts GPUs: told that there is one, it hands out shares of it on any machine."""
+    with _quietly():
+        ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    with _quietly():
+        ray.shutdown()
+
+
+def free_gpus(wanted):
+    """How much of a GPU Ray has left, once that is `wanted` or half a minute has passed."""
+    waited_for = time.monotonic() + 30
+    while (left := ray.available_resources().get("GPU", 0)) != pytest.approx(wanted) and time.monotonic() < waited_for:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.mark.slow
+def test_workers_take_their_shares_of_a_gpu_from_ray(one_gpu):
+    for share, workers in [(0.5, 2), (0.4, 2), (1.0, 1)]:
+        assert free_gpus(1) == 1
+        with pytest.raises(ConfigError, match="room for"):
+            RayGrid(4, workers=workers + 1, gpus=share)
+        with RayGrid(4, gpus=share) as grid:
+            assert len(grid.pids()) == grid.workers == workers
+            assert free_gpus(1 - workers * share) == pytest.approx(1 - workers * share)
 
 
 # ---- slow: one Ray with a ClientApp that misbehaves on demand -------------------------------------------------------

@@ -1,0 +1,97 @@
+"""The tables of `fcil plan`."""
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fcil.forecast import Forecast, PhaseForecast
+
+__all__ = ["clock", "forecast_table"]
+
+MEGA = 1e6
+CLIENTS = 10
+"""Up to which every client has a column."""
+PHASES = 24
+"""Up to which every phase has a row; of longer runs the first and the last task are shown."""
+
+
+def clock(seconds: float) -> str:
+    """As a person says it: 3.2 s, 4 min 10 s, 5 h 12 min, 3 d 4 h."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for name, size, below, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // smaller} {below}"
+    return f"{whole} s"
+
+
+def _table(title: str, *heads: str) -> Table:
+    """Numbers to the right, words to the left."""
+    table = Table(box=None, title=title, title_justify="left")
+    for position, head in enumerate(heads):
+        table.add_column(head, justify="right" if position else "left")
+    return table
+
+
+def _samples(forecast: Forecast) -> Table:
+    scenario = forecast.plan.scenario
+    sizes = np.array([[len(part) for part in parts] for parts in scenario.parts])  # (tasks, clients)
+    each = scenario.clients <= CLIENTS
+    columns = [str(c) for c in range(scenario.clients)] if each else ["fewest", "median", "most", "none"]
+    title = "training images of each client, and test images" if each else "training images per client, and test images"
+    table = _table(title, "task", "classes", *columns, "all", "test")
+    for task, row, test in zip(scenario.tasks, sizes, scenario.tests, strict=True):
+        shown = row if each else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
+        table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(len(test)))
+    return table
+
+
+def _cells(found: PhaseForecast) -> list[str]:
+    kind = f"round {found.phase.round}" if found.phase.kind == "train" else "report"
+    up, down = found.upload_bytes / MEGA, found.download_bytes / MEGA
+    return [
+        f"{found.phase.task.index + 1}, {kind}", str(found.clients), f"{found.steps:,}",
+        f"{up:.3f}", f"{down:.3f}", clock(found.seconds),
+    ]  # fmt: skip
+
+
+def _phases(forecast: Forecast) -> Table:
+    table = _table("rounds", "task", "clients", "steps", "up [MB]", "down [MB]", "with clients")
+    last = forecast.phases[-1].phase.task.index
+    shown = [p for p in forecast.phases if len(forecast.phases) <= PHASES or p.phase.task.index in (0, last)]
+    for position, found in enumerate(shown):
+        if position and found.phase.index != shown[position - 1].phase.index + 1:
+            table.add_row("...")
+        table.add_row(*_cells(found))
+    table.add_row(
+        Text("all", "bold"), "", f"{forecast.total('steps'):,}", f"{forecast.total('upload_bytes') / MEGA:.3f}",
+        f"{forecast.total('download_bytes') / MEGA:.3f}", clock(forecast.seconds["clients"]),
+    )  # fmt: skip
+    return table
+
+
+def _figures(forecast: Forecast) -> Table:
+    table = Table(box=None, show_header=False, title=f"measured here on {forecast.device}", title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    seconds, measured = forecast.seconds, forecast.worker_bytes
+    workers = f"{forecast.workers} workers" if forecast.workers > 1 else "1 worker"
+    for name, value in (
+        ("memory of a worker", f"{measured / MEGA:.0f} MB" if measured else "not known on this system"),
+        ("  of which the backbone", f"{forecast.backbone_bytes / MEGA:.1f} MB"),
+        ("memory of the server: state and one round's replies", f"{forecast.server_bytes / MEGA:.2f} MB"),
+        (f"clients (training, statistics), {workers}", clock(seconds["clients"])),
+        ("evaluation", clock(seconds["evaluation"])),
+        ("server (merging, checks)", clock(seconds["server"])),
+        ("start-up of the workers", clock(seconds["startup"])),
+        ("in all, about", clock(seconds["total"])),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def forecast_table(forecast: Forecast) -> Group:
+    """Who has what, what each round takes, and memory and time."""
+    return Group(_samples(forecast), Text(), _phases(forecast), Text(), _figures(forecast))
