@@ -16,8 +16,9 @@ import numpy as np
 from fcil.arrays import Arrays, nbytes, ungrouped
 from fcil.device import PeakMemory
 from fcil.local import ClientData, Train, run_client
-from fcil.loop import Failure, Plan, Request
+from fcil.loop import Plan, Request
 from fcil.method import ClientUpdate, Method, Phase
+from fcil.replies import Reply, summed
 from fcil.tasks import Task
 from fcil.traffic import update_bytes
 from fcil.worker import Worker, threads
@@ -108,7 +109,7 @@ class Rehearsal:
 
     # ---- the exchange ------------------------------------------------------------------------------------------------
 
-    def __call__(self, request: Request) -> Iterator[ClientUpdate | Failure]:
+    def __call__(self, request: Request) -> Iterator[Reply]:
         """One client's reply to a few steps, in as many variations as clients are asked."""
         began = time.perf_counter()
         reply = self._probe(request)
@@ -118,12 +119,14 @@ class Rehearsal:
         told = nbytes(ungrouped(request.state)) + len(request.num_examples) * update_bytes(reply)
         self.server_bytes = max(self.server_bytes, told)
         self.seconds += time.perf_counter() - began
-        for client, count in request.num_examples.items():
+        for group in request.groups or [(client,) for client in request.num_examples]:
             began = time.perf_counter()
-            reply = replace(reply, client=client, num_examples=count)
-            varied = _varied(request, reply)
+            replies = [_varied(request, replace(reply, client=c, num_examples=request.num_examples[c])) for c in group]
+            imitated: Reply = replies[0]
+            if request.groups:
+                imitated = summed(self.plan.method, request.expected, request.broadcast, replies)
             self.seconds += time.perf_counter() - began
-            yield varied
+            yield imitated
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """No right answers; the first and the last task's evaluation is timed on some batches."""

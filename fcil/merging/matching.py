@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh
-from scipy.linalg.lapack import dpocon  # type: ignore[attr-defined]
+from scipy.linalg.lapack import dpocon
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
@@ -111,7 +111,7 @@ def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndar
         except np.linalg.LinAlgError:
             factor = None
         if factor is not None and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off:
-            found = cho_solve((factor, True), (right * scale).T, check_finite=False)  # type: ignore[no-untyped-call]
+            found = cho_solve((factor, True), (right * scale).T, check_finite=False)
             return np.asarray(found.T * scale)
     values, vectors = eigh(matrix.T, lower=True, driver="evd", check_finite=False)
     kept = values > cut_off * values[-1]
