@@ -169,8 +169,8 @@ def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tupl
 
 
 def variant_names(path: Path) -> list[str]:
-    """The variants that a file and its bases describe under [compare.<label>], in their order."""
-    return list(dict.fromkeys(label for _, table in _layers(path) for label in table.get(COMPARE, {})))
+    """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
+    return next((list(table[COMPARE]) for _, table in reversed(_layers(path)) if table.get(COMPARE)), [])
 
 
 def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Config:

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import tomli_w
 
-from fcil.config import Config, from_table, load_config, to_table
+from fcil.config import Config, from_table, load_config, to_table, variant_names
 from fcil.errors import ConfigError
 
 
@@ -134,3 +134,11 @@ def test_round_trip_through_toml(tmp_path):
     path.write_text(tomli_w.dumps(table))
     assert load_config(path) == config
     assert set(table["train"]) >= {"rounds", "epochs", "batch", "lr"}  # defaults are written out
+
+
+def test_rows_of_a_comparison_replace_those_of_the_base(tmp_path):
+    (tmp_path / "base.toml").write_text("[compare.lorm]\n[compare.fedavg]\n")
+    (tmp_path / "same.toml").write_text('base = "base.toml"\n[train]\nlr = 0.5\n')
+    (tmp_path / "own.toml").write_text('base = "base.toml"\n[compare.slow.method]\nname = "lorm"\n')
+    assert variant_names(tmp_path / "same.toml") == ["lorm", "fedavg"]
+    assert variant_names(tmp_path / "own.toml") == ["slow"]
