@@ -91,6 +91,8 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
     from fcil.forecast import forecast
     from fcil.report.forecast import forecast_table
 
+    if given.json and not given.json.parent.is_dir():  # told now, not after the rehearsal
+        raise ConfigError(f"--json {given.json}: there is no folder {given.json.parent}")
     session = prepare(load_config(given.config, _overrides(given)))
     with console.status("rehearsing: a few steps of each round"):
         found = forecast(session)

@@ -61,7 +61,8 @@ def resolved(config: Config) -> Config:
 def repeatable(device: torch.device) -> None:
     """Let the same work give the same bits again on a GPU: fixed algorithms, and products in true float32.
 
-    To be called before anything is on the device. What has no repeatable algorithm warns.
+    To be called before anything is on the device. What has no repeatable algorithm raises a RuntimeError that names it:
+    only to warn would leave attention's backward pass, which has one, with the other.
     """
     if device.type != "cuda":
         return
@@ -69,7 +70,7 @@ def repeatable(device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, and for debugging
 
 

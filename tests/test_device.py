@@ -1,6 +1,8 @@
 """Devices and memory, as far as a machine without a GPU can show them."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,29 @@ def test_ray_workers_have_a_gpu_where_they_ask_for_a_share_of_one(monkeypatch):
     assert on(exchange="ray", gpus_per_client=0.25).type == "cuda"
     assert on(exchange="ray", gpus_per_client=0.25, device="cpu").type == "cpu"
     assert on(exchange="inline").type == "cuda"
+
+
+FLAGS = """
+import os, torch
+from fcil.device import repeatable
+def flags():
+    cudnn = torch.backends.cudnn
+    return (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(), "CUBLAS_WORKSPACE_CONFIG" in os.environ)
+os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+torch.backends.cudnn.benchmark = True
+before = flags()
+repeatable(torch.device("cpu"))
+assert flags() == before
+repeatable(torch.device("cuda"))
+assert flags() == (True, False, False, "highest", True), flags()
+"""
+
+
+def test_a_gpu_is_asked_for_repeatable_arithmetic_and_a_processor_is_left_alone():
+    """In a process of its own: the flags are global."""
+    told = subprocess.run([sys.executable, "-W", "error", "-c", FLAGS], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
 
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")

@@ -200,6 +200,11 @@ def test_the_command_prints_tables_that_fit_100_columns_and_leaves_nothing(tmp_p
     assert str(sum(len(p) for p in scenario.parts[0])) in told
 
 
+def test_figures_that_cannot_be_written_are_told_first(tmp_path, capsys):
+    assert main(["plan", str(written(LORM, tmp_path)), "--json", str(tmp_path / "none" / "f.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
 def _fcil(*arguments):
     subprocess.run([sys.executable, "-m", "fcil.cli", *map(str, arguments)], check=True, capture_output=True, cwd=ROOT)
 

@@ -12,7 +12,7 @@ __all__ = ["clock", "forecast_table"]
 MEGA = 1e6
 CLIENTS = 10
 """Up to which every client has a column."""
-PHASES = 24
+PHASES = 30
 """Up to which every phase has a row; of longer runs the first and the last task are shown."""
 
 
