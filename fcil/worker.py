@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there when `_blas` looks for it
 import torch
 from threadpoolctl import ThreadpoolController
 

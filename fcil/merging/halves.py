@@ -5,7 +5,7 @@ At 3,072 inputs a half is 19 MB in float32 and the whole matrix 75 MB in float64
 
 import numpy as np
 
-from fcil.arrays import half_rows
+from fcil.arrays import half_rows, symmetric_whole
 from fcil.errors import MergeError
 
 __all__ = ["diagonal", "side", "times", "upper"]
@@ -46,8 +46,10 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
     n = side(half)
     if left.shape[1] != n:
         raise MergeError(f"{left.shape} and half of a symmetric matrix of {n} columns cannot be multiplied")
-    out = np.zeros((len(left), n))
     left = left.astype(np.float64, copy=False)
+    if n <= BLOCK:
+        return np.asarray(left @ symmetric_whole(half))
+    out = np.zeros((len(left), n))
     rows = half_rows(half, n)
     for begin in range(0, n, BLOCK):
         count = min(BLOCK, n - begin)

@@ -73,16 +73,17 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
     width = start.shape[1]
     gram_sum = np.zeros(width * (width + 1) // 2 if whole else width)
     weighted, response = np.zeros(start.shape), np.zeros(start.shape) if whole else None
+    change = np.empty(start.shape)
     count = 0
     for i, (theta, gram) in enumerate(zip(thetas, grams, strict=True)):
         if theta.shape != start.shape or gram.shape != gram_sum.shape:
             raise MergeError(
                 f"client {i}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
             )
-        change = np.subtract(theta, start, dtype=np.float64)
+        np.subtract(theta, start, out=change, dtype=np.float64)
         if response is not None:
             response += halves.times(change, gram)
-        change *= halves.diagonal(gram) if whole else gram
+        change *= (halves.diagonal(gram) if whole else gram).astype(np.float64)
         weighted += change
         gram_sum += gram
         count += 1
@@ -111,7 +112,7 @@ def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndar
         except np.linalg.LinAlgError:
             factor = None
         if factor is not None and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off:
-            found = cho_solve((factor, True), (right * scale).T, check_finite=False)
+            found = cho_solve((factor, True), (right * scale).T, overwrite_b=True, check_finite=False)
             return np.asarray(found.T * scale)
     values, vectors = eigh(matrix.T, lower=True, driver="evd", check_finite=False)
     kept = values > cut_off * values[-1]
