@@ -8,6 +8,7 @@ import torch
 
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
+from fcil.data.transforms import View, render
 from fcil.inline import Inline
 from fcil.local import Train
 from fcil.loop import make_plan, run, start
@@ -48,3 +49,13 @@ def test_bf16_runs_on_the_device():
     _, progress = _run(replace(CONFIG, model=Model(precision="bf16")))
     assert len(progress.right) == 2
     assert all(np.isfinite(a).all() for group in progress.state.values() for a in group.values())
+
+
+def test_views_on_the_device_are_those_of_the_cpu():
+    rng = np.random.default_rng(0)
+    images = [np.tile(rng.integers(0, 256, (1, w, 3)), (h, 1, 1)).astype(np.uint8) for h, w in [(70, 56), (56, 90)]]
+    for view in (View(resize=224, crop="area", flip=True), View(resize=256, crop="centre")):
+        cpu = render(images, view, 56, np.random.default_rng(1))
+        cuda = render(images, view, 56, np.random.default_rng(1), "cuda")
+        assert cuda.is_cuda
+        assert (cuda.cpu() - cpu).abs().mean() < 1 / 255
