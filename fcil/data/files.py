@@ -1,6 +1,5 @@
 """The published files of a data set under `data.root`: found, fetched if asked, checked, unpacked."""
 
-import os
 import shutil
 import tarfile
 import zipfile
@@ -44,7 +43,7 @@ def require(family: Family, root: Path) -> None:
 
 def _extract(path: Path, into: Path) -> None:
     """Unpack without leaving `into`, whatever names the archive holds."""
-    if zipfile.is_zipfile(path):
+    if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.startswith(("/", "\\")) or ".." in Path(name).parts:
@@ -57,9 +56,10 @@ def _extract(path: Path, into: Path) -> None:
 
 def _unpack(file: File, root: Path) -> None:
     """Unpack aside and rename, so that a folder that is there is whole."""
-    path, aside = root / file.name, root / f".{file.unpacks}.{os.getpid()}"
+    path, aside = root / file.name, root / f".{file.unpacks}.unpacking"
     tell(f"unpacking {path}")
     try:
+        shutil.rmtree(aside, ignore_errors=True)  # by a process that was killed; living ones hold the cache's lock
         _extract(path, aside)
         if not (aside / file.unpacks).is_dir():
             raise ConfigError(f"{path}: holds no folder {file.unpacks}; it is not the file of that name")

@@ -61,6 +61,8 @@ def _key(settings: Data, part: str, shorter: int) -> str:
 
 
 def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> None:
+    if not {"classes", "files", "split", "sources"} <= manifest.keys():
+        raise Stale("its manifest is damaged")
     replaced = [name for name, stamp in manifest["sources"].items() if now.get(name, stamp) != stamp]
     if replaced:
         raise Stale(f"{', '.join(replaced)} changed since")

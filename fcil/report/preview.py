@@ -105,7 +105,8 @@ def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tu
         one = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
         augmented = render(one, data.train_view, size, generator(seed, "preview", label))
         shown = np.concatenate([render(one[:1], data.test_view, size).numpy(), augmented.numpy()])
-        rows.append((textwrap.shorten(data.classes[label], 24, placeholder="…"), np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
+        name = textwrap.shorten(data.classes[label], 24, placeholder="…")
+        rows.append((name, np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
     return rows
 
 
