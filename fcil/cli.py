@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fcil.cli_data import RUNS, data_commands, data_list, pixels
 from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
 
-RUNS = Path("runs")
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
@@ -130,35 +130,6 @@ def _settings_shown(given: argparse.Namespace, console: Console) -> None:
     console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
 
 
-def _data_list(given: argparse.Namespace, console: Console) -> None:
-    from fcil.report.preview import families_table
-
-    console.print(families_table())
-
-
-def _data_prepare(given: argparse.Namespace, console: Console) -> None:
-    from fcil.config import from_table
-    from fcil.data import load
-
-    told = {
-        key: getattr(given, key) for key in ("name", "root", "cache", "split_file", "split_seed", "unofficial")
-    }  # fmt: skip
-    settings = from_table([("fcil data prepare", {"data": told})]).data
-    data = load(settings, given.size, given.download)
-    console.print(
-        f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images, "
-        f"for models of {given.size} px ({data.files})", soft_wrap=True, markup=False,
-    )  # fmt: skip
-
-
-def _data_preview(given: argparse.Namespace, console: Console) -> None:
-    from fcil.config import load_config
-    from fcil.report.preview import preview
-
-    folder = given.output or RUNS / f"{given.config.stem}-preview"
-    preview(load_config(given.config, given.set), folder, console)
-
-
 def _doctor(given: argparse.Namespace, console: Console) -> None:
     from fcil.doctor import findings
 
@@ -199,30 +170,6 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
 
 
-def _data_commands(data: argparse.ArgumentParser) -> None:
-    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        made.set_defaults(do=do)
-        return made
-
-    action("list", _data_list, "name, classes, images, usual number of tasks, source")
-    prepare = action("prepare", _data_prepare, "check a data set's files and decode them once, for all later runs")
-    prepare.add_argument("name", metavar="NAME", help="`fcil data list` names them")
-    prepare.add_argument("--root", default="", metavar="DIR", help="data.root: the folder with its files")
-    prepare.add_argument("--download", action="store_true", help="fetch files that are missing")
-    prepare.add_argument("--size", type=int, default=224, metavar="PX", help="of the model's input (default: 224)")
-    prepare.add_argument("--cache", default="", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
-    prepare.add_argument("--split-file", default="", metavar="FILE", help="data.split_file: lists of train and test")
-    prepare.add_argument("--split-seed", type=int, default=0, metavar="N", help="data.split_seed (default: 0)")
-    prepare.add_argument("--unofficial", action="store_true", help="admit other files than the authors'")
-    show = action("preview", _data_preview, "draw who holds what and what the model sees, before anything runs")
-    show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
-    show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
-    show.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME-preview)")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcil",
@@ -252,10 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
-    _data_commands(command("data", _data_list, "list data sets, decode one ahead of time, or look at one"))
+    data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
     doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
     doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
-    doctor.add_argument("--size", type=int, default=224, metavar="PX", help="of the model's input (default: 224)")
+    doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")
     bench = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
     bench.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
     bench.add_argument(

@@ -67,9 +67,16 @@ def older(path):
     path.write_text(json.dumps(manifest | {"version": 0}))
 
 
+def cut_secretly(path):
+    told = path.stat()
+    os.truncate(path, 100)
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+
+
 DAMAGE = {
     "a byte of images.bin": lambda folder: flip(folder / "images.bin"),
     "the end of images.bin": lambda folder: os.truncate(folder / "images.bin", 100),
+    "the end of images.bin, at its old time": lambda folder: cut_secretly(folder / "images.bin"),
     "all of images.bin": lambda folder: (folder / "images.bin").unlink(),
     "a byte of the index": lambda folder: flip(folder / "index.safetensors"),
     "the end of the manifest": lambda folder: os.truncate(folder / "manifest.json", 40),

@@ -8,6 +8,7 @@ import torch
 
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
+from fcil.data.transforms import View, render
 from fcil.device import PeakMemory
 from fcil.flower.exchange import ray_exchange
 from fcil.inline import Inline
@@ -89,3 +90,13 @@ def test_ray_workers_share_a_gpu(tmp_path):
     finally:
         exchange.close()
     assert done.right == _run(CONFIG)[1].right
+
+
+def test_views_on_the_device_are_those_of_the_cpu():
+    rng = np.random.default_rng(0)
+    images = [np.tile(rng.integers(0, 256, (1, w, 3)), (h, 1, 1)).astype(np.uint8) for h, w in [(70, 56), (56, 90)]]
+    for view in (View(resize=224, crop="area", flip=True), View(resize=256, crop="centre")):
+        cpu = render(images, view, 56, np.random.default_rng(1))
+        cuda = render(images, view, 56, np.random.default_rng(1), "cuda")
+        assert cuda.is_cuda
+        assert (cuda.cpu() - cpu).abs().mean() < 1 / 255

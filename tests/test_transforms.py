@@ -120,6 +120,24 @@ def test_area_boxes_come_from_torchvisions_distribution(shape, scale):
     assert ks_2samp(*products).pvalue > 1e-4
 
 
+def test_the_ratio_is_width_over_height():
+    _, extent = boxes(
+        View(crop="area", scale=(0.1, 0.2), ratio=(2, 3)), np.tile((200, 200), (99, 1)), SIZE, np.random.default_rng(0)
+    )
+    assert ((extent[:, 1] / extent[:, 0] > 1.9) & (extent[:, 1] / extent[:, 0] < 3.1)).all()
+
+
+def test_an_image_does_not_depend_on_the_others_of_its_batch():
+    images = [smooth(shape) for shape in SHAPES]
+    whole = resized(np.array(SHAPES), 64)
+    corner, extent = boxes(View(crop="area"), whole, 56, np.random.default_rng(0))
+    together = resample(images, whole, corner, extent, 56, torch.device("cpu"))
+    for i, x in enumerate(together):
+        one = slice(i, i + 1)
+        alone = resample(images[one], whole[one], corner[one], extent[one], 56, torch.device("cpu"))[0]
+        assert (x - alone).abs().max() < 1e-2
+
+
 def test_where_no_draw_fits_the_box_is_torchvisions_central_one():
     for shape in [(20, 500), (500, 20), (7, 90)]:
         view = View(crop="area", scale=(0.99, 1.0))

@@ -105,9 +105,9 @@ def _content(part: Split) -> Iterator[bytes]:
 
 
 def normalise(x: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w), each channel minus its mean over its std."""
+    """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w), each channel minus its mean over its std; may overwrite `x`."""
     low, spread = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (mean, std))
-    return (x - low) / spread
+    return x.expand(-1, 3, -1, -1).contiguous().sub_(low).div_(spread)
 
 
 def prepare(

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fcil.data.transforms import resized
 from fcil.errors import ConfigError
@@ -35,7 +35,7 @@ def decode(item: Path | np.ndarray, shorter: int) -> np.ndarray:
     try:
         with Image.open(item) as opened:
             image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{item}: cannot be read as an image ({error}); fetch it again") from None
     height, width = map(int, resized(np.array([[image.height, image.width]]), shorter)[0])
     if (width, height) != image.size:

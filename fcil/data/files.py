@@ -1,6 +1,5 @@
 """The published files of a data set under `data.root`: found, fetched if asked, checked, unpacked."""
 
-import os
 import shutil
 import tarfile
 import zipfile
@@ -11,7 +10,7 @@ from fcil.data.family import Family, File
 from fcil.data.progress import tell
 from fcil.errors import ConfigError
 
-__all__ = ["ensure", "remedy", "require", "stamps"]
+__all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
 
 
 def remedy(family: Family, root: str) -> str:
@@ -44,7 +43,7 @@ def require(family: Family, root: Path) -> None:
 
 def _extract(path: Path, into: Path) -> None:
     """Unpack without leaving `into`, whatever names the archive holds."""
-    if zipfile.is_zipfile(path):
+    if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.startswith(("/", "\\")) or ".." in Path(name).parts:
@@ -57,9 +56,10 @@ def _extract(path: Path, into: Path) -> None:
 
 def _unpack(file: File, root: Path) -> None:
     """Unpack aside and rename, so that a folder that is there is whole."""
-    path, aside = root / file.name, root / f".{file.unpacks}.{os.getpid()}"
+    path, aside = root / file.name, root / f".{file.unpacks}.unpacking"
     tell(f"unpacking {path}")
     try:
+        shutil.rmtree(aside, ignore_errors=True)  # by a process that was killed; living ones hold the cache's lock
         _extract(path, aside)
         if not (aside / file.unpacks).is_dir():
             raise ConfigError(f"{path}: holds no folder {file.unpacks}; it is not the file of that name")
@@ -77,14 +77,27 @@ def _differences(file: File, root: Path) -> list[str]:
     return [f"MD5 of {name} is not {digest}" for name, digest in there.items() if md5(root / name) != digest]
 
 
-def ensure(family: Family, root: Path, download: bool) -> tuple[list[str], list[str]]:
+def refuse(family: Family, root: Path, differences: list[str]) -> None:
+    """Raise ConfigError if the files differ from the authors'."""
+    if differences:
+        raise ConfigError(
+            f"{family.name} in {root}: not the official files: {'; '.join(differences)}. Fetch them again; or, if you "
+            "mean these, set data.unofficial = true (fcil data prepare --unofficial), and the records will say so"
+        )
+
+
+def ensure(family: Family, root: Path, download: bool, admit: bool) -> tuple[list[str], list[str]]:
     """Have all files of a data set in place and unpacked.
+
+    Args:
+        download: fetch those that are missing.
+        admit: go on with others than the authors'; else they are not even unpacked.
 
     Returns:
         In what they differ from the authors', and the names of those whose checksum was found right.
 
     Raises:
-        ConfigError: a file is missing (says what to put where), cannot be fetched or cannot be unpacked.
+        ConfigError: a file is missing (says what to put where), differs, cannot be fetched or cannot be unpacked.
     """
     differences, checked = [], []
     if family.cached and not download:
@@ -93,6 +106,8 @@ def ensure(family: Family, root: Path, download: bool) -> tuple[list[str], list[
         if download and not _there(file, root):
             fetch(file, root)
         found = _differences(file, root)
+        if not admit:
+            refuse(family, root, found)
         if file.unpacks and not (root / file.unpacks).is_dir():
             _unpack(file, root)
             found = found or _differences(file, root)

@@ -9,7 +9,7 @@ import numpy as np
 from fcil.data.cache import Stale, locked, open_part, write_part
 from fcil.data.dataset import Dataset, Split
 from fcil.data.family import Family, Listing
-from fcil.data.files import ensure, remedy, require, stamps
+from fcil.data.files import ensure, refuse, remedy, require, stamps
 from fcil.data.progress import tell
 from fcil.data.settings import Data
 from fcil.data.splits import list_digest
@@ -24,28 +24,26 @@ def _root(family: Family, settings: Data) -> Path:
     raise ConfigError(f"data.root: {family.name} needs the folder with its files. {remedy(family, 'DIR')}")
 
 
-def _unofficial(family: Family, listing: Listing, differences: list[str]) -> list[str]:
-    """In what these files are not the authors'."""
+def _unofficial(family: Family, listing: Listing) -> list[str]:
+    """In what numbers this listing is not that of the authors' files."""
+    differences = []
     parts = (len(listing.train), len(listing.test))
     found = parts if len(family.counts) == 2 else (sum(parts),)
     if family.classes and len(listing.classes) != family.classes:
-        differences = [*differences, f"{len(listing.classes)} classes, not {family.classes}"]
+        differences.append(f"{len(listing.classes)} classes, not {family.classes}")
     if family.counts and found != family.counts:
         told, wanted = (" + ".join(f"{n:,}" for n in counts) for counts in (found, family.counts))
-        differences = [*differences, f"{told} images, not {wanted}"]
+        differences.append(f"{told} images, not {wanted}")
     return differences
 
 
 def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[Listing, str]:
     """What the files hold, and what is to be said of them in the records."""
-    differences, checked = ensure(family, root, download)
+    differences, checked = ensure(family, root, download, settings.unofficial)
     listing = family.listing(root, settings)
-    differences = _unofficial(family, listing, differences)
-    if differences and not settings.unofficial:
-        raise ConfigError(
-            f"{family.name} in {root}: not the official files: {'; '.join(differences)}. Fetch them again; or, if you "
-            "mean these, set data.unofficial = true (fcil data prepare --unofficial), and the records will say so"
-        )
+    differences += _unofficial(family, listing)
+    if not settings.unofficial:
+        refuse(family, root, differences)
     if differences:
         return listing, f"unofficial: {'; '.join(differences)}"
     told = ["official numbers of images and classes"] if family.counts else []
@@ -54,13 +52,15 @@ def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[L
     return listing, "; ".join(told)
 
 
-def _key(settings: Data, part: str, shorter: int) -> str:
-    """Folder of one part: what its pixels and labels depend on beside the files."""
-    split = list_digest(settings) or f"seed {settings.split_seed}"
-    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(split.encode()).hexdigest()[:8]}"
+def _key(settings: Data, part: str, shorter: int, root: Path | None) -> str:
+    """Folder of one part: what its pixels and labels depend on beside the files; `root` for your own images."""
+    told = f"{list_digest(settings) or settings.split_seed} {root or ''}"
+    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> None:
+    if not {"classes", "files", "split", "sources"} <= manifest.keys():
+        raise Stale("its manifest is damaged")
     replaced = [name for name, stamp in manifest["sources"].items() if now.get(name, stamp) != stamp]
     if replaced:
         raise Stale(f"{', '.join(replaced)} changed since")
@@ -73,7 +73,8 @@ def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str,
     cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
     views = {"train": family.train_view, "test": family.test_view}
     sides = {part: view.shorter(size) if family.shrunk else 0 for part, view in views.items()}
-    return {part: (cache / _key(settings, part, side), side) for part, side in sides.items()}
+    own = root.resolve() if family.stamp and settings.cache else None
+    return {part: (cache / _key(settings, part, side, own), side) for part, side in sides.items()}
 
 
 def _open(family: Family, settings: Data, size: int, root: Path) -> tuple[dict[str, Split], dict[str, Any]]:

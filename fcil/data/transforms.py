@@ -123,12 +123,13 @@ def render(
     device = torch.device(device)
     whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
     corner, extent = boxes(view, whole, size, rng)
-    if device.type == "cpu":
-        each = [_bytes(*one, size) for one in zip(images, whole, corner, extent, strict=True)]
-        shown = torch.stack(each).to(torch.float32, memory_format=torch.contiguous_format)
-    else:
-        shown = resample(images, whole, corner, extent, size, device)
-    if view.flip and rng is not None:
-        mirrored = torch.from_numpy(np.flatnonzero(rng.random(len(images)) < 0.5)).to(device)
-        shown[mirrored] = shown[mirrored].flip(3)
-    return shown.div_(255).clamp_(0, 1)
+    mirrored = rng.random(len(images)) < 0.5 if view.flip and rng is not None else np.zeros(len(images), bool)
+    if device.type != "cpu":
+        shown = resample(images, whole, corner, extent, size, device).clamp_(0, 255)
+        which = torch.from_numpy(mirrored).to(device).view(-1, 1, 1, 1)
+        return torch.where(which, shown.flip(3), shown).div_(255)
+    shown = torch.empty(len(images), images[0].shape[-1], size, size)
+    for i, into in enumerate(shown):
+        x = _bytes(images[i], whole[i], corner[i], extent[i], size)
+        into.copy_(x.flip(2) if mirrored[i] else x)
+    return shown.div_(255)

@@ -1,5 +1,6 @@
 """What a run's data look like before anything runs: who holds what, how skewed it is, what the model sees."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from fcil.seeding import generator
 
 __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]
 
-CLASSES, DRAWS = 8, 5
+CLASSES, DRAWS = 10, 5
 """Classes that the picture of samples shows at most, and augmented views of each image."""
 
 
@@ -67,16 +68,15 @@ def skew_table(counts: np.ndarray, scenario: Scenario) -> Table:
     return table
 
 
-def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]], heads: Sequence[str]) -> None:
-    """Images in rows.
+def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Images in rows, the first as tests show it, the others as training does.
 
     Args:
         path: the PNG to write.
         rows: (name, (columns, 3, h, w) in 0..1).
-        heads: of the columns.
     """
-    side, gap = rows[0][1].shape[-1], 0.04
-    cell = 0.75
+    columns, side = rows[0][1].shape[0], rows[0][1].shape[-1]
+    gap, cell = 0.04, 0.75
 
     def paint(figure: Figure, axes: Axes) -> None:
         for i, (_, images) in enumerate(rows):
@@ -85,14 +85,15 @@ def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]], heads: S
                 axes.imshow(
                     image.transpose(1, 2, 0), extent=extent, interpolation="nearest" if side < 64 else "antialiased"
                 )
-        axes.set(xlim=(0, len(heads)), ylim=(len(rows), 0))
+        axes.set(xlim=(0, columns), ylim=(len(rows), 0))
+        axes.axvline(1, color="0.55", linewidth=0.6)
         axes.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows], fontsize=SMALL)
-        axes.set_xticks(np.arange(len(heads)) + 0.5, heads, fontsize=SMALL)
+        axes.set_xticks([0.5, (1 + columns) / 2], ["in tests", "in training, drawn anew each time"], fontsize=SMALL)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
 
     name = max(len(name) for name, _ in rows)
-    draw(path, (cell * len(heads) + 0.06 * name + 0.2, cell * len(rows) + 0.3), paint)
+    draw(path, (cell * columns + 0.06 * name + 0.2, cell * len(rows) + 0.3), paint)
 
 
 def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -104,7 +105,8 @@ def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tu
         one = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
         augmented = render(one, data.train_view, size, generator(seed, "preview", label))
         shown = np.concatenate([render(one[:1], data.test_view, size).numpy(), augmented.numpy()])
-        rows.append((data.classes[label], np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
+        name = textwrap.shorten(data.classes[label], 24, placeholder="…")
+        rows.append((name, np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
     return rows
 
 
@@ -122,8 +124,7 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = [data.classes[int(c)] for c in scenario.order]
         class_holders(folder / "clients.png", counts, names, [task.size for task in scenario.tasks])
-        heads = ["in tests", *(["in training"] + [""] * (DRAWS - 1))]
-        samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed), heads)
+        samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
     told = f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images"
