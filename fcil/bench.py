@@ -8,7 +8,7 @@ on the same batches with the same number of threads, in turn, and the medians ar
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +28,7 @@ from fcil.method import ClientUpdate, Method, Phase
 from fcil.model import tiny
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
+from fcil.model.precision import Precision
 from fcil.registry import build_method
 from fcil.seeding import generator
 from fcil.tasks import Task, Tasks
@@ -48,7 +49,7 @@ class Setting:
     batch: int
     rank: int
     threads: int
-    precision: str
+    precision: Precision
 
     @property
     def model(self) -> Model:
@@ -58,7 +59,7 @@ class Setting:
             backbone=self.backbone,
             weights=self.weights or ("embedded" if own else RANDOM),
             image_size=self.image_size or (32 if own else 224),
-            precision="bf16" if self.precision == "bf16" else "fp32",
+            precision=self.precision,
         )
 
 
@@ -78,7 +79,7 @@ def _timed(once: Callable[[], object]) -> float:
 
 
 class _Rig:
-    """One method's first round (B) on one client, ours and bare."""
+    """One method's first round on one client, ours and bare; of LoRM it is a B round, and the second an A round."""
 
     def __init__(self, setting: Setting, name: str) -> None:
         self.method: Method = build_method(name, {"rank": setting.rank})
@@ -100,9 +101,9 @@ class _Rig:
         update = run_client(self.method, self.model, self.data, self.train, self.phase, self.broadcast, 0, {})
         return update.metrics["train_seconds"]
 
-    def bare(self) -> float:
-        """Seconds of the loop written by hand."""
-        names = self.method.local(self.phase).trained(list(self.broadcast.arrays))
+    def bare(self, round: int = 1) -> float:
+        """Seconds of the loop written by hand, training what the method trains in that round."""
+        names = self.method.local(replace(self.phase, round=round)).trained(list(self.broadcast.arrays))
         leaves = self.model.load(self.broadcast.arrays, names)
         optimizer = torch.optim.AdamW(list(leaves.values()), lr=self.train.lr, weight_decay=0.0, fused=True)
 
@@ -153,23 +154,42 @@ def _share_of_run(setting: Setting, name: str) -> float:
     return float(seconds["clients"] / seconds["total"])
 
 
-def report(setting: Setting, repeats: int, console: Console, name: str) -> None:
-    """Measure and print."""
+def _measured(setting: Setting, repeats: int, name: str) -> tuple[dict[str, list[float]], list[float]]:
+    """What is compared -> seconds, each in turn with the others; and those of the merge."""
     with threads(setting.threads):
         rig = _Rig(setting, name)
-        rig.ours(), rig.bare(), rig.forward()
-        runs = [(rig.ours(), rig.bare(), rig.forward()) for _ in range(repeats)]
+        each: dict[str, Callable[[], float]] = {
+            "ours": rig.ours, "bare": rig.bare, "second": lambda: rig.bare(2), "forward": rig.forward
+        }  # fmt: skip
+        if setting.precision != "fp32":
+            each["fp32"] = _Rig(replace(setting, precision="fp32"), name).ours
+        runs = [{what: once() for what, once in each.items()} for _ in range(repeats + 1)]
         merges = [rig.merge() for _ in range(3)]
-    ours, bare, forward = (statistics.median(column) for column in zip(*runs, strict=True))
-    ratio = statistics.median(b / o for o, b, _ in runs)
+    return {what: [run[what] for run in runs[1:]] for what in each}, merges
+
+
+def report(setting: Setting, repeats: int, console: Console, name: str) -> None:
+    """Measure and print."""
+    found, merges = _measured(setting, repeats, name)
     images = STEPS * setting.batch
+
+    def median(what: str) -> float:
+        return statistics.median(found[what])
+
+    def ratio(of: str, to: str) -> float:
+        """Median of the ratios of neighbours."""
+        return statistics.median(a / b for a, b in zip(found[of], found[to], strict=True))
+
     table = Table("figure", "value", box=None)
     table.add_row("backbone", f"{setting.backbone} at {setting.model.image_size} px, {setting.precision}")
     table.add_row("per step", f"batch {setting.batch}, rank {setting.rank}, {setting.threads} threads")
-    table.add_row("our local training (B round)", f"{images / ours:.1f} images/s")
-    table.add_row("bare PyTorch loop, same layers and batches", f"{images / bare:.1f} images/s")
-    table.add_row("ours / bare, median of pairs", f"{ratio:.3f}")
-    table.add_row("a training step in forward passes (bare)", f"{bare / forward:.2f}")
-    table.add_row(f"merge of a B round, {CLIENTS} clients", f"{1e3 * statistics.median(merges):.1f} ms")
+    table.add_row("our local training, first round", f"{images / median('ours'):.1f} images/s")
+    table.add_row("bare PyTorch loop, same layers and batches", f"{images / median('bare'):.1f} images/s")
+    table.add_row("speed, ours / bare, median of pairs", f"{ratio('bare', 'ours'):.3f}")
+    table.add_row("a step of the first round in forward passes", f"{ratio('bare', 'forward'):.2f}")
+    table.add_row("a step of the second round in forward passes", f"{ratio('second', 'forward'):.2f}")
+    if "fp32" in found:
+        table.add_row(f"speed, {setting.precision} / fp32", f"{ratio('fp32', 'ours'):.2f}")
+    table.add_row(f"merge of a first round, {CLIENTS} clients", f"{1e3 * statistics.median(merges):.1f} ms")
     table.add_row("clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(setting, name):.1f} %")
     console.print(table)

@@ -218,7 +218,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
     bench.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     bench.add_argument("--repeats", type=int, default=5, metavar="N", help="pairs of measurements (default: 5)")
-    bench.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    bench.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
+        default="fp32",
+        help="other than fp32 is measured beside it",
+    )
     return parser
 
 
