@@ -14,6 +14,7 @@ from fcil.loop import Request
 from fcil.method import Broadcast, ClientUpdate, Local, Phase
 from fcil.replies import Failure, Partial
 from fcil.tasks import Task
+from fcil.traffic import update_bytes
 
 JOB = messages.Job.of(settings(), "/somewhere")
 NAMES = st.text(min_size=1, max_size=12)
@@ -65,6 +66,18 @@ def test_an_update_survives(arrays, statistics, metrics):
     assert (back.client, back.phase, back.num_examples, back.metrics) == (2, 7, 31, metrics)
     assert equal(back.arrays, arrays)
     assert equal(back.statistics, statistics)
+
+
+def test_the_envelope_of_a_reply_is_small():
+    """At ViT-B/16 shapes: names and shapes, under 100 bytes an array, and a header of 128 bytes for each buffer."""
+    arrays = {f"blocks.{i}.mlp.fc1.lora_B": np.zeros((3072, 16), np.float32) for i in range(48)}
+    statistics = {f"blocks.{i}.mlp.fc1.projected_gram": np.zeros(136, np.float32) for i in range(48)}
+    update = ClientUpdate(0, 0, 100, arrays, statistics, {"loss": 1.0})
+    content = messages.write_update(update)
+    buffers = content["arrays"]
+    carried = sum(len(array.data) for array in buffers.values()) + len(content["reply"]["index"])
+    assert update_bytes(update) < carried <= update_bytes(update) + 128 * len(buffers) + 100 * 96
+    assert len(buffers) == 2
 
 
 @given(ARRAYS)
