@@ -92,7 +92,10 @@ def describe(schema: type) -> list[Described]:
     hints = get_type_hints(schema, include_extras=True)
     split = {field.name: _split(hints[field.name]) for field in dataclasses.fields(schema) if field.init}
     defaults = {field.name: field.default for field in dataclasses.fields(schema)}
-    return [Described(name, _type_name(kind), defaults[name], option) for name, (kind, option) in split.items()]
+    return [
+        Described(name, " | ".join(f'"{form}"' for form in option.forms) or _type_name(kind), defaults[name], option)
+        for name, (kind, option) in split.items()
+    ]
 
 
 def _convert(value: object, kind: Any, option: Option) -> object:
