@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "task, small modules trained locally and merged by the server in closed form.",
         epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     )
+    parser.add_argument("--version", action="version", version=f"fcil {version('fcil')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
