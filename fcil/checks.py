@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from fcil.arrays import Arrays, shapes
 from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes
 
 __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
+
+
+COUNTED = ("images", "peak_memory_bytes")
+"""Metrics that enter the run's totals; all others are for the records only."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
-def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes) -> str | None:
-    """Why arrays must not be merged, or None: names, types, shapes, values that are not finite."""
+def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
+    """Why arrays must not be merged, or None: names, types, shapes, values that are not finite in type `kind`."""
     if arrays.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
@@ -45,8 +50,10 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes) -> str | None:
             return f"{what} {name}: type {a.dtype}, not float32 or float64"
         if not _fits(a.shape, wanted[name]):
             return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
-        if not np.isfinite(a).all():
-            return f"{what} {name}: {int((~np.isfinite(a)).sum())} of {a.size} values are NaN or infinite"
+        with np.errstate(over="ignore"):  # a float64 that the state's float32 cannot hold is as bad as infinity
+            finite = np.isfinite(a.astype(kind, copy=False))
+        if not finite.all():
+            return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
     return None
 
 
@@ -64,6 +71,9 @@ def refusal(update: ClientUpdate, wanted: Expected, already: Sequence[int]) -> s
         return "a second reply to the same request"
     if update.num_examples != wanted.num_examples[update.client]:
         return f"claims {update.num_examples} training samples, holds {wanted.num_examples[update.client]}"
+    for name in COUNTED:
+        if not 0 <= update.metrics.get(name, 0) < float("inf"):
+            return f"metric {name} = {update.metrics[name]}: must be a finite number, not negative"
     return arrays_refusal("array", update.arrays, wanted.arrays) or arrays_refusal(
         "statistic", update.statistics, wanted.statistics
     )

@@ -154,6 +154,12 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
         else:
             in_order = sorted(gathered.updates, key=lambda u: u.client)
             state = plan.method.merge(request.state, request.phase, in_order)
+    for name, a in ungrouped(state).items():
+        if not np.isfinite(a).all():
+            raise RunError(
+                f"{request.phase}: merging made {name} infinite or NaN, so this phase is not kept; a client sent "
+                "values that are finite but far out of scale. Find it in metrics.jsonl and go on with `fcil resume`"
+            )
     return replace(progress, position=progress.position + 1, state=state)
 
 

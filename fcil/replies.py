@@ -89,7 +89,7 @@ def summed(
             failures.append(Failure(reply.client, reason or ""))
             continue
         own = dict(method.sums(target.phase, broadcast, [reply]))
-        sums = total([sums, own]) if members else own
+        sums = total([sums, own] if members else [own])
         members.append(replace(reply, arrays={}, statistics={}))
     return Partial(target.phase.index, tuple(members), tuple(failures), sums)
 
@@ -113,7 +113,7 @@ def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: 
         reason = refusal(member, replace(target, arrays={}, statistics={}), before)
         if reason:
             return f"sums with client {member.client}: {reason}"
-    return arrays_refusal("sum", partial.sums, sums) if partial.members else None
+    return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
 
 
 def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[Reply], emit: Emit) -> Gathered:
@@ -128,7 +128,7 @@ def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iter
 
     def accepted(update: ClientUpdate, size: int) -> None:
         updates.append(update)
-        emit({"event": "client", **place, "client": update.client, **update.metrics, "bytes": size})
+        emit({**update.metrics, "event": "client", **place, "client": update.client, "bytes": size})
 
     for reply in replies:
         already = {u.client for u in updates}

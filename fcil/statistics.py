@@ -1,7 +1,7 @@
 """What a client may report beside weights. Sums over its samples: they add over clients, batches and passes.
 
 Each statistic says the shape of what arrives (so that the server can check it) and how it is summed (`start`).
-Observed inputs are taken to float32 and summed in float64; what is sent is float32.
+Observed inputs are taken to float32; sums run in float32 over a batch and in float64 over batches; float32 is sent.
 """
 
 from collections.abc import Callable, Mapping

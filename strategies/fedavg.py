@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, weighted_total
+from fcil.errors import MergeError
 from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase
 from fcil.model import head
 from fcil.model.lora import A, B, Lora
@@ -53,11 +54,17 @@ class FedAvg(Method):
         counts = [u.num_examples for u in updates]
         return {
             **weighted_total([u.arrays for u in updates], counts, broadcast.arrays),
-            EXAMPLES: np.array(sum(counts)),
+            EXAMPLES: np.array(sum(counts), np.float64),
         }
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """sum_i n_i theta_i / sum_i n_i."""
+        """sum_i n_i theta_i / sum_i n_i.
+
+        Raises:
+            MergeError: nobody has any examples.
+        """
+        if not sums[EXAMPLES] > 0:
+            raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
         merged = {
             group: {name: a + sums[name] / sums[EXAMPLES] if name in sums else a for name, a in arrays.items()}
             for group, arrays in state.items()

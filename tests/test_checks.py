@@ -87,3 +87,16 @@ def test_float64_and_lengths_that_only_the_client_knows_are_admitted():
     assert refusal(longer, open_ended, []) is None
     deeper = replace(GOOD, statistics={n: np.ones((3, 1), np.float32) for n in GOOD.statistics})
     assert "shape" in refusal(deeper, open_ended, [])
+
+
+@pytest.mark.parametrize(("value", "good"), [(1e30, True), (1e39, False), (-1e300, False)])
+def test_a_double_that_the_state_cannot_hold_is_as_bad_as_infinity(value, good):
+    update = replace(GOOD, arrays={**GOOD.arrays, ARRAY: np.full(WANTED.arrays[ARRAY], value)})
+    assert (refusal(update, WANTED, []) is None) == good
+
+
+@pytest.mark.parametrize("name", ["images", "peak_memory_bytes"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_metric_that_enters_the_totals_must_be_a_number(name, value):
+    assert f"metric {name}" in refusal(replace(GOOD, metrics={name: value}), WANTED, [])
+    assert refusal(replace(GOOD, metrics={name: 3.0}), WANTED, []) is None

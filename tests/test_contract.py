@@ -4,6 +4,7 @@ Updates are made by the real client half, on images; the server half is then dri
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from small import BACKBONE, SIZE, client_data, dataset, model
 from fcil.arrays import digest, grouped, ungrouped
 from fcil.checks import expected, refusal
 from fcil.data.dataset import prepare
+from fcil.errors import MergeError
 from fcil.local import Train, run_client
 from fcil.method import ClientUpdate, Phase
 from fcil.options import describe
@@ -198,3 +200,9 @@ def test_settings_have_defaults_that_build_and_a_text_each(name):
         assert option.option.help
         json.dumps(option.default)
     assert method_class(name).__doc__.splitlines()[0].strip()
+
+
+def test_a_mean_over_nobodys_examples_is_an_error_and_not_nan():
+    phase, before, _, updates, _ = trajectory("fedavg")[0]
+    with pytest.raises(MergeError, match="needs some"):
+        of("fedavg").merge(before, phase, [replace(u, num_examples=0) for u in updates])

@@ -304,3 +304,20 @@ def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, m
     monkeypatch.undo()
     assert simulate(resume(folder), folder)["sha256"] == unbroken[0]["sha256"]
     assert list(folder.rglob(".*")) == []
+
+
+def test_values_that_are_finite_but_ruin_the_merge_stop_the_run_and_leave_a_good_checkpoint(tmp_path):
+    """Grams of the wrong sign pass the check of shapes and numbers; what they make of the state does not."""
+
+    class Hostile(Inline):
+        def __call__(self, request):
+            for reply in super().__call__(request):
+                bad = request.phase.index == 1 and reply.client == 1
+                huge = {n: np.full_like(a, 3e38) for n, a in reply.arrays.items()}
+                wrong = {n: -1000 * a for n, a in reply.statistics.items()}
+                yield replace(reply, arrays=huge, statistics=wrong) if bad else reply
+
+    session = prepare(SMALL, tmp_path / "run")
+    with pytest.raises(RunError, match="infinite or NaN"), np.errstate(all="ignore"):
+        simulate(session, tmp_path / "run", exchange=Hostile(session.worker))
+    assert simulate(resume(tmp_path / "run"), tmp_path / "run")["final_accuracy"] > 0

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import reference
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems import Problem, close, problems
 
@@ -106,6 +106,8 @@ def test_equal_isotropic_grams_give_the_plain_mean(p, c):
 def test_b_round_does_not_depend_on_the_gauge(p):
     r = np.linalg.qr(p.rng.standard_normal((p.a.shape[0],) * 2))[0] * p.rng.uniform(0.5, 2, p.a.shape[0])
     other_a = np.linalg.inv(r) @ p.a
+    # near the cut-off the two may fall on different sides of it
+    assume(all(np.linalg.cond(a @ sum(p.grams) @ a.T) < 1e4 for a in (p.a, other_a)))
     merged = match(np.zeros_like(p.b), p.bs, p.ps) @ p.a
     other = match(np.zeros_like(p.b), [b @ r for b in p.bs], [other_a @ g @ other_a.T for g in p.grams]) @ other_a
     close(other, merged, 1e-7)

@@ -114,6 +114,17 @@ def test_bad_sums_are_refused_whole(bad, reason):
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if build_method(n, {}).additive])
+@pytest.mark.parametrize("clients", [1, 3])
+def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
+    """Three clients make groups of two and one."""
+    config = digits_config(
+        {"run": {"aggregate_on_worker": True}, "method": {"name": name, "rank": 2}, "train": {"rounds": 1}},
+        {"partition": {"clients": clients, "min_samples": 1}, "data": {"train_limit": 60}},
+    )
+    assert simulate(prepare(config, tmp_path), tmp_path)["refused"] == 0
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if build_method(n, {}).additive])
 def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, tmp_path):
     """Sums differ in their last bits, so that weights may differ in the last bit of float32, and answers hardly."""
 
@@ -134,6 +145,12 @@ def test_a_method_that_needs_single_updates_cannot_be_summed(digits_config, monk
     monkeypatch.setattr("fcil.engine.build_method", lambda name, settings: Method())
     with pytest.raises(ConfigError, match="needs the clients' single updates"):
         prepare(digits_config({"run": {"aggregate_on_worker": True}}))
+
+
+def test_what_a_client_calls_its_metrics_cannot_pass_for_the_servers_own_words():
+    liar = replace(UPDATES[3], metrics={"event": 3.0, "client": 0.0, "phase": -1.0, "loss": 0.5})
+    _, (event,) = gathered([liar])
+    assert (event["event"], event["client"], event["phase"], event["loss"]) == ("client", 3, AT.index, 0.5)
 
 
 def test_groups_are_added_in_the_order_of_their_clients():

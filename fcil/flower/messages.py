@@ -188,18 +188,24 @@ def read_partial(content: RecordDict) -> Partial:
     Raises:
         ValueError: says what is malformed.
     """
+
+    def whole(value: object) -> int:
+        if type(value) is not int:
+            raise TypeError(value)
+        return value
+
     (sums,) = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("sums",))
     phase = _get(content, _REPLY, "phase", int)
     try:
         told = json.loads(_get(content, _REPLY, "group", str))
         members = [
             ClientUpdate(
-                int(m["client"]), phase, int(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
+                whole(m["client"]), phase, whole(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
             )
             for m in told["members"]
         ]
-        failures = [Failure(int(client), str(reason)) for client, reason in told["failures"]]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        failures = [Failure(whole(client), str(reason)) for client, reason in told["failures"]]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
     return Partial(phase, tuple(members), tuple(failures), sums)
 

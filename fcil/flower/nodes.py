@@ -52,11 +52,19 @@ class Nodes:
             return
         for reply in self.grid.send_and_receive(hello, timeout=_HELLO_SECONDS):
             if not reply.has_error():
-                self._partitions[reply.metadata.src_node_id] = messages.read_hello(reply.content)
+                try:
+                    client = messages.read_hello(reply.content)
+                except ValueError:  # known, and of no use
+                    client = -1
+                self._partitions[reply.metadata.src_node_id] = client
 
     def current(self) -> dict[int, int]:
-        """Client -> node, for the nodes that are connected now; the newest where two hold the same client."""
+        """Client -> node, for the nodes that are connected now; the first where two hold the same client."""
         connected = set(self.grid.get_node_ids())
         self._greet(connected - self._partitions.keys())
         here = {node: client for node, client in self._partitions.items() if node in connected}
-        return {client: node for node, client in here.items() if 0 <= client < self.clients}
+        first: dict[int, int] = {}
+        for node, client in here.items():
+            if 0 <= client < self.clients:
+                first.setdefault(client, node)
+        return first

@@ -3,12 +3,14 @@
 At 3,072 inputs a half is 19 MB in float32 and the whole matrix 75 MB in float64; here the whole one is never made.
 """
 
+from functools import cache
+
 import numpy as np
 
-from fcil.arrays import half_rows, symmetric_whole
+from fcil.arrays import half_rows
 from fcil.errors import MergeError
 
-__all__ = ["diagonal", "side", "times", "upper"]
+__all__ = ["BLOCK", "diagonal", "side", "times", "upper", "whole"]
 
 BLOCK = 64
 """Rows that are unpacked at a time: few enough to stay in a processor's cache."""
@@ -48,16 +50,29 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
         raise MergeError(f"{left.shape} and half of a symmetric matrix of {n} columns cannot be multiplied")
     left = left.astype(np.float64, copy=False)
     if n <= BLOCK:
-        return np.asarray(left @ symmetric_whole(half))
+        return np.asarray(left @ whole(half))
     out = np.zeros((len(left), n))
     rows = half_rows(half, n)
     for begin in range(0, n, BLOCK):
         count = min(BLOCK, n - begin)
-        block = np.zeros((count, n - begin))
+        block = np.empty((count, n - begin))
         for k in range(count):
             block[k, k:] = next(rows)
-        square = block[:, :count]
-        square += np.triu(square, 1).T
+        square = np.triu(block[:, :count])
+        block[:, :count] = square + np.triu(square, 1).T
         out[:, begin : begin + count] += left[:, begin:] @ block.T
         out[:, begin + count :] += left[:, begin : begin + count] @ block[:, count:]
     return out
+
+
+@cache
+def _places(n: int) -> np.ndarray:
+    """(n, n): where entry (i, j) stands in the half."""
+    i, j = np.indices((n, n))
+    low, high = np.minimum(i, j), np.maximum(i, j)
+    return np.asarray(low * n - low * (low - 1) // 2 + high - low)
+
+
+def whole(half: np.ndarray) -> np.ndarray:
+    """The matrix of a small half, (n, n) in float64."""
+    return np.asarray(half[_places(side(half))], np.float64)

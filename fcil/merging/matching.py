@@ -15,11 +15,12 @@ stays, so that identical clients are a fixed point and one client gets its own m
 without energy keeps the column that everybody started from, bit for bit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh
+from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpocon
 
 from fcil.arrays import Arrays, symmetric_half
@@ -71,25 +72,53 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
         MergeError: no clients, or shapes that do not fit; names the client.
     """
     width = start.shape[1]
-    gram_sum = np.zeros(width * (width + 1) // 2 if whole else width)
-    weighted, response = np.zeros(start.shape), np.zeros(start.shape) if whole else None
-    change = np.empty(start.shape)
-    count = 0
-    for i, (theta, gram) in enumerate(zip(thetas, grams, strict=True)):
-        if theta.shape != start.shape or gram.shape != gram_sum.shape:
-            raise MergeError(
-                f"client {i}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
-            )
-        np.subtract(theta, start, out=change, dtype=np.float64)
+    shape = (width * (width + 1) // 2 if whole else width,)
+    pairs = _changes(start, shape, thetas, grams)
+    if whole and width <= halves.BLOCK:
+        return _small_moments(start.shape, pairs)
+    gram_sum, weighted, response = np.zeros(shape), np.zeros(start.shape), np.zeros(start.shape) if whole else None
+    for change, gram in pairs:
+        gram_sum += gram
         if response is not None:
             response += halves.times(change, gram)
-        change *= (halves.diagonal(gram) if whole else gram).astype(np.float64)
+        change *= halves.diagonal(gram) if whole else gram
         weighted += change
-        gram_sum += gram
+    return Moments(gram_sum, weighted, response)
+
+
+def _changes(
+    start: np.ndarray, shape: tuple[int, ...], thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Theta_i - start (always in the same place) and G_i in float64, client by client; at least one."""
+    origin, change, count = start.astype(np.float64), np.empty(start.shape), 0
+    for theta, gram in zip(thetas, grams, strict=True):
+        if theta.shape != start.shape or gram.shape != shape:
+            raise MergeError(
+                f"client {count}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
+            )
+        np.copyto(change, theta)  # converted first: mixed types are slow to calculate with
+        change -= origin
         count += 1
+        yield change, gram.astype(np.float64)
     if not count:
         raise MergeError("response matching needs at least one client; got none")
-    return Moments(gram_sum, weighted, response)
+
+
+def _small_moments(shape: tuple[int, ...], pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
+    """Of the small Grams of a B round, with fewer passes over the factors.
+
+    [sum (Theta_i - start) G_i, sum (Theta_i - start) diag(G_i)], (out, 2 in), is added up inside the products.
+    """
+    out, width = shape
+    gram_sum, each = np.zeros(width * (width + 1) // 2), np.arange(width)
+    both, right = np.zeros((out, 2 * width)), np.zeros((width, 2 * width))
+    for change, gram in pairs:
+        gram_sum += gram
+        right[:, :width] = halves.whole(gram)
+        right[each, width + each] = right[each, each]
+        # BLAS counts by columns: these are the transposes, in place
+        dgemm(1.0, right.T, change.T, beta=1.0, c=both.T, overwrite_c=True)
+    return Moments(gram_sum, both[:, width:], both[:, :width])
 
 
 def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndarray:
@@ -131,7 +160,9 @@ def solve(start: np.ndarray, sums: Moments, cut_off: float = CUT_OFF) -> np.ndar
     change = sums.weighted / np.where(energy > 0, energy, 1.0)
     if sums.response is not None:
         rest = sums.response - halves.times(change, sums.gram)
-        if rest.any():  # one client, or copies of one: nothing is left to correct
+        # of one client, or copies of one, rounding is all that is left to correct
+        scale = np.where(energy > 0, np.sqrt(energy), 1.0)
+        if np.abs(rest / scale).max() > 1e-14 * np.abs(sums.response / scale).max():
             change += _solve_right(rest, sums.gram, cut_off)
     return np.asarray(start + change)
 

@@ -6,6 +6,7 @@ import faulty_app
 import numpy as np
 import pytest
 from flower_runs import InProcess, finish, first_phase, inline, inline_without, refused, session, settings
+from flwr.app import Message, RecordDict
 
 from fcil.errors import ConfigError
 from fcil.flower import client_app
@@ -84,6 +85,22 @@ def test_a_node_that_left_costs_its_client():
     carrier.grid.partitions[77] = 1  # and when it comes back, under a new id, it is found
     assert refused(first_phase(carrier)[1]) == {}
     assert progress.sha256() == inline_without(1).sha256()
+
+
+def test_a_later_node_neither_takes_a_client_from_a_connected_one_nor_stops_the_run_by_nonsense():
+    carrier = exchange()
+    owner = next(node for node, client in carrier.grid.partitions.items() if client == 1)
+    answer = carrier.grid._answer
+
+    def with_nonsense(message):
+        return Message(RecordDict(), reply_to=message) if message.metadata.dst_node_id == 98 else answer(message)
+
+    carrier.grid._answer = with_nonsense
+    carrier.grid.partitions |= {98: 0, 99: 1}
+    assert carrier.nodes.current()[1] == owner
+    assert carrier.nodes.current()[0] != 98
+    del carrier.grid.partitions[owner]
+    assert carrier.nodes.current()[1] == 99
 
 
 @pytest.mark.parametrize(

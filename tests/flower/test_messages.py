@@ -97,7 +97,16 @@ def test_sums_of_a_group_survive_with_its_members_and_failures(sums):
 
 def test_malformed_groups_are_told():
     content = messages.write_partial(Partial(0, (), (), {}))
-    for group in ("[", "{}", '{"members": [{}], "failures": []}', '{"members": [], "failures": [[1]]}'):
+    endless = '{"members": [{"client": 0, "examples": 1e999, "metrics": {}}], "failures": []}'
+    for group in (
+        "[",
+        "{}",
+        "[" * 200_000,
+        endless,
+        endless.replace("1e999", "true"),
+        '{"members": [{}], "failures": []}',
+        '{"members": [], "failures": [[1]]}',
+    ):
         content["reply"] = ConfigRecord({**content["reply"], "group": group})
         with pytest.raises(ValueError, match="members are malformed"):
             messages.read_partial(content)
