@@ -37,7 +37,7 @@ Table = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """`[run]`: how it is carried out. Results depend on seed, threads, device and groups only, while no client is lost."""
+    """`[run]`: how it is carried out. Results depend on seed, threads, device and groups only, if no client is lost."""
 
     seed: Annotated[int, Option("the seed of everything", low=0)] = 0
     exchange: Annotated[Literal["inline", "ray"], Option("clients in this process, or on Ray workers")] = "inline"

@@ -81,7 +81,7 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
         gram_sum += gram
         if response is not None:
             response += halves.times(change, gram)
-        change *= halves.diagonal(gram) if whole else gram
+        change *= (halves.diagonal(gram) if whole else gram).astype(np.float64)
         weighted += change
     return Moments(gram_sum, weighted, response)
 
@@ -89,7 +89,7 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
 def _changes(
     start: np.ndarray, shape: tuple[int, ...], thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Theta_i - start (always in the same place) and G_i in float64, client by client; at least one."""
+    """Theta_i - start, always in the same place, and G_i, client by client; at least one."""
     origin, change, count = start.astype(np.float64), np.empty(start.shape), 0
     for theta, gram in zip(thetas, grams, strict=True):
         if theta.shape != start.shape or gram.shape != shape:
@@ -99,7 +99,7 @@ def _changes(
         np.copyto(change, theta)  # converted first: mixed types are slow to calculate with
         change -= origin
         count += 1
-        yield change, gram.astype(np.float64)
+        yield change, gram
     if not count:
         raise MergeError("response matching needs at least one client; got none")
 
@@ -121,29 +121,39 @@ def _small_moments(shape: tuple[int, ...], pairs: Iterable[tuple[np.ndarray, np.
     return Moments(gram_sum, both[:, width:], both[:, :width])
 
 
+def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """diag(scale) G diag(scale) in the lower triangle, columns first: the order that LAPACK likes."""
+    matrix = halves.upper(gram)
+    matrix *= scale
+    matrix *= scale[:, None]
+    return matrix.T
+
+
+def _factor(matrix: np.ndarray, cut_off: float) -> np.ndarray | None:
+    """The Cholesky factor, in the matrix's place, if the condition number rules out eigenvalues under the cut-off."""
+    size = np.abs(matrix)
+    norm = float((size.sum(0) + size.sum(1) - 1).max())  # the diagonal is in both sums
+    try:
+        factor: np.ndarray = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    return factor if dpocon(factor, norm, uplo="L")[0] > 10 * cut_off else None
+
+
 def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndarray:
     """X with X gram = right, for a positive semi-definite `gram`, given as a half, whose range holds `right`'s rows.
 
-    By Cholesky where the condition number says that no eigenvalue falls under the cut-off, else by eigenvectors.
+    By Cholesky where no eigenvalue can fall under the cut-off, else by eigenvectors.
     """
     energy = halves.diagonal(gram)
     positive = energy > 0
     scale = np.zeros_like(energy)
     scale[positive] = energy[positive] ** -0.5
-    matrix = halves.upper(gram)  # the upper triangle is the lower one of its transpose, in the order that LAPACK likes
-    matrix *= scale
-    matrix *= scale[:, None]
-    if positive.all():
-        size = np.abs(matrix)
-        norm = float((size.sum(0) + size.sum(1) - 1).max())  # the diagonal is in both sums
-        try:
-            factor = cholesky(matrix.T, lower=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            factor = None
-        if factor is not None and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off:
-            found = cho_solve((factor, True), (right * scale).T, overwrite_b=True, check_finite=False)
-            return np.asarray(found.T * scale)
-    values, vectors = eigh(matrix.T, lower=True, driver="evd", check_finite=False)
+    factor = _factor(_unit_diagonal(gram, scale), cut_off) if positive.all() else None
+    if factor is not None:
+        found = cho_solve((factor, True), (right * scale).T, overwrite_b=True, check_finite=False)
+        return np.asarray(found.T * scale)
+    values, vectors = eigh(_unit_diagonal(gram, scale), lower=True, driver="evd", check_finite=False, overwrite_a=True)
     kept = values > cut_off * values[-1]
     vectors = scale[:, None] * vectors[:, kept]
     return np.asarray((right @ vectors / values[kept]) @ vectors.T)
