@@ -1,6 +1,6 @@
 """Every reply is checked before it touches the state; a bad one is refused whole."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
     return None
 
 
-def refusal(update: ClientUpdate, wanted: Expected, already: Sequence[int]) -> str | None:
+def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> str | None:
     """Why this reply must not be merged, or None.
 
     Args:

@@ -121,6 +121,7 @@ def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iter
     place = {"phase": target.phase.index, "task": target.phase.task.index, "round": target.phase.round}
     updates: list[ClientUpdate] = []
     partials: list[Partial] = []
+    already: set[int] = set()
     expected_sums: Shapes | None = None
 
     def refused(client: int, reason: str) -> None:
@@ -128,14 +129,14 @@ def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iter
 
     def accepted(update: ClientUpdate, size: int) -> None:
         updates.append(update)
+        already.add(update.client)
         emit({**update.metrics, "event": "client", **place, "client": update.client, "bytes": size})
 
     for reply in replies:
-        already = {u.client for u in updates}
         if isinstance(reply, Failure):
             refused(reply.client, reply.reason)
         elif isinstance(reply, ClientUpdate):
-            reason = refusal(reply, target, sorted(already))
+            reason = refusal(reply, target, already)
             refused(reply.client, reason) if reason else accepted(reply, update_bytes(reply))
         else:
             expected_sums = expected_sums or sums_shapes(method, target, broadcast)
