@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for folder in ("fcil", "strategies") for p in (ROOT / folder).rglob("*.py"))
 STRATEGY_MAY = (
     "fcil.method",
+    "fcil.errors",
     "fcil.arrays",
     "fcil.merging",
     "fcil.statistics",
