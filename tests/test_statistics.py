@@ -11,7 +11,19 @@ from fcil.local import Train, run_client
 from fcil.method import Broadcast, Local, Method, Pass
 from fcil.model import head
 from fcil.model.lora import A, Lora
-from fcil.statistics import HeadGram, InputEnergy, ProjectedGram, head_gram, input_energy, projected_gram
+from fcil.statistics import (
+    HeadGram,
+    InputEnergy,
+    InputGram,
+    InputSketch,
+    ProjectedGram,
+    gram_of_sketch,
+    head_gram,
+    input_energy,
+    input_gram,
+    input_sketch,
+    projected_gram,
+)  # fmt: skip
 
 RANK = 3
 DATA = dataset()
@@ -84,10 +96,30 @@ def test_sums_are_those_over_captured_inputs(precision):
     assert {a.dtype for a in (*stats.values(), *diagonal.values())} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_whole_and_sketched_grams_are_those_of_captured_inputs(precision):
+    """A sketch with as many rows as inputs says as much as the whole Gram; a smaller one has its exact diagonal."""
+    adapted, arrays = model(Lora(RANK), precision), arrays_of()
+    whole = report(adapted, arrays, Pass((InputGram(),)), batch=5)
+    sketched = report(adapted, arrays, Pass((InputSketch(2 * WIDTH),)), batch=5)
+    small = report(adapted, arrays, Pass((InputSketch(4),)), batch=5)
+    inputs, _ = captured(adapted, arrays)
+    for layer, x in inputs.items():
+        g = reference.gram(x)
+        close(symmetric_whole(whole[input_gram(layer)]), g)
+        energy = sketched[input_energy(layer)]
+        close(symmetric_whole(gram_of_sketch(sketched[input_sketch(layer)], energy)), g)
+        s = small[input_sketch(layer)].astype(np.float64)
+        assert s.shape == (4, len(x))
+        assert np.linalg.eigvalsh(g - s.T @ s)[0] >= -1e-5 * np.trace(g)
+        close(np.diag(symmetric_whole(gram_of_sketch(s, small[input_energy(layer)]))), np.diag(g))
+
+
 STATISTICS = (InputEnergy(), ProjectedGram("exact"), HeadGram(0, 0.5))
+EVERY_SUM = (*STATISTICS, ProjectedGram("diagonal"), HeadGram(0, 0), HeadGram(0, 1), InputGram())
 
 
-@pytest.mark.parametrize("statistic", [*STATISTICS, ProjectedGram("diagonal"), HeadGram(0, 0), HeadGram(0, 1)], ids=str)
+@pytest.mark.parametrize("statistic", EVERY_SUM, ids=str)
 def test_they_add_over_batches_clients_and_repeats(statistic):
     adapted, arrays = model(Lora(RANK)), arrays_of()
     whole = report(adapted, arrays, Pass((statistic,)), batch=5)
@@ -102,7 +134,7 @@ def test_they_add_over_batches_clients_and_repeats(statistic):
         close(twice[name], 2 * whole[name])
 
 
-@pytest.mark.parametrize("statistic", [*STATISTICS, ProjectedGram("diagonal"), HeadGram(0, 0), HeadGram(0, 1)], ids=str)
+@pytest.mark.parametrize("statistic", [*EVERY_SUM, InputSketch(4), InputSketch(999)], ids=str)
 def test_announced_shapes_are_what_arrives(statistic):
     adapted, arrays = model(Lora(RANK)), arrays_of()
     arrived = report(adapted, arrays, Pass((statistic,)))
