@@ -55,18 +55,6 @@ def same_names(many: Sequence[Arrays]) -> list[str]:
     return sorted(first)
 
 
-def _combine(many: Sequence[Arrays], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Sum of w_i x_i in float64, in the order given."""
-    out = {}
-    for name in same_names(many):
-        acc = np.zeros(many[0][name].shape, np.float64)
-        for arrays, weight in zip(many, weights, strict=True):
-            if weight != 0:  # a client of weight zero has no influence, whatever it holds
-                acc += weight * arrays[name].astype(np.float64)
-        out[name] = acc
-    return out
-
-
 def added(arrays: Iterable[np.ndarray]) -> np.ndarray:
     """The sum in float64 of arrays of one shape, at least one, taken one at a time."""
     each = iter(arrays)
@@ -77,8 +65,8 @@ def added(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def total(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Sums over clients, in float64."""
-    return _combine(many, np.ones(len(many)))
+    """Sums over clients, in float64, in the order given."""
+    return {name: added(arrays[name] for arrays in many) for name in same_names(many)}
 
 
 def weighted_total(many: Sequence[Arrays], weights: Sequence[float], origin: Arrays) -> dict[str, np.ndarray]:
@@ -106,7 +94,7 @@ def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str,
     if len(many) != len(w) or (w < 0).any() or not np.isfinite(w).all() or w.sum() <= 0:
         raise MergeError(f"weights must be finite, not negative and not all zero, one per update; got {list(weights)}")
     first = many[int(np.flatnonzero(w)[0])]
-    change = _combine([subtract(arrays, first) if w_i else arrays for arrays, w_i in zip(many, w, strict=True)], w)
+    change = weighted_total(many, list(w), first)
     return {
         name: (first[name].astype(np.float64) + change[name] / w.sum()).astype(first[name].dtype) for name in change
     }

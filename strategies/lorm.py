@@ -38,7 +38,7 @@ from fcil.statistics import (
     input_gram,
     input_sketch,
     projected_gram,
-)  # fmt: skip
+)
 
 __all__ = ["LoRM"]
 

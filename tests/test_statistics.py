@@ -23,7 +23,7 @@ from fcil.statistics import (
     input_gram,
     input_sketch,
     projected_gram,
-)  # fmt: skip
+)
 
 RANK = 3
 DATA = dataset()
