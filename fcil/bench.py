@@ -19,9 +19,10 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from fcil.arrays import Arrays
-from fcil.config import Config, MethodChoice
+from fcil.config import Config, MethodChoice, Run
 from fcil.data.dataset import Dataset, Split
 from fcil.data.transforms import View
+from fcil.device import repeatable
 from fcil.engine import prepare, simulate
 from fcil.local import ClientData, Train, run_client
 from fcil.method import ClientUpdate, Method, Phase
@@ -50,6 +51,7 @@ class Setting:
     rank: int
     threads: int
     precision: Precision
+    device: str = "cpu"
 
     @property
     def model(self) -> Model:
@@ -73,8 +75,14 @@ def _images(setting: Setting) -> Dataset:
 
 
 def _timed(once: Callable[[], object]) -> float:
+    """Seconds until all work is done, on a GPU too."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.synchronize()
     began = time.perf_counter()
     once()
+    if gpu:
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
@@ -87,7 +95,7 @@ class _Rig:
         self.backbone = describe_backbone(setting.model)
         state = self.method.begin(self.method.init(self.backbone, CLASSES, 0), self.phase, self.backbone)
         self.state, self.broadcast = state, self.method.broadcast(state, self.phase)
-        self.model = AdaptedModel(load_backbone(setting.model), self.method.adapter, "cpu", setting.precision)
+        self.model = AdaptedModel(load_backbone(setting.model), self.method.adapter, setting.device, setting.precision)
         self.train = Train(epochs=1, batch=setting.batch)
         data = _images(setting)
         self.data = ClientData(
@@ -148,6 +156,7 @@ def _share_of_run(setting: Setting, name: str) -> float:
         tasks=Tasks(count=5),
         train=Train(rounds=2, epochs=2),
         method=MethodChoice(name, {"rank": min(setting.rank, 128)}),
+        run=Run(device=setting.device),
     )
     with TemporaryDirectory() as folder:
         seconds = simulate(prepare(config, Path(folder) / "run"), Path(folder) / "run")["seconds"]
@@ -156,6 +165,7 @@ def _share_of_run(setting: Setting, name: str) -> float:
 
 def _measured(setting: Setting, repeats: int, name: str) -> tuple[dict[str, list[float]], list[float]]:
     """What is compared -> seconds, each in turn with the others; and those of the merge."""
+    repeatable(torch.device(setting.device))  # as in a run; the bare loop too, so that the same kernels are compared
     with threads(setting.threads):
         rig = _Rig(setting, name)
         each: dict[str, Callable[[], float]] = {
@@ -181,7 +191,9 @@ def report(setting: Setting, repeats: int, console: Console, name: str) -> None:
         return statistics.median(a / b for a, b in zip(found[of], found[to], strict=True))
 
     table = Table("figure", "value", box=None)
-    table.add_row("backbone", f"{setting.backbone} at {setting.model.image_size} px, {setting.precision}")
+    table.add_row(
+        "backbone", f"{setting.backbone} at {setting.model.image_size} px, {setting.precision}, {setting.device}"
+    )
     table.add_row("per step", f"batch {setting.batch}, rank {setting.rank}, {setting.threads} threads")
     table.add_row("our local training, first round", f"{images / median('ours'):.1f} images/s")
     table.add_row("bare PyTorch loop, same layers and batches", f"{images / median('bare'):.1f} images/s")

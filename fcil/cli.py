@@ -143,10 +143,13 @@ def _doctor(given: argparse.Namespace, console: Console) -> None:
 def _bench(given: argparse.Namespace, console: Console) -> None:
     from fcil.bench import Setting, report
     from fcil.config import MethodChoice
+    from fcil.device import check_device
 
+    check_device(given.device)
     setting = Setting(
-        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision
-    )
+        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision,
+        given.device,
+    )  # fmt: skip
     report(setting, given.repeats, console, given.method or MethodChoice().name)
 
 
@@ -226,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         default="fp32",
         help="other than fp32 is measured beside it",
     )
+    bench.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:<number> (default: cpu)")
     return parser
 
 

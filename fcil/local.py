@@ -138,16 +138,16 @@ def _train(
 ) -> dict[str, float]:
     """Run the epochs; the mean loss of the last one, and the steps that float16 made skip."""
     steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision)
-    loss_sum = 0.0
+    losses: list[tuple[Tensor, int]] = []
     for _ in range(train.epochs):
-        loss_sum = 0.0
+        losses.clear()
         order = step.generator("order").permutation(len(data))
         for images, labels in data.batches(train.batch, order, step.generator("augmentation")):
             step.images, step.labels, step._features = images, labels, None
             loss = method.loss(step)
             steps.step(loss)
-            loss_sum += loss.item() * len(labels)
-    return {"loss": loss_sum / len(data), **steps.metrics}
+            losses.append((loss.detach(), len(labels)))  # read at the end: a GPU need not be waited for at every step
+    return {"loss": sum(loss.item() * n for loss, n in losses) / len(data), **steps.metrics}
 
 
 def _collect(
