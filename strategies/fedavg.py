@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, weighted_total
 from fcil.errors import MergeError
-from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase
+from fcil.method import Broadcast, ClientUpdate, Local, Phase
 from fcil.model import head
-from fcil.model.lora import A, B, Lora
-from fcil.options import Option
+
+from ._lora import LoraMethod
 
 __all__ = ["FedAvg"]
 
@@ -19,35 +18,16 @@ EXAMPLES = "examples"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg(Method):
+class FedAvg(LoraMethod):
     """The mean of A and of B, weighted by examples; one module goes on through all tasks.
 
     McMahan et al., AISTATS 2017, arXiv 1602.05629, on LoRA factors (FedIT, Zhang et al., arXiv 2305.05644). The product
     of the means is not the mean of the products; that error is part of the method.
     """
 
-    rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
-
-    @property
-    def adapter(self) -> Lora:
-        """A pair on qkv, proj, fc1 and fc2 of every block."""
-        return Lora(self.rank)
-
     def local(self, phase: Phase) -> Local:
-        """Train both factors and the head's new rows."""
-        return Local(trains=(f"*{A}", f"*{B}", head.block(phase.task.index)))
-
-    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """The module before the first task; new head rows before each."""
-        module = state.get("module") or self.adapter.initial(backbone, phase.generator("lora"))
-        rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
-        return {**state, "module": module, "head": {**state.get("head", {}), **rows}}
-
-    def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The module and the current head rows."""
-        task = phase.task.index
-        rows = {name: state["head"][name] for name in (head.weight(task), head.bias(task))}
-        return Broadcast({**state["module"], **rows})
+        """Train the factors and the head's new rows."""
+        return Local(trains=(*(f"*{factor}" for factor in self.factors(phase)), head.block(phase.task.index)))
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
@@ -70,7 +50,3 @@ class FedAvg(Method):
             for group, arrays in state.items()
         }
         return {group: as_float32(arrays) for group, arrays in merged.items()}
-
-    def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The module and all head rows."""
-        return {**state["module"], **state["head"]}

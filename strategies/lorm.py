@@ -12,19 +12,17 @@ from fcil.merging.matching import Moments, merge_tasks, moments, solve
 from fcil.method import (
     REPORT,
     TRAIN,
-    Backbone,
     Broadcast,
     ClientUpdate,
     Kind,
     Local,
-    Method,
     Pass,
     Phase,
     Statistic,
     Task,
 )
 from fcil.model import head
-from fcil.model.lora import A, B, Lora, layers_of
+from fcil.model.lora import A, B, layers_of
 from fcil.options import Option
 from fcil.statistics import (
     HeadGram,
@@ -40,28 +38,17 @@ from fcil.statistics import (
     projected_gram,
 )
 
+from ._lora import LoraMethod, of_task, past_tasks
+
 __all__ = ["LoRM"]
 
 RESPONSE = ".response"
 """A_t G_t, beside the diagonal of G_t under the name of A_t."""
 
 
-def _of_task(task: int, name: str) -> str:
-    return f"task{task}/{name}"
-
-
-def _past(arrays: Arrays) -> list[dict[str, np.ndarray]]:
-    """Earlier tasks' arrays, task by task, from names that begin with `task<t>/`."""
-    tasks: dict[int, dict[str, np.ndarray]] = {}
-    for key, a in arrays.items():
-        task, _, name = key.removeprefix("task").partition("/")
-        tasks.setdefault(int(task), {})[name] = a
-    return [tasks[t] for t in sorted(tasks)]
-
-
 def mean_of_tasks(current: Arrays, past: Arrays) -> Arrays:
     """W0 + the mean of the tasks' B_t A_t, the current one included, as one pair of rank T r per layer."""
-    modules = [*_past(past), current]
+    modules = [*past_tasks(past), current]
     out: dict[str, np.ndarray] = {}
     for layer in layers_of(current):
         out[layer + A] = np.concatenate([m[layer + A] for m in modules], 0) / np.float32(len(modules))
@@ -70,7 +57,7 @@ def mean_of_tasks(current: Arrays, past: Arrays) -> Arrays:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRM(Method):
+class LoRM(LoraMethod):
     """Response matching of LoRA factors, one factor a round, Gram-weighted over tasks.
 
     Salami et al., "Closed-form merging of parameter-efficient modules for Federated Continual Learning", ICLR 2025,
@@ -78,7 +65,6 @@ class LoRM(Method):
     rows train in all of them. Each task has a module of its own, trained on W0 alone.
     """
 
-    rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
     train_order: Annotated[
         Literal["BA", "AB", "B", "A"],
         Option("factors that train in rounds 1, 2, 3, ... of a task, over and over; the first one starts at zero"),
@@ -109,9 +95,14 @@ class LoRM(Method):
     ] = "gram"
 
     @property
-    def adapter(self) -> Lora:
-        """A pair on qkv, proj, fc1 and fc2 of every block."""
-        return Lora(self.rank)
+    def remembers(self) -> bool:
+        """Every task has a pair of its own."""
+        return True
+
+    @property
+    def zero(self) -> str:
+        """The factor that trains in a task's first round."""
+        return {"A": A, "B": B}[self.train_order[0]]
 
     def factor(self, phase: Phase) -> str:
         """The factor that trains in this round: every task begins with the first of `train_order`."""
@@ -150,21 +141,10 @@ class LoRM(Method):
         """The rounds, and a report under the merged model at the task's end where tasks are weighted by Grams."""
         return (TRAIN,) * rounds + ((REPORT,) if self.task_merge == "gram" else ())
 
-    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """The finished module takes its place in the past; a fresh one, and the new classes' head rows."""
-        first = {"A": A, "B": B}[self.train_order[0]]
-        fresh = self.adapter.initial(backbone, phase.generator("lora"), zero=first)
-        rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
-        if "module" in state:
-            done = {_of_task(phase.task.index - 1, name): a for name, a in state["module"].items()}
-            state = {**state, "past": {**state.get("past", {}), **done}}
-        return {**state, "module": fresh, "head": {**state.get("head", {}), **rows}}
-
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The current module; for training the current head rows; for deployed Grams the earlier tasks' modules."""
-        rows = {name: state["head"][name] for name in (head.weight(phase.task.index), head.bias(phase.task.index))}
         past = state.get("past", {}) if self.gram_model == "deployed" else {}
-        return Broadcast({**state["module"], **(rows if phase.kind == "train" else {})}, past)
+        return Broadcast(super().broadcast(state, phase).arrays, past)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Over the clients: the moments of every matrix that trained; in a report G_i of every layer."""
@@ -218,9 +198,9 @@ class LoRM(Method):
         kept, running = dict(state.get("gram", {})), dict(state.get("gram_sum", {}))
         for name, gram in grams.items():
             whole = self._whole(name)
-            kept[_of_task(task, name)] = halves.diagonal(gram) if whole else gram
+            kept[of_task(task, name)] = halves.diagonal(gram) if whole else gram
             if whole:
-                kept[_of_task(task, name + RESPONSE)] = halves.times(state["module"][name], gram)
+                kept[of_task(task, name + RESPONSE)] = halves.times(state["module"][name], gram)
                 running[name] = running[name] + gram if name in running else gram
         sums = {"gram_sum": running} if running else {}
         return {**state, "gram": kept, **sums}
@@ -230,7 +210,7 @@ class LoRM(Method):
         past = state.get("past", {})
         if phase.kind == "train":
             return {**mean_of_tasks(state["module"], past), **state["head"]}
-        modules, grams = [*_past(past), state["module"]], _past(state["gram"])
+        modules, grams = [*past_tasks(past), state["module"]], past_tasks(state["gram"])
         merged: dict[str, np.ndarray] = {}
         for layer in layers_of(state["module"]):
             pairs = [(m[layer + B], m[layer + A]) for m in modules]

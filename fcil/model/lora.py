@@ -18,9 +18,11 @@ from fcil.arrays import matching
 from fcil.errors import ConfigError
 from fcil.method import Backbone
 
-__all__ = ["A", "B", "Lora", "LoraLinear", "TARGETS", "layers_of"]
+__all__ = ["A", "B", "DELTA", "Lora", "LoraLinear", "TARGETS", "layers_of"]
 
 A, B = ".lora_A", ".lora_B"
+DELTA = ".delta"
+"""A dense change of the layer's weight, (out, in), for what a merge leaves that no factors hold. It never trains."""
 TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
 
 
@@ -74,9 +76,14 @@ class LoraLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.lora_A: Tensor | None = None  # (r, in)
         self.lora_B: Tensor | None = None  # (out, r)
+        self.delta: Tensor | None = None  # (out, in)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        # beside the weight, not in it: in bf16 a small change added to a large weight would round away
+        return self._adapted(x) if self.delta is None else self._adapted(x) + F.linear(x, self.delta.to(x.dtype))
+
+    def _adapted(self, x: Tensor) -> Tensor:
         a, b = self.lora_A, self.lora_B
         if a is None and b is None:
             return F.linear(x, self.weight, self.bias)
@@ -135,7 +142,7 @@ class Lora:
             module = network.get_submodule(name)
             layer = module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
             setattr(network.get_submodule(parent), child, layer)
-            slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B")}
+            slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B"), name + DELTA: (layer, "delta")}
         return slots
 
     def features(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""What is merged: models that left one start, a round's clients or finished tasks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fcil.arrays import Arrays
+from fcil.errors import MergeError
+from fcil.merging.lowrank import LowRank
+
+__all__ = ["Expert", "layers", "shares"]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One of the models that a merge is given, as its change from the start that all of them share."""
+
+    changes: Mapping[str, LowRank]
+    """Layer -> change of its weight."""
+    weight: float = 1.0
+    """Training samples behind it, where those count."""
+    statistics: Arrays = field(default_factory=dict)
+    """What the method asked for beside weights, for example a layer's Gram."""
+
+
+def layers(experts: Sequence[Expert]) -> list[str]:
+    """The layers that all experts have in common, in the order of the first.
+
+    Raises:
+        MergeError: no experts; layers or shapes that differ; changes that are not finite. Before anything is merged.
+    """
+    if not experts:
+        raise MergeError("nothing to merge: the list of experts is empty")
+    shapes = {layer: change.shape for layer, change in experts[0].changes.items()}
+    for i, expert in enumerate(experts):
+        odd = [n for n in {**shapes, **expert.changes} if n not in expert.changes or n not in shapes]
+        odd = odd or [n for n, change in expert.changes.items() if change.shape != shapes[n]]
+        if odd:
+            raise MergeError(f"expert {i} differs from expert 0 in {', '.join(sorted(odd)[:3])}")
+        for layer, change in expert.changes.items():
+            if not (np.isfinite(change.b).all() and np.isfinite(change.a).all()):
+                raise MergeError(f"expert {i}: the change of {layer} is infinite or NaN")
+    return list(shapes)
+
+
+def shares(experts: Sequence[Expert]) -> np.ndarray:
+    """Their weights, summing to one.
+
+    Raises:
+        MergeError: weights that are negative, not finite or all zero.
+    """
+    w = np.array([expert.weight for expert in experts], np.float64)
+    if not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
+        raise MergeError(f"weights of experts must be finite, not negative and not all zero; got {w.tolist()}")
+    return np.asarray(w / w.sum())

@@ -1,0 +1,132 @@
+"""Changes of weight matrices, left in factors: what LoRA merges are written over.
+
+A change is B A with B (out, k) and A (k, in), in float64; its product is never formed unless `dense` is asked for. The
+rank k of a difference or a sum of changes is the sum of theirs, until `truncated` makes it smaller again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcil.errors import MergeError
+
+__all__ = ["Change", "LowRank", "balanced", "dense", "inner", "product_svd", "stacked", "truncated"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """B A, (out, in), as its factors."""
+
+    b: np.ndarray
+    """(out, k)."""
+    a: np.ndarray
+    """(k, in)."""
+
+    def __post_init__(self) -> None:
+        if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:
+            raise MergeError(f"factors B {self.b.shape} and A {self.a.shape} do not multiply")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.b.shape[0], self.a.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of B: at least the rank of the product."""
+        return int(self.b.shape[1])
+
+    def times(self, factor: float) -> "LowRank":
+        """The change, `factor` times as large."""
+        return LowRank(self.b * factor, self.a)
+
+    def minus(self, other: "LowRank") -> "LowRank":
+        """B A - B' A', exactly: (B - B') A where A is shared, B (A - A') where B is, else [B | -B'] and [A ; A']."""
+        if np.array_equal(self.a, other.a):
+            return LowRank(np.subtract(self.b, other.b, dtype=np.float64), self.a)
+        if np.array_equal(self.b, other.b):
+            return LowRank(self.b, np.subtract(self.a, other.a, dtype=np.float64))
+        return stacked([self, other.times(-1.0)])
+
+
+Change = LowRank | np.ndarray
+"""What a merge makes of a layer: in factors, or (out, in) where the method leaves low rank."""
+
+
+def _same_shape(changes: Sequence[LowRank]) -> None:
+    if not changes:
+        raise MergeError("nothing to merge: the list of changes is empty")
+    for i, change in enumerate(changes):
+        if change.shape != changes[0].shape:
+            raise MergeError(f"change {i} is {change.shape}, but change 0 is {changes[0].shape}")
+
+
+def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) -> LowRank:
+    """sum_i w_i B_i A_i, exactly, as [B_1 | B_2 | ...] and [w_1 A_1 ; w_2 A_2 ; ...]; weights are 1 unless given.
+
+    Raises:
+        MergeError: no changes, or shapes that differ.
+    """
+    _same_shape(changes)
+    each = weights if weights is not None else [1.0] * len(changes)
+    a = [np.asarray(w * c.a, np.float64) for w, c in zip(each, changes, strict=True)]
+    return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
+
+
+def dense(change: Change) -> np.ndarray:
+    """(out, in) in float64."""
+    if isinstance(change, LowRank):
+        return np.asarray(change.b.astype(np.float64) @ change.a.astype(np.float64))
+    return change.astype(np.float64)
+
+
+def inner(left: LowRank, right: LowRank) -> float:
+    """<B A, B' A'>_F = tr((B^T B')(A' A^T)): O(k k' (out + in)), no product is formed."""
+    _same_shape([left, right])
+    b = left.b.astype(np.float64).T @ right.b.astype(np.float64)
+    a = left.a.astype(np.float64) @ right.a.astype(np.float64).T
+    return float(np.sum(b * a))
+
+
+def product_svd(change: Change, tolerance: float = 1e-10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thin U, s, V^T of a change; of factors by two QRs and an SVD of k x k.
+
+    Args:
+        tolerance: singular values of at most `tolerance` times the largest are dropped, none of a zero change is kept.
+
+    Returns:
+        (out, k), (k,) falling, (k, in). The largest entry of every column of U is positive, so that signs are settled.
+    """
+    if isinstance(change, LowRank):
+        q_b, r_b = np.linalg.qr(change.b.astype(np.float64))
+        q_a, r_a = np.linalg.qr(change.a.astype(np.float64).T)
+        u, s, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+        u, vt = q_b @ u, vt @ q_a.T
+    else:
+        u, s, vt = np.linalg.svd(change.astype(np.float64), full_matrices=False)
+    kept = s > tolerance * s[0] if len(s) else np.zeros(0, bool)
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+    signs = np.sign(u[np.abs(u).argmax(0), np.arange(len(s))]) if len(s) else np.ones(0)
+    return u * signs, s, vt * signs[:, None]
+
+
+def balanced(u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> LowRank:
+    """U s V^T as B = U s^1/2 and A = s^1/2 V^T: both factors learn at the same pace."""
+    root = np.sqrt(s)
+    return LowRank(u * root, root[:, None] * vt)
+
+
+def truncated(change: Change, rank: int) -> tuple[LowRank, float]:
+    """The nearest change of rank `rank` (Eckart and Young), padded with zeros to it, and the energy lost.
+
+    Returns:
+        Balanced factors (out, rank) and (rank, in), and the share of the squared Frobenius norm that was cut off.
+    """
+    u, s, vt = product_svd(change)
+    out, width = u.shape[0], vt.shape[1]
+    kept = balanced(u[:, :rank], s[:rank], vt[:rank])
+    b, a = np.zeros((out, rank)), np.zeros((rank, width))
+    b[:, : kept.rank], a[: kept.rank] = kept.b, kept.a
+    energy = float(np.sum(s**2))
+    return LowRank(b, a), float(np.sum(s[rank:] ** 2)) / energy if energy else 0.0

@@ -1,0 +1,140 @@
+"""What methods that merge whole changes of the weights share: over a round's clients, over tasks, or both.
+
+A published merge says in `combine` how experts become one. What an expert is depends on where it is used:
+
+    round   client i's pair against the pair that the round began with, B_i A_i - B A, exactly, in factors of rank 2 r;
+            the merged change is added to B A, and the nearest pair of rank r goes on
+    task    task t's pair against W0; what is merged is deployed as it is, at any rank, and trains no further
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.arrays import Arrays, State, total
+from fcil.merging.expert import Expert, layers
+from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
+from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
+from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.options import Option
+
+from ._lora import of_task, past_tasks
+from .fedavg import FedAvg
+
+__all__ = ["Draw", "MergeMethod", "changes_of"]
+
+Draw = Callable[..., np.random.Generator]
+"""purpose, ... -> the generator for it: masks are drawn per round, expert and layer."""
+
+
+def changes_of(arrays: Arrays) -> dict[str, LowRank]:
+    """Layer -> B A, from arrays that hold both factors."""
+    return {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}
+
+
+def _arrays(layer: str, change: Change) -> dict[str, np.ndarray]:
+    if isinstance(change, LowRank):
+        return {layer + A: change.a.astype(np.float32), layer + B: change.b.astype(np.float32)}
+    return {layer + DELTA: change.astype(np.float32)}
+
+
+def _added(start: LowRank, change: Change) -> Change:
+    return stacked([start, change]) if isinstance(change, LowRank) else dense(start) + change
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeMethod(FedAvg):
+    """The base of the methods that merge changes; where it does not merge rounds, those are averaged as by FedAvg."""
+
+    at: Annotated[
+        Literal["task", "round", "both"], Option("what is merged: tasks' modules, a round's clients, or both")
+    ] = "task"
+    start: Annotated[
+        Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended")
+    ] = "fresh"
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
+        """The merged change of every layer, one at a time, so that no more than one dense layer is held.
+
+        `experts` are checked: the same layers and shapes, finite.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.combine")
+
+    def reports(self, kind: Kind) -> tuple[Statistic, ...]:
+        """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
+        return ()
+
+    @property
+    def remembers(self) -> bool:
+        """Tasks are merged from their own pairs."""
+        return self.at != "round"
+
+    @property
+    def fresh(self) -> bool:
+        """See `start`."""
+        return self.remembers and self.start == "fresh"
+
+    @property
+    def additive(self) -> bool:
+        """Only an average of the clients can be summed in groups."""
+        return self.at == "task"
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The rounds, and a report under the merged model where merging tasks needs one."""
+        report = self.at != "round" and self.reports(REPORT)
+        return (TRAIN,) * rounds + ((REPORT,) if report else ())
+
+    def local(self, phase: Phase) -> Local:
+        """Train as FedAvg does; report what `combine` needs where it is used."""
+        if phase.kind == "report":
+            return Local(passes=(Pass(self.reports(REPORT)),))
+        wanted = self.reports(TRAIN) if self.at != "task" else ()
+        return Local(super().local(phase).trains, passes=(Pass(wanted),) if wanted else ())
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """Of a report the statistics, over all clients; else as FedAvg."""
+        if phase.kind == "report":
+            return total([u.statistics for u in updates])
+        return super().sums(phase, broadcast, updates)
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """Keep the task's statistics, or average."""
+        if phase.kind == "report":
+            kept = {of_task(phase.task.index, name): a for name, a in sums.items()}
+            return {**state, "kept": {**state.get("kept", {}), **kept}}
+        return super().merge_sums(state, phase, sums)
+
+    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
+        """Average, and where rounds are merged put the merged pairs in the place of the mean ones."""
+        averaged = super().merge(state, phase, updates)
+        if phase.kind == "report" or self.at == "task":
+            return averaged
+        start = changes_of(state["module"])
+        experts = []
+        for update in updates:
+            mine = changes_of({**state["module"], **update.arrays})
+            changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
+            experts.append(Expert(changes, update.num_examples, update.statistics))
+        module: dict[str, np.ndarray] = {}
+        for layer, change in self._merged(experts, phase):
+            module |= _arrays(layer, truncated(_added(start[layer], change), self.rank)[0])
+        return {**averaged, "module": module}
+
+    def _merged(self, experts: Sequence[Expert], phase: Phase) -> Iterable[tuple[str, Change]]:
+        layers(experts)
+        return self.combine(experts, lambda *purpose: phase.generator(type(self).__name__, *purpose))
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The tasks' modules merged; one alone is deployed as it is."""
+        past = past_tasks(state.get("past", {}))
+        if self.at == "round" or not past:
+            return super().deploy(state, phase)
+        kept = past_tasks(state.get("kept", {}))
+        modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
+        experts = [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
+        merged: dict[str, np.ndarray] = {}
+        for layer, change in self._merged(experts, phase):
+            merged |= _arrays(layer, change)
+        return {**merged, **state["head"]}
