@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,13 @@ def _bench(given: argparse.Namespace, console: Console) -> None:
     report(setting, given.repeats, console, given.method or MethodChoice().name)
 
 
+def _version() -> str:
+    try:
+        return version("fcil")
+    except PackageNotFoundError:
+        return "in a bare checkout"
+
+
 def _console() -> Console:
     """Tables keep their lines when the output goes to a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -181,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "task, small modules trained locally and merged by the server in closed form.",
         epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     )
-    parser.add_argument("--version", action="version", version=f"fcil {version('fcil')}")
+    parser.add_argument("--version", action="version", version=f"fcil {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, as_float32, weighted_total
+from fcil.arrays import Arrays, State, weighted_total
 from fcil.errors import MergeError
 from fcil.method import Broadcast, ClientUpdate, Local, Phase
 from fcil.model import head
@@ -45,8 +45,10 @@ class FedAvg(LoraMethod):
         """
         if not sums[EXAMPLES] > 0:
             raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
-        merged = {
-            group: {name: a + sums[name] / sums[EXAMPLES] if name in sums else a for name, a in arrays.items()}
+        return {
+            group: {
+                name: (a + sums[name] / sums[EXAMPLES]).astype(np.float32) if name in sums else a
+                for name, a in arrays.items()
+            }
             for group, arrays in state.items()
         }
-        return {group: as_float32(arrays) for group, arrays in merged.items()}

@@ -215,3 +215,11 @@ def test_digest_changes_with_any_pixel_or_label_and_not_with_the_storage():
     changed = images.copy()
     changed[5, 3, 3, 2] ^= 1
     assert len({sha(images, labels), sha(changed, labels), sha(images, labels[::-1])}) == 3
+
+
+def test_batches_that_are_rendered_together_are_those_rendered_alone():
+    images = np.random.default_rng(0).integers(0, 256, (7, 40, 30, 3), np.uint8)
+    for view in (View(resize=256, crop="random", flip=True), View(crop="area", flip=True), View()):
+        alone, together = np.random.default_rng(1), np.random.default_rng(1)
+        each = [render(images[i : i + 3], view, SIZE, alone) for i in range(0, 7, 3)]
+        assert torch.equal(render(images, view, SIZE, together, batch=3), torch.cat(each))

@@ -116,7 +116,11 @@ def prepare(
     size: int,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
+    batch: int = 0,
 ) -> Tensor:
-    """Images -> normalised (n, 3, size, size) float32 on `device`: the training view if given a generator."""
+    """Images -> normalised (n, 3, size, size) float32 on `device`: the training view if given a generator.
+
+    `batch` is that of `render`.
+    """
     view = dataset.test_view if rng is None else dataset.train_view
-    return normalise(render(images, view, size, rng, device), dataset.mean, dataset.std)
+    return normalise(render(images, view, size, rng, device, batch), dataset.mean, dataset.std)

@@ -92,6 +92,15 @@ def boxes(view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | 
     return _area_boxes(view, shapes, rng)
 
 
+def _drawn(
+    view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The boxes, and which images are mirrored."""
+    corner, extent = boxes(view, shapes, size, rng)
+    flips = rng.random(len(shapes)) < 0.5 if view.flip and rng is not None else np.zeros(len(shapes), bool)
+    return corner, extent, flips
+
+
 def _bytes(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
     """One image on the CPU, in whole bytes after each stage as in torchvision: (c, size, size) uint8."""
 
@@ -114,16 +123,22 @@ def render(
     size: int,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
+    batch: int = 0,
 ) -> Tensor:
     """What `view` shows of each image: (n, c, size, size) float32 in 0..1.
+
+    Args:
+        batch: images whose draws are made together; 0 for all. Batches that are rendered together are drawn as if each
+            were rendered alone.
 
     What is drawn depends on the generator, the view and the images' shapes only. On a CPU, torch resizes bytes, which
     is several times faster than the batched products that a GPU gets. Those clamp once, at the end, and never round.
     """
     device = torch.device(device)
     whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
-    corner, extent = boxes(view, whole, size, rng)
-    mirrored = rng.random(len(images)) < 0.5 if view.flip and rng is not None else np.zeros(len(images), bool)
+    begins = range(0, len(images), batch or max(1, len(images)))
+    drawn = [_drawn(view, whole[begin : begin + (batch or len(images))], size, rng) for begin in begins]
+    corner, extent, mirrored = (np.concatenate(each) for each in zip(*drawn, strict=True))
     if device.type != "cpu":
         shown = resample(images, whole, corner, extent, size, device).clamp_(0, 255)
         which = torch.from_numpy(mirrored).to(device).view(-1, 1, 1, 1)
