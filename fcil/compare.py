@@ -10,6 +10,7 @@ import numpy as np
 from fcil.config import Config, load_variant, variant_names
 from fcil.engine import Session, prepare
 from fcil.errors import ConfigError
+from fcil.metrics import pooled_accuracies
 from fcil.records import write_atomic
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.tables import compare_rows, to_csv, to_latex, to_markdown
@@ -74,7 +75,7 @@ def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> list[Any]:
     points = {}
     for label in labels:
         mine = [run for run in runs if run["label"] == label]
-        curves[label] = np.array([[sum(r) / sum(run["total"][: len(r)]) for r in run["right"]] for run in mine])
+        curves[label] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
         final = [run["final_accuracy"] for run in mine]
         megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
         std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
