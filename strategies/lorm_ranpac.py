@@ -13,7 +13,19 @@ from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
 from fcil.feature_sums import CROSS, GRAM, HELD, OLD_GRAM, Drift, FeatureMap, FeatureSums, class_sums
 from fcil.merging.ridge import transport, transported
-from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
+from fcil.method import (
+    REPORT,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    Kind,
+    Local,
+    Method,
+    Pass,
+    Phase,
+    Statistic,
+    Task,
+)
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import Lora
 from fcil.options import Option
@@ -86,13 +98,13 @@ class LoRMRanPAC(RanPAC):
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:
-        """As the tuner says; in the last phase sums under the adapted backbone, and beside it the frozen and the old."""
+        """As the tuner says; in the last phase sums under the adapted backbone, beside the frozen and the old one."""
         if self.is_tuners(phase):
             return self.tuner.local(phase)
         task = phase.task.index
         drift = self.drift(phase)
         beside = ([_bare] if self.concat else []) + ([partial(_modules, task - 1)] if drift else [])
-        statistics = (self.statistic(phase), *([drift] if drift else []))
+        statistics: tuple[Statistic, ...] = (self.statistic(phase), drift) if drift else (self.statistic(phase),)
         return Local(passes=(Pass(statistics, partial(_modules, self.last_tuned(task)), beside=tuple(beside)),))
 
     def statistic(self, phase: Phase) -> FeatureSums:
