@@ -82,7 +82,8 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
         console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
         return _carry_out(cell.session(), cell.folder, console)
 
-    console.print(to_rich(write_comparison(out, list(carry_out(made, one)))))
+    for value, rows in write_comparison(out, list(carry_out(made, one))).items():
+        console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
     console.print(f"tables and plots: {out}", soft_wrap=True)
 
 

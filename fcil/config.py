@@ -4,6 +4,7 @@ A file may name another as its `base` (relative to itself); later files and then
 value remembers which file it came from, so that a message can point at it.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -26,11 +27,12 @@ __all__ = [
     "from_table",
     "load_config",
     "load_variant",
+    "sweep_overrides",
     "to_table",
     "variant_names",
 ]
 
-COMPARE = "compare"
+COMPARE, SWEEP = "compare", "sweep"
 
 Table = dict[str, dict[str, Any]]
 
@@ -165,12 +167,36 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    return [(source, {s: entries for s, entries in table.items() if s != COMPARE}) for source, table in layers]
+    about_runs = (COMPARE, SWEEP)
+    return [(source, {s: entries for s, entries in table.items() if s not in about_runs}) for source, table in layers]
 
 
 def variant_names(path: Path) -> list[str]:
     """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
     return next((list(table[COMPARE]) for _, table in reversed(_layers(path)) if table.get(COMPARE)), [])
+
+
+def sweep_overrides(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """One override for each value of the setting under [sweep], written `"section.key" = [values]`; none without it.
+
+    Raises:
+        ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
+    """
+    found = [(source, table[SWEEP]) for source, table in _layers(path) if SWEEP in table]
+    if not found:
+        return []
+    source, table = found[-1]
+    values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
+    plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
+    if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
+        raise ConfigError(
+            f"{source}: [{SWEEP}]: must be one setting and a list of different numbers or words, for example "
+            '"partition.beta" = [0.5, 0.1]'
+        )
+    (key,) = table
+    if any(text.partition("=")[0].strip() == key for text in overrides):
+        raise ConfigError(f"--set {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
+    return [f"{key}={json.dumps(value)}" for value in values]
 
 
 def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Config:

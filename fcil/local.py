@@ -162,20 +162,30 @@ def _collect(
     """The statistics that share one kind of pass."""
     seen_under = each.under(arrays, references)
     model.load(seen_under, matching(seen_under, each.gradients))
-    collectors = [statistic.start(arrays, model) for statistic in each.statistics]
+    beside = [under(arrays, references) for under in each.beside]
+    collectors = [statistic.start(arrays, model, step.generator) for statistic in each.statistics]
     observers: dict[str, list[Callable[[Tensor], None]]] = {}
     for collector in collectors:
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
     transform = step.generator("statistics augmentation") if each.transform == "train" else None
     merged = {layer: _all(several) for layer, several in observers.items()}
-    with torch.set_grad_enabled(bool(each.gradients)), model.observed(merged):
+    with torch.set_grad_enabled(bool(each.gradients)):
         for _ in range(each.repeats):
             for images, labels in data.batches(each.batch or batch, np.arange(len(data)), transform):
-                features = model.features(images)
+                with model.observed(merged):
+                    features = model.features(images)
+                if beside:
+                    features = torch.cat([features, *(_features(model, other, images) for other in beside)], 1)
                 for collector in collectors:
                     collector.batch(features, labels)
     return {name: a for collector in collectors for name, a in collector.finish().items()}
+
+
+def _features(model: AdaptedModel, arrays: Arrays, images: Tensor) -> Tensor:
+    """(n, width), under other arrays than the loaded ones."""
+    with model.using(arrays):
+        return model.features(images)
 
 
 def _all(several: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:

@@ -115,8 +115,9 @@ def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Back
     """Lay out all phases of a run."""
     phases: list[Phase] = []
     for task in scenario.tasks:
-        for position, kind in enumerate(method.phases(task, config.train.rounds), 1):
-            phases.append(Phase(len(phases), kind, task, position, config.run.seed))
+        kinds = method.phases(task, config.train.rounds)
+        for position, kind in enumerate(kinds, 1):
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, len(kinds) - position))
     return Plan(config, method, scenario, backbone, tuple(phases))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "Arrays", "Backbone", "Broadcast", "ClientUpdate", "Collector", "Kind", "Local", "Method", "Pass",
-    "Phase", "Shapes", "State", "Statistic", "Task",
+    "Phase", "Shapes", "State", "Statistic", "Stream", "Task",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
 TRAIN: Kind = "train"
 REPORT: Kind = "report"
+Stream = Literal["federated", "pooled", "at_once"]
+"""Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
 
@@ -67,6 +69,8 @@ class Phase:
     round: int
     """Position within the task, from 1; a report after R rounds of training has round R + 1."""
     seed: int
+    left: int = 0
+    """Phases of this task that follow: what tells several reports apart."""
 
     def generator(self, *purpose: str | int) -> np.random.Generator:
         """The randomness of this phase for one purpose, for example `("batches", client)`."""
@@ -109,7 +113,10 @@ class Collector(Protocol):
     """Linear layer -> function that is called with the layer's input, (..., in), in every forward pass."""
 
     def batch(self, features: Tensor, labels: Tensor) -> None:
-        """Called once a batch with features (n, width) and labels (n,), positions in the class order."""
+        """Called once a batch with labels (n,), positions in the class order, and features (n, width).
+
+        Of a pass under several models their features stand side by side, (n, models * width).
+        """
 
     def finish(self) -> Arrays:
         """The sums, float32 unless float64 is needed."""
@@ -121,10 +128,11 @@ class Statistic(Protocol):
     def shapes(self, broadcast: Shapes) -> Shapes:
         """What arrives, given the shapes of the broadcast's arrays: the server checks it."""
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> Collector:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Callable[[str], np.random.Generator]) -> Collector:
         """Begin to sum, given the client's arrays (the broadcast's, with those that trained in their place).
 
         `model` is the one that the data go through; a statistic of gradients (Fisher) differentiates its logits.
+        `generator` gives the client's own randomness for a purpose, as in `Step`.
         """
 
 
@@ -146,6 +154,8 @@ class Pass:
     """Glob patterns of arrays that need a gradient in the pass; without any, the pass runs without autograd."""
     batch: int = 0
     """Batch size; 0 leaves it to the engine. A statistic of single samples' gradients asks for 1."""
+    beside: tuple[Callable[[Arrays, Arrays], Arrays], ...] = ()
+    """Further models that see the same batches, without observers: their features stand to the right of the first's."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,9 @@ class Method:
     A subclass adds its settings as annotated fields (see `fcil.options.Option`) and overrides what differs. Its
     docstring begins with one line and names its source.
     """
+
+    stream: ClassVar[Stream] = "federated"
+    """How the training data reach the method: other than federated are bounds for those that are."""
 
     @property
     def adapter(self) -> Adapter | None:

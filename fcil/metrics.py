@@ -1,26 +1,43 @@
 """Accuracy counts -> the figures of class-incremental learning. Pure.
 
-`right[t][s]` counts the test images of task s that are classified correctly after task t, among all classes seen, with
-no task id; `total[s]` is how many there are. All accuracies are shares between 0 and 1.
+A row of `right` counts, for each task seen so far, the test images that are classified correctly among all classes
+seen, with no task id; `total[s]` is how many task s has. There is a row after every task or, where all classes are
+learned at once, only the one after the last. All accuracies are shares between 0 and 1.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["accuracy_matrix", "summarise"]
+__all__ = ["accuracy_matrix", "pooled_accuracies", "summarise"]
+
+SEQUENTIAL = ("average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer")
+"""Figures that need an evaluation after every task."""
 
 
 def accuracy_matrix(right: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
-    """(tasks done, tasks): row t, column s is the accuracy on task s after task t; NaN where s was not seen yet."""
-    matrix = np.full((len(right), len(total)), np.nan)
-    for t, row in enumerate(right):
-        matrix[t, : len(row)] = np.asarray(row) / np.asarray(total[: len(row)])
+    """(tasks done, tasks): row t, column s is the accuracy on task s after task t.
+
+    NaN where s was not seen yet, and in the rows of tasks after which nothing was evaluated.
+    """
+    matrix = np.full((len(right[-1]) if right else 0, len(total)), np.nan)
+    for row in right:
+        matrix[len(row) - 1, : len(row)] = np.asarray(row) / np.asarray(total[: len(row)])
     return matrix
 
 
-def summarise(right: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float]:
+def pooled_accuracies(right: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
+    """(tasks done,) right / total over all images seen after each task; NaN where nothing was evaluated."""
+    pooled = np.full(len(right[-1]) if right else 0, np.nan)
+    for row in right:
+        pooled[len(row) - 1] = sum(row) / sum(total[: len(row)])
+    return pooled
+
+
+def summarise(right: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float | None]:
     """The figures that papers report, of the tasks done so far (at least one).
+
+    All but the first two are None where all classes were learned at once: they are about a sequence.
 
     - `final_accuracy`: pooled, right / total over all images seen; `final_accuracy_task_mean`: mean over tasks, which
       differs where tasks have unequal sizes.
@@ -32,13 +49,15 @@ def summarise(right: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[s
       Ranzato, 2017).
     """
     matrix = accuracy_matrix(right, total)
-    last = len(right) - 1
-    pooled = [sum(row) / sum(total[: len(row)]) for row in right]
+    last = len(matrix) - 1
+    pooled = pooled_accuracies(right, total)
     learned, final = np.diagonal(matrix)[: last + 1], matrix[last, : last + 1]
+    at_the_end = {"final_accuracy": float(pooled[last]), "final_accuracy_task_mean": float(final.mean())}
+    if len(right) <= last:
+        return {**at_the_end, **dict.fromkeys(SEQUENTIAL)}
     best = np.array([np.max(matrix[s:last, s]) for s in range(last)])
     return {
-        "final_accuracy": pooled[last],
-        "final_accuracy_task_mean": float(final.mean()),
+        **at_the_end,
         "average_accuracy": float(np.mean(pooled)),
         "forgetting": float(np.mean(best - final[:last])) if last else 0.0,
         "forgetting_from_learned": float(np.mean(learned - final)),

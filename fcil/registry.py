@@ -1,6 +1,7 @@
 """Finds a method by name: the only place that knows where methods live.
 
-A method called `x` is the one subclass of `Method` that `strategies/x.py` defines. In a checkout that is the folder
+A method called `x` is the one subclass of `Method` that `strategies/x.py` defines, and the hybrid of two methods `x+y`
+that of `strategies/x_y.py`. In a checkout that is the folder
 `strategies/` beside `fcil/`; in a wheel it is `fcil.strategies`. Names travel, classes never do.
 """
 
@@ -35,9 +36,15 @@ def _package() -> ModuleType:
     return package
 
 
+def _modules() -> dict[str, str]:
+    """Method -> the module that defines it."""
+    modules = {m.name for m in iter_modules(_package().__path__) if not m.name.startswith("_")}
+    return {m.replace("_", "+") if "_" in m and modules.issuperset(m.split("_")) else m: m for m in modules}
+
+
 def method_names() -> list[str]:
     """All methods, sorted."""
-    return sorted(m.name for m in iter_modules(_package().__path__) if not m.name.startswith("_"))
+    return sorted(_modules())
 
 
 def method_class(name: str) -> type[Method]:
@@ -46,12 +53,14 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ConfigError: no such method; names the nearest.
     """
-    if name not in method_names():
-        raise ConfigError(f"method.name = {name!r}: no such method. {nearest(name, method_names())}")
+    modules = _modules()
+    if name not in modules:
+        raise ConfigError(f"method.name = {name!r}: no such method. {nearest(name, modules)}")
     try:
-        module = import_module(f"{_package().__name__}.{name}")
+        module = import_module(f"{_package().__name__}.{modules[name]}")
     except Exception as error:  # a draft may raise anything
-        raise ConfigError(f"strategies/{name}.py cannot be imported: {type(error).__name__}: {error}") from error
+        file = f"strategies/{modules[name]}.py"
+        raise ConfigError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     found = [
         c
         for c in vars(module).values()

@@ -132,7 +132,8 @@ class Rehearsal:
         """No right answers; the first and the last task's evaluation is timed on some batches."""
         began = time.perf_counter()
         self.evaluated.append(task)
-        if task.index in (0, len(self.plan.scenario.tasks) - 1) and task.index not in self.evaluation:
+        tasks = self.plan.scenario.tasks
+        if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.evaluation:
             shards = max(1, self.worker.batches(task) // BATCHES)
             size = self.plan.config.run.evaluation_batch
             images = sum(len(t) for t in self.plan.scenario.tests[: task.index + 1])

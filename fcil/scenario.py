@@ -1,11 +1,12 @@
 """Tasks x clients -> sample indices: everything about a run's data that is decided before it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
+from fcil.method import Stream
 from fcil.partition import Partition, split
 from fcil.seeding import generator
 from fcil.tasks import Task, Tasks, class_order, make_tasks
@@ -18,6 +19,7 @@ class Scenario:
     """Who has what, when."""
 
     tasks: tuple[Task, ...]
+    """Of training; with all classes at once the last one alone, which then holds them all."""
     order: np.ndarray
     """Position -> the data set's label."""
     positions: np.ndarray
@@ -50,8 +52,12 @@ def round_half_up(x: float) -> int:
     return int(np.floor(x + 0.5))
 
 
-def make_scenario(data: Dataset, tasks: Tasks, partition: Partition, seed: int) -> Scenario:
+def make_scenario(
+    data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream: Stream = "federated"
+) -> Scenario:
     """Order the classes, cut them into tasks and share each task's samples among the clients.
+
+    With another stream than the federated one a single client holds them all, task by task or at once.
 
     Raises:
         ConfigError: the tasks do not cover the classes, the split cannot serve the clients, or a class has no samples.
@@ -60,6 +66,8 @@ def make_scenario(data: Dataset, tasks: Tasks, partition: Partition, seed: int) 
     positions = np.argsort(order)
     parts, tests = [], []
     cut = make_tasks(len(data.classes), tasks)
+    if stream != "federated":
+        partition = Partition(kind="iid", clients=1, min_samples=0)
     for task in cut:
         labels = order[task.first : task.seen]
         mine = np.flatnonzero(np.isin(data.train.labels, labels))
@@ -71,4 +79,13 @@ def make_scenario(data: Dataset, tasks: Tasks, partition: Partition, seed: int) 
             )
         shares = split(data.train.labels[mine], partition, generator(seed, task.index, "partition"))
         parts.append(tuple(mine[share] for share in shares))
-    return Scenario(cut, order, positions, tuple(parts), tuple(tests))
+    scenario = Scenario(cut, order, positions, tuple(parts), tuple(tests))
+    return _at_once(scenario) if stream == "at_once" else scenario
+
+
+def _at_once(scenario: Scenario) -> Scenario:
+    """Every class arrives with the last task, which is the only one; test images stay in their tasks."""
+    last = Task(scenario.tasks[-1].index, 0, len(scenario.order))
+    everything = np.sort(np.concatenate([part for parts in scenario.parts for part in parts]))
+    before = (np.empty(0, np.int64),)
+    return replace(scenario, tasks=(last,), parts=((before,) * last.index) + ((everything,),))

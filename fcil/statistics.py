@@ -27,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 Observers = Mapping[str, Callable[[Tensor], None]]
+Streams = Callable[[str], np.random.Generator]
 
 
 def projected_gram(layer: str) -> str:
@@ -106,7 +107,7 @@ class InputEnergy:
         """(in,) per layer."""
         return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
         """Sum x_j^2 over tokens."""
         sums = _Sums()
         sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
@@ -122,7 +123,7 @@ class InputGram:
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
         return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
         """Sum x x^T over tokens."""
         sums = _Sums(result=lambda wholes: {name: symmetric_half(gram) for name, gram in wholes.items()})
         sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in layers_of(arrays)}
@@ -158,7 +159,7 @@ class InputSketch:
         sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
         return {**sketches, **InputEnergy().shapes(broadcast)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sketches:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sketches:
         """Sketch while the data stream by."""
         sums = _Sketches()
         sums.streams = {layer: FrequentDirections(arrays[layer + A].shape[1], self.rows) for layer in layers_of(arrays)}
@@ -181,7 +182,7 @@ class ProjectedGram:
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
         return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> _Sums:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
         """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
 
@@ -228,7 +229,7 @@ class HeadGram:
         d = broadcast[head.weight(self.task)][1]
         return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel) -> _HeadSums:
+    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _HeadSums:
         """Sum over samples."""
         name, diagonal = head_gram(self.task), self.amount == 0
 

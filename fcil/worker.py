@@ -70,7 +70,8 @@ class Worker:
     @cached_property
     def scenario(self) -> Scenario:
         """Who has what; the same in every process."""
-        return make_scenario(self.dataset, self.config.tasks, self.config.partition, self.config.run.seed)
+        config = self.config
+        return make_scenario(self.dataset, config.tasks, config.partition, config.run.seed, self.method.stream)
 
     @cached_property
     def model(self) -> AdaptedModel:

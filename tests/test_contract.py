@@ -34,7 +34,7 @@ TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
 def of(name):
     """The method at settings small enough for the tiny backbone."""
     known = {option.name for option in describe(method_class(name))}
-    return build_method(name, {k: v for k, v in {"rank": 2}.items() if k in known})
+    return build_method(name, {k: v for k, v in {"rank": 2, "size": 24}.items() if k in known})
 
 
 def work(method, adapted, phase, broadcast, client):
@@ -52,8 +52,9 @@ def trajectory(name):
     method, adapted = of(name), model(of(name).adapter)
     state, steps = method.init(BACKBONE, 4, 0), []
     for task in TASKS:
-        for round, kind in enumerate(method.phases(task, TRAIN.rounds), 1):
-            phase = Phase(len(steps), kind, task, round, 0)
+        kinds = method.phases(task, TRAIN.rounds)
+        for round, kind in enumerate(kinds, 1):
+            phase = Phase(len(steps), kind, task, round, 0, len(kinds) - round)
             state = method.begin(state, phase, BACKBONE) if round == 1 else state
             broadcast = method.broadcast(state, phase)
             updates = [work(method, adapted, phase, broadcast, client) for client in range(CLIENTS)]

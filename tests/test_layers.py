@@ -17,6 +17,7 @@ STRATEGY_MAY = (
     "fcil.arrays",
     "fcil.merging",
     "fcil.statistics",
+    "fcil.feature_sums",
     "fcil.model",
     "fcil.options",
     "fcil.local",
@@ -94,7 +95,7 @@ def test_only_the_flower_rooms_and_who_starts_them_import_the_flower_rooms_when_
 
 
 def test_nothing_in_fcil_imports_or_names_a_strategy():
-    assert set(method_names()) == STRATEGIES
+    assert {name.replace("+", "_") for name in method_names()} == STRATEGIES
     for path in FILES:
         if path.parent.name == "strategies":
             continue

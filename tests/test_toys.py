@@ -54,7 +54,7 @@ class ClassSums:
     def shapes(self, broadcast):
         return {"gram": (-1, -1), "sums": (self.task.size, -1), "counts": (self.task.size,)}
 
-    def start(self, arrays, model):
+    def start(self, arrays, model, generator):
         return ClassSums(self.task)
 
     def batch(self, features, labels):

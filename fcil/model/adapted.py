@@ -13,16 +13,18 @@ from fcil.method import Adapter
 from fcil.model.lora import LoraLinear
 from fcil.model.precision import DTYPES
 
-__all__ = ["AdaptedModel"]
+__all__ = ["SCORES", "AdaptedModel"]
 
 _HEAD = re.compile(r"head\.(\d+)\.(weight|bias)")
+SCORES = "scores."
+"""Prefix of arrays that neither head nor adapter knows: what a method's own `scores` needs beside them."""
 
 
 class AdaptedModel:
     """A backbone that is loaded once and only ever given other small arrays.
 
-    Arrays are either the head's (`head.<task>.weight`, `head.<task>.bias`) or fill a slot of the adapter. The
-    backbone's own weights are never changed, copied or sent.
+    Arrays are the head's (`head.<task>.weight`, `head.<task>.bias`), or fill a slot of the adapter, or are kept for
+    the method's own `scores` (`scores.<name>`). The backbone's own weights are never changed, copied or sent.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class AdaptedModel:
         """
         tensors = {}
         for name, a in arrays.items():
-            if name not in self._slots and not _HEAD.fullmatch(name):
+            if name not in self._slots and not _HEAD.fullmatch(name) and not name.startswith(SCORES):
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
             tensors[name] = torch.tensor(np.asarray(a, np.float32), device=self.device, requires_grad=name in trains)
         self._fill(tensors)

@@ -42,7 +42,9 @@ def _samples(forecast: Forecast) -> Table:
     columns = [str(c) for c in range(scenario.clients)] if each else ["fewest", "median", "most", "none"]
     title = "training images of each client, and test images" if each else "training images per client, and test images"
     table = _table(title, "task", "classes", *columns, "all", "test")
-    for task, row, test in zip(scenario.tasks, sizes, scenario.tests, strict=True):
+    for position, task in enumerate(scenario.tasks):
+        before = scenario.tasks[position - 1].index + 1 if position else 0
+        row, test = sizes[task.index], np.concatenate(scenario.tests[before : task.index + 1])
         shown = row if each else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
         table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(len(test)))
     return table

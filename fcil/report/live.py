@@ -40,7 +40,7 @@ class Live:
 
     def __init__(self, plan: Plan, done: int, console: Console) -> None:
         self.console = console
-        self._tasks, self._weights, self._done = len(plan.scenario.tasks), phase_weights(plan), done
+        self._tasks, self._weights, self._done = len(plan.scenario.tests), phase_weights(plan), done
         self._first, self._began = done, time.monotonic()
         self._images = 0.0
         self._training = 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data.dataset import Dataset
-from fcil.metrics import accuracy_matrix
+from fcil.metrics import accuracy_matrix, pooled_accuracies
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
 from fcil.scenario import Scenario
 
@@ -26,8 +26,7 @@ def write_plots(folder: Path, scenario: Scenario, data: Dataset, right: Sequence
     """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes)."""
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
-    pooled = np.array([sum(row) / sum(total[: len(row)]) for row in right])
-    accuracy_over_tasks(folder / "accuracy.png", {label: pooled})
+    accuracy_over_tasks(folder / "accuracy.png", {label: pooled_accuracies(right, total)})
     accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}")
     names = [data.classes[int(c)] for c in scenario.order]
     class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from fcil.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
 
 __all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]
@@ -19,8 +20,9 @@ __all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_lat
 MEGA = 1e6
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    """A dash where there is nothing to measure."""
+    return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
 
 
 def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
@@ -30,9 +32,9 @@ def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total:
     )
     for column in tasks.columns[1:]:
         column.justify = "right"
-    for t, row in enumerate(right):
-        pooled = sum(row) / sum(total[: len(row)])
-        tasks.add_row(str(t + 1), _percent(row[t] / total[t]), _percent(right[-1][t] / total[t]), _percent(pooled))
+    matrix, pooled = accuracy_matrix(right, total), pooled_accuracies(right, total)
+    for t, seen in enumerate(pooled):
+        tasks.add_row(str(t + 1), _percent(matrix[t, t]), _percent(matrix[-1, t]), _percent(seen))
     seconds = summary["seconds"]
     figures = Table(box=None, show_header=False)
     figures.add_column()
@@ -63,7 +65,7 @@ class Column:
     key: str
     head: str
     unit: str
-    value: Callable[[Mapping[str, Any]], float]
+    value: Callable[[Mapping[str, Any]], float | None]
     factor: float
     digits: int
 
@@ -86,7 +88,7 @@ class Row:
     label: str
     runs: int
     mean: tuple[float, ...]
-    """One per column, in the summary's units."""
+    """One per column, in the summary's units; NaN where the method has no such figure."""
     std: tuple[float, ...]
     """Sample standard deviation over seeds (n - 1); NaN for a single one."""
 
@@ -94,7 +96,7 @@ class Row:
         """Text of every column, mean and spread."""
         shown = []
         for column, mean, std in zip(COLUMNS, self.mean, self.std, strict=True):
-            text = f"{mean * column.factor:.{column.digits}f}"
+            text = "-" if np.isnan(mean) else f"{mean * column.factor:.{column.digits}f}"
             spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{column.digits}f}"
             shown.append(text + spread)
         return [self.label, str(self.runs), *shown]
@@ -133,7 +135,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writerow(["method", "seeds", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))])
     for row in rows:
         pairs = zip(row.mean, row.std, strict=True)
-        numbers = [n for mean, std in pairs for n in (repr(mean), "" if np.isnan(std) else repr(std))]
+        numbers = ["" if np.isnan(n) else repr(n) for pair in pairs for n in pair]
         writer.writerow([row.label, row.runs, *numbers])
     return text.getvalue()
 

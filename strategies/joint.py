@@ -1,0 +1,21 @@
+"""Joint: plain LoRA training on all data and all classes at once: an upper bound."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fcil.method import Stream
+
+from .fedavg import FedAvg
+
+__all__ = ["Joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint(FedAvg):
+    """One client holds the data of all tasks and trains on all classes in one task: no clients, no sequence.
+
+    The upper bound of class-incremental learning ("multi-task"), here with LoRA and a linear head. The budget is the
+    federated methods': rounds x epochs passes over each sample, an optimiser built anew in each round.
+    """
+
+    stream: ClassVar[Stream] = "at_once"

@@ -1,0 +1,47 @@
+"""NCM: the nearest class mean of a frozen backbone's features."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from torch import Tensor
+
+from fcil.arrays import Arrays, State, as_float32
+from fcil.feature_sums import FeatureMap, FeatureSums, class_sums, counts
+from fcil.merging.ridge import biases, class_means
+from fcil.method import Phase
+from fcil.model import head
+from fcil.model.adapted import AdaptedModel
+from fcil.options import Option
+
+from ._closed_form import ClosedForm
+
+__all__ = ["NCM"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCM(ClosedForm):
+    """Class means of frozen features; an image belongs to the nearest one.
+
+    Janson et al., "A simple baseline that questions the use of pretrained-models in continual learning",
+    arXiv 2210.04428. Clients send sums and counts, so the means are those of the pooled data for every split.
+    """
+
+    normalise: Annotated[bool, Option("divide features by their Euclidean norm, before they are summed")] = True
+
+    def statistic(self, phase: Phase) -> FeatureSums:
+        """Sums and counts of classes; no Gram matrix."""
+        return FeatureSums(phase.task, FeatureMap(self.normalise), gram=False)
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """As a linear head: of -||phi - mean||^2 / 2 all but ||phi||^2 / 2, which is the same for all classes."""
+        rows: dict[str, np.ndarray] = {}
+        for task in range(phase.task.index + 1):
+            count = state["sums"][counts(task)]
+            means = class_means(state["sums"][class_sums(task)], count)
+            rows |= {head.weight(task): means, head.bias(task): biases(count, -np.square(means).sum(1) / 2)}
+        return as_float32(rows)
+
+    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+        """The linear head on what was summed."""
+        return model.logits(FeatureMap(self.normalise).apply(model.features(images)).float())
