@@ -1,0 +1,23 @@
+"""FFA-LoRA: A stays at its random start, B trains and is averaged, so that the average is exact."""
+
+from dataclasses import dataclass
+
+from fcil.method import Phase
+from fcil.model.lora import B
+
+from .fedavg import FedAvg
+
+__all__ = ["FFA"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFA(FedAvg):
+    """The mean of B, weighted by examples; A is drawn once, the same for all clients, and never trains.
+
+    Sun et al., "Improving LoRA in privacy-preserving federated learning", ICLR 2024, arXiv 2403.12313. The change B A
+    is linear in what trains, so that no average and no noise is distorted. A travels once to each client.
+    """
+
+    def factors(self, phase: Phase) -> tuple[str, ...]:
+        """B alone."""
+        return (B,)
