@@ -1,5 +1,6 @@
 """Ridge: ridge regression on a frozen backbone's features, the same for every split of the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -49,9 +50,9 @@ class Ridge(ClosedForm):
         held_out = HELD_OUT if self.penalty == "auto" else 0.0
         return FeatureSums(phase.task, self.feature_map(phase.seed), held_out=held_out, wire=self.wire)
 
-    def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The head of all classes seen, solved from all samples so far."""
-        tasks, sums = range(phase.task.index + 1), state["sums"]
+    def solution(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(C, M) rows of H^T of all classes of these tasks, and (C,) their samples, in float64."""
+        sums = state["sums"]
         gram, q = sums[GRAM], np.concatenate([sums[class_sums(t)] for t in tasks])
         count = np.concatenate([sums[counts(t)] for t in tasks])
         penalty = self.penalty
@@ -60,7 +61,12 @@ class Ridge(ClosedForm):
             count_held = np.concatenate([sums[HELD + counts(t)] for t in tasks])
             penalty = best_penalty(gram, q, (sums[HELD + GRAM], q_held, float(count_held.sum())))
             gram, q, count = gram + sums[HELD + GRAM], q + q_held, count + count_held
-        rows, bias = ridge_rows(gram, q, penalty), biases(count)
-        ends = np.cumsum([len(sums[counts(t)]) for t in tasks])[:-1]
+        return ridge_rows(gram, q, penalty), count
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The head of all classes seen, solved from all samples so far."""
+        tasks = range(phase.task.index + 1)
+        rows, count = self.solution(state, tasks)
+        ends = np.cumsum([len(state["sums"][counts(t)]) for t in tasks])[:-1]
         weights = {head.weight(t): a for t, a in enumerate(np.split(rows, ends))}
-        return as_float32({**weights, **{head.bias(t): a for t, a in enumerate(np.split(bias, ends))}})
+        return as_float32({**weights, **{head.bias(t): a for t, a in enumerate(np.split(biases(count), ends))}})
