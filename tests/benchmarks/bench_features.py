@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_features.py --weights vit.safetensors [--image-size 224] [--precision fp32]
 
 Prints a client's seconds of processor time for one report over those of a loop that only runs the network on the same
-batches, prepared beforehand, as the median of pairs taken in turn; then the relative change of H where sums are sent as float32, at every
-penalty of the grid that the server picks from.
+batches, prepared beforehand, as the median of pairs taken in turn; then the relative change of H where sums are sent as
+float32, at every penalty of the grid that the server picks from.
 """
 
 import argparse
