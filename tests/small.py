@@ -63,9 +63,9 @@ def client_data(data, indices):
 
 
 def small_settings(name):
-    """A method's settings small enough for a tiny run."""
+    """[method] of a run: its name, and settings small enough for a tiny backbone."""
     known = {option.name for option in describe(method_class(name))}
-    return {key: value for key, value in {"rank": 2, "size": 24}.items() if key in known}
+    return {"name": name} | {key: value for key, value in {"rank": 2, "size": 24}.items() if key in known}
 
 
 def phase(round=1, kind="train", task=None, index=None, seed=0):

@@ -33,7 +33,7 @@ TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
 
 def of(name):
     """The method at settings small enough for the tiny backbone."""
-    return build_method(name, small_settings(name))
+    return build_method(name, {k: v for k, v in small_settings(name).items() if k != "name"})
 
 
 def work(method, adapted, phase, broadcast, client):

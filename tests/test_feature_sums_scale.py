@@ -77,7 +77,8 @@ deployed = method.deploy(state, phase)
 seconds = time.perf_counter() - began
 rows = deployed["head.0.weight"].astype(np.float64)
 residual = x.astype(np.float64).T @ (x @ rows.T - hot) + 1e3 * rows.T  # the normal equations, without G
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds, np.abs(residual).max() / np.abs(hot.T @ x).max())
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(peak, seconds, np.abs(residual).max() / np.abs(hot.T @ x).max())
 """
 
 

@@ -119,11 +119,7 @@ def test_bad_sums_are_refused_whole(bad, reason):
 def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
     """Three clients make groups of two and one."""
     config = digits_config(
-        {
-            "run": {"aggregate_on_worker": True},
-            "method": {"name": name, **small_settings(name)},
-            "train": {"rounds": 1},
-        },
+        {"run": {"aggregate_on_worker": True}, "method": small_settings(name), "train": {"rounds": 1}},
         {"partition": {"clients": clients, "min_samples": 1}, "data": {"train_limit": 60}},
     )
     assert simulate(prepare(config, tmp_path), tmp_path)["refused"] == 0
@@ -135,11 +131,7 @@ def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, t
 
     def run(folder, **settings):
         config = digits_config(
-            {
-                "run": settings,
-                "partition": {"clients": 9, "min_samples": 1},
-                "method": {"name": name, **small_settings(name)},
-            }
+            {"run": settings, "partition": {"clients": 9, "min_samples": 1}, "method": small_settings(name)}
         )
         return simulate(prepare(config, tmp_path / folder), tmp_path / folder)
 
