@@ -69,11 +69,11 @@ class FeatureMap:
         return self.random or width
 
     def apply(self, features: Tensor, projection: Tensor | None = None) -> Tensor:
-        """(n, width) -> (n, M) float64; with random features, given R (M, width)."""
+        """(n, width) -> (n, M) float64; with random features, given R (M, width), of which no row means none."""
         x = features.double()
         if self.normalised:
             x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return x if projection is None else (x @ projection.double().T).relu_()
+        return x if projection is None or not len(projection) else (x @ projection.double().T).relu_()
 
     def on(self, device: torch.device, width: int) -> Phi:
         """`apply`, with R at hand on a device."""

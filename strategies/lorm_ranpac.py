@@ -63,7 +63,8 @@ class LoRMRanPAC(RanPAC):
     Ours, after the first-session adaptation of RanPAC (arXiv 2307.02251) and STSA (arXiv 2506.01327). With `adapt` =
     first_task the backbone is frozen after the first task. With every_task it goes on changing, and the sums of earlier
     tasks are of features that are no longer there; `transport` carries them over in closed form, by the linear map from
-    old to new features that fits best on the current task's data.
+    old to new features that fits best on the current task's data. With `size` = 0 the head is plain ridge regression,
+    and the map is one between the backbone's own features: fewer numbers to fit than there are samples, as a rule.
     """
 
     adapt: Annotated[Literal["first_task", "every_task"], Option("tasks in which LoRA is trained")] = "first_task"

@@ -28,7 +28,7 @@ class RanPAC(Ridge):
     arXiv 2606.11480.
     """
 
-    size: Annotated[int, Option("M, the number of random features", low=1)] = 1250
+    size: Annotated[int, Option("M, the number of random features; 0 for the features as they are", low=0)] = 1250
     sketch: Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)] = 0
 
     def feature_map(self, seed: int) -> FeatureMap:

@@ -9,6 +9,8 @@ from fcil.data.transforms import View
 from fcil.local import ClientData
 from fcil.method import Backbone, Phase
 from fcil.model.adapted import AdaptedModel
+from fcil.options import describe
+from fcil.registry import method_class
 from fcil.tasks import Task
 
 SIZE, WIDTH = 16, 32
@@ -58,6 +60,12 @@ def dataset(samples=48, classes=4, seed=0):
 
 def client_data(data, indices):
     return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))
+
+
+def small_settings(name):
+    """[method] of a run: its name, and settings small enough for a tiny backbone."""
+    known = {option.name for option in describe(method_class(name))}
+    return {"name": name} | {key: value for key, value in {"rank": 2, "size": 24}.items() if key in known}
 
 
 def phase(round=1, kind="train", task=None, index=None, seed=0):

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from small import BACKBONE, SIZE, client_data, dataset, model
+from small import BACKBONE, SIZE, client_data, dataset, model, small_settings
 
 from fcil.arrays import digest, grouped, ungrouped
 from fcil.checks import expected, refusal
@@ -33,8 +33,7 @@ TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
 
 def of(name):
     """The method at settings small enough for the tiny backbone."""
-    known = {option.name for option in describe(method_class(name))}
-    return build_method(name, {k: v for k, v in {"rank": 2, "size": 24}.items() if k in known})
+    return build_method(name, {k: v for k, v in small_settings(name).items() if k != "name"})
 
 
 def work(method, adapted, phase, broadcast, client):

@@ -41,6 +41,27 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     assert gone(pids)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "ncm"}, {"name": "ranpac", "size": 30}, {"name": "joint", "rank": 2},
+        {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task", "concat": True, "transport": True},
+    ],
+    ids=lambda method: method["name"],
+)  # fmt: skip
+def test_closed_forms_and_bounds_end_in_the_same_bits_on_two_workers(tmp_path, method):
+    exchange = ray_exchange(settings(method=method, run={**ON_RAY, "workers": min(2, cores())}), tmp_path)
+    session = prepare(settings(method=method))
+    try:
+        done = finish(exchange, session.plan)
+    finally:
+        exchange.close()
+    alone = finish(Inline(session.worker), session.plan)
+    assert done.sha256() == alone.sha256()
+    assert done.right == alone.right
+
+
 @pytest.mark.parametrize(
     ("resources", "threads", "gpus", "room"),
     [
