@@ -10,7 +10,7 @@ rows at a time, and never held: beside the factors there is one dense layer, the
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain
 
 import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["Entries", "Masks", "cut", "mean_of", "trim_elect_merge"]
 Masks = Callable[[int, str], np.random.Generator]
 """Expert, layer -> the generator of its mask."""
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 """Entries of an expert that are looked at together."""
 
 
@@ -43,9 +43,9 @@ class Entries:
         if not 0 <= self.drop < 1 or (self.drop and self.masks is None):
             raise MergeError(f"a drop rate must be from 0 to below 1, with masks to draw; got {self.drop:g}")
 
-    @property
+    @cached_property
     def layers(self) -> list[str]:
-        """The layers that all experts have in common."""
+        """The layers that all experts have in common; raises MergeError as `expert.layers`."""
         return layers(self.experts)
 
     def shape(self, layer: str) -> tuple[int, int]:
@@ -146,17 +146,17 @@ def trim_elect_merge(entries: Entries, top: float = 0.2, scale: float = 1.0) -> 
     Raises:
         MergeError: as `shares`, `layers` and `cut`.
     """
-    weights = shares(entries.experts)
+    names, weights = entries.layers, shares(entries.experts)
     cuts = [cut(entries, i, top) for i in range(len(weights))]
     halves = partial(_Halves.of, weights=weights, cuts=cuts)
 
     @cache
     def majority() -> float:
         """The sign of the sum of all elected signs."""
-        each = (halves(blocks).signs.sum() for layer in entries.layers for blocks in entries.together(layer))
+        each = (halves(blocks).signs.sum() for layer in names for blocks in entries.together(layer))
         return float(np.sign(sum(each)))
 
-    for layer in entries.layers:
+    for layer in names:
         yield layer, _rebuilt(entries, layer, lambda blocks: halves(blocks).merged(majority), scale)
 
 
@@ -166,10 +166,10 @@ def mean_of(entries: Entries, scale: float = 1.0) -> Iterator[tuple[str, np.ndar
     Raises:
         MergeError: as `shares` and `layers`.
     """
-    weights = shares(entries.experts)
+    names, weights = entries.layers, shares(entries.experts)
 
     def mean(blocks: tuple[np.ndarray, ...]) -> np.ndarray:
         return np.asarray(sum(w * x for w, x in zip(weights, blocks, strict=True)))
 
-    for layer in entries.layers:
+    for layer in names:
         yield layer, _rebuilt(entries, layer, mean, scale)
