@@ -58,7 +58,7 @@ class MergeMethod(FedAvg):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """The merged change of every layer, one at a time, so that no more than one dense layer is held.
 
-        `experts` are checked: the same layers and shapes, finite.
+        `experts` are checked: the same layers and shapes, finite, none of weight zero.
         """
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
@@ -123,8 +123,9 @@ class MergeMethod(FedAvg):
         return {**averaged, "module": module}
 
     def _merged(self, experts: Sequence[Expert], phase: Phase) -> Iterable[tuple[str, Change]]:
-        layers(experts)
-        return self.combine(experts, lambda *purpose: phase.generator(type(self).__name__, *purpose))
+        present = [expert for expert in experts if expert.weight != 0]  # one that counts nothing may not turn a basis
+        layers(present)
+        return self.combine(present, lambda *purpose: phase.generator(type(self).__name__, *purpose))
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""

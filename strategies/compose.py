@@ -17,13 +17,15 @@ from fcil.registry import build_method, method_class
 
 from ._lora import LoraMethod
 
-__all__ = ["Compose"]
+__all__ = ["Compose", "from_text"]
 
 _CALL = re.compile(r"\s*([\w+]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
-def _build(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
+def from_text(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
     """The method that `name` or `name(key = value, ...)` says, with those of `given` that it knows.
+
+    `setting` is the one of the method made of others that says it.
 
     Raises:
         ConfigError: no such method, one that trains no LoRA pairs, or settings that it does not admit.
@@ -40,7 +42,7 @@ def _build(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
     if not issubclass(kind, LoraMethod) or issubclass(kind, Compose):
         raise ConfigError(f"{where}: {call[1]} does not train LoRA pairs that another method could merge")
     if odd := sorted(given.keys() & own.keys()):
-        raise ConfigError(f"{where}: {', '.join(odd)} is set by compose itself")
+        raise ConfigError(f"{where}: {', '.join(odd)} is set beside it, not in it")
     known = {f.name for f in fields(kind)}
     made = build_method(
         call[1], {**own, **{key: value for key, value in given.items() if key in known}},
@@ -66,8 +68,8 @@ class Compose(LoraMethod):
     _task: LoraMethod = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_round", _build(self.round, "round", {"rank": self.rank, "at": "round"}))
-        object.__setattr__(self, "_task", _build(self.task, "task", {"rank": self.rank, "at": "task"}))
+        object.__setattr__(self, "_round", from_text(self.round, "round", {"rank": self.rank, "at": "round"}))
+        object.__setattr__(self, "_task", from_text(self.task, "task", {"rank": self.rank, "at": "task"}))
 
     def _half(self, phase: Phase) -> Method:
         return self._round if phase.kind == "train" else self._task

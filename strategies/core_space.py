@@ -1,0 +1,42 @@
+"""Core Space: any merge, on small matrices that hold the LoRA changes without loss."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fcil.errors import ConfigError
+from fcil.merging.core import core
+from fcil.merging.expert import Expert
+from fcil.merging.lowrank import Change
+from fcil.merging.space import merged_in
+from fcil.method import REPORT, TRAIN
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+from .compose import from_text
+
+__all__ = ["CoreSpace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreSpace(MergeMethod):
+    """Changes are written in two bases per layer, of all B_i's columns and all A_i's rows, and merged there.
+
+    Panariello et al., "Accurate and efficient low-rank model merging in Core Space", NeurIPS 2025, arXiv 2509.17786.
+    Merges that need statistics of the layers' inputs cannot be hosted: those are not in core space.
+    """
+
+    host: Annotated[str, Option("the merge that works there: a method, or with settings, name(key = value)")] = "ties"
+    _hosted: MergeMethod = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hosted = from_text(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
+        if not isinstance(hosted, MergeMethod) or hosted.reports(REPORT) or hosted.reports(TRAIN):
+            raise ConfigError(
+                f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"
+            )
+        object.__setattr__(self, "_hosted", hosted)
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
+        """The hosted merge of the core matrices, brought back: rank at most that of all changes together."""
+        return merged_in(core, experts, lambda inside: self._hosted.combine(inside, draw))

@@ -1,0 +1,36 @@
+"""DARE: drop entries at random and rescale the rest, then merge."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.merging.expert import Expert
+from fcil.merging.ties import Entries, mean_of, trim_elect_merge
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Dare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dare(MergeMethod):
+    """Every entry of a change is dropped with probability p, the others divided by 1 - p; then their mean, or TIES.
+
+    Yu et al., "Language models are super Mario", ICML 2024, arXiv 2311.03099, on the products B_i A_i. The default p
+    is the one that KnOTS (arXiv 2410.19735) found for LoRA on ViT-B; for whole weights DARE goes up to 0.99.
+    """
+
+    drop: Annotated[float, Option("p, the share of entries dropped; below 1", low=0, high=0.999)] = 0.2
+    reduce: Annotated[Literal["mean", "ties"], Option("how the thinned changes are merged")] = "mean"
+    top: Annotated[float, Option("for ties: share of an expert's entries that stays", above=0, high=1)] = 1.0
+    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """The mean or TIES of the thinned dense changes; a mask for every expert and layer."""
+        entries = Entries(experts, self.drop, lambda expert, layer: draw("mask", expert, layer))
+        if self.reduce == "mean":
+            return mean_of(entries, self.scale)
+        return trim_elect_merge(entries, self.top, self.scale)

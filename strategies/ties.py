@@ -1,0 +1,31 @@
+"""TIES: trim, elect signs, merge what agrees."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from fcil.merging.expert import Expert
+from fcil.merging.ties import Entries, trim_elect_merge
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Ties"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ties(MergeMethod):
+    """Entry by entry the mean of the changes that have the elected sign, of the largest entries of each.
+
+    Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on the products B_i A_i. Votes and means are weighted
+    by examples over a round's clients, and alike over tasks, as in the paper.
+    """
+
+    top: Annotated[float, Option("share of an expert's entries that stays, over all layers", above=0, high=1)] = 0.2
+    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """TIES on the dense changes."""
+        return trim_elect_merge(Entries(experts), self.top, self.scale)
