@@ -113,7 +113,7 @@ class MergeMethod(FedAvg):
             return averaged
         start = changes_of(state["module"])
         experts = []
-        for update in updates:
+        for update in (u for u in updates if u.num_examples):  # whoever has no data has no say
             mine = changes_of({**state["module"], **update.arrays})
             changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
             experts.append(Expert(changes, update.num_examples, update.statistics))
@@ -126,14 +126,20 @@ class MergeMethod(FedAvg):
         layers(experts)
         return self.combine(experts, lambda *purpose: phase.generator(type(self).__name__, *purpose))
 
-    def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The tasks' modules merged; one alone is deployed as it is."""
+    def task_experts(self, state: State) -> list[Expert]:
+        """The tasks' modules against W0, where tasks are merged and there are two or more; else none."""
         past = past_tasks(state.get("past", {}))
         if self.at == "round" or not past:
-            return super().deploy(state, phase)
+            return []
         kept = past_tasks(state.get("kept", {}))
         modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
-        experts = [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
+        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The tasks' modules merged; one alone is deployed as it is."""
+        experts = self.task_experts(state)
+        if not experts:
+            return super().deploy(state, phase)
         merged: dict[str, np.ndarray] = {}
         for layer, change in self._merged(experts, phase):
             merged |= _arrays(layer, change)

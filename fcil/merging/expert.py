@@ -9,7 +9,7 @@ from fcil.arrays import Arrays
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
 
-__all__ = ["Expert", "layers", "shares"]
+__all__ = ["Expert", "layers", "multiples", "shares"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,12 @@ def shares(experts: Sequence[Expert]) -> np.ndarray:
     if not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
         raise MergeError(f"weights of experts must be finite, not negative and not all zero; got {w.tolist()}")
     return np.asarray(w / w.sum())
+
+
+def multiples(experts: Sequence[Expert]) -> list[float]:
+    """Their weights as multiples of the mean weight, 1 each over tasks: for published sums, which are over equals.
+
+    Raises:
+        MergeError: as `shares`.
+    """
+    return [len(experts) * float(share) for share in shares(experts)]

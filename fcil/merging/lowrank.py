@@ -11,7 +11,7 @@ import numpy as np
 
 from fcil.errors import MergeError
 
-__all__ = ["Change", "LowRank", "balanced", "dense", "inner", "product_svd", "stacked", "truncated"]
+__all__ = ["Change", "LowRank", "balanced", "dense", "inner", "product_svd", "same_shape", "stacked", "truncated"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ Change = LowRank | np.ndarray
 """What a merge makes of a layer: in factors, or (out, in) where the method leaves low rank."""
 
 
-def _same_shape(changes: Sequence[LowRank]) -> None:
+def same_shape(changes: Sequence[LowRank]) -> None:
+    """Raise MergeError for no changes, or shapes that differ."""
     if not changes:
         raise MergeError("nothing to merge: the list of changes is empty")
     for i, change in enumerate(changes):
@@ -68,7 +69,7 @@ def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) 
     Raises:
         MergeError: no changes, or shapes that differ.
     """
-    _same_shape(changes)
+    same_shape(changes)
     each = weights if weights is not None else [1.0] * len(changes)
     a = [np.asarray(w * c.a, np.float64) for w, c in zip(each, changes, strict=True)]
     return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
@@ -83,7 +84,7 @@ def dense(change: Change) -> np.ndarray:
 
 def inner(left: LowRank, right: LowRank) -> float:
     """<B A, B' A'>_F = tr((B^T B')(A' A^T)): O(k k' (out + in)), no product is formed."""
-    _same_shape([left, right])
+    same_shape([left, right])
     b = left.b.astype(np.float64).T @ right.b.astype(np.float64)
     a = left.a.astype(np.float64) @ right.a.astype(np.float64).T
     return float(np.sum(b * a))
