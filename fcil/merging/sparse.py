@@ -12,7 +12,7 @@ from fcil.merging.lowrank import LowRank, same_shape
 
 __all__ = ["ROWS", "consensus_ta", "entries", "mag_max"]
 
-ROWS = 64
+ROWS = 16
 """Rows that are formed at a time. A multiple of 8, so that bits of rows can be packed piece by piece."""
 
 

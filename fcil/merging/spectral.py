@@ -42,8 +42,8 @@ def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) ->
     """TSV-M: every change's singular vectors, made orthogonal to the others' (Gargiulo et al., arXiv 2412.00081).
 
     B_t A_t = U_t S_t V_t^T, the leading min(out, in) / T components of each;  Delta = U S V^T with U and V the polar
-    factors of [U_1 | U_2 | ...] and [V_1 | V_2 | ...], and S all their singular values. Identical changes come out as
-    they are, and changes with orthogonal columns and rows as their sum.
+    factors of [U_1 | U_2 | ...] and [V_1 | V_2 | ...], and S all their singular values. Where no component is cut,
+    identical changes come out as they are, and changes with orthogonal columns and rows as their sum.
 
     Returns:
         (out, k) and (k, in), k <= sum of ranks.
