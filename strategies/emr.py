@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, layers, multiples
 from fcil.method import Arrays, Phase, State
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import DELTA, Lora
@@ -42,6 +42,7 @@ class Emr(MergeMethod):
     is told the task of every test sample, which class-incremental learning is not. Without the router the elected
     change is the merged model. With it every sample goes through every task's model, lambda_t M_t tau, and the class of
     largest probability among its own task's classes wins: T forward passes, and no data or upload beside the changes.
+    Probabilities are fair between tasks of as many classes; the fewer a task has, the surer its model looks.
     """
 
     router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False
@@ -57,7 +58,7 @@ class Emr(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """The elected change of every layer, dense; a client votes for signs by its examples."""
-        votes = list(shares(experts))
+        votes = multiples(experts)
         for layer in layers(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 

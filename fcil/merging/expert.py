@@ -67,4 +67,6 @@ def multiples(experts: Sequence[Expert]) -> list[float]:
     Raises:
         MergeError: as `shares`.
     """
-    return [len(experts) * float(share) for share in shares(experts)]
+    shares(experts)
+    mean = float(np.mean([expert.weight for expert in experts]))
+    return [expert.weight / mean for expert in experts]
