@@ -62,6 +62,10 @@ class MergeMethod(FedAvg):
         """
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
+    def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
+        """As `combine`, for a round's clients: of the start and this change together only `rank` components go on."""
+        return self.combine(experts, draw)
+
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
         """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
         return ()
@@ -118,13 +122,13 @@ class MergeMethod(FedAvg):
             changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
             experts.append(Expert(changes, update.num_examples, update.statistics))
         module: dict[str, np.ndarray] = {}
-        for layer, change in self._merged(experts, phase):
+        layers(experts)
+        for layer, change in self.combine_round(experts, self._draw(phase)):
             module |= _arrays(layer, truncated(_added(start[layer], change), self.rank)[0])
         return {**averaged, "module": module}
 
-    def _merged(self, experts: Sequence[Expert], phase: Phase) -> Iterable[tuple[str, Change]]:
-        layers(experts)
-        return self.combine(experts, lambda *purpose: phase.generator(type(self).__name__, *purpose))
+    def _draw(self, phase: Phase) -> Draw:
+        return lambda *purpose: phase.generator(type(self).__name__, *purpose)
 
     def task_experts(self, state: State) -> list[Expert]:
         """The tasks' modules against W0, where tasks are merged and there are two or more; else none."""
@@ -140,7 +144,8 @@ class MergeMethod(FedAvg):
         experts = self.task_experts(state)
         if not experts:
             return super().deploy(state, phase)
+        layers(experts)
         merged: dict[str, np.ndarray] = {}
-        for layer, change in self._merged(experts, phase):
+        for layer, change in self.combine(experts, self._draw(phase)):
             merged |= _arrays(layer, change)
         return {**merged, **state["head"]}

@@ -30,8 +30,18 @@ class Iso(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Layer by layer; a client's change counts by its examples."""
+        return self._flat(experts, None)
+
+    def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
+        """Of no more components than a pair can hold: of a flat spectrum none leads, so that cutting it is a toss."""
+        return self._flat(experts, self.rank)
+
+    def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:
         weights = multiples(experts)
         for layer in layers(experts):
             changes = [expert.changes[layer] for expert in experts]
-            merged = iso_c(changes, weights) if self.variant == "c" else iso_cts(changes, weights, self.common)
+            if self.variant == "c":
+                merged = iso_c(changes, weights, rank)
+            else:
+                merged = iso_cts(changes, weights, self.common, rank)
             yield layer, merged.times(self.scale)

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import reference_spectral as reference
-from changes import change
+from changes import change, low_rank
+from hypothesis import assume, given
+from problems import close
 from small import BACKBONE, phase
 
 from fcil.errors import ConfigError, MergeError
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import LowRank, dense
+from fcil.merging.spectral import iso_c
 from fcil.method import ClientUpdate
 from fcil.registry import build_method
 
@@ -55,11 +58,28 @@ def test_a_round_adds_the_merged_changes_to_its_start_and_keeps_the_rank(name):
         for u in updates
     ]
     experts = [Expert({LAYER: c}, w) for c, w in zip(changes, weights, strict=True)]
-    ((_, merged),) = method.combine(experts, None)
+    ((_, merged),) = method.combine_round(experts, None)
     u, s, vt = np.linalg.svd(product(start) + dense(merged))
     after = method.merge(state, at, updates)["module"]
     np.testing.assert_allclose(product(after), u[:, :2] * s[:2] @ vt[:2], atol=1e-5)
     assert {n: a.shape for n, a in after.items()} == {n: a.shape for n, a in start.items()}
+
+
+@rounds
+def test_order_of_clients_does_not_matter_in_a_first_round_either(name):
+    """There the start is zero, and the merged change alone is cut to the rank of a pair."""
+    method = of(name, at="round")
+    state, at, updates = first_round(method)
+    state["module"] = {n: a * 0 if n.endswith("lora_B") else a for n, a in state["module"].items()}
+    merged, again = (product(method.merge(state, at, many)["module"]) for many in (updates, updates[::-1]))
+    np.testing.assert_allclose(again, merged, atol=1e-5)
+
+
+@given(low_rank(few=2))
+def test_a_flat_spectrum_of_bounded_rank_has_the_leading_directions_of_the_sum(changes):
+    u, s, vt = np.linalg.svd(sum(reference.dense(changes)))
+    assume(s[1] - s[2] > 1e-3 * s[0] if len(s) > 2 else True)
+    close(dense(iso_c(changes, None, 2)), s[:2].mean() * u[:, :2] @ vt[:2])
 
 
 @pytest.mark.parametrize("name", ["tsv", "emr"])

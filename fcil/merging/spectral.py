@@ -22,6 +22,9 @@ Factors travel in float32, whose rounding is about 1e-7. These merges raise smal
 ones: without a limit above the rounding, noise would come out at full strength.
 """
 
+Svd = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""U (out, k), s (k,), V^T (k, in)."""
+
 
 def _weighted(changes: Sequence[LowRank], weights: Sequence[float] | None) -> list[LowRank]:
     same_shape(changes)
@@ -53,29 +56,38 @@ def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) ->
     """
     each = _weighted(changes, weights)
     count = max(1, min(each[0].shape) // len(each))
-    parts = [product_svd(change, ROUNDING) for change in each]
-    u = np.concatenate([u[:, :count] for u, _, _ in parts], 1)
-    s = np.concatenate([s[:count] for _, s, _ in parts])
-    v = np.concatenate([vt[:count].T for _, _, vt in parts], 1)
+    parts = [_leading(product_svd(change, ROUNDING), count) for change in each]
+    u = np.concatenate([u for u, _, _ in parts], 1)
+    s = np.concatenate([s for _, s, _ in parts])
+    v = np.concatenate([vt.T for _, _, vt in parts], 1)
     return LowRank(_polar(u) * s, _polar(v).T)
 
 
-def iso_c(changes: Sequence[LowRank], weights: Sequence[float] | None = None) -> LowRank:
+def iso_c(changes: Sequence[LowRank], weights: Sequence[float] | None = None, rank: int | None = None) -> LowRank:
     """Iso-C: the sum with all its singular values set to their mean (Marczak et al., arXiv 2502.04959).
 
     The mean is over the rank of the sum; over min(out, in) values, most of them zero, it would shrink with the layer.
 
+    Args:
+        rank: the leading components of the sum that are taken, where the result may have no more; all unless given.
+            Cutting afterwards would keep arbitrary ones, since all are equally large.
+
     Returns:
-        (out, k) and (k, in), k the rank of the sum.
+        (out, k) and (k, in), k at most the rank of the sum.
 
     Raises:
         MergeError: no changes, or shapes that differ.
     """
-    u, s, vt = product_svd(stacked(_weighted(changes, weights)), ROUNDING)
+    u, s, vt = _leading(product_svd(stacked(_weighted(changes, weights)), ROUNDING), rank)
     return LowRank(u * _mean(s), vt)
 
 
-def iso_cts(changes: Sequence[LowRank], weights: Sequence[float] | None = None, common: float = 0.8) -> LowRank:
+def iso_cts(
+    changes: Sequence[LowRank],
+    weights: Sequence[float] | None = None,
+    common: float = 0.8,
+    rank: int | None = None,
+) -> LowRank:
     """Iso-CTS: Iso-C whose weakest components make room for directions of single tasks (the same paper).
 
     Of the R components of the sum the leading k stay, about `common` R. To them come, for each task, the (R - k) / T
@@ -83,32 +95,35 @@ def iso_cts(changes: Sequence[LowRank], weights: Sequence[float] | None = None, 
 
     Args:
         common: share of the sum's components that stay, 0..1; 1 is Iso-C.
+        rank: bounds R; see `iso_c`.
 
     Returns:
-        (out, R) and (R, in), R the rank of the sum.
+        (out, k) and (k, in), k <= R.
 
     Raises:
         MergeError: no changes, or shapes that differ.
     """
     each = _weighted(changes, weights)
-    u, s, vt = product_svd(stacked(each), ROUNDING)
+    u, s, vt = _leading(product_svd(stacked(each), ROUNDING), rank)
     own = min(len(s) // len(each), round((len(s) - int(common * len(s))) / len(each)))
     k, floor = len(s) - own * len(each), ROUNDING * s.max(initial=0.0)
     parts = [_outside(u[:, :k], change, own, floor) for change in each]
-    parts.append((u[:, :k], s[:k], vt[:k]))
+    parts.append(_leading((u, s, vt), k))
     left = _polar(np.concatenate([u for u, _, _ in parts], 1))
     right = _polar(np.concatenate([vt.T for _, _, vt in parts], 1))
     return LowRank(left * _mean(np.concatenate([s for _, s, _ in parts])), right.T)
 
 
-def _outside(
-    common: np.ndarray, change: LowRank, count: int, floor: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _leading(svd: Svd, count: int | None) -> Svd:
+    u, s, vt = svd
+    return u[:, :count], s[:count], vt[:count]
+
+
+def _outside(common: np.ndarray, change: LowRank, count: int, floor: float) -> Svd:
     """The `count` leading components, above `floor`, of what a change has outside of orthonormal columns (out, k)."""
     b = change.b.astype(np.float64)
-    u, s, vt = product_svd(LowRank(b - common @ (common.T @ b), change.a), ROUNDING)
-    kept = min(count, int(np.sum(s > floor)))
-    return u[:, :kept], s[:kept], vt[:kept]
+    found = product_svd(LowRank(b - common @ (common.T @ b), change.a), ROUNDING)
+    return _leading(found, min(count, int(np.sum(found[1] > floor))))
 
 
 def _mean(s: np.ndarray) -> float:
