@@ -62,6 +62,10 @@ class MergeMethod(FedAvg):
         """
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
+    def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
+        """As `combine`, for a round's clients: of the start and this change together only `rank` components go on."""
+        return self.combine(experts, draw)
+
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
         """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
         return ()
@@ -113,29 +117,35 @@ class MergeMethod(FedAvg):
             return averaged
         start = changes_of(state["module"])
         experts = []
-        for update in updates:
+        for update in (u for u in updates if u.num_examples):  # whoever has no data has no say
             mine = changes_of({**state["module"], **update.arrays})
             changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
             experts.append(Expert(changes, update.num_examples, update.statistics))
         module: dict[str, np.ndarray] = {}
-        for layer, change in self._merged(experts, phase):
+        layers(experts)
+        for layer, change in self.combine_round(experts, self._draw(phase)):
             module |= _arrays(layer, truncated(_added(start[layer], change), self.rank)[0])
         return {**averaged, "module": module}
 
-    def _merged(self, experts: Sequence[Expert], phase: Phase) -> Iterable[tuple[str, Change]]:
-        present = [expert for expert in experts if expert.weight != 0]  # one that counts nothing may not turn a basis
-        layers(present)
-        return self.combine(present, lambda *purpose: phase.generator(type(self).__name__, *purpose))
+    def _draw(self, phase: Phase) -> Draw:
+        return lambda *purpose: phase.generator(type(self).__name__, *purpose)
+
+    def task_experts(self, state: State) -> list[Expert]:
+        """The tasks' modules against W0, where tasks are merged and there are two or more; else none."""
+        past = past_tasks(state.get("past", {}))
+        if self.at == "round" or not past:
+            return []
+        kept = past_tasks(state.get("kept", {}))
+        modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
+        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""
-        past = past_tasks(state.get("past", {}))
-        if self.at == "round" or not past:
+        experts = self.task_experts(state)
+        if not experts:
             return super().deploy(state, phase)
-        kept = past_tasks(state.get("kept", {}))
-        modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
-        experts = [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
         merged: dict[str, np.ndarray] = {}
-        for layer, change in self._merged(experts, phase):
+        layers(experts)
+        for layer, change in self.combine(experts, self._draw(phase)):
             merged |= _arrays(layer, change)
         return {**merged, **state["head"]}

@@ -12,6 +12,8 @@ from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
 from fcil.local import Step
 from fcil.method import TRAIN, Broadcast, ClientUpdate, Kind, Local, Method, Phase, Task
+from fcil.model.adapted import AdaptedModel
+from fcil.model.lora import Lora
 from fcil.options import Option
 from fcil.registry import build_method, method_class
 
@@ -71,6 +73,11 @@ class Compose(LoraMethod):
         object.__setattr__(self, "_round", from_text(self.round, "round", {"rank": self.rank, "at": "round"}))
         object.__setattr__(self, "_task", from_text(self.task, "task", {"rank": self.rank, "at": "task"}))
 
+    @property
+    def adapter(self) -> Lora:
+        """As the merge over tasks deploys it."""
+        return self._task.adapter
+
     def _half(self, phase: Phase) -> Method:
         return self._round if phase.kind == "train" else self._task
 
@@ -125,3 +132,7 @@ class Compose(LoraMethod):
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """What the merge over tasks deploys."""
         return self._task.deploy(state, phase)
+
+    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+        """As the merge over tasks, whose arrays are deployed, reads them."""
+        return self._task.scores(model, images)

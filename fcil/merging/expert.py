@@ -9,7 +9,7 @@ from fcil.arrays import Arrays
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
 
-__all__ = ["Expert", "layers", "shares"]
+__all__ = ["Expert", "layers", "multiples", "shares"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,18 @@ class Expert:
     """What the method asked for beside weights, for example a layer's Gram."""
 
 
+def _some(experts: Sequence[Expert]) -> None:
+    if not experts:
+        raise MergeError("nothing to merge: the list of experts is empty")
+
+
 def layers(experts: Sequence[Expert]) -> list[str]:
     """The layers that all experts have in common, in the order of the first.
 
     Raises:
         MergeError: no experts; layers or shapes that differ; changes that are not finite. Before anything is merged.
     """
-    if not experts:
-        raise MergeError("nothing to merge: the list of experts is empty")
+    _some(experts)
     shapes = {layer: change.shape for layer, change in experts[0].changes.items()}
     for i, expert in enumerate(experts):
         odd = [n for n in {**shapes, **expert.changes} if n not in expert.changes or n not in shapes]
@@ -48,9 +52,21 @@ def shares(experts: Sequence[Expert]) -> np.ndarray:
     """Their weights, summing to one.
 
     Raises:
-        MergeError: weights that are negative, not finite or all zero.
+        MergeError: no experts; weights that are negative, not finite or all zero.
     """
+    _some(experts)
     w = np.array([expert.weight for expert in experts], np.float64)
     if not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
         raise MergeError(f"weights of experts must be finite, not negative and not all zero; got {w.tolist()}")
     return np.asarray(w / w.sum())
+
+
+def multiples(experts: Sequence[Expert]) -> list[float]:
+    """Their weights as multiples of the mean weight, 1 each over tasks: for published sums, which are over equals.
+
+    Raises:
+        MergeError: as `shares`.
+    """
+    shares(experts)
+    mean = float(np.mean([expert.weight for expert in experts]))
+    return [expert.weight / mean for expert in experts]

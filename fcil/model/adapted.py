@@ -63,7 +63,8 @@ class AdaptedModel:
         for name, a in arrays.items():
             if name not in self._slots and not _HEAD.fullmatch(name) and not name.startswith(SCORES):
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
-            tensors[name] = torch.tensor(np.asarray(a, np.float32), device=self.device, requires_grad=name in trains)
+            kept = a if a.dtype == np.uint8 else np.asarray(a, np.float32)  # packed bits stay bytes
+            tensors[name] = torch.tensor(kept, device=self.device, requires_grad=name in trains)
         self._fill(tensors)
         return {name: tensors[name] for name in arrays if name in trains}
 

@@ -1,0 +1,37 @@
+"""Consensus task arithmetic: the sum of the changes, where several tasks need it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.sparse import consensus_ta
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Consensus"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consensus(MergeMethod):
+    """Consensus TA: task arithmetic on the entries that at least `agree` tasks need; the others stay as they were.
+
+    Wang et al., "Localizing task information for improved model merging and compression", ICML 2024, arXiv 2405.07813.
+    The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
+    """
+
+    threshold: Annotated[
+        float, Option("lambda: a task needs an entry where |its change| >= lambda |the others' sum|", low=0)
+    ] = 0.4
+    agree: Annotated[int, Option("k: tasks that must need an entry; 0 is task arithmetic", low=0)] = 2
+    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """Layer by layer, dense; a client's change counts by its examples."""
+        weights = multiples(experts)
+        for layer in layers(experts):
+            changes = [expert.changes[layer] for expert in experts]
+            yield layer, self.scale * consensus_ta(changes, weights, self.threshold, self.agree)

@@ -1,0 +1,96 @@
+"""EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fcil.errors import ConfigError
+from fcil.merging.emr import elect, rescalers, restored
+from fcil.merging.expert import Expert, layers, multiples
+from fcil.method import Arrays, Phase, State
+from fcil.model.adapted import AdaptedModel
+from fcil.model.lora import DELTA, Lora
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Emr"]
+
+MASKS, RESCALERS = ".masks", "rescalers"
+
+
+class _MaskedLora(Lora):
+    """LoRA with room for every task's masks beside a layer's change; the layers themselves do not read them."""
+
+    def install(self, network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+        """Wrap the target layers where they are."""
+        slots = dict(super().install(network))
+        changes = [(name, layer) for name, (layer, _) in slots.items() if name.endswith(DELTA)]
+        masks = {name.removesuffix(DELTA) + MASKS: (layer, "masks") for name, layer in changes}
+        return {**slots, **masks, RESCALERS: (network, "rescalers")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emr(MergeMethod):
+    """Elect, mask and rescale: the elected change alone, or with a router that guesses each sample's task.
+
+    Huang et al., "EMR-Merging: tuning-free high-performance model merging", NeurIPS 2024, arXiv 2405.17461. The paper
+    is told the task of every test sample, which class-incremental learning is not. Without the router the elected
+    change is the merged model. With it every sample goes through every task's model, lambda_t M_t tau, and the class of
+    largest probability among its own task's classes wins: T forward passes, and no data or upload beside the changes.
+    Probabilities are fair between tasks of as many classes; the fewer a task has, the surer its model looks.
+    """
+
+    router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False
+
+    def __post_init__(self) -> None:
+        if self.router and self.at == "round":
+            raise ConfigError('router = true: a router chooses among tasks, so at must be "task" or "both"')
+
+    @property
+    def adapter(self) -> Lora:
+        """A pair on every layer, and masks where samples are routed."""
+        return _MaskedLora(self.rank) if self.router else super().adapter
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """The elected change of every layer, dense; a client votes for signs by its examples."""
+        votes = multiples(experts)
+        for layer in layers(experts):
+            yield layer, elect([expert.changes[layer] for expert in experts], votes).change
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The elected change; with the router the tasks' masks, (T, bytes), and rescalers, (T,), too."""
+        experts = self.task_experts(state)
+        if not self.router or not experts:
+            return super().deploy(state, phase)
+        arrays: dict[str, np.ndarray] = dict(state["head"])
+        own = kept = np.zeros(len(experts))
+        for layer in layers(experts):
+            elected = elect([expert.changes[layer] for expert in experts])
+            arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
+            own, kept = own + elected.own, kept + elected.kept
+        return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32)}
+
+    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+        """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
+        if RESCALERS not in model.arrays:
+            return super().scores(model, images)
+        routed = []
+        for task in range(len(model.arrays[RESCALERS])):
+            with model.using(_of_task({name: a.cpu().numpy() for name, a in model.arrays.items()}, task)):
+                routed.append(model.logits(model.features(images), [task]).softmax(1))
+        return torch.cat(routed, 1)
+
+
+def _of_task(arrays: Arrays, task: int) -> dict[str, np.ndarray]:
+    """One task's model, from what is deployed with the router."""
+    rescaler = float(arrays[RESCALERS][task])
+    found = {name: a for name, a in arrays.items() if not name.endswith((MASKS, DELTA)) and name != RESCALERS}
+    for name in (name for name in arrays if name.endswith(MASKS)):
+        change = name.removesuffix(MASKS) + DELTA
+        found[change] = restored(arrays[change], arrays[name][task], rescaler)
+    return found

@@ -1,0 +1,47 @@
+"""Iso-C and Iso-CTS: a merged change whose singular values are all the same."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.lowrank import LowRank
+from fcil.merging.spectral import iso_c, iso_cts
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Iso"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iso(MergeMethod):
+    """The sum of the changes with a flat spectrum (Iso-C), with directions of single tasks (Iso-CTS); rank-aware.
+
+    Marczak et al., "No task left behind: isotropic model merging with common and task-specific subspaces", ICML 2025,
+    arXiv 2502.04959. The sum grows with what is summed: over a round's n clients set `scale` near 1 / n.
+    """
+
+    variant: Annotated[Literal["c", "cts"], Option("Iso-C or Iso-CTS")] = "c"
+    common: Annotated[
+        float, Option("cts: share of the sum's components that stay; the rest goes to single tasks", low=0, high=1)
+    ] = 0.8
+    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
+        """Layer by layer; a client's change counts by its examples."""
+        return self._flat(experts, None)
+
+    def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
+        """Of no more components than a pair can hold: of a flat spectrum none leads, so that cutting it is a toss."""
+        return self._flat(experts, self.rank)
+
+    def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:
+        weights = multiples(experts)
+        for layer in layers(experts):
+            changes = [expert.changes[layer] for expert in experts]
+            if self.variant == "c":
+                merged = iso_c(changes, weights, rank)
+            else:
+                merged = iso_cts(changes, weights, self.common, rank)
+            yield layer, merged.times(self.scale)

@@ -1,0 +1,33 @@
+"""MagMax: of every entry the largest change."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.merging.expert import Expert, layers
+from fcil.merging.sparse import mag_max
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["MagMax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagMax(MergeMethod):
+    """Of every entry the task's change of largest magnitude; tasks are learned one after the other in one module.
+
+    Marczak et al., "MagMax: leveraging model merging for seamless continual learning", ECCV 2024, arXiv 2407.06322.
+    """
+
+    start: Annotated[
+        Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended as in the paper")
+    ] = "last"
+    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 0.5
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """Layer by layer, dense; examples do not count."""
+        for layer in layers(experts):
+            yield layer, self.scale * mag_max([expert.changes[layer] for expert in experts])

@@ -1,0 +1,31 @@
+"""TSV-M: tasks' singular vectors made orthogonal to each other."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.lowrank import LowRank
+from fcil.merging.spectral import tsv_m
+from fcil.options import Option
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["Tsv"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tsv(MergeMethod):
+    """TSV-M: singular vectors of all changes made orthogonal, singular values kept; in factors, rank-aware.
+
+    Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv 2412.00081. Over a round's clients use it with care: they
+    share a start, their vectors are nearly the same, and small differences come out at full strength.
+    """
+
+    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
+        """Layer by layer; a client's change counts by its examples."""
+        weights = multiples(experts)
+        for layer in layers(experts):
+            yield layer, tsv_m([expert.changes[layer] for expert in experts], weights).times(self.scale)
