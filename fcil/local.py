@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -206,6 +206,8 @@ def run_client(
     """
     began = time.perf_counter()
     local = method.local(phase)
+    begun = {**local.start(broadcast.arrays, client), **local.frozen(broadcast.references)}
+    broadcast = replace(broadcast, arrays=begun)
     names = local.trained(list(broadcast.arrays))
     leaves = model.load(broadcast.arrays, names)
     nothing = torch.empty(0)
