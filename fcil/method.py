@@ -109,7 +109,11 @@ class ClientUpdate:
 
 
 class Collector(Protocol):
-    """A statistic being summed on one client: fed by one or several passes over the data, then read."""
+    """A statistic being summed on one client: fed by one or several passes over the data, then read.
+
+    It may also have `gradients`, layer -> function of the gradient at the layer's output, (..., out), for a pass whose
+    `batch` differentiates something; in one pass only one statistic can do so.
+    """
 
     layers: Mapping[str, Callable[[Tensor], None]]
     """Linear layer -> function that is called with the layer's input, (..., in), in every forward pass."""

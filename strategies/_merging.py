@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, total
+from fcil.arrays import Arrays, State, as_float32, total
 from fcil.merging.expert import Expert, layers
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
@@ -66,6 +66,11 @@ class MergeMethod(FedAvg):
         """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
         return ()
 
+    def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
+        """The passes over a client's data in which that is summed; to be overridden where it needs gradients."""
+        wanted = self.reports(kind)
+        return (Pass(wanted),) if wanted else ()
+
     @property
     def remembers(self) -> bool:
         """Tasks are merged from their own pairs."""
@@ -83,15 +88,15 @@ class MergeMethod(FedAvg):
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and a report under the merged model where merging tasks needs one."""
-        report = self.at != "round" and self.reports(REPORT)
+        report = self.at != "round" and self.passes(REPORT, task)
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
     def local(self, phase: Phase) -> Local:
         """Train as FedAvg does; report what `combine` needs where it is used."""
         if phase.kind == "report":
-            return Local(passes=(Pass(self.reports(REPORT)),))
-        wanted = self.reports(TRAIN) if self.at != "task" else ()
-        return Local(super().local(phase).trains, passes=(Pass(wanted),) if wanted else ())
+            return Local(passes=self.passes(REPORT, phase.task))
+        wanted = self.passes(TRAIN, phase.task) if self.at != "task" else ()
+        return Local(super().local(phase).trains, passes=wanted)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Of a report the statistics, over all clients; else as FedAvg."""
@@ -102,7 +107,7 @@ class MergeMethod(FedAvg):
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Keep the task's statistics, or average."""
         if phase.kind == "report":
-            kept = {of_task(phase.task.index, name): a for name, a in sums.items()}
+            kept = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
             return {**state, "kept": {**state.get("kept", {}), **kept}}
         return super().merge_sums(state, phase, sums)
 
@@ -133,6 +138,8 @@ class MergeMethod(FedAvg):
             return super().deploy(state, phase)
         kept = past_tasks(state.get("kept", {}))
         modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
+        if len(modules) == 1:
+            return {**modules[0], **state["head"]}
         experts = [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
         merged: dict[str, np.ndarray] = {}
         for layer, change in self._merged(experts, phase):
