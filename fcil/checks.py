@@ -1,13 +1,13 @@
 """Every reply is checked before it touches the state; a bad one is refused whole."""
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from fcil.arrays import Arrays, shapes
-from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes
+from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes, as_broadcast
 
 __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
@@ -25,6 +25,8 @@ class Expected:
     statistics: Shapes
     num_examples: dict[int, int]
     """Client asked -> samples that it holds."""
+    own: Mapping[int, Shapes] = field(default_factory=dict)
+    """Client -> the shapes of its arrays, where `Local.start` makes them differ."""
 
 
 def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
@@ -33,7 +35,10 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
     statistics = {
         name: shape for each in local.passes for s in each.statistics for name, shape in s.shapes(sent).items()
     }
-    return Expected(phase, {name: sent[name] for name in local.trained(list(sent))}, statistics, num_examples)
+    trained = local.trained(list(sent))
+    started = {c: shapes(local.start(broadcast.arrays, c)) for c in num_examples if local.start is not as_broadcast}
+    own = {c: {name: found[name] for name in trained} for c, found in started.items()}
+    return Expected(phase, {name: sent[name] for name in trained}, statistics, num_examples, own)
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -74,6 +79,6 @@ def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> 
     for name in COUNTED:
         if not 0 <= update.metrics.get(name, 0) < float("inf"):
             return f"metric {name} = {update.metrics[name]}: must be a finite number, not negative"
-    return arrays_refusal("array", update.arrays, wanted.arrays) or arrays_refusal(
+    return arrays_refusal("array", update.arrays, wanted.own.get(update.client, wanted.arrays)) or arrays_refusal(
         "statistic", update.statistics, wanted.statistics
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -165,7 +165,9 @@ def _collect(
     beside = [under(arrays, references) for under in each.beside]
     collectors = [statistic.start(arrays, model, step.generator) for statistic in each.statistics]
     observers: dict[str, list[Callable[[Tensor], None]]] = {}
+    gradients: dict[str, Callable[[Tensor], None]] = {}
     for collector in collectors:
+        gradients |= getattr(collector, "gradients", {})
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
     transform = step.generator("statistics augmentation") if each.transform == "train" else None
@@ -173,7 +175,7 @@ def _collect(
     with torch.set_grad_enabled(bool(each.gradients)):
         for _ in range(each.repeats):
             for images, labels in data.batches(each.batch or batch, np.arange(len(data)), transform):
-                with model.observed(merged):
+                with model.observed(merged, gradients):
                     features = model.features(images)
                 if beside:
                     features = torch.cat([features, *(_features(model, other, images) for other in beside)], 1)
@@ -206,6 +208,8 @@ def run_client(
     """
     began = time.perf_counter()
     local = method.local(phase)
+    begun = {**local.start(broadcast.arrays, client), **local.frozen(broadcast.references)}
+    broadcast = replace(broadcast, arrays=begun)
     names = local.trained(list(broadcast.arrays))
     leaves = model.load(broadcast.arrays, names)
     nothing = torch.empty(0)

@@ -16,7 +16,7 @@ from fcil.arrays import Arrays, State, digest, ungrouped
 from fcil.checks import Expected, expected
 from fcil.config import Config
 from fcil.errors import RunError
-from fcil.method import Backbone, Broadcast, Local, Method, Phase
+from fcil.method import Backbone, Broadcast, Local, Method, Phase, as_broadcast
 from fcil.replies import Emit, Gathered, Reply, gather, groups
 from fcil.scenario import Scenario
 from fcil.tasks import Task
@@ -186,7 +186,8 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
-    ledger, down = send(progress.ledger, request.broadcast, range(len(request.groups)) if request.groups else clients)
+    receivers, begin = (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.start)
+    ledger, down = send(progress.ledger, request.broadcast, receivers, begin)
     emit({
         "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
         "clients": clients, "download_bytes": down,

@@ -88,6 +88,8 @@ class Broadcast:
     """Weights that make the model clients start from."""
     references: Arrays = field(default_factory=dict)
     """Read-only things beside them: a teacher, an anchor, earlier tasks' factors. Sent once to each client."""
+    follows: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Reference -> (an earlier one, bytes): whoever holds that one is sent only the bytes that make it this one."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,11 @@ class ClientUpdate:
 
 
 class Collector(Protocol):
-    """A statistic being summed on one client: fed by one or several passes over the data, then read."""
+    """A statistic being summed on one client: fed by one or several passes over the data, then read.
+
+    It may also have `gradients`, layer -> function of the gradient at the layer's output, (..., out), for a pass whose
+    `batch` differentiates something; in one pass only one statistic can do so.
+    """
 
     layers: Mapping[str, Callable[[Tensor], None]]
     """Linear layer -> function that is called with the layer's input, (..., in), in every forward pass."""
@@ -134,6 +140,16 @@ class Statistic(Protocol):
         `model` is the one that the data go through; a statistic of gradients (Fisher) differentiates its logits.
         `generator` gives the client's own randomness for a purpose, as in `Step`.
         """
+
+
+def as_broadcast(arrays: Arrays, client: int) -> Arrays:
+    """Every client begins with all of the broadcast's arrays."""
+    return arrays
+
+
+def no_arrays(references: Arrays) -> Arrays:
+    """Nothing is put beside the broadcast's arrays."""
+    return {}
 
 
 def local_model(arrays: Arrays, references: Arrays) -> Arrays:
@@ -168,6 +184,11 @@ class Local:
     """Glob pattern -> learning rate in place of `train.lr`; the first that matches counts."""
     passes: tuple[Pass, ...] = ()
     """What is reported, after training."""
+    start: Callable[[Arrays, int], Arrays] = as_broadcast
+    """(the broadcast's arrays, client) -> what this client is sent of them, begins with and sends back, under the same
+    names: smaller pairs, or a new draw from the phase's seed. Cheap: the server calls it to check and to count."""
+    frozen: Callable[[Arrays], Arrays] = no_arrays
+    """References -> arrays of the model beside those, which never train: earlier changes, folded into the weights."""
 
     def trained(self, names: Sequence[str]) -> list[str]:
         """The names that train.

@@ -113,6 +113,7 @@ class Rehearsal:
         """One client's reply to a few steps, in as many variations as clients are asked."""
         began = time.perf_counter()
         reply = self._probe(request)
+        probed = request.local.start(request.broadcast.arrays, reply.client)
         self.startup = self.startup or time.perf_counter() - began
         if request.phase.index in self._to_time:
             self._time(request)
@@ -121,7 +122,8 @@ class Rehearsal:
         self.seconds += time.perf_counter() - began
         for group in request.groups or [(client,) for client in request.num_examples]:
             began = time.perf_counter()
-            replies = [_varied(request, replace(reply, client=c, num_examples=request.num_examples[c])) for c in group]
+            each = (replace(reply, client=c, num_examples=request.num_examples[c]) for c in group)
+            replies = [_varied(request, one, probed) for one in each]
             imitated: Reply = replies[0]
             if request.groups:
                 imitated = summed(self.plan.method, request.expected, request.broadcast, replies)
@@ -200,12 +202,16 @@ class Rehearsal:
         self.worker_bytes = max(self.worker_bytes, memory.metrics().get("peak_memory_bytes", 0.0))
 
 
-def _varied(request: Request, reply: ClientUpdate) -> ClientUpdate:
-    """The reply with each change from the broadcast a little larger or smaller; what did not move stays in place."""
+def _varied(request: Request, reply: ClientUpdate, probed: Arrays) -> ClientUpdate:
+    """The reply with each change a little larger or smaller; what did not move stays in place.
+
+    Args:
+        probed: what the client whose reply it is began with.
+    """
     rng = request.phase.generator("rehearsal", reply.client)
-    sent = request.broadcast.arrays
-    arrays = {
-        name: (sent[name] + (a - sent[name]) * rng.uniform(0.9, 1.1, a.shape)).astype(a.dtype)
-        for name, a in reply.arrays.items()
-    }
+    sent = request.local.start(request.broadcast.arrays, reply.client)
+    arrays = {}
+    for name, a in reply.arrays.items():
+        change = np.resize(a - probed[name], sent[name].shape)  # of another shape where clients' pairs are smaller
+        arrays[name] = (sent[name] + change * rng.uniform(0.9, 1.1, change.shape)).astype(a.dtype)
     return replace(reply, arrays=arrays)

@@ -110,7 +110,7 @@ def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: 
         return f"stale: answers phase {partial.phase}, not {target.phase.index} ({target.phase})"
     for position, member in enumerate(partial.members):
         before = [*already, *(m.client for m in partial.members[:position])]
-        reason = refusal(member, replace(target, arrays={}, statistics={}), before)
+        reason = refusal(member, replace(target, arrays={}, statistics={}, own={}), before)
         if reason:
             return f"sums with client {member.client}: {reason}"
     return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None

@@ -2,14 +2,14 @@
 
 Up: every array and statistic of every client's reply. Down: an array is sent to a client when the client does not hold
 this very content under this name already; so a teacher or an earlier task's factors cost once per client, and a factor
-that no round has changed costs nothing.
+that no round has changed costs nothing. What grows by little (`Broadcast.follows`) costs what it grew by.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fcil.arrays import digest, nbytes
-from fcil.method import Broadcast, ClientUpdate
+from fcil.arrays import Arrays, digest, nbytes
+from fcil.method import Broadcast, ClientUpdate, as_broadcast
 
 __all__ = ["Ledger", "send", "update_bytes"]
 
@@ -21,18 +21,35 @@ class Ledger:
     held: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def send(ledger: Ledger, broadcast: Broadcast, clients: Iterable[int]) -> tuple[Ledger, int]:
-    """The ledger after sending `broadcast` to `clients`, and the bytes that it takes."""
-    asked = sum(1 << client for client in clients)
-    held = dict(ledger.held)
-    sent = 0
-    for name, a in {**broadcast.arrays, **{f"reference {n}": a for n, a in broadcast.references.items()}}.items():
+def send(
+    ledger: Ledger, broadcast: Broadcast, clients: Iterable[int],
+    start: Callable[[Arrays, int], Arrays] = as_broadcast,
+) -> tuple[Ledger, int]:  # fmt: skip
+    """The ledger after sending `broadcast` to `clients`, and the bytes that it takes.
+
+    Args:
+        start: what a client is sent of the broadcast's arrays (`Local.start`).
+    """
+    clients = list(clients)
+    asked, held, sent = sum(1 << client for client in clients), dict(ledger.held), 0
+    sizes = {client: {n: a.nbytes for n, a in start(broadcast.arrays, client).items()} for client in clients}
+    follows = {_reference(new): (_reference(old), size) for new, (old, size) in broadcast.follows.items()}
+    for name, a in {**broadcast.arrays, **{_reference(n): a for n, a in broadcast.references.items()}}.items():
         content = digest({"": a})
         known, owners = held.get(name, ("", 0))
         owners = owners if known == content else 0
-        sent += a.nbytes * (asked & ~owners).bit_count()
+        old, size = follows.get(name, ("", 0))
+        almost = held.get(old, ("", 0))[1]
+        for client in (c for c in clients if not owners >> c & 1):
+            sent += size if almost >> client & 1 else sizes[client].get(name, a.nbytes)
         held[name] = (content, owners | asked)
+    for old, _ in follows.values():
+        held.pop(old, None)
     return Ledger(held), sent
+
+
+def _reference(name: str) -> str:
+    return f"reference {name}"
 
 
 def update_bytes(update: ClientUpdate) -> int:

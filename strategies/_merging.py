@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, total
+from fcil.arrays import Arrays, State, as_float32, total
 from fcil.merging.expert import Expert, layers
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
@@ -70,6 +70,11 @@ class MergeMethod(FedAvg):
         """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
         return ()
 
+    def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
+        """The passes over a client's data in which that is summed; to be overridden where it needs gradients."""
+        wanted = self.reports(kind)
+        return (Pass(wanted),) if wanted else ()
+
     @property
     def remembers(self) -> bool:
         """Tasks are merged from their own pairs."""
@@ -87,15 +92,15 @@ class MergeMethod(FedAvg):
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and a report under the merged model where merging tasks needs one."""
-        report = self.at != "round" and self.reports(REPORT)
+        report = self.at != "round" and self.passes(REPORT, task)
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
     def local(self, phase: Phase) -> Local:
         """Train as FedAvg does; report what `combine` needs where it is used."""
         if phase.kind == "report":
-            return Local(passes=(Pass(self.reports(REPORT)),))
-        wanted = self.reports(TRAIN) if self.at != "task" else ()
-        return Local(super().local(phase).trains, passes=(Pass(wanted),) if wanted else ())
+            return Local(passes=self.passes(REPORT, phase.task))
+        wanted = self.passes(TRAIN, phase.task) if self.at != "task" else ()
+        return Local(super().local(phase).trains, passes=wanted)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Of a report the statistics, over all clients; else as FedAvg."""
@@ -106,7 +111,7 @@ class MergeMethod(FedAvg):
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Keep the task's statistics, or average."""
         if phase.kind == "report":
-            kept = {of_task(phase.task.index, name): a for name, a in sums.items()}
+            kept = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
             return {**state, "kept": {**state.get("kept", {}), **kept}}
         return super().merge_sums(state, phase, sums)
 
@@ -131,7 +136,7 @@ class MergeMethod(FedAvg):
         return lambda *purpose: phase.generator(type(self).__name__, *purpose)
 
     def task_experts(self, state: State) -> list[Expert]:
-        """The tasks' modules against W0, where tasks are merged and there are two or more; else none."""
+        """The tasks' modules against W0, all that can be merged; none where tasks are not, or only the first one began."""
         past = past_tasks(state.get("past", {}))
         if self.at == "round" or not past:
             return []
@@ -144,8 +149,9 @@ class MergeMethod(FedAvg):
         experts = self.task_experts(state)
         if not experts:
             return super().deploy(state, phase)
-        merged: dict[str, np.ndarray] = {}
         layers(experts)
-        for layer, change in self.combine(experts, self._draw(phase)):
+        alone = len(experts) == 1
+        merged: dict[str, np.ndarray] = {}
+        for layer, change in experts[0].changes.items() if alone else self.combine(experts, self._draw(phase)):
             merged |= _arrays(layer, change)
         return {**merged, **state["head"]}

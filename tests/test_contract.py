@@ -22,8 +22,11 @@ from fcil.registry import build_method, method_class, method_names
 from fcil.tasks import Task
 
 NAMES = method_names()
-NOT_A_MEAN: set[str] = set()
-"""Methods of which copies of one client are not that client, each with the reason. Empty so far."""
+NOT_A_MEAN = {
+    "flexlora",  # the client's product, but in the factors of an SVD
+    "flora",  # the client's product, but behind a new pair
+}
+"""Methods of which copies of one client are not that client, array by array, each with the reason."""
 DATA = dataset()
 TASKS = (Task(0, 0, 2), Task(1, 2, 2))
 CLIENTS = 3

@@ -22,7 +22,7 @@ from fcil.forecast import forecast, spread
 from fcil.loop import make_plan
 from fcil.model.backbone import describe_backbone
 from fcil.options import describe
-from fcil.registry import method_class, method_names
+from fcil.registry import build_method, method_class, method_names
 from fcil.rehearsal import Cost, between
 from fcil.report.forecast import clock
 from fcil.store import ClientStore
@@ -82,6 +82,12 @@ def test_so_is_that_of_methods_of_other_families(method, digits_config, tmp_path
     config = digits_config({"data": {"train_limit": 60, "test_limit": 30}})
     session = session_of(config, method, ClientStore(tmp_path / "clients"))
     agrees(session, tmp_path / "run")
+
+
+def test_so_is_that_of_clients_with_pairs_of_different_ranks(digits_config, tmp_path):
+    method = {"name": "flexlora", "rank": 4, "ranks": [1, 4, 2]}
+    config = digits_config(SMALL, {"method": method, "partition": {"clients": 3}, "train": {"rounds": 2}})
+    agrees(session_of(config, build_method("flexlora", config.method.settings)), tmp_path / "run")
 
 
 def test_a_factor_that_has_not_moved_yet_costs_nothing_in_the_forecast_either(digits_config, tmp_path):

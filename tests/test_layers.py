@@ -18,6 +18,7 @@ STRATEGY_MAY = (
     "fcil.merging",
     "fcil.statistics",
     "fcil.feature_sums",
+    "fcil.curvature",
     "fcil.model",
     "fcil.options",
     "fcil.local",

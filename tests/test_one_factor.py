@@ -2,39 +2,15 @@
 
 import numpy as np
 import pytest
+from rounds import COUNTS, begun, steps
 from small import BACKBONE, dense, phase
 
 from fcil.arrays import same_names
-from fcil.method import ClientUpdate
 from fcil.model.lora import A, B, layers_of
 from fcil.registry import build_method
 from fcil.tasks import Task
 from strategies.ffa import FFA
 from strategies.rolora import RoLoRA
-
-ROUNDS = 4
-COUNTS = (3, 10, 1)
-
-
-def updates_of(method, phase, broadcast):
-    """Clients that changed what trains, each in its own way."""
-    names = method.local(phase).trained(list(broadcast.arrays))
-    for client, count in enumerate(COUNTS):
-        rng = np.random.default_rng([phase.round, client])
-        arrays = {n: (broadcast.arrays[n] + rng.normal(size=broadcast.arrays[n].shape)).astype("f4") for n in names}
-        yield ClientUpdate(client, phase.index, count, arrays)
-
-
-def steps(method, rounds=ROUNDS):
-    """(phase, broadcast, updates, state after) of a task's rounds."""
-    state = method.begin(method.init(BACKBONE, 4, 0), phase(1), BACKBONE)
-    for number in range(1, rounds + 1):
-        at = phase(number)
-        broadcast = method.broadcast(state, at)
-        updates = list(updates_of(method, at, broadcast))
-        state = method.merge(state, at, updates)
-        yield at, broadcast.arrays, updates, state
-
 
 METHODS = [FFA(rank=3), RoLoRA(rank=3), RoLoRA(rank=3, train_order="AB")]
 
@@ -61,7 +37,7 @@ def test_one_factor_a_round_is_sent_and_the_other_keeps_its_bits(method, order):
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_the_factor_that_trains_first_starts_at_zero_and_the_other_does_not(method):
     at = phase(1)
-    module = method.begin(method.init(BACKBONE, 4, 0), at, BACKBONE)["module"]
+    module = begun(method)["module"]
     (first,) = method.factors(at)
     for name, a in module.items():
         assert (not a.any()) == name.endswith(first)
@@ -81,7 +57,7 @@ def test_they_train_under_any_merge_over_tasks(name):
     method = build_method("compose", {"round": name, "task": "task_arithmetic", "rank": 3})
     assert method.additive
     first = phase(1)
-    state = method.begin(method.init(BACKBONE, 4, 0), first, BACKBONE)
+    state = begun(method)
     broadcast = method.broadcast(state, first)
     assert all(not n.endswith(A) for n in method.local(first).trained(list(broadcast.arrays)))
     fresh = method.begin(state, phase(1, task=Task(1, 2, 2), index=1), BACKBONE)

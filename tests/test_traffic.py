@@ -57,3 +57,19 @@ def test_many_clients():
 def test_a_reply_is_its_arrays_and_statistics():
     update = ClientUpdate(0, 0, 1, {"a": floats(3)}, {"g": np.zeros(2)}, {"loss": 1.0})
     assert update_bytes(update) == 12 + 16
+
+
+def test_who_holds_what_came_before_is_sent_only_what_it_grew_by_and_anybody_else_all_of_it():
+    ledger, _ = send(Ledger(), Broadcast({}, {"base1": floats(4)}), [0, 1])
+    grown = Broadcast({}, {"base2": floats(9)}, {"base2": ("base1", 20)})
+    ledger, sent = send(ledger, grown, [0, 2])
+    assert sent == 20 + 36
+    ledger, sent = send(ledger, grown, [0, 1, 2])  # client 1 was not asked then
+    assert sent == 36
+    assert {name for name in ledger.held if "base" in name} == {"reference base2"}
+
+
+def test_a_client_that_begins_with_less_is_sent_less():
+    cut = {0: 1, 1: 4}
+    _, sent = send(Ledger(), Broadcast({"a": floats(4)}), [0, 1], lambda arrays, c: {"a": arrays["a"][: cut[c]]})
+    assert sent == 4 * (1 + 4)

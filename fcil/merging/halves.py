@@ -10,7 +10,7 @@ import numpy as np
 from fcil.arrays import half_rows
 from fcil.errors import MergeError
 
-__all__ = ["BLOCK", "diagonal", "side", "times", "upper", "whole"]
+__all__ = ["BLOCK", "diagonal", "shrunk", "side", "times", "upper", "whole"]
 
 BLOCK = 64
 """Rows that are unpacked at a time: few enough to stay in a processor's cache."""
@@ -28,6 +28,14 @@ def diagonal(half: np.ndarray) -> np.ndarray:
     """(n,) entries (i, i)."""
     i = np.arange(side(half))
     return half[i * len(i) - i * (i - 1) // 2]
+
+
+def shrunk(half: np.ndarray, amount: float) -> np.ndarray:
+    """The half with its off-diagonal entries times `amount`: 1 leaves it, 0 leaves the diagonal only."""
+    i, n = np.arange(side(half)), side(half)
+    out = half * half.dtype.type(amount)
+    out[i * n - i * (i - 1) // 2] = diagonal(half)
+    return np.asarray(out)
 
 
 def upper(half: np.ndarray) -> np.ndarray:

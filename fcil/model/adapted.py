@@ -88,13 +88,23 @@ class AdaptedModel:
             self._fill(kept)
 
     @contextmanager
-    def observed(self, observers: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-        """Call a function with the input of each named linear layer in every forward pass of the block."""
+    def observed(
+        self, observers: Mapping[str, Callable[[Tensor], None]],
+        gradients: Mapping[str, Callable[[Tensor], None]] | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """Call a function with the input of each named linear layer in every forward pass of the block.
+
+        Args:
+            observers: linear layer -> function of its input, (..., in).
+            gradients: linear layer -> function of the gradient at its output, (..., out), called in backward passes.
+        """
         handles = []
         try:
             for name, observe in observers.items():
                 layer = self.network.get_submodule(name)
                 handles.append(layer.register_forward_pre_hook(_first_argument(observe)))
+            for name, observe in (gradients or {}).items():
+                handles.append(self.network.get_submodule(name).register_forward_hook(_gradient_of_output(observe)))
             yield
         finally:
             for handle in handles:
@@ -121,5 +131,12 @@ def _first_argument(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, t
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         with torch.autocast(inputs[0].device.type, enabled=False):  # statistics are never taken in half precision
             observe(inputs[0])
+
+    return hook
+
+
+def _gradient_of_output(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        output.register_hook(observe)  # type: ignore[no-untyped-call]
 
     return hook

@@ -18,7 +18,7 @@ from fcil.arrays import matching
 from fcil.errors import ConfigError
 from fcil.method import Backbone
 
-__all__ = ["A", "B", "DELTA", "Lora", "LoraLinear", "TARGETS", "layers_of"]
+__all__ = ["A", "B", "DELTA", "Lora", "LoraLinear", "TARGETS", "layers_of", "uniform"]
 
 A, B = ".lora_A", ".lora_B"
 DELTA = ".delta"
@@ -129,8 +129,7 @@ class Lora:
         arrays = {}
         for name, (out, width) in self.layers(backbone).items():
             for factor, shape in ((A, (self.rank, width)), (B, (out, self.rank))):
-                bound = 0.0 if factor == zero else 1 / np.sqrt(shape[1])
-                arrays[name + factor] = rng.uniform(-bound, bound, shape).astype(np.float32)
+                arrays[name + factor] = uniform(rng, shape, 0.0 if factor == zero else 1.0)
         return arrays
 
     def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
@@ -148,6 +147,12 @@ class Lora:
     def features(self, network: nn.Module, images: Tensor) -> Tensor:
         """The backbone's own pooled feature."""
         return network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator, no-any-return]
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
+    """(rows, n) ~ U(-1/sqrt(n), 1/sqrt(n)) times `scale`, float32."""
+    bound = scale / np.sqrt(shape[1])
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def layers_of(arrays: Mapping[str, object]) -> list[str]:

@@ -1,0 +1,79 @@
+"""Merges that weight every entry, or every direction, of a layer's change by how much the loss depends on it.
+
+All of them solve  min over W of  sum_i tr((W - W_i)^T C_i (W - W_i)),  the maximum of a product of Gaussians around
+the models, and differ in the precision C_i: a Fisher diagonal (`fisher_mean`), the Gram of the inputs (`gram_mean`), or
+the Kronecker product of gradient and input Grams (`fcil.merging.krylov`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fcil.arrays import added
+from fcil.errors import MergeError
+from fcil.merging import halves
+from fcil.merging.lowrank import Change, LowRank, dense
+from fcil.merging.matching import merge_tasks
+
+__all__ = ["fisher_mean", "gram_mean"]
+
+
+def fisher_mean(
+    changes: Sequence[Change], fishers: Sequence[np.ndarray], weights: Sequence[float], floor: float = 1e-6
+) -> np.ndarray:
+    """sum_i (F_i + w_i e) W_i / sum_i (F_i + w_i e), entry by entry (Matena and Raffel, arXiv 2111.09832).
+
+    Args:
+        changes: (out, in) each.
+        fishers: (out, in) each, sums over samples, not negative; one common factor cancels.
+        weights: shares that sum to one; they decide where no model has a Fisher.
+        floor: e, as a share of the mean entry of sum_i F_i.
+
+    Returns:
+        (out, in) in float64.
+
+    Raises:
+        MergeError: nothing to merge; shapes that differ; a Fisher that is negative or not finite.
+    """
+    if not changes or not len(changes) == len(fishers) == len(weights):
+        raise MergeError(f"a Fisher mean needs a Fisher for each model; got {len(changes)}, {len(fishers)}")
+    for i, (change, fisher) in enumerate(zip(changes, fishers, strict=True)):
+        if not change.shape == fisher.shape == changes[0].shape:
+            raise MergeError(f"model {i}: {change.shape} and Fisher {fisher.shape} do not fit {changes[0].shape}")
+        if not np.isfinite(fisher).all() or (fisher < 0).any():
+            raise MergeError(f"model {i}: a Fisher diagonal must be finite and not negative")
+    mean = float(np.mean([fisher.mean(dtype=np.float64) for fisher in fishers])) * len(fishers)
+    least = floor * mean if mean else 1.0
+    top, bottom = np.zeros(changes[0].shape), np.zeros(changes[0].shape)
+    for change, fisher, weight in zip(changes, fishers, weights, strict=True):
+        precision = fisher.astype(np.float64) + weight * least
+        bottom += precision
+        top += np.multiply(precision, dense(change), out=precision)
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def gram_mean(changes: Sequence[LowRank], grams: Sequence[np.ndarray], shrink: float = 1.0) -> LowRank:
+    """(sum_i B_i A_i G_i)(sum_i G_i)^+ (Jin et al., arXiv 2212.09849), in factors of all ranks together.
+
+    Args:
+        changes: (out, in) each.
+        grams: their inputs' sums of x x^T, each its upper half, (in (in + 1) / 2,), or all their diagonals, (in,).
+        shrink: the off-diagonals of halves are multiplied by it.
+
+    Raises:
+        MergeError: nothing to merge, or sizes that do not fit.
+    """
+    if not changes or len(changes) != len(grams):
+        raise MergeError(f"RegMean needs a Gram for each model and at least one; got {len(changes)}, {len(grams)}")
+    width = changes[0].shape[1]
+    whole = width * (width + 1) // 2
+    for i, gram in enumerate(grams):
+        if gram.shape != grams[0].shape or gram.size not in (width, whole):
+            raise MergeError(f"model {i}: a Gram of {gram.shape} numbers does not fit {width} inputs")
+    pairs = [(change.b, change.a) for change in changes]
+    if grams[0].size == width:
+        return LowRank(*merge_tasks(pairs, grams))
+    small = [halves.shrunk(gram, shrink) for gram in grams]
+    energies = [halves.diagonal(gram) for gram in small]
+    responses = [halves.times(change.a, gram) for change, gram in zip(changes, small, strict=True)]
+    return LowRank(*merge_tasks(pairs, energies, responses, added(small)))

@@ -1,0 +1,78 @@
+"""Clients with LoRA pairs of different ranks: each holds, trains and sends the leading components of the server's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+
+from fcil.arrays import Arrays, weighted_mean
+from fcil.errors import ConfigError
+from fcil.merging.lowrank import LowRank
+from fcil.method import ClientUpdate, Local, Phase
+from fcil.model.lora import A, B, layers_of
+from fcil.options import Option
+
+from .fedavg import FedAvg
+
+__all__ = ["MixedRanks", "leading", "mean_of_the_rest", "products"]
+
+
+def leading(arrays: Arrays, rank: int) -> dict[str, np.ndarray]:
+    """Pairs cut to their first `rank` components; everything else as it is."""
+
+    def cut(name: str, a: np.ndarray) -> np.ndarray:
+        return a[:rank] if name.endswith(A) else a[:, :rank] if name.endswith(B) else a
+
+    return {name: cut(name, a) for name, a in arrays.items()}
+
+
+def products(updates: Sequence[ClientUpdate]) -> tuple[dict[str, list[LowRank]], list[float]]:
+    """Layer -> B_i A_i of every client that has examples, and the clients' shares of these, summing to one."""
+    present = [u for u in updates if u.num_examples]
+    counts = np.array([u.num_examples for u in present], np.float64)
+    pairs = {
+        layer: [LowRank(u.arrays[layer + B], u.arrays[layer + A]) for u in present]
+        for layer in layers_of(updates[0].arrays)
+    }
+    return pairs, list(counts / counts.sum())
+
+
+def mean_of_the_rest(updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
+    """The mean, weighted by examples, of what trained beside the pairs: the head's rows.
+
+    Raises:
+        MergeError: nobody has any examples.
+    """
+    rest = [{n: a for n, a in u.arrays.items() if not n.endswith((A, B))} for u in updates]
+    return weighted_mean(rest, [u.num_examples for u in updates])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedRanks(FedAvg):
+    """The base of the methods that merge products, so that the factors of two clients need not have one rank."""
+
+    ranks: Annotated[
+        tuple[int, ...],
+        Option("ranks of clients 0, 1, 2, ..., dealt in turn, none above `rank`; empty: all have `rank`", low=1),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        if max(self.ranks, default=0) > self.rank:
+            raise ConfigError(
+                f"method.ranks = {list(self.ranks)}: no client's rank may exceed method.rank = {self.rank}"
+            )
+
+    def rank_of(self, client: int) -> int:
+        """What the client trains and sends."""
+        return self.ranks[client % len(self.ranks)] if self.ranks else self.rank
+
+    @property
+    def additive(self) -> bool:
+        """Products of different ranks are stacked, not summed."""
+        return False
+
+    def local(self, phase: Phase) -> Local:
+        """Train the leading components of both factors, and the head's new rows."""
+        local = super().local(phase)
+        return replace(local, start=lambda arrays, client: leading(arrays, self.rank_of(client)))

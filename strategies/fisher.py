@@ -1,0 +1,80 @@
+"""Fisher averaging: every entry is a mean weighted by how much the loss depends on it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from fcil.arrays import State, as_float32
+from fcil.curvature import fisher_of, fisher_pass
+from fcil.errors import ConfigError
+from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.weighted import fisher_mean
+from fcil.method import Broadcast, ClientUpdate, Kind, Pass, Phase, Task
+from fcil.model.lora import DELTA
+from fcil.options import Option
+
+from ._lora import head_rows
+from ._merging import Draw, MergeMethod
+
+__all__ = ["FisherAverage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherAverage(MergeMethod):
+    """sum_i F_i W_i / sum_i F_i with F_i the diagonal of expert i's empirical Fisher information.
+
+    Matena and Raffel, "Merging models with Fisher-weighted averaging", NeurIPS 2022, arXiv 2111.09832. F_i is a sum
+    over samples, so that an expert counts by its data. Of whole weights it costs out x in floats a layer and does not
+    depend on how a change is cut into factors; of factors it costs what these cost, and does: B M and M^-1 A are the
+    same change with another Fisher, so that it only makes sense among clients that began with one pair.
+    """
+
+    of: Annotated[
+        Literal["weights", "factors"], Option("Fisher of whole weights, or of A, B and head rows (rounds only)")
+    ] = "weights"
+    floor: Annotated[
+        float, Option("added to every F_i by the expert's weight, as a share of the layer's mean Fisher", above=0)
+    ] = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.of == "factors" and self.at != "round":
+            raise ConfigError(
+                'method.of = "factors": tasks\' pairs do not begin alike, so that their factors have no common mean; '
+                'set method.at = "round", or method.of = "weights"'
+            )
+
+    def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
+        """One sample at a time, with gradients."""
+        return (fisher_pass(task, self.of == "weights"),)
+
+    def broadcast(self, state: State, phase: Phase) -> Broadcast:
+        """The pairs and, for a report too, the head rows that the loss needs."""
+        return Broadcast({**state["module"], **head_rows(state, phase)})
+
+    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
+        """As other merges of changes; of factors, array by array."""
+        if self.of == "weights" or phase.kind == "report":
+            return super().merge(state, phase, updates)
+        weights = shares([Expert({}, u.num_examples) for u in updates])
+        merged = {
+            name: fisher_mean(
+                [u.arrays[name].reshape(len(a), -1) for u in updates],
+                [u.statistics[fisher_of(name)].reshape(len(a), -1) for u in updates], list(weights), self.floor,
+            ).reshape(a.shape)
+            for name, a in updates[0].arrays.items()
+        }  # fmt: skip
+        new = as_float32(merged)
+        return {
+            **state,
+            "module": {name: new.get(name, a) for name, a in state["module"].items()},
+            "head": {name: new.get(name, a) for name, a in state["head"].items()},
+        }
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+        """Layer by layer, dense."""
+        weights = list(shares(experts))
+        for layer in layers(experts):
+            fishers = [expert.statistics[fisher_of(layer + DELTA)] for expert in experts]
+            yield layer, fisher_mean([expert.changes[layer] for expert in experts], fishers, weights, self.floor)

@@ -1,0 +1,40 @@
+"""FlexLoRA: the mean of the products B A, cut to each client's rank by an SVD."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcil.arrays import State, as_float32
+from fcil.merging.lowrank import stacked, truncated
+from fcil.method import ClientUpdate, Phase
+from fcil.model.lora import A, B, uniform
+
+from ._mixed import MixedRanks, mean_of_the_rest, products
+
+__all__ = ["FlexLoRA"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlexLoRA(MixedRanks):
+    """The mean of B_i A_i, weighted by examples, is exact; what goes on are its best components, as many as fit.
+
+    Bai et al., "Federated fine-tuning of large language models under heterogeneous tasks and client resources", NeurIPS
+    2024, arXiv 2402.11505. By QR and SVD of stacked factors; no product of a layer's size is formed.
+    """
+
+    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
+        """B = U s^1/2 and A = s^1/2 V^T of sum_i w_i B_i A_i, largest components first.
+
+        Raises:
+            MergeError: nobody has any examples.
+        """
+        rest = mean_of_the_rest(updates)
+        pairs, weights = products(updates)
+        module: dict[str, np.ndarray] = {}
+        for layer, each in pairs.items():
+            best, _ = truncated(stacked(each, weights), self.rank)
+            unused = np.abs(best.a).max(1) == 0  # beside a zero row of A a zero column of B would never learn again
+            fresh = uniform(phase.generator("unused", layer), best.a.shape)
+            module |= {layer + A: np.where(unused[:, None], fresh, best.a), layer + B: best.b}
+        return {**state, "module": as_float32(module), "head": {**state["head"], **rest}}

@@ -1,0 +1,44 @@
+"""RegMean: the layer whose responses are closest to those of all experts, each on its own inputs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fcil.merging.expert import Expert, layers
+from fcil.merging.lowrank import LowRank
+from fcil.merging.weighted import gram_mean
+from fcil.method import Kind, Statistic
+from fcil.options import Option
+from fcil.statistics import InputEnergy, InputGram, input_energy, input_gram
+
+from ._merging import Draw, MergeMethod
+
+__all__ = ["RegMean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegMean(MergeMethod):
+    """(sum_i B_i A_i G_i)(sum_i G_i)^+ with G_i the Gram matrix of a layer's inputs, in factors.
+
+    Jin et al., "Dataless knowledge fusion by merging weights of language models", ICLR 2023, arXiv 2212.09849. Grams
+    are sums over tokens, so that an expert counts by its data: there is no other weight. They are taken through the
+    expert's own model, over a task through the one that the task's rounds ended with.
+    """
+
+    gram: Annotated[
+        Literal["full", "diagonal"], Option("G_i whole, in (in + 1) / 2 floats a layer, or its diagonal, in floats")
+    ] = "full"
+    shrink: Annotated[
+        float, Option("off-diagonals of G_i are multiplied by it; FusionBench's value for CLIP ViTs", low=0, high=1)
+    ] = 0.95
+
+    def reports(self, kind: Kind) -> tuple[Statistic, ...]:
+        """The Grams."""
+        return (InputGram() if self.gram == "full" else InputEnergy(),)
+
+    def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
+        """Layer by layer, in factors."""
+        name = input_gram if self.gram == "full" else input_energy
+        for layer in layers(experts):
+            grams = [expert.statistics[name(layer)] for expert in experts]
+            yield layer, gram_mean([expert.changes[layer] for expert in experts], grams, self.shrink)
