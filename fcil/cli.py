@@ -103,22 +103,10 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
 
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
-    from fcil.options import describe
-    from fcil.registry import method_class, method_names
-    from fcil.report.tables import method_table
+    from fcil.registry import method_names
+    from fcil.report.methods import method_page, methods_table
 
-    if given.name:
-        found = method_class(given.name)
-        console.print(method_table(describe(found), found.__doc__ or ""))
-        return
-    table = Table("method", "what it is", box=None)
-    for name in method_names():
-        try:
-            told = (method_class(name).__doc__ or "").partition("\n")[0]
-        except ConfigError as error:  # one broken draft does not hide the others
-            told = str(error)
-        table.add_row(name, Text(told))
-    console.print(table)
+    console.print(method_page(given.name) if given.name else methods_table(method_names()))
 
 
 def _settings_shown(given: argparse.Namespace, console: Console) -> None:
