@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.cli_data import RUNS, data_commands, data_list, pixels
+from fcil.cli_merge import merge_models_command
+from fcil.cli_report import report_command
 from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
@@ -23,6 +25,8 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
+    "report": "runs/quickstart",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
 
@@ -192,6 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
+    merge_models_command(command)
+    report_command(command)
     data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
     doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
     doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")

@@ -18,7 +18,10 @@ PARALLEL = 1 - 1e-6
 
 
 def slerp(left: np.ndarray, right: np.ndarray, grams: np.ndarray) -> np.ndarray:
-    """Half way along the arc between two models, layer by layer; half way along the line where they are parallel.
+    """SLERP at 1/2, layer by layer: (x + y) / (2 cos(angle / 2)), and (x + y) / 2 where they are parallel.
+
+    The angle is that between their directions, the sum that of the models as they are: of two equally long ones the
+    result is as long and half way along the arc.
 
     Args:
         left: (layers, n) coefficients.
@@ -53,7 +56,7 @@ class _Pool:
 def _ranked(akin: np.ndarray) -> list[int]:
     """Models by their smallest kinship to an expert, best first; two that share it by their mean kinship.
 
-    Rounded, so that the order of the experts does not decide: of two experts each is the other's least akin often.
+    Rounded, so that the order of the experts does not decide where two of them are each other's least akin.
     """
     keys = np.round(akin, 10)
     return [int(i) for i in np.lexsort((-keys.mean(1), -keys.min(1)))]

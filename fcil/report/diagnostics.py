@@ -76,7 +76,7 @@ def kinship_heatmaps(
     draw(path, (0.9 + (PANEL + 0.3) * len(each), PANEL + 0.95), paint)
 
 
-def intruders_over_tasks(path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[int]], top: int) -> None:
+def intruders_over_tasks(path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int) -> None:
     """Intruder dimensions of the deployed model after each task, mean per layer of each kind.
 
     Args:

@@ -23,7 +23,7 @@ AT = "at"
 
 def source(doc: str) -> str:
     """The first arXiv number that a docstring names, or nothing."""
-    found = re.search(r"arXiv[: ]\s*(\d{4}\.\d{4,5})", doc)
+    found = re.search(r"arXiv[:\s]\s*(\d{4}\.\d{4,5})", doc)
     return f"arXiv {found[1]}" if found else ""
 
 
