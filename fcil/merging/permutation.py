@@ -36,7 +36,7 @@ def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
     def unit(rows: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
-        return np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0)
+        return np.asarray(np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0))
 
     return np.asarray(unit(left) @ unit(right).swapaxes(-1, -2))
 

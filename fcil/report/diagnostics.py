@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fcil.errors import ConfigError
 from fcil.records import EVENTS, PLOTS
-from fcil.report.canvas import draw, legend, mark, thinned
+from fcil.report.canvas import SMALL, draw, legend, mark, thinned
 
 __all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 
@@ -44,6 +44,10 @@ def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
     axes.set_yticks(list(shown), [str(names[i]) for i in shown])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    if PANEL * 72 / len(names) >= 2.4 * SMALL:
+        for (row, column), value in np.ndenumerate(matrix):
+            colour = "white" if abs(value) > 0.6 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
     return image
 
 
@@ -69,7 +73,7 @@ def kinship_heatmaps(
             own.set_title(name, loc="left", fontsize=7)
             own.set(xlabel=label, ylabel=label if position == 0 else "")
         figure.suptitle(title, x=0.02, ha="left", fontsize=8)
-        bar = figure.colorbar(image, ax=several, shrink=0.8, aspect=20, pad=0.02, ticks=[-1, 0, 1])
+        bar = figure.colorbar(image, ax=several, shrink=0.7, aspect=16, pad=0.03, ticks=[-1, 0, 1])
         bar.outline.set_visible(False)
         bar.ax.set_title("cosine", fontsize=7)
 
