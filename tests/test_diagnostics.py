@@ -19,6 +19,7 @@ from fcil.merging.lowrank import dense as dense_change
 from fcil.model.backbone import Model
 from fcil.partition import Partition
 from fcil.records import Recorder
+from fcil.report.diagnostics import diagnostics_plots
 from fcil.tasks import Tasks
 
 SMALL = Config(
@@ -66,12 +67,19 @@ def flat(after, before):
     return np.concatenate([(dense(after, layer) - dense(before, layer)).ravel() for layer in layers])
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take most of a small run's time."""
+    for name in ("write_plots", "diagnostics_plots"):
+        monkeypatch.setattr(f"fcil.engine.{name}", lambda *given: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_run_has_the_same_bits_without_them(watched, tmp_path):
     method, _, summary, _, _ = watched
     plain = simulate(prepare(settings(method), tmp_path / "plain"), tmp_path / "plain")
     assert (plain["sha256"], plain["right"]) == (summary["sha256"], summary["right"])
     assert not (tmp_path / "plain" / "diagnostics").exists()
-    assert not list((tmp_path / "plain" / "plots").glob("kin*"))
 
 
 def test_kinship_of_clients_is_the_cosine_of_their_dense_changes(watched):
@@ -134,6 +142,7 @@ def test_pictures_are_drawn(watched):
     assert {"kinship_clients.png", "kinship_tasks.png", "intruders.png"} <= drawn
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_killed_and_gone_on_with_the_records_are_the_same(watched, tmp_path, monkeypatch):
     method, whole, _, _, _ = watched
     config, broken = settings(method, diagnostics=True), tmp_path / "broken"
@@ -151,6 +160,13 @@ def test_killed_and_gone_on_with_the_records_are_the_same(watched, tmp_path, mon
     simulate(prepare(config, broken), broken)
     for path in (whole / "diagnostics").iterdir():
         assert (broken / "diagnostics" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_without_diagnostics_nothing_is_drawn_and_what_is_no_run_is_told(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"event": "warning", "reason": "\\"diagnostics\\" are off"}\n')
+    assert diagnostics_plots(tmp_path) == []
+    with pytest.raises(ConfigError, match="not a run folder"):
+        diagnostics_plots(tmp_path / "none")
 
 
 def test_sums_of_groups_hold_no_single_clients(tmp_path):

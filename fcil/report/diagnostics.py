@@ -47,7 +47,7 @@ def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
     if PANEL * 72 / len(names) >= 2.4 * SMALL:
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else "black"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
+            axes.text(column, row, f"{round(value, 1) + 0:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
     return image
 
 
@@ -73,7 +73,7 @@ def kinship_heatmaps(
             own.set_title(name, loc="left", fontsize=7)
             own.set(xlabel=label, ylabel=label if position == 0 else "")
         figure.suptitle(title, x=0.02, ha="left", fontsize=8)
-        bar = figure.colorbar(image, ax=several, shrink=0.7, aspect=16, pad=0.03, ticks=[-1, 0, 1])
+        bar = figure.colorbar(image, ax=several, shrink=0.7, aspect=16, pad=0.05, ticks=[-1, 0, 1])
         bar.outline.set_visible(False)
         bar.ax.set_title("cosine", fontsize=7)
 
