@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.cli_data import RUNS, data_commands, data_list, pixels
+from fcil.cli_merge import merge_models_command
+from fcil.cli_report import report_command
 from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
@@ -23,6 +25,8 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
+    "report": "runs/quickstart",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
 
@@ -104,22 +108,10 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
 
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
-    from fcil.options import describe
-    from fcil.registry import method_class, method_names
-    from fcil.report.tables import method_table
+    from fcil.registry import method_names
+    from fcil.report.methods import method_page, methods_table
 
-    if given.name:
-        found = method_class(given.name)
-        console.print(method_table(describe(found), found.__doc__ or ""))
-        return
-    table = Table("method", "what it is", box=None)
-    for name in method_names():
-        try:
-            told = (method_class(name).__doc__ or "").partition("\n")[0]
-        except ConfigError as error:  # one broken draft does not hide the others
-            told = str(error)
-        table.add_row(name, Text(told))
-    console.print(table)
+    console.print(method_page(given.name) if given.name else methods_table(method_names()))
 
 
 def _settings_shown(given: argparse.Namespace, console: Console) -> None:
@@ -212,6 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
+    merge_models_command(command)
+    report_command(command)
     data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
     doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
     doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")

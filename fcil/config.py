@@ -54,6 +54,10 @@ class Run:
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False
     evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
+    diagnostics: Annotated[
+        bool,
+        Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
+    ] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.config import Config, to_table
 from fcil.device import check_device
+from fcil.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.errors import ConfigError
 from fcil.inline import Inline
 from fcil.loop import Exchange, Plan, Progress, make_plan, run, start
@@ -17,6 +18,7 @@ from fcil.provenance import provenance
 from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.registry import build_method
 from fcil.replies import Emit
+from fcil.report.diagnostics import diagnostics_plots
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
 from fcil.worker import Worker
@@ -65,6 +67,11 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
         raise ConfigError(
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
             "sums; set it to false"
+        )
+    if config.run.diagnostics and config.run.aggregate_on_worker:
+        raise ConfigError(
+            "run.diagnostics: compares the clients' single updates, which run.aggregate_on_worker sums far away; set "
+            "one of the two to false"
         )
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
     start(plan)  # raises where the method's settings do not fit the backbone
@@ -172,10 +179,12 @@ def simulate(
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
-        done = run(plan, progress, exchange, emit, save)
+        watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
+        done = run(plan, progress, exchange, emit, save, watch)
         recorder.write_matrix(done.right, _totals(plan))
         summary = _summary(plan, done)
         write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
+        diagnostics_plots(folder)
         recorder.finish(summary)
         return summary
 

@@ -6,9 +6,9 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from fcil.arrays import Arrays, State, digest, ungrouped
 from fcil.checks import Expected, expected
 from fcil.config import Config
 from fcil.errors import RunError
-from fcil.method import Backbone, Broadcast, Local, Method, Phase, as_broadcast
+from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, as_broadcast
 from fcil.replies import Emit, Gathered, Reply, gather, groups
 from fcil.scenario import Scenario
 from fcil.tasks import Task
@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Request",
+    "Watch",
     "ask",
     "make_plan",
     "receive",
@@ -67,6 +68,10 @@ class Exchange(Protocol):
 
     def close(self) -> None:
         """End what was started for the run."""
+
+
+Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, Any]]
+"""(request, good updates, the state after the merge, whether a task ends with it) -> an event for the records."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     return replace(progress, right=rows).add(seconds_evaluation=seconds)
 
 
-def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Progress:
+def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
     """One phase."""
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
@@ -209,14 +214,23 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit) -> Prog
     )  # fmt: skip
     told = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
     progress = progress.raise_to(peak_memory_bytes=max(told)) if told else progress
+    if watch is not None:
+        emit(watch(request, sorted(updates, key=lambda u: u.client), progress.state, plan.ends_task(phase.index)))
     return _evaluate(plan, progress, phase, exchange, emit)
 
 
-def run(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, save: Callable[[Progress], None]) -> Progress:
-    """From `progress` to the end of the last task; `save` is called after every phase."""
+def run(
+    plan: Plan,
+    progress: Progress,
+    exchange: Exchange,
+    emit: Emit,
+    save: Callable[[Progress], None],
+    watch: Watch | None = None,
+) -> Progress:
+    """From `progress` to the end of the last task; `save` is called after every phase, `watch` after every merge."""
     while progress.position < len(plan.phases):
         began = time.perf_counter()
-        progress = step(plan, progress, exchange, emit)
+        progress = step(plan, progress, exchange, emit, watch)
         progress = progress.add(seconds_total=time.perf_counter() - began)
         save(progress)
     return progress

@@ -6,6 +6,7 @@ accuracy_matrix.csv  row: after task t, column: task
 summary.json         only in a finished run
 checkpoint/          the two newest, NNNNNN.safetensors: state and progress with a checksum over both
 clients/             what clients keep for themselves, if the method lets them
+diagnostics/         with run.diagnostics, see `fcil.diagnostics`
 plots/
 """
 
@@ -35,6 +36,7 @@ from fcil.traffic import Ledger
 
 __all__ = [
     "CONFIG",
+    "EVENTS",
     "PLOTS",
     "Recorder",
     "left_aside",

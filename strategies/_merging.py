@@ -136,7 +136,7 @@ class MergeMethod(FedAvg):
         return lambda *purpose: phase.generator(type(self).__name__, *purpose)
 
     def task_experts(self, state: State) -> list[Expert]:
-        """The tasks' modules against W0, all that can be merged; none where tasks are not, or only the first one began."""
+        """The tasks' modules against W0, as far as they can be merged; none before there is a second task."""
         past = past_tasks(state.get("past", {}))
         if self.at == "round" or not past:
             return []
