@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
 from fcil.config import to_table
-from fcil.device import resolved
+from fcil.device import local_device, resolved
 from fcil.errors import ConfigError, RunError
 from fcil.merge_bench.stage import Stage
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
@@ -79,7 +79,7 @@ def _identity(stage: Stage, task: Task) -> str:
     return json.dumps({
         **{section: table[section] for section in ("tasks", "train", "method")}, "task": task.index,
         "model": {key: table["model"][key] for key in ("backbone", "image_size", "precision")},
-        "run": {key: table["run"][key] for key in ("seed", "threads")}, "device": worker.model.device.type,
+        "run": {key: table["run"][key] for key in ("seed", "threads")}, "device": local_device(config.run.device).type,
         "fit": hashlib.sha256(stage.fit[task.index].astype("<i8").tobytes()).hexdigest(),
         "data": worker.dataset.sha256(), "weights": weights_sha256(config.model),
     }, sort_keys=True)  # fmt: skip

@@ -15,8 +15,11 @@ from fcil.registry import build_method, method_class, parse_call
 __all__ = ["Bench", "Candidate", "Entry", "Suite", "entry", "load_suite"]
 
 GRID, MODELS = "grid", "models"
-ONE_CLIENT = {"partition": {"clients": 1, "kind": "iid", "min_samples": 1}}
-"""An expert sees all of its task's data: nothing is federated."""
+ALONE = {
+    "partition": {"clients": 1, "kind": "iid", "min_samples": 1},
+    "run": {"exchange": "inline", "min_clients": 1, "aggregate_on_worker": False},
+}
+"""An expert sees all of its task's data, in this process: nothing is federated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,16 @@ class Suite:
         return replace(config, run=replace(config.run, seed=seed))
 
 
+def _called(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    """A method that exists, and its settings, not yet checked."""
+    name, own = parse_call(text, where)
+    try:
+        method_class(name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return name, own
+
+
 def entry(text: str, grids: Mapping[str, Mapping[str, Sequence[Any]]], given: Mapping[str, Any], path: str) -> Entry:
     """All choices of a grid's values for the settings that `text` leaves open.
 
@@ -82,7 +95,7 @@ def entry(text: str, grids: Mapping[str, Mapping[str, Sequence[Any]]], given: Ma
     Raises:
         ConfigError: no such method, or settings that it does not admit.
     """
-    name, own = parse_call(text, f"{path}: bench.methods: {text!r}")
+    name, own = _called(text, f"{path}: bench.methods: {text!r}")
     known = {field.name for field in fields(method_class(name)) if field.init}
     own = {**{key: value for key, value in given.items() if key in known}, **own}
     which = text if text in grids else name
@@ -109,7 +122,7 @@ def _tables(layers: Sequence[tuple[str, dict[str, Any]]], section: str) -> dict[
 def _grids(layers: Sequence[tuple[str, dict[str, Any]]], path: Path) -> dict[str, dict[str, Any]]:
     grids = _tables(layers, GRID)
     for name, grid in grids.items():
-        method_class(parse_call(name, f"{path}: bench.{GRID}.{name}")[0])  # a misspelt grid would choose nothing
+        _called(name, f"{path}: bench.{GRID}.{name}")  # a misspelt grid would choose nothing
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
                 raise ConfigError(f"{path}: bench.{GRID}.{name}.{key} = {values!r}: must be a list of values to try")
@@ -132,10 +145,10 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         if len(set(given)) < len(given):
             raise ConfigError(f"{path}: bench.{what} = {list(given)}: names one twice")
     config = load_config(path, [text for text in overrides if text not in mine])
-    base = (str(path), {**to_table(config), **ONE_CLIENT})
+    base = [(str(path), to_table(config)), ("fcil merge-bench", ALONE)]
     models = _tables(layers, MODELS) or {config.model.backbone: {}}
     configs = {
-        label: from_table([base, (f"{path}: [bench.{MODELS}.{label}]", {"model": entries})])
+        label: from_table([*base, (f"{path}: [bench.{MODELS}.{label}]", {"model": entries})])
         for label, entries in models.items()
     }
     trainer = build_method(config.method.name, config.method.settings)

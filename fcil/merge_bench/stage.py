@@ -1,6 +1,6 @@
 """What fine-tuning and all merges of one seed share: the resident model, and the data in three parts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,7 +15,8 @@ from fcil.errors import ConfigError
 from fcil.local import ClientData, run_client
 from fcil.loop import Plan, make_plan
 from fcil.merge_bench.scoring import Scored
-from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase
+from fcil.method import Adapter, Broadcast, ClientUpdate, Local, Method, Phase
+from fcil.model.adapted import AdaptedModel
 from fcil.seeding import generator
 from fcil.worker import threads
 
@@ -61,6 +62,7 @@ class Stage:
     """[task] -> indices into the training part that experts are trained on, and merges take statistics of."""
     held: tuple[np.ndarray, ...]
     """[task] -> indices into the training part that are held out."""
+    _models: list[tuple[Adapter | None, AdaptedModel]] = field(default_factory=list, repr=False, compare=False)
     _replies: list[tuple[Local, str, ClientUpdate]] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -78,15 +80,23 @@ class Stage:
         plan = make_plan(self.config, method, self.plan.scenario, self.plan.backbone)
         return [phase for phase in plan.phases if phase.task.index == task]
 
+    def model(self, method: Method) -> AdaptedModel:
+        """The resident model with the method's adapter; methods with equal adapters share one."""
+        known = next((model for adapter, model in self._models if adapter == method.adapter), None)
+        if known is None:
+            known = replace(self.session.worker, method=method).model
+            self._models.append((method.adapter, known))
+        return known
+
     def update(self, method: Method, phase: Phase, broadcast: Broadcast) -> ClientUpdate:
         """What the one client of a task sends back, by the project's own local training."""
-        worker = self.session.worker
+        model = self.model(method)
         data = ClientData(
-            worker.dataset, self.fit[phase.task.index], self.plan.scenario.positions, self.config.model.image_size,
-            worker.model.device,
+            self.session.worker.dataset, self.fit[phase.task.index], self.plan.scenario.positions,
+            self.config.model.image_size, model.device,
         )  # fmt: skip
         with threads(self.config.run.threads):
-            return run_client(method, worker.model, data, self.config.train, phase, broadcast, CLIENT, {})
+            return run_client(method, model, data, self.config.train, phase, broadcast, CLIENT, {})
 
     def report(self, method: Method, phase: Phase, broadcast: Broadcast) -> ClientUpdate:
         """A report, taken once where several merges ask the same of the same model."""
@@ -108,16 +118,16 @@ class Stage:
 
     def scores(self, method: Method, arrays: Arrays, part: Part) -> Scored:
         """What the method says under these arrays of the `held` or the `test` images of all tasks."""
-        worker, size = self.session.worker, self.config.run.evaluation_batch
+        model, dataset, size = self.model(method), self.session.worker.dataset, self.config.run.evaluation_batch
         held, test = self._everything
-        chosen, split = (held, worker.dataset.train) if part == "held" else (test, worker.dataset.test)
+        chosen, split = (held, dataset.train) if part == "held" else (test, dataset.test)
         scores = []
         with threads(self.config.run.threads), torch.no_grad():
-            worker.model.load(arrays)
+            model.load(arrays)
             for begin in range(0, len(chosen), size):
                 images = split.images[chosen[begin : begin + size]]
-                batch = as_batch(images, worker.dataset, self.config.model.image_size, device=worker.model.device)
-                scores.append(method.scores(worker.model, batch).float().cpu().numpy())
+                batch = as_batch(images, dataset, self.config.model.image_size, device=model.device)
+                scores.append(method.scores(model, batch).float().cpu().numpy())
         return Scored(np.concatenate(scores), self.plan.scenario.positions[split.labels[chosen]])
 
 
