@@ -1,5 +1,6 @@
 """Pictures of the merging benchmark: lines of its table in, one PNG out. Shares are shown in percent."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
         raise ValueError("merged: no lines")
     order = sorted(made, key=lambda line: (not line.merge, -line.mean()[HELD_IN]))
     several = any(line.seeds > 1 for line in made)
+    names = [textwrap.fill(line.label, 30) for line in order]
+    folds = sum(name.count("\n") for name in names)
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.remove()
@@ -53,9 +56,9 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
         _dots(left, order, HELD_IN, "o", True)
         for k, (marker, filled) in enumerate(JOINT_LOOKS):
             _dots(right, order, JOINT + k, marker, filled)
-        left.set_yticks(range(len(order)), [line.label for line in order])
+        left.set_yticks(range(len(order)), names)
         left.set_ylim(len(order) - 0.5, -0.5)
-        left.set(xlabel="accuracy per task, % of the expert's own")
+        left.set(xlabel="accuracy per task, % of expert's")
         right.set(xlabel="joint accuracy, tasks not told, %")
         left.set_title(title, loc="left")
         right.set_title("± 1 std over seeds" if several else "", loc="right", color="0.35", fontsize=7)
@@ -71,7 +74,7 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
         ]
         figure.legend(handles, [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
-    draw(path, (6.8, 0.2 * len(order) + 1.1), paint)
+    draw(path, (6.8, (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
 
 
 def _panel(axes: Axes, made: Sequence[Line], labels: Sequence[str]) -> None:
@@ -109,7 +112,7 @@ def sweep(path: Path, made: Sequence[Line]) -> None:
         for panel, model in zip(panels, models, strict=True):
             _panel(panel, [line for line in shown if line.model == model], labels)
             panel.set_title(model, loc="left")
-        panels[0].set(ylabel="accuracy per task, % of the expert's own")
+        panels[0].set(ylabel="accuracy per task, % of expert's")
         handles = [Line2D([], [], color=mark(i).colour, marker=mark(i).marker) for i in range(len(labels))]
         styles = [Line2D([], [], color="0.35", linestyle=dashes) for dashes in ("-", "--")]
         legend(figure, [*handles, *styles], [*labels, "tasks merged", "other tasks"], 3.0)
