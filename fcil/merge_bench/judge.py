@@ -85,7 +85,7 @@ class Judge:
 
     def value(self, scored: Scored, tasks: Sequence[int], choose: str) -> float:
         """What settings are chosen by."""
-        if choose == "joint":
+        if choose == "hits":
             return accuracy(scored, self.classes(tasks))
         each = self.normalised(scored)
         return float(np.mean([each[t] for t in tasks]))

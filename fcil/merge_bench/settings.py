@@ -31,7 +31,7 @@ class Bench:
         float, Option("share of each class's training images that settings are chosen on", above=0, high=0.9)
     ] = 0.2
     choose: Annotated[
-        Literal["normalised", "joint"],
+        Literal["normalised", "hits"],
         Option("best on the held-out images: mean normalised accuracy of the tasks, or joint Hits@1"),
     ] = "normalised"
     experts: Annotated[
