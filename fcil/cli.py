@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fcil.cli_bench import bench_arguments, merge_bench, seeds
 from fcil.cli_data import RUNS, data_commands, data_list, pixels
 from fcil.cli_merge import merge_models_command
 from fcil.cli_report import report_command
@@ -27,6 +28,7 @@ _EXAMPLES = {
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "report": "runs/quickstart",
+    "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
 
@@ -158,13 +160,6 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _listed(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2") from None
-
-
 def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
@@ -200,7 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
     compare.add_argument("--methods", type=_listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
-    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+    compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+    bench_arguments(command("merge-bench", merge_bench, "merge one expert per task by several methods, and compare"))
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")

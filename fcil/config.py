@@ -26,13 +26,15 @@ __all__ = [
     "Run",
     "from_table",
     "load_config",
+    "load_section",
     "load_variant",
     "sweep_overrides",
     "to_table",
     "variant_names",
 ]
 
-COMPARE, SWEEP = "compare", "sweep"
+COMPARE, SWEEP, BENCH = ASIDE = "compare", "sweep", "bench"
+"""Sections beside the settings of a run: what `fcil compare` and `fcil merge-bench` do with it."""
 
 Table = dict[str, dict[str, Any]]
 
@@ -171,8 +173,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    about_runs = (COMPARE, SWEEP)
-    return [(source, {s: entries for s, entries in table.items() if s not in about_runs}) for source, table in layers]
+    return [(source, {s: entries for s, entries in table.items() if s not in ASIDE}) for source, table in layers]
+
+
+def load_section(path: Path, section: str, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """What a file, its bases and the overrides say under a section beside a run's own, base first, with the sources.
+
+    Raises:
+        ConfigError: it is no section.
+    """
+    found = [(source, table[section]) for source, table in [*_layers(path), _together(overrides)] if section in table]
+    for source, entries in found:
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
+    return found
 
 
 def variant_names(path: Path) -> list[str]:

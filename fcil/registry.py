@@ -6,6 +6,8 @@ that of `strategies/x_y.py`. In a checkout that is the folder
 """
 
 import inspect
+import re
+import tomllib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +20,9 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import nearest, parse
 
-__all__ = ["build_method", "method_class", "method_names"]
+__all__ = ["build_method", "method_class", "method_names", "parse_call"]
+
+_CALL = re.compile(r"\s*([\w+]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def _package() -> ModuleType:
@@ -78,3 +82,22 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
         ConfigError: no such method, or a setting that it does not know or does not admit.
     """
     return parse(method_class(name), settings, where or (lambda key: f"method.{key} ({name})"))
+
+
+def parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    """`name` or `name(key = value, ...)`, the values in TOML -> a method's name and its settings, not yet checked.
+
+    Args:
+        where: how to point at the text in a message.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    call = _CALL.fullmatch(text)
+    try:
+        settings = tomllib.loads(f"own = {{{call[2] or ''}}}")["own"] if call else None
+    except tomllib.TOMLDecodeError:
+        settings = None
+    if call is None or settings is None:
+        raise ConfigError(f'{where}: write a method, "ties", or a method with its settings, "ties(top = 0.3)"')
+    return call[1], settings

@@ -1,7 +1,5 @@
 """Any merge over clients with any merge over tasks."""
 
-import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated
@@ -15,13 +13,11 @@ from fcil.method import TRAIN, Broadcast, ClientUpdate, Kind, Local, Method, Pha
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import Lora
 from fcil.options import Option
-from fcil.registry import build_method, method_class
+from fcil.registry import build_method, method_class, parse_call
 
 from ._lora import LoraMethod
 
 __all__ = ["Compose", "from_text"]
-
-_CALL = re.compile(r"\s*([\w+]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def from_text(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
@@ -32,22 +28,16 @@ def from_text(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
     Raises:
         ConfigError: no such method, one that trains no LoRA pairs, or settings that it does not admit.
     """
-    call = _CALL.fullmatch(text)
     where = f"method.{setting} = {text!r}"
-    try:
-        own = tomllib.loads(f"own = {{{call[2] or ''}}}")["own"] if call else None
-    except tomllib.TOMLDecodeError:
-        own = None
-    if call is None or own is None:
-        raise ConfigError(f'{where}: write a method, "ties", or a method with its settings, "ties(top = 0.3)"')
-    kind = method_class(call[1])
+    name, own = parse_call(text, where)
+    kind = method_class(name)
     if not issubclass(kind, LoraMethod) or issubclass(kind, Compose):
-        raise ConfigError(f"{where}: {call[1]} does not train LoRA pairs that another method could merge")
+        raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")
     if odd := sorted(given.keys() & own.keys()):
         raise ConfigError(f"{where}: {', '.join(odd)} is set beside it, not in it")
     known = {f.name for f in fields(kind)}
     made = build_method(
-        call[1], {**own, **{key: value for key, value in given.items() if key in known}},
+        name, {**own, **{key: value for key, value in given.items() if key in known}},
         lambda key: f"{where}: {key}",
     )  # fmt: skip
     assert isinstance(made, LoraMethod)
