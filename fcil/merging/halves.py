@@ -3,6 +3,7 @@
 At 3,072 inputs a half is 19 MB in float32 and the whole matrix 75 MB in float64; here the whole one is never made.
 """
 
+import math
 from functools import cache
 
 import numpy as np
@@ -17,7 +18,7 @@ BLOCK = 64
 
 def side(half: np.ndarray) -> int:
     """Rows of the (n, n) matrix with n (n + 1) / 2 entries in its half."""
-    n = (int(np.sqrt(8 * half.size + 1)) - 1) // 2
+    n = math.isqrt(2 * half.size)
     if half.ndim != 1 or n * (n + 1) // 2 != half.size:
         raise MergeError(f"{half.shape} numbers are not half of a symmetric matrix")
     return n
@@ -86,5 +87,4 @@ def _places(n: int) -> np.ndarray:
 
 def whole(half: np.ndarray) -> np.ndarray:
     """The matrices of small halves, (..., n (n + 1) / 2): (..., n, n) in float64."""
-    n = side(half[(0,) * (half.ndim - 1)])
-    return np.asarray(half[..., _places(n)], np.float64)
+    return np.asarray(half[..., _places(math.isqrt(2 * half.shape[-1]))], np.float64)
