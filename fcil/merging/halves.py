@@ -71,7 +71,8 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
     for rows, place, entries in _strips(n):
         strip = np.zeros(entries.shape)
         strip[entries] = half[place]
-        strip.flat[:: strip.shape[1] + 1] /= 2  # the diagonal is in both products
+        each = np.arange(len(strip))
+        strip[each, each] /= 2  # the diagonal is in both products
         out[:, rows.start :] += left[:, rows] @ strip
         out[:, rows] += left[:, rows.start :] @ strip.T
     return out
