@@ -10,18 +10,23 @@ import numpy as np
 
 from fcil.errors import MergeError
 
-__all__ = ["BLOCK", "diagonal", "side", "times", "upper", "whole"]
+__all__ = ["BLOCK", "diagonal", "is_half", "side", "times", "upper", "whole"]
 
 BLOCK = 64
 """Rows that are unpacked at a time: few enough to stay in a processor's cache."""
 
 
+def is_half(a: np.ndarray) -> bool:
+    """Whether an array has the shape of a half."""
+    n = math.isqrt(2 * a.size)
+    return a.ndim == 1 and n * (n + 1) // 2 == a.size
+
+
 def side(half: np.ndarray) -> int:
     """Rows of the (n, n) matrix with n (n + 1) / 2 entries in its half."""
-    n = math.isqrt(2 * half.size)
-    if half.ndim != 1 or n * (n + 1) // 2 != half.size:
+    if not is_half(half):
         raise MergeError(f"{half.shape} numbers are not half of a symmetric matrix")
-    return n
+    return math.isqrt(2 * half.size)
 
 
 def diagonal(half: np.ndarray) -> np.ndarray:
