@@ -13,7 +13,7 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "Arrays", "State", "added", "as_float32", "digest", "grouped", "half_rows", "matching", "mean", "nbytes",
+    "Arrays", "State", "added", "as_float32", "digest", "grouped", "matching", "mean", "nbytes",
     "same_names", "shapes", "subtract", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
     "weighted_total",
 ]  # fmt: skip
@@ -110,7 +110,7 @@ def subtract(left: Arrays, right: Arrays) -> dict[str, np.ndarray]:
     return {name: left[name].astype(np.float64) - right[name].astype(np.float64) for name in same_names([left, right])}
 
 
-def half_rows(half: np.ndarray, n: int) -> Iterator[np.ndarray]:
+def _half_rows(half: np.ndarray, n: int) -> Iterator[np.ndarray]:
     """The n rows of an upper half, each from its diagonal entry on."""
     begin = 0
     for length in range(n, 0, -1):
@@ -122,7 +122,7 @@ def symmetric_half(matrix: np.ndarray) -> np.ndarray:
     """(n, n) symmetric -> its n(n+1)/2 upper entries, row by row: what travels of a Gram matrix."""
     n = len(matrix)
     half = np.empty(n * (n + 1) // 2, matrix.dtype)
-    for i, row in enumerate(half_rows(half, n)):
+    for i, row in enumerate(_half_rows(half, n)):
         row[:] = matrix[i, i:]
     return half
 
@@ -133,7 +133,7 @@ def symmetric_whole(half: np.ndarray) -> np.ndarray:
     if n * (n + 1) // 2 != half.size:
         raise MergeError(f"{half.size} numbers are not half of a symmetric matrix")
     matrix = np.zeros((n, n), half.dtype)
-    for i, row in enumerate(half_rows(half, n)):
+    for i, row in enumerate(_half_rows(half, n)):
         matrix[i, i:] = matrix[i:, i] = row
     return matrix
 

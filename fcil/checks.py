@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fcil.arrays import Arrays, shapes
+from fcil.merging import halves
 from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes, as_broadcast
 
 __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
@@ -14,6 +15,8 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
+GRAM, ENERGY = "gram", "energy"
+"""How the names of Gram matrices (upper halves, or diagonals alone) and of their diagonals end: both are checked."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,16 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
+def _negative(name: str, a: np.ndarray) -> int:
+    """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
+    if not name.endswith((GRAM, ENERGY)):
+        return 0
+    half = name.endswith(GRAM) and halves.is_half(a)
+    return int(((halves.diagonal(a) if half else a) < 0).sum())
+
+
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
-    """Why arrays must not be merged, or None: names, types, shapes, values that are not finite in type `kind`."""
+    """Why arrays must not be merged, or None: names, types, shapes, values not finite in `kind`, negative energy."""
     if arrays.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
@@ -59,6 +70,9 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
             finite = np.isfinite(a.astype(kind, copy=False))
         if not finite.all():
             return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
+        negative = _negative(name, a)
+        if negative:
+            return f"{what} {name}: {negative} entries of a Gram's diagonal are negative; no sum of squares is"
     return None
 
 

@@ -1,8 +1,10 @@
 """The command line: parse, call, print."""
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +23,8 @@ from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
 
+NAME_LENGTH = 100
+"""Characters of settings that the name of a run folder may hold; of more there is a hash."""
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
@@ -37,6 +41,17 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     found = list(given.set)
     found += [f'run.exchange="{given.exchange}"'] if given.exchange else []
     return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
+
+
+def _folder(given: argparse.Namespace, ending: str = "") -> Path:
+    """Where to write: --output, or a folder of its own for each config with its --set values.
+
+    So the same command finds the same run again, and one with other settings does not run into it.
+    """
+    changes = "".join("+" + re.sub(r"[^\w.=,-]+", "_", text.replace(" ", "")) for text in sorted(given.set))
+    if len(changes) > NAME_LENGTH:
+        changes = f"+{hashlib.sha256(changes.encode()).hexdigest()[:12]}"
+    return given.output or RUNS / f"{given.config.stem}{changes}{ending}"
 
 
 def _carry_out(session: Any, folder: Path, console: Console) -> dict[str, Any]:
@@ -58,7 +73,7 @@ def _run(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.engine import prepare
 
-    folder = given.output or RUNS / given.config.stem
+    folder = _folder(given)
     session = prepare(load_config(given.config, _overrides(given)), folder)
     finished = (folder / "summary.json").exists()
     summary = _carry_out(session, folder, console)
@@ -81,7 +96,7 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
     from fcil.compare import carry_out, cells, write_comparison
     from fcil.report.tables import to_rich
 
-    out = given.output or RUNS / f"{given.config.stem}-compare"
+    out = _folder(given, "-compare")
     made = cells(given.config, given.methods, given.seeds, _overrides(given), out)
 
     def one(cell: Any) -> dict[str, Any]:
@@ -164,7 +179,7 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
     if output:
-        parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
+        parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
 

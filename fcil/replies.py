@@ -19,6 +19,9 @@ from fcil.traffic import update_bytes
 
 __all__ = ["Emit", "Failure", "Gathered", "Partial", "Reply", "gather", "groups", "summed", "sums_shapes"]
 
+HELD_BYTES = 1 << 25
+"""Of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
+
 Emit = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run, in order."""
 
@@ -75,23 +78,32 @@ def groups(clients: Sequence[int]) -> list[list[int]]:
 def summed(
     method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[ClientUpdate | Failure]
 ) -> Partial:
-    """Add up a group's good updates one at a time, so that only one is ever held.
+    """Add up a group's good updates, holding as many at a time as HELD_BYTES allow, and at least one.
 
     Args:
         target: what a good reply holds.
     """
     members: list[ClientUpdate] = []
     failures: list[Failure] = []
-    sums: dict[str, np.ndarray] = {}
+    held: list[ClientUpdate] = []
+    parts: list[Arrays] = []
+
+    def add_up() -> None:
+        if held:
+            parts[:] = [total([*parts, method.sums(target.phase, broadcast, held)])]
+            held.clear()
+
     for reply in replies:
         reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in members])
         if isinstance(reply, Failure) or reason:
             failures.append(Failure(reply.client, reason or ""))
             continue
-        own = dict(method.sums(target.phase, broadcast, [reply]))
-        sums = total([sums, own] if members else [own])
+        if (len(held) + 1) * update_bytes(reply) > HELD_BYTES:
+            add_up()
+        held.append(reply)
         members.append(replace(reply, arrays={}, statistics={}))
-    return Partial(target.phase.index, tuple(members), tuple(failures), sums)
+    add_up()
+    return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
 
 
 def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shapes:

@@ -100,3 +100,26 @@ def test_a_double_that_the_state_cannot_hold_is_as_bad_as_infinity(value, good):
 def test_a_metric_that_enters_the_totals_must_be_a_number(name, value):
     assert f"metric {name}" in refusal(replace(GOOD, metrics={name: value}), WANTED, [])
     assert refusal(replace(GOOD, metrics={name: 3.0}), WANTED, []) is None
+
+
+def with_diagonal(statistic, value):
+    """The good reply, but one diagonal entry of a Gram is another."""
+    a = GOOD.statistics[statistic].copy()
+    a[0] = value  # entry (0, 0) comes first, in a half as in a diagonal
+    return replace(GOOD, statistics={**GOOD.statistics, statistic: a})
+
+
+@pytest.mark.parametrize("statistic", WANTED.statistics)
+def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
+    told = refusal(with_diagonal(statistic, -1e-3), WANTED, [])
+    assert statistic in told
+    assert "1 entries of a Gram's diagonal are negative" in told
+    assert refusal(with_diagonal(statistic, 0.0), WANTED, []) is None
+
+
+def test_off_diagonals_and_what_is_no_gram_may_be_negative():
+    (half,) = [name for name in WANTED.statistics if name.startswith("head.")]
+    a = GOOD.statistics[half].copy()
+    a[1] = -0.5  # entry (0, 1)
+    assert refusal(replace(GOOD, statistics={**GOOD.statistics, half: a}), WANTED, []) is None
+    assert refusal(replace(GOOD, arrays={n: -x for n, x in GOOD.arrays.items()}), WANTED, []) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fcil.cli import main
+from fcil.cli import _folder, _parser, main
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -130,6 +130,32 @@ def test_another_run_in_the_folder_is_refused(small, tmp_path):
     assert told.returncode == 2
     assert "holds another run" in told.stderr
     assert len(told.stderr.splitlines()) == 1
+
+
+def test_without_output_other_settings_have_a_folder_of_their_own(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    (tmp_path / "runs" / "small" / "config.toml").write_text("[train]\nlr = 0.1\n")  # what the plain config left
+    command = ["run", str(small), "--set", "train.lr = 0.5"]
+    assert main(command) == 0
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"small", "small+train.lr=0.5"}
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+def folder(*settings, command="run"):
+    words = [word for setting in settings for word in ("--set", setting)]
+    return _folder(_parser().parse_args([command, "configs/x.toml", *words]), "")
+
+
+def test_names_of_run_folders():
+    assert str(folder()) == str(Path("runs/x"))
+    assert folder("a.b=1", "c.d=2") == folder("c.d=2", "a.b=1") != folder("a.b=1")
+    assert folder('model.weights="/some/where.npz"').parent == Path("runs")
+    many = [f"section{k}.key=value" for k in range(50)]
+    assert len(folder(*many).name) < 120
+    assert folder(*many) != folder(*many[1:])
 
 
 SHOWN = {

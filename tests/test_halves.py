@@ -27,9 +27,18 @@ def test_a_product_with_the_half_is_the_product_with_the_whole(seed, n, m):
     assert halves.side(half) == n
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 4))
+def test_several_small_halves_are_unpacked_at_once(seed, n, count):
+    wholes = [symmetric(seed + i, n) for i in range(count)]
+    stacked = np.stack([symmetric_half(w).astype(np.float32) for w in wholes])
+    np.testing.assert_array_equal(halves.whole(stacked), np.float32(wholes))
+    np.testing.assert_array_equal(halves.whole(stacked[0]), np.float32(wholes[0]))
+
+
 def test_what_is_not_a_half_is_refused():
     for wrong in (np.zeros(5), np.zeros((2, 3))):
         with pytest.raises(MergeError, match="not half of a symmetric matrix"):
             halves.side(wrong)
+        assert not halves.is_half(wrong)
     with pytest.raises(MergeError, match=r"\(2, 4\) and half of a symmetric matrix of 3"):
         halves.times(np.zeros((2, 4)), np.zeros(6))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small import BACKBONE, phase, small_settings
 
+from fcil import replies as replies_module
 from fcil.arrays import total
 from fcil.checks import expected
 from fcil.engine import prepare, simulate
@@ -64,6 +65,23 @@ def test_the_sums_of_groups_are_the_sums_of_all_and_merge_the_same():
     assert [e["client"] for e in events if e["event"] == "client"] == [6, 3, 4, 5, 0, 1, 2]
     assert sum(e["bytes"] for e in events) == replies.nbytes == sum(a.nbytes for p in parts for a in p.sums.values())
     assert replies.lost == 0
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 40])
+def test_sums_do_not_depend_on_how_many_updates_are_held_at_a_time(monkeypatch, limit):
+    asked, whole = [], METHOD.sums(AT, BROADCAST, UPDATES)
+
+    class Counting(type(METHOD)):
+        def sums(self, phase, broadcast, updates):
+            asked.append(len(updates))
+            return super().sums(phase, broadcast, updates)
+
+    monkeypatch.setattr(replies_module, "HELD_BYTES", limit)
+    part = summed(Counting(rank=2, gram_a="full"), TARGET, BROADCAST, UPDATES)
+    assert asked == ([len(UPDATES)] if limit else [1] * len(UPDATES))
+    assert [m.client for m in part.members] == list(COUNTS)
+    for name, a in part.sums.items():
+        np.testing.assert_allclose(a, whole[name], rtol=1e-12, atol=1e-12 * np.abs(whole[name]).max())
 
 
 def test_a_bad_client_is_left_out_where_it_is_summed_and_named():

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from fcil.options import Described, Option
 from fcil.report import canvas, plots, tables
-from fcil.report.live import Live
+from fcil.report import live as live_module
+from fcil.report.live import Live, phase_weights
 
 RIGHT, TOTAL = [[9], [8, 14]], [10, 20]
 
@@ -284,6 +285,23 @@ def test_piped_there_are_plain_lines_one_per_phase_and_task():
     assert phase.endswith(" left")
     assert task == "after task 1/2: accuracy 90.0 %  (by task: 90.0)"
     assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_the_time_left_does_not_count_the_workers_start(monkeypatch):
+    """Workers need 100 s to come up; then two clients of 3 s each, one after the other, are all of the first round."""
+    now = [0.0]
+    monkeypatch.setattr(live_module.time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=80)
+    display, weights = Live(plan_of(), 0, console), phase_weights(plan_of())
+    asked, first, _, merged = events()[:4]
+    for seconds, event in (
+        (0, asked), (103, {**first, "train_seconds": 2.5, "report_seconds": 0.5}), (106, {**first, "client": 3}),
+        (106, merged),
+    ):  # fmt: skip
+        now[0] = seconds
+        display(event)
+    left = round(6 * sum(weights[1:]) / weights[0])
+    assert console.file.getvalue().strip().endswith(f", 0:{left:02d} left")
 
 
 def test_a_client_cannot_write_on_the_terminal():

@@ -13,7 +13,7 @@ __all__ = ["ClientActor"]
 
 
 class ClientActor:
-    """Runs one message at a time."""
+    """Runs messages, one at a time."""
 
     def __init__(self, app: str) -> None:
         module, _, attribute = app.partition(":")
@@ -31,10 +31,14 @@ class ClientActor:
         self.held = {ids[name]: self.held.get(ids[name]) or ray.get(ref) for name, ref in refs.items()}
         return {name: self.held[ids[name]] for name in refs}
 
-    def handle(self, metadata: Metadata, own: dict[str, Any], common: dict[str, Any]) -> Message:
+    def handle(self, letters: list[tuple[Metadata, dict[str, Any]]], common: dict[str, Any]) -> list[Message]:
+        """The app's replies, in the order of the messages, each made of its metadata and own records."""
+        shared = self._common(common)
+        return [self._reply(rebuild(metadata, RecordDict({**shared, **own}))) for metadata, own in letters]
+
+    def _reply(self, message: Message) -> Message:
         """The app's reply, or an error reply that names the exception."""
-        message = rebuild(metadata, RecordDict({**self._common(common), **own}))
-        context = Context(metadata.run_id, metadata.dst_node_id, {}, RecordDict(), {})
+        context = Context(message.metadata.run_id, message.metadata.dst_node_id, {}, RecordDict(), {})
         try:
             reply: Message = self.app(message, context)
         except Exception as error:  # whatever a client's code may raise costs that client's update only

@@ -1,24 +1,23 @@
 """A Flower grid over Ray actors of our own.
 
-Messages go to idle workers in the order given; replies come as they arrive. A worker that dies is replaced and its
-message is run again, which is safe because the result does not depend on the worker. A worker that takes too long is
-ended and replaced. What messages have in common is put into Ray's store once.
+Messages go to idle workers in the order given, many short ones in one call; replies come as they arrive. A worker
+that dies is replaced and its messages are run again, which is safe because no result depends on the worker. A worker
+that takes too long is ended and replaced. What messages have in common is put into Ray's store once.
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn, Self
-from uuid import uuid4
 
 import ray
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from ray.exceptions import RayError, RayTaskError
 
 from fcil.errors import RunError
-from fcil.flower.internals import CRASHED, LATE, RAISED, Run, empty_run, error_reply, identify, number
+from fcil.flower.internals import CRASHED, LATE, RAISED, Run, empty_run, error_reply, identify
+from fcil.flower.ray_calls import Call, Letter, letters, portion
 from fcil.flower.ray_cluster import Cluster
 
 __all__ = ["RayGrid"]
@@ -28,42 +27,10 @@ START_SECONDS = 300.0
 """Within which a worker must be up: it imports torch, perhaps from a slow disk."""
 
 
-@dataclass
-class _Call:
-    """A message on its way."""
-
-    message: Message
-    own: dict[str, Any]
-    common: dict[str, Any]
-    attempts: int = 0
-    worker: Any = None
-    deadline: float = float("inf")
-
-
 def _short(error: BaseException) -> str:
     """The last line of Ray's long messages that says anything, without the addresses of its processes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
-
-
-def _calls(messages: list[Message]) -> deque[_Call]:
-    """Number the messages and put into Ray's store what several have in common, and all arrays."""
-    times = Counter(id(record) for message in messages for record in message.content.values())
-    refs: dict[int, Any] = {}
-    calls: deque[_Call] = deque()
-    for message in messages:
-        number(message, uuid4().hex)
-        own: dict[str, Any] = {}
-        common: dict[str, Any] = {}
-        for name, record in message.content.items():
-            if times[id(record)] == 1 and not isinstance(record, ArrayRecord):
-                own[name] = record
-                continue
-            if id(record) not in refs:
-                refs[id(record)] = ray.put(record)
-            common[name] = refs[id(record)]
-        calls.append(_Call(message, own, common))
-    return calls
 
 
 class RayGrid(Grid):
@@ -100,7 +67,8 @@ class RayGrid(Grid):
         self.workers = self._cluster.workers
         self._idle: list[Any] = []
         self._starting: dict[Any, tuple[Any, float]] = {}
-        self._busy: dict[Any, _Call] = {}
+        self._busy: dict[Any, Call] = {}
+        self._seconds = float("inf")  # that a message of this phase took, as far as is known
         self._pids: dict[Any, int] = {}
         self._failed_starts = 0
         for _ in range(self.workers):
@@ -148,24 +116,26 @@ class RayGrid(Grid):
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """One reply per message, as they arrive; `timeout` is in seconds and for each message from its start."""
-        waiting = _calls(list(messages))
+        waiting, arrived, self._seconds = letters(list(messages)), list[Message](), float("inf")
         try:
-            while waiting or self._busy:
+            while waiting or self._busy or arrived:
                 while waiting and self._idle:
-                    self._dispatch(waiting.popleft(), timeout)
-                yield from self._collect(waiting)
-                yield from self._expire(timeout)
+                    self._dispatch(waiting, timeout)
+                yield from arrived  # the workers go on while the caller looks at them
+                arrived = [*self._collect(waiting), *self._expire(waiting, timeout)] if waiting or self._busy else []
         finally:  # the caller may stop listening on the way
             for call in self._busy.values():
                 self._replace(call.worker)
             self._busy.clear()
 
-    def _dispatch(self, call: _Call, timeout: float | None) -> None:
-        call.worker, call.attempts = self._idle.pop(0), call.attempts + 1
-        call.deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        self._busy[call.worker.handle.remote(call.message.metadata, call.own, call.common)] = call
+    def _dispatch(self, waiting: deque[Letter], timeout: float | None) -> None:
+        """Give an idle worker its next call; one with several messages has no more time than each of them."""
+        now = time.monotonic()
+        call = Call(portion(waiting, self.workers, self._seconds), self._idle.pop(0), now)
+        call.deadline = now + timeout if timeout is not None else float("inf")
+        self._busy[call.worker.handle.remote(*call.content())] = call
 
-    def _collect(self, waiting: deque[_Call]) -> Iterator[Message]:
+    def _collect(self, waiting: deque[Letter]) -> Iterator[Message]:
         """Wait until something happens; give the replies."""
         refs = [*self._busy, *self._starting]
         nearest = min([c.deadline for c in self._busy.values()] + [d for _, d in self._starting.values()])
@@ -177,36 +147,49 @@ class RayGrid(Grid):
                 else:
                     yield from self._finish(ref, waiting)
 
-    def _finish(self, ref: Any, waiting: deque[_Call]) -> Iterator[Message]:
-        """The reply; or run the message again, or say why it cannot be run."""
+    def _finish(self, ref: Any, waiting: deque[Letter]) -> Iterator[Message]:
+        """The replies; or run the messages again, or say why they cannot be run."""
         call = self._busy.pop(ref)
         try:
-            reply: Message = ray.get(ref)
+            replies: list[Message] = ray.get(ref)
         except RayTaskError as error:  # the app returned what cannot travel
             self._idle.append(call.worker)
-            yield error_reply(call.message, RAISED, _short(error))
+            yield from self._failed(call, waiting, RAISED, _short(error))
         except RayError as error:
             self._replace(call.worker)
-            if call.attempts <= self.retries:
-                waiting.appendleft(call)
-            else:
-                yield error_reply(
-                    call.message, CRASHED, f"its worker died {call.attempts} times, last of {_short(error)}"
-                )
+            yield from self._failed(call, waiting, CRASHED, _short(error))
         else:
             self._idle.append(call.worker)
-            yield reply
+            self._seconds = (time.monotonic() - call.began) / len(replies)
+            yield from replies
 
-    def _expire(self, timeout: float | None) -> Iterator[Message]:
+    def _expire(self, waiting: deque[Letter], timeout: float | None) -> Iterator[Message]:
         """End what is too late."""
         now = time.monotonic()
         for ref, call in list(self._busy.items()):
             if call.deadline <= now:
                 del self._busy[ref]
                 self._replace(call.worker)
-                yield error_reply(call.message, LATE, f"took longer than {timeout:g} seconds and was ended")
+                yield from self._failed(call, waiting, LATE, f"took longer than {timeout:g} seconds and was ended")
         if any(deadline <= now for _, deadline in self._starting.values()) and not self._idle and not self._busy:
             self._never_started()
+
+    def _failed(self, call: Call, waiting: deque[Letter], code: int, reason: str) -> Iterator[Message]:
+        """Say why there is no reply; or run the messages again, each by itself.
+
+        So it goes when a worker died, and when one of several messages is to blame but nobody knows which.
+        """
+        alone = len(call.letters) == 1
+        first = call.letters[0]
+        if alone and code == CRASHED:
+            first.attempts += 1
+            reason = f"its worker died {first.attempts} times, last of {reason}"
+        if alone and (code != CRASHED or first.attempts > self.retries):
+            yield error_reply(first.message, code, reason)
+            return
+        for letter in reversed(call.letters):
+            letter.alone = True
+            waiting.appendleft(letter)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """All replies, in the order of their arrival."""

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, eigh
+from scipy.linalg import eigh
 from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dpocon
+from scipy.linalg.lapack import dlange, dpocon, dpotrf, dpotrs
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
@@ -73,11 +73,13 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
     """
     width = start.shape[1]
     shape = (width * (width + 1) // 2 if whole else width,)
-    pairs = _changes(start, shape, thetas, grams)
+    pairs = _fitting(start, shape, thetas, grams)
     if whole and width <= halves.BLOCK:
-        return _small_moments(start.shape, pairs)
+        return _small_moments(start, list(pairs))
     gram_sum, weighted, response = np.zeros(shape), np.zeros(start.shape), np.zeros(start.shape) if whole else None
-    for change, gram in pairs:
+    origin, change = start.astype(np.float64), np.empty(start.shape)
+    for theta, gram in pairs:
+        _subtract(theta, origin, change)
         gram_sum += gram
         if response is not None:
             response += halves.times(change, gram)
@@ -86,43 +88,48 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
     return Moments(gram_sum, weighted, response)
 
 
-def _changes(
+def _fitting(
     start: np.ndarray, shape: tuple[int, ...], thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Theta_i - start, always in the same place, and G_i, client by client; at least one."""
-    origin, change, count = start.astype(np.float64), np.empty(start.shape), 0
+    """Theta_i and G_i, client by client, if they fit; at least one."""
+    count = 0
     for theta, gram in zip(thetas, grams, strict=True):
         if theta.shape != start.shape or gram.shape != shape:
             raise MergeError(
                 f"client {count}: factor {theta.shape} and Gram {gram.shape} do not fit the start {start.shape}"
             )
-        np.copyto(change, theta)  # converted first: mixed types are slow to calculate with
-        change -= origin
         count += 1
-        yield change, gram
+        yield theta, gram
     if not count:
         raise MergeError("response matching needs at least one client; got none")
 
 
-def _small_moments(shape: tuple[int, ...], pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
+def _subtract(theta: np.ndarray, origin: np.ndarray, change: np.ndarray) -> None:
+    """Theta_i - start, in the place of the client before. Converted first: mixed types are slow to calculate with."""
+    np.copyto(change, theta)
+    change -= origin
+
+
+def _small_moments(start: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Moments:
     """Of the small Grams of a B round, with fewer passes over the factors.
 
     [sum (Theta_i - start) G_i, sum (Theta_i - start) diag(G_i)], (out, 2 in), is added up inside the products.
     """
-    out, width = shape
-    gram_sum, each = np.zeros(width * (width + 1) // 2), np.arange(width)
-    both, right = np.zeros((out, 2 * width)), np.zeros((width, 2 * width))
-    for change, gram in pairs:
-        gram_sum += gram
-        right[:, :width] = halves.whole(gram)
-        right[each, width + each] = right[each, each]
+    out, width = start.shape
+    grams = np.stack([gram for _, gram in pairs]).astype(np.float64)
+    rights, each = np.zeros((len(pairs), width, 2 * width)), np.arange(width)
+    rights[:, :, :width] = halves.whole(grams)
+    rights[:, each, width + each] = rights[:, each, each]
+    origin, change, both = start.astype(np.float64), np.empty(start.shape), np.zeros((out, 2 * width))
+    for (theta, _), right in zip(pairs, rights, strict=True):
+        _subtract(theta, origin, change)
         # BLAS counts by columns: these are the transposes, in place
         dgemm(1.0, right.T, change.T, beta=1.0, c=both.T, overwrite_c=True)
-    return Moments(gram_sum, both[:, width:], both[:, :width])
+    return Moments(grams.sum(0), both[:, width:], both[:, :width])
 
 
 def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """diag(scale) G diag(scale) in the lower triangle, columns first: the order that LAPACK likes."""
+    """diag(scale) G diag(scale) in the lower triangle, zeros above; columns first: the order that LAPACK likes."""
     matrix = halves.upper(gram)
     matrix *= scale
     matrix *= scale[:, None]
@@ -131,13 +138,9 @@ def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _factor(matrix: np.ndarray, cut_off: float) -> np.ndarray | None:
     """The Cholesky factor, in the matrix's place, if the condition number rules out eigenvalues under the cut-off."""
-    size = np.abs(matrix)
-    norm = float((size.sum(0) + size.sum(1) - 1).max())  # the diagonal is in both sums
-    try:
-        factor: np.ndarray = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        return None
-    return factor if dpocon(factor, norm, uplo="L")[0] > 10 * cut_off else None
+    norm = dlange("1", matrix) + dlange("I", matrix)  # of one triangle: together at least that of the whole
+    factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
+    return factor if not failed and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off else None
 
 
 def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndarray:
@@ -146,12 +149,14 @@ def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndar
     By Cholesky where no eigenvalue can fall under the cut-off, else by eigenvectors.
     """
     energy = halves.diagonal(gram)
+    if len(right) > len(energy):  # the inverse and a product are faster than that many solves
+        return np.asarray(right @ _solve_right(np.eye(len(energy)), gram, cut_off))
     positive = energy > 0
     scale = np.zeros_like(energy)
     scale[positive] = energy[positive] ** -0.5
     factor = _factor(_unit_diagonal(gram, scale), cut_off) if positive.all() else None
     if factor is not None:
-        found = cho_solve((factor, True), (right * scale).T, overwrite_b=True, check_finite=False)
+        found, _ = dpotrs(factor, (right * scale).T, lower=1, overwrite_b=1)
         return np.asarray(found.T * scale)
     values, vectors = eigh(_unit_diagonal(gram, scale), lower=True, driver="evd", check_finite=False, overwrite_a=True)
     kept = values > cut_off * values[-1]
@@ -171,10 +176,16 @@ def solve(start: np.ndarray, sums: Moments, cut_off: float = CUT_OFF) -> np.ndar
     if sums.response is not None:
         rest = sums.response - halves.times(change, sums.gram)
         # of one client, or copies of one, rounding is all that is left to correct
-        scale = np.where(energy > 0, np.sqrt(energy), 1.0)
-        if np.abs(rest / scale).max() > 1e-14 * np.abs(sums.response / scale).max():
+        if _size(rest, energy) > 1e-14 * _size(sums.response, energy):
             change += _solve_right(rest, sums.gram, cut_off)
-    return np.asarray(start + change)
+    change += start
+    return np.asarray(change)
+
+
+def _size(response: np.ndarray, energy: np.ndarray) -> float:
+    """The norm of (out, in) Theta G, with features in units of their own root mean square."""
+    squares = np.einsum("ij,ij->j", response, response)
+    return float(np.sqrt((squares[energy > 0] / energy[energy > 0]).sum()))
 
 
 def _paired(thetas: Sequence[np.ndarray], grams: Sequence[np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isnan
 from typing import Any
 
 from rich.console import Console
@@ -41,7 +42,8 @@ class Live:
     def __init__(self, plan: Plan, done: int, console: Console) -> None:
         self.console = console
         self._tasks, self._weights, self._done = len(plan.scenario.tests), phase_weights(plan), done
-        self._first, self._began = done, time.monotonic()
+        self._first = done
+        self._began = float("nan")
         self._images = 0.0
         self._training = 0.0
         self._asked: Mapping[str, Any] = {}
@@ -72,6 +74,11 @@ class Live:
         self._asked, self._replies, self._phase_began = event, 0, time.monotonic()
 
     def _on_client(self, event: Mapping[str, Any]) -> None:
+        if isnan(
+            self._began
+        ):  # the clock starts with the first client's work: workers that start and load do not count
+            worked = event.get("train_seconds", 0.0) + event.get("report_seconds", 0.0)
+            self._began = time.monotonic() - worked
         self._replies += 1
         self._images += event.get("images", 0)
 
@@ -102,7 +109,8 @@ class Live:
         """Images per second while clients work, and the time left by the share of work done in this process."""
         worked = sum(self._weights[self._first : self._done])
         left = sum(self._weights[self._done :])
-        eta = f", {_clock((time.monotonic() - self._began) * left / worked)} left" if worked else ""
+        known = worked and not isnan(self._began)
+        eta = f", {_clock((time.monotonic() - self._began) * left / worked)} left" if known else ""
         return f"{self._images / self._training:.0f} images/s{eta}" if self._training else "first round"
 
     def _refresh(self) -> None:
