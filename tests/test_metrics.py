@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcil.metrics import accuracy_matrix, summarise
+from fcil.metrics import accuracy_matrix, pooled_accuracies, summarise
 
 TOTAL = [10, 20, 10]
 RIGHT = [[8], [6, 18], [7, 10, 9]]
@@ -46,3 +46,16 @@ def test_after_one_task_there_is_nothing_to_forget():
     figures = summarise([[3]], [4, 9])
     assert figures["final_accuracy"] == figures["average_accuracy"] == figures["final_accuracy_task_mean"] == 0.75
     assert figures["forgetting"] == figures["forgetting_from_learned"] == figures["backward_transfer"] == 0
+
+
+def test_classes_learned_at_once_have_figures_of_the_end_alone():
+    figures = summarise([[7, 5, 9]], [10, 10, 20])
+    assert figures["final_accuracy"] == 21 / 40
+    assert figures["final_accuracy_task_mean"] == pytest.approx((0.7 + 0.5 + 0.45) / 3)
+    assert [name for name, value in figures.items() if value is None] == [
+        "average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer"
+    ]  # fmt: skip
+    matrix = accuracy_matrix([[7, 5, 9]], [10, 10, 20])
+    np.testing.assert_array_equal(matrix[2], [0.7, 0.5, 0.45])
+    assert np.isnan(matrix[:2]).all()
+    np.testing.assert_array_equal(pooled_accuracies([[7, 5, 9]], [10, 10, 20]), [np.nan, np.nan, 21 / 40])

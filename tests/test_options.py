@@ -18,6 +18,7 @@ class Schema:
     flag: Annotated[bool, Option("whether")] = False
     name: str = "x"
     maybe: Annotated[int | None, Option("or none")] = None
+    strength: Annotated[float | Literal["auto"], Option("a number or a word", above=0)] = "auto"
     made: int = field(default=0, init=False)
 
 
@@ -32,6 +33,7 @@ def test_defaults_and_values():
     )
     assert isinstance(build(rate=2).rate, float)
     assert build(maybe=None).maybe is None
+    assert [build(strength=given).strength for given in ("auto", 2, 0.5)] == ["auto", 2.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,9 @@ def test_defaults_and_values():
         ({"flag": "yes"}, "true or false"),
         ({"name": 3}, "must be text"),
         ({"maybe": "3"}, "must be integer"),
+        ({"strength": "aut"}, "Did you mean 'auto'?"),
+        ({"strength": 0}, "greater than 0"),
+        ({"strength": True}, "must be number"),
         ({"made": 1}, "unknown setting"),
         ({"cuont": 1}, "here: cuont: unknown setting. Did you mean 'count'?"),
         ({"zzzzzzz": 1}, "Known: count, flag, kind"),
@@ -71,7 +76,7 @@ def test_complaints_say_where_what_and_why(table, reason):
 
 def test_describe_tells_all_that_can_be_set():
     described = {d.name: d for d in describe(Schema)}
-    assert list(described) == ["count", "rate", "kind", "sizes", "flag", "name", "maybe"]
+    assert list(described) == ["count", "rate", "kind", "sizes", "flag", "name", "maybe", "strength"]
     assert described["count"].option == Option("how many", "images", low=1, high=9)
     assert (described["count"].type, described["count"].default) == ("integer", 3)
     assert described["sizes"].type == "list of integer"

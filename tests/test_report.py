@@ -64,6 +64,18 @@ def test_rows_hold_mean_and_sample_deviation_per_label():
     assert np.isnan(rows[1].std).all()
 
 
+def test_a_figure_that_a_method_does_not_have_is_a_dash_and_an_empty_cell():
+    rows = tables.compare_rows([run_of(seed=seed, average_accuracy=None) for seed in (0, 1)])
+    assert rows[0].cells("±")[4] == "-"
+    (row,) = csv.DictReader(io.StringIO(tables.to_csv(rows)))
+    assert (row["average_accuracy_mean"], row["average_accuracy_std"]) == ("", "")
+    assert float(row["final_accuracy_mean"]) == 0.75
+    text = shown(tables.run_table(run_of(average_accuracy=None, forgetting=None), [[8, 14]], TOTAL))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["1", "-", "80.0", "-"] in lines
+    assert ["2", "70.0", "70.0", "73.3"] in lines
+
+
 def test_csv_reads_back_at_full_precision():
     rows = tables.compare_rows([run_of(final=1 / 3), run_of(seed=1, final=2 / 7), run_of('odd, "name"')])
     first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
