@@ -47,16 +47,22 @@ def changes_in(arrays: Arrays) -> dict[str, Change]:
     return found
 
 
+def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The arrays that `changes_in` looks at."""
+    return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
+
+
 def _between(after: Arrays, before: Arrays) -> dict[str, LowRank]:
     """Layer -> what changed, as balanced factors of its numerical rank: s^1/2 is the norm of their columns."""
-    start, found = changes_in(before), {}
-    for layer, change in changes_in(after).items():
-        if layer in start:
-            first = start[layer]
-            both = isinstance(change, LowRank) and isinstance(first, LowRank)
-            change = change.minus(first) if both else dense(change) - dense(first)  # type: ignore[union-attr, arg-type]
-        found[layer] = balanced(*product_svd(change))
-    return found
+    start = changes_in(before)
+    whole = {n: _minus(c, start[n]) if n in start else c for n, c in changes_in(after).items()}
+    return {layer: balanced(*product_svd(change)) for layer, change in whole.items()}
+
+
+def _minus(left: Change, right: Change) -> Change:
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        return left.minus(right)
+    return np.asarray(dense(left) - dense(right))
 
 
 def _spectrum(change: LowRank) -> np.ndarray:
@@ -83,16 +89,15 @@ class Diagnostics:
         }  # fmt: skip
         with threads(self.plan.config.run.threads):
             if phase.round == 1:
-                self._write(f"task{phase.task.index + 1}-start", request.broadcast.arrays, changed_only=True)
+                self._write(f"task{phase.task.index + 1}-start", _of_layers(request.broadcast.arrays))
             if phase.kind == "train":
                 event |= self._clients(request, updates)
             if ends_task:
                 event |= self._tasks(phase, state) | self._intruders(self.plan.method.deploy(state, phase))
         return {**event, "seconds": time.perf_counter() - began}
 
-    def _write(self, name: str, arrays: Arrays, changed_only: bool = False) -> None:
-        kept = {n: a for n, a in arrays.items() if not changed_only or n.endswith((A, B, DELTA))}
-        content = {n: np.ascontiguousarray(a) for n, a in as_float32(kept).items()}
+    def _write(self, name: str, arrays: Arrays) -> None:
+        content = {n: np.ascontiguousarray(a) for n, a in as_float32(arrays).items()}
         write_atomic(self.folder / f"{name}.safetensors", save(content))
 
     def _clients(self, request: Request, updates: Sequence[ClientUpdate]) -> dict[str, Any]:
@@ -111,7 +116,7 @@ class Diagnostics:
         begin = self.folder / f"task{phase.task.index + 1}-start.safetensors"
         if begin.exists():  # not where diagnostics were switched on in the middle of a task
             now = self.plan.method.broadcast(state, phase).arrays
-            changed = _between({n: a for n, a in now.items() if n.endswith((A, B, DELTA))}, load_file(begin))
+            changed = _between(_of_layers(now), load_file(begin))
             factors = {layer + A: change.a for layer, change in changed.items()}
             factors |= {layer + B: change.b for layer, change in changed.items()}
             self._write(f"task{phase.task.index + 1}", factors)

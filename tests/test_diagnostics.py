@@ -10,11 +10,12 @@ from small import dense
 
 from fcil.config import Config, MethodChoice
 from fcil.data import Data
-from fcil.diagnostics import changes_in
+from fcil.diagnostics import Diagnostics, changes_in
 from fcil.engine import prepare, simulate
 from fcil.errors import ConfigError
 from fcil.inline import Inline
 from fcil.local import Train
+from fcil.loop import ask, start
 from fcil.merging.lowrank import dense as dense_change
 from fcil.model.backbone import Model
 from fcil.partition import Partition
@@ -104,8 +105,8 @@ def test_kinship_of_tasks_is_between_what_each_changed(watched):
     _, folder, _, events, exchange = watched
     starts = [r.broadcast.arrays for r, _ in exchange.heard if r.phase.round == 1]
     kept = [load_file(folder / "diagnostics" / f"task{t}.safetensors") for t in (1, 2)]
-    for start, task in zip(starts, kept, strict=True):
-        assert changes_in(task).keys() == changes_in(start).keys()
+    for begin, task in zip(starts, kept, strict=True):
+        assert changes_in(task).keys() == changes_in(begin).keys()
     v = np.array([np.concatenate([dense(k, layer).ravel() for layer in changes_in(k)]) for k in kept])
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     np.testing.assert_allclose(events[-1]["task_kinship"], v @ v.T, atol=1e-5)
@@ -179,3 +180,14 @@ def test_a_dense_change_is_added_to_its_pair():
     arrays = {"x.lora_A": rng.random((2, 5)), "x.lora_B": rng.random((4, 2)), "x.delta": rng.random((4, 5))}
     np.testing.assert_allclose(changes_in(arrays)["x"], arrays["x.delta"] + dense(arrays, "x"))
     assert changes_in({"y.delta": arrays["x.delta"]})["y"] is arrays["x.delta"]
+
+
+def test_a_client_that_sends_back_what_it_got_is_akin_to_nobody(tmp_path):
+    session = prepare(settings("fedavg", diagnostics=True), tmp_path)
+    request = ask(session.plan, start(session.plan))
+    moved, still = (session.worker.work(request.phase, request.broadcast, client) for client in (0, 1))
+    still = replace(still, arrays={name: request.broadcast.arrays[name] for name in still.arrays})
+    event = Diagnostics(tmp_path / "diagnostics", session.plan)(request, [moved, still], request.state, False)
+    np.testing.assert_allclose(event["client_kinship"], [[1, 0], [0, 0]], atol=1e-12)
+    values = load_file(tmp_path / "diagnostics" / "phase000000.safetensors")
+    assert all(a.size == 0 for name, a in values.items() if name.startswith("client1/"))

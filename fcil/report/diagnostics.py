@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fcil.diagnostics import TOP
 from fcil.errors import ConfigError
 from fcil.records import EVENTS, PLOTS
 from fcil.report.canvas import SMALL, draw, legend, mark, thinned
@@ -116,8 +117,6 @@ def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def diagnostics_plots(folder: Path) -> list[Path]:
     """Draw what the run in `folder` recorded, into its plots/; the pictures' paths, none without diagnostics."""
-    from fcil.diagnostics import TOP
-
     events, drawn = read_diagnostics(folder), []
     ends = [event for event in events if "intruders" in event]
     last = {event["task"]: event for event in events if len(event.get("client_kinship", ())) > 1}
