@@ -77,18 +77,18 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
     n = side(half)
     if left.shape[1] != n:
         raise MergeError(f"{left.shape} and half of a symmetric matrix of {n} columns cannot be multiplied")
-    left = left.astype(np.float64, copy=False)
     if n <= BLOCK:
-        return np.asarray(left @ whole(half))
-    out = np.zeros((len(left), n))
+        return np.asarray(left.astype(np.float64, copy=False) @ whole(half))
+    columns, out, space = left.T.astype(np.float64, order="C"), np.zeros((n, len(left))), np.empty(BLOCK * n)
     for rows, place, entries in _strips(n):
-        strip = np.zeros(entries.shape)
+        strip = space[: entries.size].reshape(entries.shape)
+        strip[:, : len(strip)] = 0
         strip[entries] = half[place]
         each = np.arange(len(strip))
         strip[each, each] /= 2  # the diagonal is in both products
-        out[:, rows.start :] += left[:, rows] @ strip
-        out[:, rows] += left[:, rows.start :] @ strip.T
-    return out
+        out[rows.start :] += strip.T @ columns[rows]
+        out[rows] += strip @ columns[rows.start :]
+    return np.ascontiguousarray(out.T)
 
 
 @cache

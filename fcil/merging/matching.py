@@ -74,18 +74,9 @@ def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.
     width = start.shape[1]
     shape = (width * (width + 1) // 2 if whole else width,)
     pairs = _fitting(start, shape, thetas, grams)
-    if whole and width <= halves.BLOCK:
-        return _small_moments(start, list(pairs))
-    gram_sum, weighted, response = np.zeros(shape), np.zeros(start.shape), np.zeros(start.shape) if whole else None
-    origin, change = start.astype(np.float64), np.empty(start.shape)
-    for theta, gram in pairs:
-        _subtract(theta, origin, change)
-        gram_sum += gram
-        if response is not None:
-            response += halves.times(change, gram)
-        change *= (halves.diagonal(gram) if whole else gram).astype(np.float64)
-        weighted += change
-    return Moments(gram_sum, weighted, response)
+    if whole and width > halves.BLOCK:
+        return _large_moments(start, pairs)
+    return (_small_moments if whole else _diagonal_moments)(start, list(pairs))
 
 
 def _fitting(
@@ -110,6 +101,16 @@ def _subtract(theta: np.ndarray, origin: np.ndarray, change: np.ndarray) -> None
     change -= origin
 
 
+def _diagonal_moments(start: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Moments:
+    grams = np.stack([gram for _, gram in pairs]).astype(np.float64)
+    origin, change, weighted = start.astype(np.float64), np.empty(start.shape), np.zeros(start.shape)
+    for (theta, _), gram in zip(pairs, grams, strict=True):
+        _subtract(theta, origin, change)
+        change *= gram
+        weighted += change
+    return Moments(grams.sum(0), weighted)
+
+
 def _small_moments(start: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Moments:
     """Of the small Grams of a B round, with fewer passes over the factors.
 
@@ -126,6 +127,20 @@ def _small_moments(start: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarr
         # BLAS counts by columns: these are the transposes, in place
         dgemm(1.0, right.T, change.T, beta=1.0, c=both.T, overwrite_c=True)
     return Moments(grams.sum(0), both[:, width:], both[:, :width])
+
+
+def _large_moments(start: np.ndarray, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
+    """Of Grams that are too large to hold in float64 for several clients."""
+    width = start.shape[1]
+    origin, change = start.astype(np.float64), np.empty(start.shape)
+    gram_sum, weighted, response = np.zeros(width * (width + 1) // 2), np.zeros(start.shape), np.zeros(start.shape)
+    for theta, gram in pairs:
+        _subtract(theta, origin, change)
+        gram_sum += gram
+        response += halves.times(change, gram)
+        change *= halves.diagonal(gram).astype(np.float64)
+        weighted += change
+    return Moments(gram_sum, weighted, response)
 
 
 def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
