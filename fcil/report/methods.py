@@ -39,7 +39,8 @@ def _together(each: Iterable[str]) -> str:
 def needs(method: Method) -> str:
     """What its clients report beside weights in two rounds and at a task's end, at these settings."""
     task = Task(0, 0, 1)
-    phases = [Phase(i, kind, task, i + 1, 0) for i, kind in enumerate(method.phases(task, 2))]
+    kinds = method.phases(task, 2)
+    phases = [Phase(i, kind, task, i + 1, 0, len(kinds) - i - 1) for i, kind in enumerate(kinds)]
     asked = {
         kind: _together(
             _said(s) for phase in phases if phase.kind == kind for p in method.local(phase).passes for s in p.statistics
@@ -52,7 +53,11 @@ def needs(method: Method) -> str:
 
 
 def applies(method: Method) -> str:
-    """Whether it merges a round's clients, tasks, or either as its setting `at` says."""
+    """What it merges: a round's clients, tasks, or either as its setting `at` says; or sums; or nothing."""
+    if method.stream != "federated":
+        return "nothing: one client"
+    if "train" not in method.phases(Task(0, 0, 1), 1):
+        return "sums, once a task"
     admitted = next((s.type for s in describe(type(method)) if s.name == AT), "")
     if "task" in admitted and "round" in admitted:
         return "tasks, or rounds"
