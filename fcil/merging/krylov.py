@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcil.arrays import symmetric_whole
 from fcil.errors import MergeError
 from fcil.merging import halves
 from fcil.merging.lowrank import LowRank
@@ -83,13 +84,13 @@ def kronecker_match(
         if change.shape != changes[0].shape or change.shape != (halves.side(s), halves.side(g)):
             raise MergeError(f"model {i}: {change.shape} does not fit Grams of {halves.side(s)} and {halves.side(g)}")
 
-    def between(s: np.ndarray, left: np.ndarray, g: np.ndarray) -> np.ndarray:
-        return halves.times(halves.times(left, g).T, s).T
+    # unpacked once: every step multiplies by all of them
+    pairs = [(symmetric_whole(s), symmetric_whole(g)) for s, g in zip(outputs, inputs, strict=True)]
 
     def apply(w: np.ndarray) -> np.ndarray:
         acc = np.zeros_like(w)
-        for s, g in zip(outputs, inputs, strict=True):
-            acc += between(s, w, g)
+        for s, g in pairs:
+            acc += s @ w @ g
         return acc
 
     shape = changes[0].shape
