@@ -16,7 +16,7 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
 GRAM, ENERGY = "gram", "energy"
-"""How the names of Gram matrices (whole, upper halves, or diagonals alone) and of their diagonals end: all are checked."""
+"""How the names of Gram matrices (whole, as halves or as diagonals) and of their diagonals end: all are checked."""
 
 
 @dataclass(frozen=True)

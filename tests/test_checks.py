@@ -117,6 +117,17 @@ def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
     assert refusal(with_diagonal(statistic, 0.0), WANTED, []) is None
 
 
+def test_a_whole_gram_is_judged_by_its_diagonal_and_a_factor_not_at_all():
+    wanted = replace(WANTED, statistics={"gram": (-1, -1)})
+    for matrix, fine in (
+        (np.array([[1.0, -1.0], [-1.0, 1.0]]), True),
+        (np.diag([1.0, -1.0]), False),
+        (-np.ones((2, 3)), True),
+    ):
+        told = refusal(replace(GOOD, statistics={"gram": matrix}), wanted, [])
+        assert (told is None) == fine
+
+
 def test_off_diagonals_and_what_is_no_gram_may_be_negative():
     (half,) = [name for name in WANTED.statistics if name.startswith("head.")]
     a = GOOD.statistics[half].copy()
