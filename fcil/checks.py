@@ -16,7 +16,7 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
 GRAM, ENERGY = "gram", "energy"
-"""How the names of Gram matrices (upper halves, or diagonals alone) and of their diagonals end: both are checked."""
+"""How the names of Gram matrices (whole, upper halves, or diagonals alone) and of their diagonals end."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 
 def _negative(name: str, a: np.ndarray) -> int:
     """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
-    if not name.endswith((GRAM, ENERGY)):
+    if not name.endswith((GRAM, ENERGY)) or a.ndim > 2:
         return 0
+    if a.ndim == 2:
+        return int((np.diagonal(a) < 0).sum())
     half = name.endswith(GRAM) and halves.is_half(a)
     return int(((halves.diagonal(a) if half else a) < 0).sum())
 

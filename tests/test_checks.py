@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import BACKBONE, phase
 
-from fcil.checks import expected, refusal
+from fcil.checks import arrays_refusal, expected, refusal
 from fcil.method import ClientUpdate
 from strategies.lorm import LoRM
 
@@ -115,6 +115,12 @@ def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
     assert statistic in told
     assert "1 entries of a Gram's diagonal are negative" in told
     assert refusal(with_diagonal(statistic, 0.0), WANTED, []) is None
+
+
+def test_a_whole_gram_is_looked_at_along_its_diagonal():
+    whole = np.array([[1.0, -0.5], [-0.5, 1.0]])
+    assert arrays_refusal("statistic", {"gram": whole}, {"gram": (2, 2)}) is None
+    assert "negative" in arrays_refusal("statistic", {"gram": whole - 2 * np.eye(2)}, {"gram": (2, 2)})
 
 
 def test_off_diagonals_and_what_is_no_gram_may_be_negative():
