@@ -16,7 +16,7 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
 GRAM, ENERGY = "gram", "energy"
-"""How the names of Gram matrices (whole, as halves or as diagonals) and of their diagonals end: all are checked."""
+"""How the names of Gram matrices (whole, upper halves, or diagonals alone) and of their diagonals end."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 
 def _negative(name: str, a: np.ndarray) -> int:
     """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
-    if not name.endswith((GRAM, ENERGY)):
+    if not name.endswith((GRAM, ENERGY)) or a.ndim > 2:
         return 0
     if a.ndim == 2:
-        a = np.diagonal(a) if a.shape[0] == a.shape[1] else a[:0]  # what is not square is a factor, whatever its name
-    elif name.endswith(GRAM) and halves.is_half(a):
-        a = halves.diagonal(a)
-    return int((a < 0).sum())
+        return int((np.diagonal(a) < 0).sum()) if a.shape[0] == a.shape[1] else 0
+    half = name.endswith(GRAM) and halves.is_half(a)
+    return int(((halves.diagonal(a) if half else a) < 0).sum())
 
 
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:

@@ -20,10 +20,13 @@ from fcil.model.adapted import AdaptedModel
 from fcil.seeding import generator
 
 __all__ = [
-    "GRAM", "HELD", "Drift", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection", "side_by_side",
+    "FACTOR", "GRAM", "HELD", "Drift", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection",
+    "side_by_side",
 ]  # fmt: skip
 
 GRAM = "gram"
+FACTOR = "gram_factor"
+"""What a sketch sends in the place of G: F, G being about F^T F."""
 HELD = "held_out."
 """Prefix of the sums over held-out samples."""
 CROSS, OLD_GRAM = "cross", "old_gram"
@@ -150,8 +153,11 @@ class FeatureSums:
         width = broadcast[head.weight(self.task.index)][1]
         m = self.map.size(width * len(self.chosen))
         sums = {name: a.shape for name, a in self.zeros(width).items()}
-        factors = {prefix + GRAM: (min(self.sketch, m), m) for prefix in self._prefixes() if self.gram and self.sketch}
-        return {**sums, **factors}
+        factor = (min(self.sketch, m), m)
+        return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums.items()}
+
+    def _sent_as(self, name: str) -> str:
+        return name.removesuffix(GRAM) + FACTOR if self.sketch and name.endswith(GRAM) else name
 
     def start(self, arrays: Arrays, model: AdaptedModel, generator: Callable[[str], np.random.Generator]) -> _Sums:
         """Zero sums; the held-out samples are drawn from the client's own generator."""
@@ -177,7 +183,8 @@ class FeatureSums:
         for prefix in self._prefixes():
             if self.gram:
                 gram = totals[prefix + GRAM]
-                out[prefix + GRAM] = largest(gram, self.sketch) if self.sketch else symmetric_half(gram.cpu().numpy())
+                sent = largest(gram, self.sketch) if self.sketch else symmetric_half(gram.cpu().numpy())
+                out[self._sent_as(prefix + GRAM)] = sent
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
         return {name: a.astype(self.wire, copy=False) for name, a in out.items()}
@@ -185,12 +192,12 @@ class FeatureSums:
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """The sums over clients in float64, every G as its upper half."""
         names = list(self.zeros(1))
-        return {name: added(self._read(name, u.statistics[name]) for u in updates) for name in names}
+        return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
-    def _read(self, name: str, sent: np.ndarray) -> np.ndarray:
-        if not (name.endswith(GRAM) and self.sketch):
-            return sent
-        factor = sent.astype(np.float64)
+    def _read(self, name: str, sent: Arrays) -> np.ndarray:
+        if self._sent_as(name) == name:
+            return sent[name]
+        factor = sent[self._sent_as(name)].astype(np.float64)
         return symmetric_half(factor.T @ factor)
 
 

@@ -10,7 +10,7 @@ from problems import close
 from sklearn.linear_model import Ridge as Sklearn
 
 from fcil.arrays import total
-from fcil.feature_sums import GRAM, HELD, FeatureMap, class_sums, counts, projection
+from fcil.feature_sums import FACTOR, GRAM, HELD, FeatureMap, class_sums, counts, projection
 from fcil.merging.ridge import NEVER
 from fcil.method import Backbone, Phase
 from fcil.model import head
@@ -165,7 +165,7 @@ def test_a_sketch_of_full_rank_loses_nothing_and_a_smaller_one_is_the_best_of_it
     for rank in (1, size // 2, size, size + 3):
         method = RanPAC(penalty=1.0, size=size, sketch=rank)
         sent = method.broadcast(method.begin({}, phase, Backbone(WIDTH, {})), phase)
-        factor = collected(method, phase, sent, x, y, 0).statistics[GRAM]
+        factor = collected(method, phase, sent, x, y, 0).statistics[FACTOR]
         assert factor.shape == (min(rank, size), size)
         lost = np.linalg.norm(phi.T @ phi - factor.T @ factor, 2)
         best = values[-rank - 1] if rank < size else 0.0  # Eckart, Young, Mirsky

@@ -135,8 +135,8 @@ def test_compose_with_lorm_over_tasks_reports_grams_and_with_fedavg_lets_one_pai
     [
         ({"round": "fedavgg"}, "Did you mean 'fedavg'"),
         ({"task": "lorm(gram_a = 'ful')"}, "gram_a"),
-        ({"task": "lorm(rank = 3)"}, "rank is set by compose itself"),
-        ({"task": "task_arithmetic(at = 'round')"}, "at is set by compose itself"),
+        ({"task": "lorm(rank = 3)"}, "rank is set beside it, not in it"),
+        ({"task": "task_arithmetic(at = 'round')"}, "at is set beside it, not in it"),
         ({"task": "lorm(gram_a"}, "write a method"),
         ({"task": ""}, "write a method"),
         ({"round": "compose"}, "does not train LoRA pairs that another method could merge"),

@@ -39,12 +39,16 @@ def test_upload_is_the_formula_to_the_byte_and_nothing_is_sent_down(
     assert summary["download_bytes"] == 0
 
 
+LIGHT = {"data": {"train_limit": 60, "test_limit": 30}, "train": {"rounds": 1}}
+
+
 @pytest.mark.parametrize("concat", [False, True])
 def test_transport_adds_two_sums_and_sends_each_backbone_once(concat, digits_config, tmp_path):
     method = {"name": "lorm+ranpac", "rank": 2, "size": 30, "penalty": 1.0, "adapt": "every_task", "concat": concat}
     runs = [
         simulate(
-            prepare(digits_config({"method": {**method, "transport": on}}), tmp_path / str(on)), tmp_path / str(on)
+            prepare(digits_config(LIGHT, {"method": {**method, "transport": on}}), tmp_path / str(on)),
+            tmp_path / str(on),
         )
         for on in (False, True)
     ]

@@ -16,7 +16,7 @@ def changes(draw, count=None):
     """Some changes of one layer, each of a rank of its own."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     out, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    ranks = [draw(st.integers(1, 4)) for _ in range(draw(count or st.integers(1, 4)))]
+    ranks = [draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 4) if count is None else count))]
     return [LowRank(rng.standard_normal((out, r)), rng.standard_normal((r, width))) for r in ranks]
 
 

@@ -11,7 +11,7 @@ from fcil.config import load_variant, sweep_overrides, variant_names
 from fcil.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-COMPARISONS = sorted((ROOT / "configs" / "comparison").glob("*.toml"))
+COMPARISONS = [ROOT / "configs" / "comparison" / f"{name}.toml" for name in ("digits", "fashion")]
 
 BASE = """
 [data]
@@ -94,6 +94,13 @@ def test_a_file_without_a_sweep_has_one_folder(tmp_path):
     assert [cell.folder for cell in cells(path, [], [3], [], tmp_path)] == [
         tmp_path / "ncm-seed3", tmp_path / "ridge-seed3"
     ]  # fmt: skip
+
+
+def test_the_rows_of_the_search_are_hybrids_in_different_settings_beside_plain_ranpac():
+    path = COMPARISONS[0].parent / "hybrid.toml"
+    configs = [load_variant(path, label) for label in variant_names(path)]
+    assert len({(c.method.name, repr(c.method.settings), c.train) for c in configs}) == len(configs)
+    assert {c.method.name for c in configs} == {"ranpac", "lorm+ranpac"}
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
