@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 settings.register_profile("fcil", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fcil")
@@ -10,7 +11,10 @@ settings.load_profile("fcil")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    """Of torch's and of BLAS's: on a busy machine several wait for each other."""
     torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture
