@@ -10,7 +10,7 @@ from fcil.local import ClientData
 from fcil.method import Backbone, Phase
 from fcil.model.adapted import AdaptedModel
 from fcil.options import describe
-from fcil.registry import method_class
+from fcil.registry import build_method, method_class, method_names
 from fcil.tasks import Task
 
 SIZE, WIDTH = 16, 32
@@ -60,6 +60,16 @@ def dataset(samples=48, classes=4, seed=0):
 
 def client_data(data, indices):
     return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))
+
+
+def representatives(*functions):
+    """One of the methods that share these functions and the phases of a task: others would only say the same again."""
+    found = {}
+    for name in method_names():
+        method = build_method(name, {})
+        shared = tuple(getattr(type(method), function, None) for function in functions)
+        found[shared, method.phases(Task(0, 0, 1), 1), method.stream] = name
+    return sorted(found.values())
 
 
 def small_settings(name):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^(?:\.venv/bin/)?(fcil [a-z]+.*)$", text, re.MULTILINE):
-            words = line.split("#")[0].split()[1:]
+            words = shlex.split(line, comments=True)[1:]
             given = _parser().parse_args(words)
             seen += 1
             if given.command in ("run", "compare") and "fedprox" not in line:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import BACKBONE, phase, small_settings
+from small import BACKBONE, phase, representatives, small_settings
 
 from fcil import replies as replies_module
 from fcil.arrays import total
@@ -12,19 +12,14 @@ from fcil.checks import expected
 from fcil.engine import prepare, simulate
 from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Method
-from fcil.registry import build_method, method_names
+from fcil.registry import build_method
 from fcil.replies import Failure, gather, groups, summed
-from fcil.tasks import Task
 
-BUILT = {n: build_method(n, {}) for n in method_names()}
-ADDITIVE = sorted(
-    {
-        (type(m).sums, type(m).merge_sums, m.phases(Task(0, 0, 1), 1)): name
-        for name, m in BUILT.items()
-        if m.additive and m.stream == "federated"
-    }.values()
-)
-"""One of the methods that share these functions and phases: the others would only say the same again."""
+ADDITIVE = [
+    name
+    for name in representatives("sums", "merge_sums")
+    if build_method(name, {}).additive and build_method(name, {}).stream == "federated"
+]
 AT = phase(2, index=5)
 METHOD = build_method("lorm", {"rank": 2, "gram_a": "full"})
 STATE = METHOD.begin({}, AT, BACKBONE)

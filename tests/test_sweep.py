@@ -96,11 +96,11 @@ def test_a_file_without_a_sweep_has_one_folder(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_rows_of_the_search_are_hybrids_in_different_settings_beside_plain_ranpac():
+def test_the_rows_of_the_search_are_hybrids_in_different_settings_beside_closed_forms():
     path = COMPARISONS[0].parent / "hybrid.toml"
     configs = [load_variant(path, label) for label in variant_names(path)]
     assert len({(c.method.name, repr(c.method.settings), c.train) for c in configs}) == len(configs)
-    assert {c.method.name for c in configs} == {"ranpac", "lorm+ranpac"}
+    assert {c.method.name for c in configs} == {"ranpac", "ridge", "lorm+ranpac"}
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
