@@ -32,12 +32,12 @@ from strategies._merging import MergeMethod
 
 RANK, BLOCKS = 16, 12
 PAIR = "r(o+i)"
-FORMULAS = {"regmean": "r(o+i) + i(i+1)/2", "fisher": "2r(o+i)", "mats": "r(o+i) + i(i+1)/2 + o(o+1)/2"}
+FORMULAS = {"regmean": "r(o+i) + i(i+1)/2", "fisher": "r(o+i) + oi", "mats": "r(o+i) + i(i+1)/2 + o(o+1)/2"}
 """Upload of a layer, as the papers have it, where it is more than the pair; o = out, i = in."""
 VALUES: dict[str, Callable[[int, int], int]] = {
     PAIR: lambda o, i: RANK * (o + i),
     FORMULAS["regmean"]: lambda o, i: RANK * (o + i) + i * (i + 1) // 2,
-    FORMULAS["fisher"]: lambda o, i: 2 * RANK * (o + i),
+    FORMULAS["fisher"]: lambda o, i: RANK * (o + i) + o * i,
     FORMULAS["mats"]: lambda o, i: RANK * (o + i) + i * (i + 1) // 2 + o * (o + 1) // 2,
 }
 
