@@ -101,8 +101,10 @@ class Diagnostics:
         write_atomic(self.folder / f"{name}.safetensors", save(content))
 
     def _clients(self, request: Request, updates: Sequence[ClientUpdate]) -> dict[str, Any]:
-        sent = request.broadcast.arrays
-        changes = [_between({**sent, **update.arrays}, sent) for update in updates]
+        changes = []
+        for update in updates:
+            began = request.local.start(request.broadcast.arrays, update.client)
+            changes.append(_between({**began, **update.arrays}, began))
         values = {
             f"client{update.client}/{layer}": _spectrum(change)
             for update, each in zip(updates, changes, strict=True)

@@ -41,7 +41,8 @@ def send(
         old, size = follows.get(name, ("", 0))
         almost = held.get(old, ("", 0))[1]
         for client in (c for c in clients if not owners >> c & 1):
-            sent += size if almost >> client & 1 else sizes[client].get(name, a.nbytes)
+            whole = sizes[client].get(name, a.nbytes)
+            sent += min(size, whole) if almost >> client & 1 else whole
         held[name] = (content, owners | asked)
     for old, _ in follows.values():
         held.pop(old, None)

@@ -15,12 +15,13 @@ from typing import Annotated
 import numpy as np
 
 from fcil.arrays import Arrays, State
+from fcil.merging.lowrank import LowRank
 from fcil.method import Backbone, Broadcast, Method, Phase
 from fcil.model import head
-from fcil.model.lora import A, B, Lora
+from fcil.model.lora import A, B, Lora, uniform
 from fcil.options import Option
 
-__all__ = ["LoraMethod", "head_rows", "of_task", "past_tasks"]
+__all__ = ["LoraMethod", "head_rows", "living", "of_task", "past_tasks"]
 
 
 def of_task(task: int, name: str) -> str:
@@ -40,6 +41,12 @@ def past_tasks(arrays: Arrays) -> list[dict[str, np.ndarray]]:
 def head_rows(state: State, phase: Phase) -> dict[str, np.ndarray]:
     """The current task's rows and biases."""
     return {name: state["head"][name] for name in (head.weight(phase.task.index), head.bias(phase.task.index))}
+
+
+def living(pair: LowRank, layer: str, phase: Phase) -> LowRank:
+    """The pair with a random row of A beside every zero column of B: both zero, they could never learn again."""
+    unused = np.abs(pair.a).max(1) == 0
+    return LowRank(pair.b, np.where(unused[:, None], uniform(phase.generator("unused", layer), pair.a.shape), pair.a))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,13 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, total
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, layers, moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
 from fcil.model.lora import DELTA, A, B, layers_of
 from fcil.options import Option
 
-from ._lora import of_task, past_tasks
+from ._lora import living, of_task, past_tasks
 from .fedavg import FedAvg
 
 __all__ = ["Draw", "MergeMethod", "changes_of"]
@@ -125,11 +125,13 @@ class MergeMethod(FedAvg):
         for update in (u for u in updates if u.num_examples):  # whoever has no data has no say
             mine = changes_of({**state["module"], **update.arrays})
             changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
-            experts.append(Expert(changes, update.num_examples, update.statistics))
+            experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
         module: dict[str, np.ndarray] = {}
         layers(experts)
+        moved(experts)
         for layer, change in self.combine_round(experts, self._draw(phase)):
-            module |= _arrays(layer, truncated(_added(start[layer], change), self.rank)[0])
+            nearest, _ = truncated(_added(start[layer], change), self.rank)
+            module |= _arrays(layer, living(nearest, layer, phase))
         return {**averaged, "module": module}
 
     def _draw(self, phase: Phase) -> Draw:
@@ -142,7 +144,7 @@ class MergeMethod(FedAvg):
             return []
         kept = past_tasks(state.get("kept", {}))
         modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
-        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}) for t, module in enumerate(modules)]
+        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}, t) for t, module in enumerate(modules)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""

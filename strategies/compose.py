@@ -41,7 +41,12 @@ def from_text(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
         lambda key: f"{where}: {key}",
     )  # fmt: skip
     assert isinstance(made, LoraMethod)
+    if made.stream != "federated":
+        raise ConfigError(f"{where}: {name} has one client and merges nothing; run it by itself, as method.name")
     return made
+
+
+KEEP = "fedavg"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,11 @@ class Compose(LoraMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_round", from_text(self.round, "round", {"rank": self.rank, "at": "round"}))
         object.__setattr__(self, "_task", from_text(self.task, "task", {"rank": self.rank, "at": "task"}))
+        if not self._task.remembers and self.task.strip() != KEEP:
+            raise ConfigError(
+                f"method.task = {self.task!r}: merges clients only; name a method that merges tasks (fcil methods), or "
+                f'"{KEEP}", by which one pair goes on'
+            )
 
     @property
     def adapter(self) -> Lora:

@@ -31,7 +31,8 @@ class CoreSpace(MergeMethod):
 
     def __post_init__(self) -> None:
         hosted = from_text(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
-        if not isinstance(hosted, MergeMethod) or hosted.reports(REPORT) or hosted.reports(TRAIN):
+        free = isinstance(hosted, MergeMethod) and not hosted.reports(REPORT) and not hosted.reports(TRAIN)
+        if not free or getattr(hosted, "router", False):
             raise ConfigError(
                 f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"
             )
@@ -40,3 +41,7 @@ class CoreSpace(MergeMethod):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """The hosted merge of the core matrices, brought back: rank at most that of all changes together."""
         return merged_in(core, experts, lambda inside: self._hosted.combine(inside, draw))
+
+    def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
+        """The same with what the hosted merge does in rounds."""
+        return merged_in(core, experts, lambda inside: self._hosted.combine_round(inside, draw))

@@ -1,5 +1,6 @@
 """EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,6 +22,7 @@ from ._merging import Draw, MergeMethod
 __all__ = ["Emr"]
 
 MASKS, RESCALERS = ".masks", "rescalers"
+_HEAD = re.compile(r"head\.(\d+)\.weight")
 
 
 class _MaskedLora(Lora):
@@ -80,17 +82,18 @@ class Emr(MergeMethod):
         if RESCALERS not in model.arrays:
             return super().scores(model, images)
         routed = []
-        for task in range(len(model.arrays[RESCALERS])):
-            with model.using(_of_task({name: a.cpu().numpy() for name, a in model.arrays.items()}, task)):
+        heads = sorted(int(match[1]) for name in model.arrays if (match := _HEAD.fullmatch(name)))
+        for place, task in enumerate(heads):
+            with model.using(_of_place({name: a.cpu().numpy() for name, a in model.arrays.items()}, place)):
                 routed.append(model.logits(model.features(images), [task]).softmax(1))
         return torch.cat(routed, 1)
 
 
-def _of_task(arrays: Arrays, task: int) -> dict[str, np.ndarray]:
-    """One task's model, from what is deployed with the router."""
-    rescaler = float(arrays[RESCALERS][task])
+def _of_place(arrays: Arrays, place: int) -> dict[str, np.ndarray]:
+    """The model of one of the merged tasks, by its place among them, from what is deployed with the router."""
+    rescaler = float(arrays[RESCALERS][place])
     found = {name: a for name, a in arrays.items() if not name.endswith((MASKS, DELTA)) and name != RESCALERS}
     for name in (name for name in arrays if name.endswith(MASKS)):
         change = name.removesuffix(MASKS) + DELTA
-        found[change] = restored(arrays[change], arrays[name][task], rescaler)
+        found[change] = restored(arrays[change], arrays[name][place], rescaler)
     return found

@@ -45,10 +45,11 @@ class FedAvg(LoraMethod):
         """
         if not sums[EXAMPLES] > 0:
             raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
-        return {
+        trained = {
             group: {
                 name: (a + sums[name] / sums[EXAMPLES]).astype(np.float32) if name in sums else a
-                for name, a in arrays.items()
+                for name, a in state[group].items()
             }
-            for group, arrays in state.items()
+            for group in ("module", "head")
         }
+        return {**state, **trained}

@@ -8,8 +8,9 @@ import numpy as np
 from fcil.arrays import State, as_float32
 from fcil.merging.lowrank import stacked, truncated
 from fcil.method import ClientUpdate, Phase
-from fcil.model.lora import A, B, uniform
+from fcil.model.lora import A, B
 
+from ._lora import living
 from ._mixed import MixedRanks, mean_of_the_rest, products
 
 __all__ = ["FlexLoRA"]
@@ -33,8 +34,6 @@ class FlexLoRA(MixedRanks):
         pairs, weights = products(updates)
         module: dict[str, np.ndarray] = {}
         for layer, each in pairs.items():
-            best, _ = truncated(stacked(each, weights), self.rank)
-            unused = np.abs(best.a).max(1) == 0  # beside a zero row of A a zero column of B would never learn again
-            fresh = uniform(phase.generator("unused", layer), best.a.shape)
-            module |= {layer + A: np.where(unused[:, None], fresh, best.a), layer + B: best.b}
+            best = living(truncated(stacked(each, weights), self.rank)[0], layer, phase)
+            module |= {layer + A: best.a, layer + B: best.b}
         return {**state, "module": as_float32(module), "head": {**state["head"], **rest}}

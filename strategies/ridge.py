@@ -1,4 +1,4 @@
-"""Ridge: ridge regression on a frozen backbone's features, the same for every split of the data."""
+"""Ridge: ridge regression on a frozen backbone's features, at a given penalty the same for every split of the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(ClosedForm):
-    """H = (G + lambda I)^-1 Q of frozen features: the centralised ridge head, whoever holds which samples.
+    """H = (G + lambda I)^-1 Q of frozen features: at a given lambda the centralised head, whoever holds which samples.
 
     AFL and AFCL, "Analytic federated class-incremental learning", arXiv 2505.12245, there in recursive form. Clients
     send G = sum phi phi^T and Q = sum phi y^T once a task; the server adds, and solves by Cholesky in float64.

@@ -130,9 +130,24 @@ def test_compose_with_lorm_over_tasks_reports_grams_and_with_fedavg_lets_one_pai
     assert mean_then_grams.additive
 
 
+@pytest.mark.parametrize("clients", ["fedavg", "task_arithmetic", "rolora", "lorm(gram_a = 'full')"])
+@pytest.mark.parametrize("gram", ["full", "sketch:3"])
+def test_whole_grams_of_tasks_are_nothing_that_a_round_touches(clients, gram):
+    method = build_method("compose", {"rank": 2, "round": clients, "task": f"lorm(gram_a = '{gram}')"})
+    sums = []
+    for state, at in through(method):
+        sums.append({name: a.copy() for name, a in state["gram_sum"].items()})
+        assert method.deploy(state, at)
+    assert all((sums[1][name] - a > 0).all() for name, a in sums[0].items())  # every task's Grams are added
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"round": "joint"}, "has one client and merges nothing"),
+        ({"task": "sequential"}, "has one client and merges nothing"),
+        ({"task": "flora(ranks = [1, 2])"}, "merges clients only"),
+        ({"task": "rolora"}, "merges clients only"),
         ({"round": "fedavgg"}, "Did you mean 'fedavg'"),
         ({"task": "lorm(gram_a = 'ful')"}, "gram_a"),
         ({"task": "lorm(rank = 3)"}, "rank is set beside it, not in it"),

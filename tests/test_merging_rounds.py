@@ -114,13 +114,30 @@ def test_over_clients_nobody_with_examples_is_an_error(name):
 
 
 @every_kind
-def test_clients_that_did_not_train_leave_the_round_where_it_was(name):
+def test_a_round_in_which_nobody_trained_is_refused_and_one_who_did_is_enough(name):
     method, at = of(name, at="round"), phase(2)
     state = started(method)
     sent = method.broadcast(state, at).arrays
-    after = method.merge(state, at, [ClientUpdate(i, at.index, 3, sent) for i in range(2)])
+    idle = [ClientUpdate(i, at.index, 3, sent) for i in range(2)]
+    with pytest.raises(MergeError, match="all changes of 2 experts are zero"):
+        method.merge(state, at, idle)
+    moved = method.merge(state, at, [idle[0], updates_of(method, state, at)[1]])
+    assert any(not np.array_equal(dense(moved["module"], n), dense(state["module"], n)) for n in LINEARS)
+
+
+@every_kind
+def test_no_component_is_left_with_both_factors_zero(name):
+    """It would have no gradient, for the rest of the run."""
+    method, at = of(name, at="round"), phase(1)
+    state = method.begin(method.init(BACKBONE, 4, 0), at, BACKBONE)
+    sent = method.broadcast(state, at).arrays
+    first = next(iter(LINEARS))
+    one = {n: a + 0.1 if n == first + ".lora_B" else a for n, a in sent.items()}  # rank one, in one layer
+    module = method.merge(state, at, [ClientUpdate(0, at.index, 3, one)])["module"]
     for layer in LINEARS:
-        np.testing.assert_allclose(dense(after["module"], layer), dense(state["module"], layer), rtol=1e-4, atol=1e-6)
+        b, a = module[layer + ".lora_B"], module[layer + ".lora_A"]
+        assert (np.abs(b).max(0) + np.abs(a).max(1) > 0).all()
+    assert dense(module, first).any()
 
 
 @pytest.mark.parametrize("settings", [{"reduce": "dare_ties", "drop": 0.5}, {"reduce": "dare_ties", "stack": "rows"}])

@@ -123,6 +123,12 @@ def check_merge(stage: Stage, method: Method, text: str) -> None:
     state: State = method.init(stage.plan.backbone, len(stage.plan.scenario.order), stage.config.run.seed)
     for task in stage.plan.scenario.tasks[:2]:
         state = method.begin(state, stage.phases(method, task.index)[0], stage.plan.backbone)
+    own_head = state.keys() - {PAST, MODULE, HEAD}
+    if own_head:
+        raise ConfigError(
+            f"bench.methods: {text!r} has a classifier of its own ({', '.join(sorted(own_head))}), so it cannot be "
+            "judged under the experts' heads; leave it out"
+        )
     if not state.get(PAST) or not {MODULE, HEAD} <= state.keys():
         raise ConfigError(
             f"bench.methods: {text!r} keeps no LoRA pair per task, so it has nothing to merge over tasks; leave it out "

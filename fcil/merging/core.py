@@ -3,7 +3,8 @@
 U and V^T are orthonormal bases of the columns of all B_i and of the rows of all A_i, the singular vectors of
 [B_1 | ... | B_n] and of [A_1 ; ... ; A_n]. Then B_i A_i = U M_i V^T without loss, M_i = (U^T B_i)(A_i V), and any merge
 may work on the M_i, of at most R x R for R = the sum of the ranks. A linear merge comes out the same as on the weights;
-so does one that turns with its input (TSV, Iso). One that goes by entries (TIES) depends on the bases.
+so does one that turns with its input (Iso). One that goes by entries (TIES) depends on the bases, and one that goes by
+the layer's size (TSV keeps min(out, in) / T components) sees that of the M_i.
 """
 
 from collections.abc import Sequence

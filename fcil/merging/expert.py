@@ -9,7 +9,7 @@ from fcil.arrays import Arrays
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
 
-__all__ = ["Expert", "layers", "multiples", "shares"]
+__all__ = ["Expert", "layers", "moved", "number", "multiples", "shares"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Expert:
     """Training samples behind it, where those count."""
     statistics: Arrays = field(default_factory=dict)
     """What the method asked for beside weights, for example a layer's Gram."""
+    number: int | None = None
+    """The client or the task: what is drawn for it does not depend on who else takes part. None: its place."""
 
 
 def _some(experts: Sequence[Expert]) -> None:
@@ -46,6 +48,18 @@ def layers(experts: Sequence[Expert]) -> list[str]:
             if not (np.isfinite(change.b).all() and np.isfinite(change.a).all()):
                 raise MergeError(f"expert {i}: the change of {layer} is infinite or NaN")
     return list(shapes)
+
+
+def number(experts: Sequence[Expert], place: int) -> int:
+    """The number of one of them, or else its place."""
+    own = experts[place].number
+    return place if own is None else own
+
+
+def moved(experts: Sequence[Expert]) -> None:
+    """Raise MergeError where no expert has changed anything: there is nothing to merge, and much that divides by it."""
+    if not any(change.b.any() and change.a.any() for expert in experts for change in expert.changes.values()):
+        raise MergeError(f"nothing to merge: all changes of {len(experts)} experts are zero")
 
 
 def shares(experts: Sequence[Expert]) -> np.ndarray:

@@ -68,7 +68,8 @@ def kronecker_match(
     """W of sum_i S_i W G_i = sum_i S_i W_i G_i, (out, in).
 
     Begins with the solution for the diagonals of S_i and G_i, a mean weighted entry by entry. Where the data say
-    nothing that is kept, so that identical models are a fixed point at any rank of the Grams.
+    nothing that is kept, so that identical models are a fixed point at any rank of the Grams, but
+    for entries without energy in any: those get no change, as RegMean's columns.
 
     Args:
         changes: W_i = B_i A_i.

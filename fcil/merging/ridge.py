@@ -15,7 +15,7 @@ from fcil.errors import MergeError
 from fcil.merging import halves
 
 __all__ = [
-    "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "ridge_rows", "transport",
+    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "ridge_rows", "transport",
     "transported",
 ]  # fmt: skip
 
@@ -23,6 +23,9 @@ NEVER = -1e30
 """The bias of a class without samples: its zero row would beat classes whose scores are negative."""
 GRID = tuple(10.0**k for k in range(2, -9, -1))
 """Penalties to choose from, in units of the mean of G's diagonal; the strongest first, which wins ties."""
+
+
+FALLBACK = 1e-2
 
 
 def class_means(class_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -86,8 +89,11 @@ def best_penalty(
         gram: (M (M + 1) / 2,) upper half of G, of the samples that are not held out.
         class_sums: (C, M) their Q.
         held: G, Q and the number of the samples that are.
-        grid: in units of the mean of the diagonal of both Gs; ties go to the first.
+        grid: in units of the mean of the diagonal of both Gs; ties go to the first. Where nothing was held out there is
+            nothing to choose by: FALLBACK of that unit.
     """
+    if not held[2]:
+        return FALLBACK * (float(halves.diagonal(gram).mean()) or 1.0)
     unit = float((halves.diagonal(gram) + halves.diagonal(held[0])).mean()) or 1.0
     penalties = [unit * share for share in grid]
     errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held) for penalty in penalties]
