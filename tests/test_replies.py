@@ -147,7 +147,9 @@ def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
     assert simulate(prepare(config, tmp_path), tmp_path)["refused"] == 0
 
 
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize(
+    "name", [n if n in ("lorm", "ridge") else pytest.param(n, marks=pytest.mark.slow) for n in ADDITIVE]
+)
 def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, tmp_path):
     """Sums differ in their last bits, so that weights may differ in the last bit of float32, and answers hardly."""
 
