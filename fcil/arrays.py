@@ -13,8 +13,8 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "Arrays", "State", "added", "as_float32", "digest", "grouped", "matching", "mean", "nbytes",
-    "same_names", "shapes", "subtract", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
+    "Arrays", "State", "added", "as_float32", "digest", "grouped", "matching", "nbytes",
+    "same_names", "shapes", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
     "weighted_total",
 ]  # fmt: skip
 
@@ -98,16 +98,6 @@ def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str,
     return {
         name: (first[name].astype(np.float64) + change[name] / w.sum()).astype(first[name].dtype) for name in change
     }
-
-
-def mean(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The unweighted mean."""
-    return weighted_mean(many, [1.0] * len(many))
-
-
-def subtract(left: Arrays, right: Arrays) -> dict[str, np.ndarray]:
-    """Left - right, name by name, in float64."""
-    return {name: left[name].astype(np.float64) - right[name].astype(np.float64) for name in same_names([left, right])}
 
 
 def _half_rows(half: np.ndarray, n: int) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fcil.arrays import Arrays, symmetric_half
-from fcil.merging.matching import shrink
+from fcil.merging import halves
 from fcil.method import Shapes
 from fcil.model import head
 from fcil.model.adapted import AdaptedModel
@@ -234,6 +234,6 @@ class HeadGram:
         name, diagonal = head_gram(self.task), self.amount == 0
 
         def finish(sums: Mapping[str, np.ndarray]) -> Arrays:
-            return {name: sums[name] if diagonal else symmetric_half(shrink(sums[name], self.amount))}
+            return {name: sums[name] if diagonal else halves.shrunk(symmetric_half(sums[name]), self.amount)}
 
         return _HeadSums(result=finish, name=name, diagonal=diagonal)

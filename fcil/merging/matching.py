@@ -27,7 +27,7 @@ from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
 from fcil.merging import halves
 
-__all__ = ["CUT_OFF", "Moments", "match", "match_diagonal", "merge_tasks", "moments", "shrink", "solve"]
+__all__ = ["CUT_OFF", "Moments", "match", "match_diagonal", "merge_tasks", "moments", "solve"]
 
 CUT_OFF = 1e-6
 """Eigenvalues of the Gram sum, scaled to unit diagonal, below CUT_OFF times the largest count as zero.
@@ -263,8 +263,3 @@ def merge_tasks(
         sums = Moments(gram.astype(np.float64), weighted, np.concatenate(responses))
     b = np.concatenate([b.astype(np.float64) for b, _ in pairs], 1)
     return b, solve(np.zeros(weighted.shape), sums)
-
-
-def shrink(gram: np.ndarray, amount: float) -> np.ndarray:
-    """A Gram matrix with its off-diagonal entries times `amount`: 1 leaves it, 0 leaves its diagonal only."""
-    return np.asarray(gram * (amount + (1 - amount) * np.eye(len(gram), dtype=gram.dtype)))
