@@ -13,10 +13,10 @@ __all__ = ["bench_arguments", "merge_bench", "seeds"]
 
 def seeds(text: str) -> list[int]:
     """Seeds, as an argument."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2") from None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2")
+    return [int(part) for part in parts]
 
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 def merge_bench(given: argparse.Namespace, console: Console) -> None:
     """`fcil merge-bench CONFIG`."""
-    from fcil.merge_bench.records import draw_all, make_folder, write
+    from fcil.merge_bench.records import draw_all, write
     from fcil.merge_bench.run import carry_out
     from fcil.merge_bench.settings import load_suite
     from fcil.report.merge_bench import to_rich, told
@@ -43,7 +43,7 @@ def merge_bench(given: argparse.Namespace, console: Console) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     results = []
-    for result in carry_out(suite, given.seeds, make_folder(out), tell):
+    for result in carry_out(suite, given.seeds, out, tell):
         results.append(result)
         tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
         write(out, suite, results)
