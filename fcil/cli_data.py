@@ -6,16 +6,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-__all__ = ["RUNS", "data_commands", "data_list", "pixels"]
+__all__ = ["RUNS", "at_least_1", "data_commands", "data_list", "pixels"]
 
 RUNS = Path("runs")
 
 
-def pixels(text: str) -> int:
-    """A side's length, as an argument."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of pixels, at least 1")
-    return int(text)
+def at_least_1(what: str) -> Callable[[str], int]:
+    """A whole number of something, as an argument."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not int(text):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a number of {what}, at least 1")
+        return int(text)
+
+    return number
+
+
+pixels = at_least_1("pixels")
 
 
 def data_list(given: argparse.Namespace, console: Console) -> None:

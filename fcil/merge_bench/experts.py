@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
 from fcil.config import to_table
@@ -19,6 +18,7 @@ from fcil.errors import ConfigError, RunError
 from fcil.merge_bench.stage import Stage
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
 from fcil.model.backbone import weights_sha256
+from fcil.records import write_atomic
 from fcil.worker import threads
 
 __all__ = ["Deployed", "Tuned", "check_merge", "check_trainer", "deploy", "expert", "fine_tune"]
@@ -109,9 +109,7 @@ def expert(stage: Stage, task: Task, folder: Path) -> tuple[Tuned, bool]:
         return known, False
     made = fine_tune(stage, task)
     arrays = {name: np.ascontiguousarray(a) for name, a in ungrouped({MODULE: made.module, HEAD: made.head}).items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(arrays, aside, {"settings": identity, "sha256": digest(arrays)})
-    aside.replace(path)
+    write_atomic(path, save(arrays, {"settings": identity, "sha256": digest(arrays)}))
     return made, True
 
 
