@@ -5,10 +5,10 @@ import pytest
 import torch
 from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, phase, tiny_vit
 
-from fcil.arrays import symmetric_whole
 from fcil.curvature import SAMPLES, fisher_of, fisher_pass, gradient_pass, output_gram
 from fcil.data.dataset import prepare
 from fcil.local import Train, run_client
+from fcil.merging import halves
 from fcil.method import Broadcast, Local, Method
 from fcil.model import head
 from fcil.model.lora import DELTA, A, B, Lora
@@ -98,7 +98,7 @@ def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_
         wanted = {layer: total + outputs[layer].T @ outputs[layer] for layer, total in wanted.items()}
     assert found[SAMPLES] == len(INDICES)
     for layer in LINEARS:
-        near(symmetric_whole(found[output_gram(layer)]), wanted[layer])
+        near(halves.whole(found[output_gram(layer)]), wanted[layer])
         assert found[input_gram(layer)].any()
 
 
