@@ -23,10 +23,11 @@ from fcil.options import Option
 from ._lora import living, of_task, past_tasks
 from .fedavg import FedAvg
 
-__all__ = ["Draw", "MergeMethod"]
+__all__ = ["Draw", "MergeMethod", "Scale"]
 
 Draw = Callable[..., np.random.Generator]
 """purpose, ... -> the generator for it: masks are drawn per round, expert and layer."""
+Scale = Annotated[float, Option("factor of the merged change; lambda or alpha in the papers")]
 
 
 def _arrays(layer: str, change: Change) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from fcil.merging.expert import Expert, layers, shares
 from fcil.merging.lowrank import LowRank, stacked
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["TaskArithmetic"]
 
@@ -23,7 +23,7 @@ class TaskArithmetic(MergeMethod):
     is weighted by examples; with `scale` = 1 it is FedAvg of the products.
     """
 
-    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
     sum: Annotated[Literal["mean", "sum"], Option("the changes' mean, or their sum as in the paper")] = "mean"
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
