@@ -104,6 +104,15 @@ def test_after_one_task_its_module_is_deployed_as_it_is(name):
     assert all(np.array_equal(deployed[n], a) for n, a in after["module"].items())
 
 
+@pytest.mark.parametrize("name", ["regmean", "fisher", "mats"])
+def test_between_rounds_a_task_that_has_not_reported_is_left_out(name):
+    method, (_, (_, _, _, _, reported), (at, _, _, _, after), _) = carried_out(name)
+    assert (at.kind, at.task) == ("train", TASKS[1])
+    deployed = method.deploy(after, at)
+    assert deployed.keys() == {*reported["module"], *after["head"]}
+    assert all(np.array_equal(deployed[n], a) for n, a in {**reported["module"], **after["head"]}.items())
+
+
 def test_fisher_of_factors_averages_every_array_with_its_own_fisher():
     method, ((at, before, _, updates, after), *_) = carried_out("fisher", at="round", of="factors")
     names = method.local(at).trained(list(updates[0].arrays))
