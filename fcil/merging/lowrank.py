@@ -81,7 +81,7 @@ def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) 
     """
     same_shape(changes)
     each = weights if weights is not None else [1.0] * len(changes)
-    a = [np.asarray(w * c.a, np.float64) for w, c in zip(each, changes, strict=True)]
+    a = [w * c.a.astype(np.float64) for w, c in zip(each, changes, strict=True)]
     return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
 
 
