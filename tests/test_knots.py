@@ -355,7 +355,9 @@ def test_core_matrices_are_no_larger_than_the_sum_of_the_ranks():
     assert [c.shape for c in core([e.changes["layer"] for e in of]).coordinates] == [(5, 5), (5, 5)]
 
 
-@pytest.mark.parametrize("host", ["lorm", "fedavg", 'compose(round = "ties")', "no_such", "ties(top = 2)", "ties("])
+@pytest.mark.parametrize(
+    "host", ["lorm", "fedavg", "regmean", "fisher", "mats", "emr(router = true)", "no_such", "ties(top = 2)", "ties("]
+)
 def test_a_host_that_cannot_be_is_a_clear_error(host):
     with pytest.raises(ConfigError, match=r"method\.host = "):
         CoreSpace(host=host)
