@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fcil.cli_data import at_least_1, pixels
+from fcil.cli_arguments import at_least_1, pixels, set_argument
 from fcil.errors import ConfigError, MergeError
 
 __all__ = ["merge_models", "merge_models_command"]
@@ -81,7 +81,7 @@ def merge_models_command(command: Callable[..., argparse.ArgumentParser]) -> Non
     made.add_argument("b", type=Path, metavar="B", help="of the same architecture; its units are put in A's order")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write, .safetensors")
     made.add_argument("--config", type=Path, metavar="CONFIG", help="whose data and [model] to use (default: no data)")
-    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
+    set_argument(made)
     made.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="without CONFIG: any timm ViT")
     made.add_argument("--image-size", type=pixels, default=32, metavar="PX", help="without CONFIG (default: 32)")
     made.add_argument(
