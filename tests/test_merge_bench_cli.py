@@ -13,8 +13,8 @@ from fcil.config import load_config
 from fcil.merge_bench.judge import Result
 from fcil.merge_bench.settings import entry, load_suite
 from fcil.registry import method_names
-from fcil.report.merge_bench import lines, to_csv, to_markdown
-from fcil.report.merge_plots import merged, sweep
+from fcil.report.merge_bench import heads, lines, to_csv, to_markdown
+from fcil.report.merge_plots import HELD_IN, HELD_OUT, JOINT, merged, sweep
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "merge_bench").glob("*.toml"))
 
@@ -163,6 +163,11 @@ def test_markdown_has_one_row_a_line_and_escapes_bars():
     assert "task 3" in whole
     assert "held out" not in whole
     assert "90.0, 100.0, 80.0" in whole
+
+
+def test_pictures_show_the_figures_that_they_name():
+    names = heads(4)
+    assert [names[i] for i in (HELD_IN, HELD_OUT, JOINT, JOINT + 2)] == ["held in", "held out", "hits@1", "hits@5"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
