@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fcil.cli import _folder, _parser, main
+from fcil.cli import _parser, main
+from fcil.cli_arguments import output_folder
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -146,7 +147,7 @@ def test_without_output_other_settings_have_a_folder_of_their_own(small, tmp_pat
 
 def folder(*settings, command="run"):
     words = [word for setting in settings for word in ("--set", setting)]
-    return _folder(_parser().parse_args([command, "configs/x.toml", *words]), "")
+    return output_folder(_parser().parse_args([command, "configs/x.toml", *words]))
 
 
 def test_names_of_run_folders():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import BENCH
 
 from fcil.arrays import grouped
 from fcil.config import from_table
@@ -24,33 +25,13 @@ from fcil.merge_bench.settings import entry, load_suite
 from fcil.merge_bench.stage import Stage, hold_out, open_stage
 from fcil.registry import build_method
 
-SMALL = """
-data = {train_limit = 90, test_limit = 80}
-model = {image_size = 16}
-tasks = {count = 3}
-train = {rounds = 1, epochs = 2}
-method = {name = "fedavg", rank = 2}
-run = {device = "cpu"}
-[bench]
-methods = ["task_arithmetic", "lorm"]
-[bench.grid.task_arithmetic]
-scale = [0.0, 1.0]
-"""
-
-
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
-
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
     """A stage and its three experts."""
     folder = tmp_path_factory.mktemp("experts")
     path = folder / "small.toml"
-    path.write_text(SMALL)
+    path.write_text(BENCH)
     stage = open_stage(load_suite(path).config("fcil_vit_tiny", 0), 0.25)
     return stage, [expert(stage, task, folder)[0] for task in stage.plan.scenario.tasks], folder
 
@@ -146,10 +127,10 @@ def heads(tuned):
     return {name: a for e in tuned for name, a in e.head.items()}
 
 
-def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(small):
+def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_file):
     """Experts taken out of a finished run of compose give the very arrays that the run deployed."""
     config = from_table([
-        ("small", {key: value for key, value in tomllib.loads(SMALL).items() if key != "bench"}),
+        ("small", {key: value for key, value in tomllib.loads(BENCH).items() if key != "bench"}),
         ("one", {"partition": {"clients": 1, "kind": "iid", "min_samples": 1}}),
         ("test", {"method": {"name": "compose", "rank": 2, "round": "fedavg", "task": "lorm"}}),
     ])  # fmt: skip
@@ -158,7 +139,7 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(small):
     deployed = session.plan.method.deploy(done.state, session.plan.phases[-1])
     past = grouped({name.replace("/", ":", 1): a for name, a in done.state["past"].items()})
     modules = [*(past[f"task{t}"] for t in range(2)), done.state[MODULE]]
-    stage = open_stage(load_suite(small).config("fcil_vit_tiny", 0), 0.25)
+    stage = open_stage(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
     stage = replace(stage, fit=tuple(parts[0] for parts in session.plan.scenario.parts))
     tuned = [
         Tuned(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
@@ -251,12 +232,11 @@ def test_the_chosen_setting_is_best_on_the_held_out_images(experts, by):
     assert merged.arrays.keys() >= heads(tuned).keys()
 
 
-def test_test_images_decide_nothing(small, tmp_path):
+def test_test_images_decide_nothing(bench_file, tmp_path):
     """Other test images, the same choices and the same experts."""
     chosen = []
     for limit in (80, 40):
-        suite = load_suite(small, [f"data.test_limit={limit}"])
-        (tmp_path / str(limit)).mkdir()
+        suite = load_suite(bench_file, [f"data.test_limit={limit}"])
         found = list(carry_out(suite, [0], tmp_path / str(limit), lambda text: None))
         chosen.append([r.settings for r in found])
     assert chosen[0] == chosen[1]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcil.arrays import symmetric_whole
 from fcil.errors import MergeError
 from fcil.merging import halves
 from fcil.merging.lowrank import LowRank
@@ -86,7 +85,7 @@ def kronecker_match(
             raise MergeError(f"model {i}: {change.shape} does not fit Grams of {halves.side(s)} and {halves.side(g)}")
 
     # unpacked once: every step multiplies by all of them
-    pairs = [(symmetric_whole(s), symmetric_whole(g)) for s, g in zip(outputs, inputs, strict=True)]
+    pairs = [(halves.whole(s), halves.whole(g)) for s, g in zip(outputs, inputs, strict=True)]
 
     def apply(w: np.ndarray) -> np.ndarray:
         acc = np.zeros_like(w)

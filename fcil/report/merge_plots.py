@@ -37,6 +37,14 @@ def _dots(axes: Axes, made: Sequence[Line], column: int, marker: str, filled: bo
         )  # fmt: skip
 
 
+def _hits() -> list[Line2D]:
+    """What stands in the legend."""
+    look: dict[str, Any] = {"linestyle": "", "color": mark(0).colour}
+    return [
+        Line2D([], [], marker=shape, markerfacecolor=None if full else "white", **look) for shape, full in JOINT_LOOKS
+    ]
+
+
 def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
     """Every line of one backbone: accuracy per task beside the experts', and joint Hits@1, 3, 5.
 
@@ -69,12 +77,7 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
             each.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
             each.tick_params(axis="y", length=0)
             each.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        look: dict[str, Any] = {"linestyle": "", "color": mark(0).colour}
-        handles = [
-            Line2D([], [], marker=shape, markerfacecolor=None if full else "white", **look)
-            for shape, full in JOINT_LOOKS
-        ]
-        figure.legend(handles, [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
+        figure.legend(_hits(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
     draw(path, (6.8, (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
 
