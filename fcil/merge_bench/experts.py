@@ -19,7 +19,7 @@ from fcil.errors import ConfigError, RunError
 from fcil.merge_bench.stage import Stage
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
 from fcil.model.backbone import weights_sha256
-from fcil.worker import threads
+from fcil.threads import threads
 
 __all__ = ["Deployed", "Tuned", "check_merge", "deploy", "expert", "fine_tune"]
 
