@@ -33,7 +33,7 @@ from fcil.model.precision import Precision
 from fcil.registry import build_method
 from fcil.seeding import generator
 from fcil.tasks import Task, Tasks
-from fcil.worker import threads
+from fcil.threads import threads
 
 __all__ = ["Setting", "report"]
 

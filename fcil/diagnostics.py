@@ -29,7 +29,7 @@ from fcil.method import ClientUpdate, Phase
 from fcil.model.backbone import load_backbone
 from fcil.model.lora import DELTA, A, B, changes_of
 from fcil.records import left_aside, write_atomic
-from fcil.worker import threads
+from fcil.threads import threads
 
 __all__ = ["DIAGNOSTICS", "EPSILON", "TOP", "Diagnostics", "changes_in"]
 

@@ -20,8 +20,8 @@ from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase,
 from fcil.replies import Emit, Gathered, Reply, gather, groups
 from fcil.scenario import Scenario
 from fcil.tasks import Task
+from fcil.threads import threads
 from fcil.traffic import Ledger, send
-from fcil.worker import threads
 
 __all__ = [
     "Exchange",

@@ -20,8 +20,9 @@ from fcil.loop import Plan, Request
 from fcil.method import ClientUpdate, Method, Phase
 from fcil.replies import Reply, summed
 from fcil.tasks import Task
+from fcil.threads import threads
 from fcil.traffic import update_bytes
-from fcil.worker import Worker, threads
+from fcil.worker import Worker
 
 __all__ = ["Cost", "Rehearsal", "between", "kind_of_work"]
 

@@ -1,15 +1,12 @@
 """One process's share of a run: the resident model and data, and the work it does for clients. No transport."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there when `_blas` looks for it
 import torch
-from threadpoolctl import ThreadpoolController
 
 from fcil.arrays import Arrays
 from fcil.checks import expected
@@ -26,26 +23,9 @@ from fcil.replies import Failure, Partial, summed
 from fcil.scenario import Scenario, make_scenario
 from fcil.store import ClientStore
 from fcil.tasks import Task
+from fcil.threads import threads
 
-__all__ = ["Worker", "threads"]
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Looks through all loaded libraries, which takes milliseconds: once is enough."""
-    return ThreadpoolController()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with _blas().limit(limits=count):
-            yield
-    finally:
-        torch.set_num_threads(before)
+__all__ = ["Worker"]
 
 
 @dataclass(frozen=True)

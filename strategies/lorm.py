@@ -1,8 +1,8 @@
 """LoRM: closed-form merging of LoRA factors over clients, round by round, and over tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 
@@ -37,11 +37,13 @@ from fcil.statistics import (
     input_sketch,
     projected_gram,
 )
+from fcil.threads import side_by_side
 
 from ._lora import LoraMethod, of_task, past_tasks
 
 __all__ = ["LoRM"]
 
+Result = TypeVar("Result")
 RESPONSE = ".response"
 """A_t G_t, beside the diagonal of G_t under the name of A_t."""
 
@@ -157,16 +159,20 @@ class LoRM(LoraMethod):
         if phase.kind == "report":
             names = [layer + A for layer in layers_of(broadcast.arrays)]
             return {name: added(self._gram(u, name, phase) for u in updates) for name in names}
-        found: dict[str, np.ndarray] = {}
-        for name in self.local(phase).trained(list(broadcast.arrays)):
-            start, thetas = broadcast.arrays[name], [u.arrays[name] for u in updates]
-            if name == head.bias(phase.task.index):  # its mean, weighted by examples, is a match with constant energy
-                counts = [np.full(start.shape, u.num_examples) for u in updates]
-                each = moments(start[None], [theta[None] for theta in thetas], counts, whole=False)
-            else:
-                each = moments(start, thetas, (self._gram(u, name, phase) for u in updates), self._whole(name))
-            found |= each.arrays(name)
-        return found
+        names = self.local(phase).trained(list(broadcast.arrays))
+        each = self._over_layers(lambda name: self._moments(name, phase, broadcast, updates), names)
+        return {key: a for name, sums in zip(names, each, strict=True) for key, a in sums.arrays(name).items()}
+
+    def _over_layers(self, work: Callable[[str], Result], names: Sequence[str]) -> list[Result]:
+        """Side by side where Grams are large; the others' rounds consist of too many short steps to gain by it."""
+        return side_by_side(work, names) if self.gram_a != "diagonal" else list(map(work, names))
+
+    def _moments(self, name: str, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Moments:
+        start, thetas = broadcast.arrays[name], [u.arrays[name] for u in updates]
+        if name == head.bias(phase.task.index):  # its mean, weighted by examples, is a match with constant energy
+            counts = [np.full(start.shape, u.num_examples) for u in updates]
+            return moments(start[None], [theta[None] for theta in thetas], counts, whole=False)
+        return moments(start, thetas, (self._gram(u, name, phase) for u in updates), self._whole(name))
 
     def _whole(self, name: str) -> bool:
         """Whether the Grams that match an array are matrices (as upper halves) or diagonals."""
@@ -196,9 +202,11 @@ class LoRM(LoraMethod):
             return self._close_task(state, phase.task.index, sums)
         merged = {group: dict(arrays) for group, arrays in state.items()}
         sent = self.broadcast(state, phase).arrays
-        for name in self.local(phase).trained(list(sent)):
-            theta = solve(np.atleast_2d(sent[name]), Moments.read(sums, name)).reshape(sent[name].shape)
-            merged["head" if name in state["head"] else "module"][name] = theta.astype(np.float32)
+        names = self.local(phase).trained(list(sent))
+        thetas = self._over_layers(lambda name: solve(np.atleast_2d(sent[name]), Moments.read(sums, name)), names)
+        for name, theta in zip(names, thetas, strict=True):
+            group = "head" if name in state["head"] else "module"
+            merged[group][name] = theta.astype(np.float32).reshape(sent[name].shape)
         return merged
 
     def _close_task(self, state: State, task: int, grams: Arrays) -> State:

@@ -22,6 +22,7 @@ STRATEGY_MAY = (
     "fcil.model",
     "fcil.options",
     "fcil.local",
+    "fcil.threads",
 )
 COMBINE = {"compose.py"}
 """Methods made of others, which they find by name."""

@@ -19,7 +19,7 @@ from fcil.merge_bench.stage import Stage
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
 from fcil.model.backbone import weights_sha256
 from fcil.records import write_atomic
-from fcil.worker import threads
+from fcil.threads import threads
 
 __all__ = ["Deployed", "Tuned", "check_merge", "check_trainer", "deploy", "expert", "fine_tune"]
 

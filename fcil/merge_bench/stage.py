@@ -18,7 +18,7 @@ from fcil.merge_bench.scoring import Scored
 from fcil.method import Adapter, Broadcast, ClientUpdate, Local, Method, Phase
 from fcil.model.adapted import AdaptedModel
 from fcil.seeding import generator
-from fcil.worker import threads
+from fcil.threads import threads
 
 __all__ = ["Part", "Stage", "hold_out", "open_stage"]
 

@@ -79,13 +79,12 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
         raise MergeError(f"{left.shape} and half of a symmetric matrix of {n} columns cannot be multiplied")
     if n <= BLOCK:
         return np.asarray(left.astype(np.float64, copy=False) @ whole(half))
-    columns, out, space = left.T.astype(np.float64, order="C"), np.zeros((n, len(left))), np.empty(BLOCK * n)
+    columns, space = left.T.astype(np.float64, order="C"), np.empty(BLOCK * n)
+    out = columns * -diagonal(half).astype(np.float64)[:, None]  # the diagonal is in both products
     for rows, place, entries in _strips(n):
         strip = space[: entries.size].reshape(entries.shape)
         strip[:, : len(strip)] = 0
         strip[entries] = half[place]
-        each = np.arange(len(strip))
-        strip[each, each] /= 2  # the diagonal is in both products
         out[rows.start :] += strip.T @ columns[rows]
         out[rows] += strip @ columns[rows.start :]
     return np.ascontiguousarray(out.T)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dlange, dpocon, dpotrf, dpotrs
+from scipy.linalg.lapack import dlantr, dpocon, dpotrf, dpotrs
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
@@ -153,7 +153,8 @@ def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _factor(matrix: np.ndarray, cut_off: float) -> np.ndarray | None:
     """The Cholesky factor, in the matrix's place, if the condition number rules out eigenvalues under the cut-off."""
-    norm = dlange("1", matrix) + dlange("I", matrix)  # of one triangle: together at least that of the whole
+    # of one triangle, by columns and by rows: together at least that of the whole
+    norm = dlantr("1", matrix, uplo="L") + dlantr("I", matrix, uplo="L")
     factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
     return factor if not failed and dpocon(factor, norm, uplo="L")[0] > 10 * cut_off else None
 

@@ -22,7 +22,7 @@ from fcil.local import ClientData, run_client
 from fcil.loop import ask, start
 from fcil.merging import halves
 from fcil.merging.ridge import GRID, ridge_rows
-from fcil.worker import threads
+from fcil.threads import threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

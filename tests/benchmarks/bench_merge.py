@@ -16,7 +16,7 @@ from fcil.checks import expected
 from fcil.method import Backbone, ClientUpdate, Phase
 from fcil.registry import build_method
 from fcil.tasks import Task
-from fcil.worker import threads
+from fcil.threads import threads
 
 CLIENTS, TASK, WIDTH = 10, Task(0, 0, 10), 768
 SHAPES = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}

@@ -27,7 +27,7 @@ from fcil.method import REPORT, Phase
 from fcil.model.lora import A, B
 from fcil.registry import build_method, method_class, method_names
 from fcil.seeding import generator
-from fcil.worker import threads
+from fcil.threads import threads
 from strategies._merging import MergeMethod
 
 RANK, BLOCKS = 16, 12

@@ -1,0 +1,44 @@
+"""Threads of arithmetic: how many there may be, and large pieces of work side by side."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there when `_blas` looks for it
+import torch
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["side_by_side", "threads"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Looks through all loaded libraries, which takes milliseconds: once is enough."""
+    return ThreadpoolController()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with _blas().limit(limits=count):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """work(item) of each, in their order, as many at a time as `threads` allows.
+
+    Each has one thread of linear algebra, so the bits do not depend on that number. For pieces of tens of milliseconds
+    and more: with short ones the threads wait for the interpreter's lock.
+    """
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(work, items))
