@@ -19,8 +19,8 @@ def _merge_bench(given: argparse.Namespace, console: Console) -> None:
     from fcil.report.merge_bench import to_rich, told
 
     out = output_folder(given, before="merge-bench-")
-    if not given.seeds or len(set(given.seeds)) < len(given.seeds):
-        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: name each seed once, and at least one")
+    if len(set(given.seeds)) < len(given.seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: names one twice")
     suite = load_suite(given.config, given.set)
 
     def tell(text: str) -> None:
