@@ -202,6 +202,13 @@ def test_every_subcommand_has_help(command, capsys):
     assert f"usage: fcil {command}" in capsys.readouterr().out
 
 
+def test_what_is_counted_begins_with_1(capsys):
+    for option, what in (("--batch", "images"), ("--threads", "threads"), ("--repeats", "pairs")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", option, "0"])
+        assert f"must be a number of {what}, at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
