@@ -28,15 +28,19 @@ pixels = at_least_1("pixels")
 
 
 def listed(text: str) -> list[str]:
-    """Words, as an argument."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Words, at least one, as an argument."""
+    words = [part.strip() for part in text.split(",") if part.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"{text!r}: name at least one")
+    return words
 
 
 def seeds(text: str) -> list[int]:
-    """Seeds, as an argument."""
-    if not all(part.isdecimal() for part in listed(text)):
+    """Seeds, at least one, as an argument."""
+    words = listed(text)
+    if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2")
-    return [int(part) for part in listed(text)]
+    return [int(word) for word in words]
 
 
 def set_argument(parser: argparse.ArgumentParser) -> None:

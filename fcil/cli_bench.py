@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli_arguments import output_folder, seeds, set_argument
+from fcil.cli_arguments import at_least_1, output_folder, seeds, set_argument
 from fcil.errors import ConfigError
 
 __all__ = ["bench_commands"]
@@ -19,8 +19,8 @@ def _merge_bench(given: argparse.Namespace, console: Console) -> None:
     from fcil.report.merge_bench import to_rich, told
 
     out = output_folder(given, before="merge-bench-")
-    if not given.seeds or len(set(given.seeds)) < len(given.seeds):
-        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: name each seed once, and at least one")
+    if len(set(given.seeds)) < len(given.seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: names one twice")
     suite = load_suite(given.config, given.set)
 
     def tell(text: str) -> None:
@@ -64,10 +64,10 @@ def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     add("--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)")
     add("--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224")
     add("--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)")
-    add("--batch", type=int, default=16, metavar="N", help="images per training step (default: 16)")
+    add("--batch", type=at_least_1("images"), default=16, metavar="N", help="images per training step (default: 16)")
     add("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    add("--repeats", type=int, default=5, metavar="N", help="pairs of measurements (default: 5)")
+    add("--threads", type=at_least_1("threads"), default=1, metavar="N", help="CPU threads (default: 1)")
+    add("--repeats", type=at_least_1("pairs"), default=5, metavar="N", help="pairs of measurements (default: 5)")
     modes = ["fp32", "bf16", "fp16"]
     add("--precision", choices=modes, default="fp32", help="other than fp32 is measured beside it")
     add("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:<number> (default: cpu)")

@@ -85,17 +85,9 @@ def test_without_a_bench_section_it_says_what_to_write(tmp_path, capsys):
     assert "[bench]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("seeds", "told"), [("1,1", "each seed once"), (",", "at least one")])
-def test_seeds_are_named_once_each(seeds, told, bench_file, capsys):
-    assert main(["merge-bench", str(bench_file), "--seeds", seeds]) == 2
-    assert told in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seeds", ["-1", "0,x", "1.5"])
-def test_seeds_are_whole_numbers_from_0_on(seeds, bench_file, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["merge-bench", str(bench_file), f"--seeds={seeds}"])
-    assert "write seeds as 0,1,2" in capsys.readouterr().err
+def test_seeds_are_named_once_each(bench_file, capsys):
+    assert main(["merge-bench", str(bench_file), "--seeds", "1,1"]) == 2
+    assert "names one twice" in capsys.readouterr().err
 
 
 def test_the_command_writes_tables_and_pictures_and_a_second_call_uses_the_experts_again(bench_file, tmp_path, capsys):
