@@ -24,6 +24,7 @@ from fcil.merge_bench.scoring import Scored, accuracy, highest, hits, mean_proba
 from fcil.merge_bench.settings import entry, load_suite
 from fcil.merge_bench.stage import Stage, hold_out, open_stage
 from fcil.registry import build_method
+from fcil.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,21 @@ def test_scale_zero_is_w0_and_one_expert_merged_is_that_expert(experts):
     single = deploy(stage, method, tuned[1:2])
     np.testing.assert_array_equal(judge.scores(method, single.arrays).scores, judge.alone[1].scores)
     assert judge.normalised(judge.alone[1])[1] == 1
+
+
+def test_an_expert_that_only_guesses_is_told(experts):
+    """Tasks of 4, 4 and 2 classes: a quarter, a quarter and a half are right by guessing."""
+    stage, tuned, _ = experts
+    judge = Judge(stage, tuned, "test")
+    judge.own = [0.5, 0.26, 0.9]
+    (told,) = judge.doubts()
+    assert told.startswith(
+        "the expert of task 2 is right on 26.0 % of its own test images, where guessing gives 25.0 %"
+    )
+    judge.own = [1.0, 1.0, 0.5]
+    assert [told[:20] for told in judge.doubts()] == ["the expert of task 3"]
+    judge.tasks = [Task(i, i, 1) for i in range(3)]
+    assert not list(judge.doubts())
 
 
 def test_the_mean_of_two_methods_is_the_same(experts):

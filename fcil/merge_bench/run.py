@@ -34,8 +34,12 @@ def choose(entry: Entry, experts: Sequence[Tuned], held: Judge, by: str) -> tupl
     return best[1:]
 
 
-def _stage_results(suite: Suite, model: str, stage: Stage, experts: Sequence[Tuned]) -> Iterator[Result]:
+def _stage_results(
+    suite: Suite, model: str, stage: Stage, experts: Sequence[Tuned], tell: Callable[[str], None]
+) -> Iterator[Result]:
     test = Judge(stage, experts, "test")
+    for doubt in test.doubts():
+        tell(f"warning: {model}, seed {stage.config.run.seed}: {doubt}")
     tried = any(len(entry.candidates) > 1 for entry in suite.entries)
     held = Judge(stage, experts, "held") if tried else test
     for count in suite.bench.experts or (len(experts),):
@@ -84,4 +88,4 @@ def carry_out(suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str
             made, now = expert(stage, task, folder)
             tell(f"{label}, seed {stage.config.run.seed}: expert {task.index + 1} {'trained' if now else 'found'}")
             experts.append(made)
-        yield from _stage_results(suite, label, stage, experts)
+        yield from _stage_results(suite, label, stage, experts, tell)
