@@ -55,7 +55,9 @@ def projection(seed: int, size: int, width: int) -> np.ndarray:
 @lru_cache(maxsize=2)
 def lots(seed: int, count: int) -> np.ndarray:
     """(count,) in [0, 1): one for each sample of a training part. More of them begin with the same ones."""
-    return generator(seed, "held out").random(count)
+    drawn = generator(seed, "held out").random(count)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def side_by_side(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
@@ -149,20 +151,24 @@ class FeatureSums:
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
 
+    def _totals(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `total` gives, for features of a length."""
+        m, c = self.map.size(width * len(self.chosen)), self.task.size
+        own: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
+        whole = {GRAM: (m * (m + 1) // 2,)} if self.gram else {}
+        return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **own}.items()}
+
     def zeros(self, width: int) -> dict[str, np.ndarray]:
         """The sums over no samples, as `total` gives them, for features of a length."""
-        m, c = self.map.size(width * len(self.chosen)), self.task.size
-        own = {class_sums(self.task.index): np.zeros((c, m)), counts(self.task.index): np.zeros(c)}
-        whole = {GRAM: np.zeros(m * (m + 1) // 2)} if self.gram else {}
-        return {prefix + name: a.copy() for prefix in self._prefixes() for name, a in {**whole, **own}.items()}
+        return {name: np.zeros(shape) for name, shape in self._totals(width).items()}
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """As in the class's text, given a head block of the task, which may have no rows."""
         width = broadcast[head.weight(self.task.index)][1]
         m = self.map.size(width * len(self.chosen))
-        sums = {name: a.shape for name, a in self.zeros(width).items()}
         factor = (min(self.sketch, m), m)
-        return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums.items()}
+        sums = self._totals(width).items()
+        return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums}
 
     def _sent_as(self, name: str) -> str:
         return name.removesuffix(GRAM) + FACTOR if self.sketch and name.endswith(GRAM) else name
@@ -199,7 +205,7 @@ class FeatureSums:
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """The sums over clients in float64, every G as its upper half."""
-        names = list(self.zeros(1))
+        names = list(self._totals(1))
         return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
     def _read(self, name: str, sent: Arrays) -> np.ndarray:

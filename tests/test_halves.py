@@ -40,5 +40,8 @@ def test_what_is_not_a_half_is_refused():
         with pytest.raises(MergeError, match="not half of a symmetric matrix"):
             halves.side(wrong)
         assert not halves.is_half(wrong)
+    for wrong in (np.zeros(4), np.zeros((2, 5))):
+        with pytest.raises(MergeError, match="not half of a symmetric matrix"):
+            halves.whole(wrong)
     with pytest.raises(MergeError, match=r"\(2, 4\) and half of a symmetric matrix of 3"):
         halves.times(np.zeros((2, 4)), np.zeros(6))
