@@ -5,7 +5,7 @@ rest in float32; sums over clients run in float64 and are cast back once.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,8 +14,7 @@ from fcil.errors import MergeError
 
 __all__ = [
     "Arrays", "State", "added", "as_float32", "digest", "grouped", "matching", "nbytes",
-    "same_names", "shapes", "symmetric_half", "symmetric_whole", "total", "ungrouped", "weighted_mean",
-    "weighted_total",
+    "same_names", "shapes", "symmetric_half", "total", "ungrouped", "weighted_mean", "weighted_total",
 ]  # fmt: skip
 
 Arrays = Mapping[str, np.ndarray]
@@ -100,32 +99,14 @@ def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str,
     }
 
 
-def _half_rows(half: np.ndarray, n: int) -> Iterator[np.ndarray]:
-    """The n rows of an upper half, each from its diagonal entry on."""
-    begin = 0
-    for length in range(n, 0, -1):
-        yield half[begin : begin + length]
-        begin += length
-
-
 def symmetric_half(matrix: np.ndarray) -> np.ndarray:
     """(n, n) symmetric -> its n(n+1)/2 upper entries, row by row: what travels of a Gram matrix."""
-    n = len(matrix)
+    n, begin = len(matrix), 0
     half = np.empty(n * (n + 1) // 2, matrix.dtype)
-    for i, row in enumerate(_half_rows(half, n)):
-        row[:] = matrix[i, i:]
+    for i in range(n):
+        half[begin : begin + n - i] = matrix[i, i:]
+        begin += n - i
     return half
-
-
-def symmetric_whole(half: np.ndarray) -> np.ndarray:
-    """n(n+1)/2 entries -> the (n, n) symmetric matrix; undoes `symmetric_half`."""
-    n = (int(np.sqrt(8 * half.size + 1)) - 1) // 2
-    if n * (n + 1) // 2 != half.size:
-        raise MergeError(f"{half.size} numbers are not half of a symmetric matrix")
-    matrix = np.zeros((n, n), half.dtype)
-    for i, row in enumerate(_half_rows(half, n)):
-        matrix[i, i:] = matrix[i:, i] = row
-    return matrix
 
 
 def nbytes(arrays: Arrays) -> int:

@@ -1,10 +1,8 @@
 """The command line: parse, call, print."""
 
 import argparse
-import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,16 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fcil.cli_bench import bench_arguments, merge_bench, seeds
-from fcil.cli_data import RUNS, data_commands, data_list, pixels
+from fcil.cli_arguments import listed, output_folder, pixels, seeds, set_argument
+from fcil.cli_bench import bench_commands
+from fcil.cli_data import data_commands, data_list
 from fcil.cli_merge import merge_models_command
 from fcil.cli_report import report_command
 from fcil.errors import ConfigError, FcilError
 
 __all__ = ["main"]
 
-NAME_LENGTH = 100
-"""Characters of settings that the name of a run folder may hold; of more there is a hash."""
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
@@ -43,43 +40,32 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
 
 
-def _folder(given: argparse.Namespace, ending: str = "") -> Path:
-    """Where to write: --output, or a folder of its own for each config with its --set values.
-
-    So the same command finds the same run again, and one with other settings does not run into it.
-    """
-    changes = "".join("+" + re.sub(r"[^\w.=,-]+", "_", text.replace(" ", "")) for text in sorted(given.set))
-    if len(changes) > NAME_LENGTH:
-        changes = f"+{hashlib.sha256(changes.encode()).hexdigest()[:12]}"
-    return given.output or RUNS / f"{given.config.stem}{changes}{ending}"
-
-
-def _carry_out(session: Any, folder: Path, console: Console) -> dict[str, Any]:
+def _carry_out(session: Any, out: Path, console: Console) -> dict[str, Any]:
     from fcil.engine import simulate
     from fcil.report.live import live
 
     with live(session.plan, console) as listen:
-        return simulate(session, folder, listen)
+        return simulate(session, out, listen)
 
 
-def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
+def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     from fcil.report.tables import run_table
 
     console.print(run_table(summary, summary["right"], summary["total"]))
-    console.print(f"run folder: {folder}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
+    console.print(f"run folder: {out}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
 
 
 def _run(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.engine import prepare
 
-    folder = _folder(given)
-    session = prepare(load_config(given.config, _overrides(given)), folder)
-    finished = (folder / "summary.json").exists()
-    summary = _carry_out(session, folder, console)
+    out = output_folder(given)
+    session = prepare(load_config(given.config, _overrides(given)), out)
+    finished = (out / "summary.json").exists()
+    summary = _carry_out(session, out, console)
     if finished:
         console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)
-    _show(summary, folder, console)
+    _show(summary, out, console)
 
 
 def _resume(given: argparse.Namespace, console: Console) -> None:
@@ -88,15 +74,11 @@ def _resume(given: argparse.Namespace, console: Console) -> None:
     _show(_carry_out(resume(given.run), given.run, console), given.run, console)
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _compare(given: argparse.Namespace, console: Console) -> None:
     from fcil.compare import carry_out, cells, write_comparison
     from fcil.report.tables import to_rich
 
-    out = _folder(given, "-compare")
+    out = output_folder(given, after="-compare")
     made = cells(given.config, given.methods, given.seeds, _overrides(given), out)
 
     def one(cell: Any) -> dict[str, Any]:
@@ -150,19 +132,6 @@ def _doctor(given: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
-def _bench(given: argparse.Namespace, console: Console) -> None:
-    from fcil.bench import Setting, report
-    from fcil.config import MethodChoice
-    from fcil.device import check_device
-
-    check_device(given.device)
-    setting = Setting(
-        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision,
-        given.device,
-    )  # fmt: skip
-    report(setting, given.repeats, console, given.method or MethodChoice().name)
-
-
 def _version() -> str:
     try:
         return version("fcil")
@@ -177,7 +146,7 @@ def _console() -> Console:
 
 def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
+    set_argument(parser)
     if output:
         parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
@@ -209,9 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
-    compare.add_argument("--methods", type=_listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
+    compare.add_argument("--methods", type=listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
     compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
-    bench_arguments(command("merge-bench", merge_bench, "merge one expert per task by several methods, and compare"))
+    bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
@@ -221,28 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
     doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
     doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")
-    bench = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
-    bench.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
-    bench.add_argument(
-        "--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)"
-    )
-    bench.add_argument(
-        "--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224"
-    )
-    bench.add_argument(
-        "--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)"
-    )
-    bench.add_argument("--batch", type=int, default=16, metavar="N", help="images per training step (default: 16)")
-    bench.add_argument("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
-    bench.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    bench.add_argument("--repeats", type=int, default=5, metavar="N", help="pairs of measurements (default: 5)")
-    bench.add_argument(
-        "--precision",
-        choices=["fp32", "bf16", "fp16"],
-        default="fp32",
-        help="other than fp32 is measured beside it",
-    )
-    bench.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:<number> (default: cpu)")
     return parser
 
 

@@ -6,16 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-__all__ = ["RUNS", "data_commands", "data_list", "pixels"]
+from fcil.cli_arguments import output_folder, pixels, set_argument
 
-RUNS = Path("runs")
-
-
-def pixels(text: str) -> int:
-    """A side's length, as an argument."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of pixels, at least 1")
-    return int(text)
+__all__ = ["data_commands", "data_list"]
 
 
 def data_list(given: argparse.Namespace, console: Console) -> None:
@@ -46,8 +39,7 @@ def data_preview(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.report.preview import preview
 
-    folder = given.output or RUNS / f"{given.config.stem}-preview"
-    preview(load_config(given.config, given.set), folder, console)
+    preview(load_config(given.config, given.set), output_folder(given, after="-preview"), console)
 
 
 def data_commands(data: argparse.ArgumentParser) -> None:
@@ -71,5 +63,5 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     prepare.add_argument("--unofficial", action="store_true", help="admit other files than the authors'")
     show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
-    show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
-    show.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: runs/NAME-preview)")
+    set_argument(show)
+    show.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-preview, with what --set changed")

@@ -55,7 +55,7 @@ class _Squares:
         """Add one batch's share, in float64."""
         self.sums[name] = self.sums[name].add_(share) if name in self.sums else share.double()
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """The loss is summed over samples: each one's gradient at a token is its own, whatever the batch."""
         logits = self.model.logits(features, (self.task.index,))
         loss = F.cross_entropy(logits, labels - self.task.first, reduction="sum")
@@ -83,10 +83,10 @@ class _Outers(_Squares):
         g = g.detach().float().flatten(0, -2)
         _Squares.add(self, output_gram(layer), g.T @ g)
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Count, and differentiate."""
         self.samples += len(labels)
-        _Squares.batch(self, features, labels)
+        _Squares.batch(self, features, labels, samples)
 
     def finish(self) -> Arrays:
         """Upper halves in float32, and the count."""

@@ -27,7 +27,7 @@ from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
 from fcil.merging.measures import intruders, kinships, left_vectors
 from fcil.method import ClientUpdate, Phase
 from fcil.model.backbone import load_backbone
-from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.model.lora import DELTA, A, B, changes_of
 from fcil.records import left_aside, write_atomic
 from fcil.threads import threads
 
@@ -40,7 +40,7 @@ EPSILON, TOP = 0.5, 10
 
 def changes_in(arrays: Arrays) -> dict[str, Change]:
     """Layer -> change of its weight, of every layer that has a pair or a dense change."""
-    found: dict[str, Change] = {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}
+    found: dict[str, Change] = {**changes_of(arrays)}
     for name in (n for n in arrays if n.endswith(DELTA)):
         layer = name.removesuffix(DELTA)
         found[layer] = arrays[name] + dense(found[layer]) if layer in found else arrays[name]
@@ -123,7 +123,7 @@ class Diagnostics:
             factors |= {layer + B: change.b for layer, change in changed.items()}
             self._write(f"task{phase.task.index + 1}", factors)
         paths = {t: self.folder / f"task{t + 1}.safetensors" for t in range(phase.task.index + 1)}
-        kept = {t: _factors(load_file(path)) for t, path in paths.items() if path.exists()}
+        kept = {t: changes_of(load_file(path)) for t, path in paths.items() if path.exists()}
         some = any(kept.values())
         return {"tasks": list(kept), "task_kinship": kinships(list(kept.values())).tolist() if some else []}
 
@@ -147,7 +147,3 @@ class Diagnostics:
                     self._known[layer] = left_vectors(weight).astype(np.float32)
                 found[layer] = intruders(weight, change, self._known[layer], EPSILON, TOP)
         return {"intruders": found}
-
-
-def _factors(arrays: Arrays) -> dict[str, LowRank]:
-    return {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}

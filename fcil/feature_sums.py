@@ -52,6 +52,12 @@ def projection(seed: int, size: int, width: int) -> np.ndarray:
     return drawn
 
 
+@lru_cache(maxsize=2)
+def lots(seed: int, count: int) -> np.ndarray:
+    """(count,) in [0, 1): one for each sample of a training part. More of them begin with the same ones."""
+    return generator(seed, "held out").random(count)
+
+
 def side_by_side(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
     """(n, models * width) -> (n, len(chosen) * width): the features under the chosen models."""
     parts = features.chunk(models, 1)
@@ -95,16 +101,16 @@ class _Sums:
     totals: dict[str, Tensor]
     """"counts" and "class_sums", and "gram" where it is asked for; again with HELD before the name."""
     finished: Callable[[Mapping[str, Tensor]], Arrays]
-    held: Callable[[int], Tensor] | None = None
-    """Number of samples -> which of them are held out."""
+    held: Callable[[np.ndarray], np.ndarray] | None = None
+    """Samples -> which of them are held out."""
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch."""
         x, local = self.phi(features), labels - self.first
         if self.held is None:
             return self._add("", x, local)
-        held = self.held(len(x)).to(x.device)
+        held = torch.from_numpy(self.held(samples)).to(x.device)
         self._add("", x[~held], local[~held])
         self._add(HELD, x[held], local[held])
 
@@ -124,14 +130,16 @@ class _Sums:
 class FeatureSums:
     """G, Q and n of the current task's samples: M (M + 1) / 2 + M c + c numbers with c classes in the task.
 
-    With `held_out` a share of the samples, drawn by the client, is summed apart, which sends the same again. With
-    `sketch` = k a G is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
+    With `held_out` a share of the samples is summed apart, which sends the same again. A sample's lot depends on `seed`
+    and on which sample it is, so that these sums, too, are the same for every split of the data. With `sketch` = k a G
+    is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
     """
 
     task: Task
     map: FeatureMap = FeatureMap()
     gram: bool = True
     held_out: float = 0.0
+    seed: int = 0
     sketch: int = 0
     wire: Wire = "float64"
     models: int = 1
@@ -160,7 +168,7 @@ class FeatureSums:
         return name.removesuffix(GRAM) + FACTOR if self.sketch and name.endswith(GRAM) else name
 
     def start(self, arrays: Arrays, model: AdaptedModel, generator: Callable[[str], np.random.Generator]) -> _Sums:
-        """Zero sums; the held-out samples are drawn from the client's own generator."""
+        """Zero sums."""
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
         shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if self.gram else {})}
@@ -170,8 +178,8 @@ class FeatureSums:
             for name, shape in shapes.items()
         }
 
-        def held(samples: int) -> Tensor:
-            return torch.from_numpy(generator("held out").random(samples) < self.held_out)
+        def held(samples: np.ndarray) -> np.ndarray:
+            return np.asarray(lots(self.seed, 1 << int(samples.max()).bit_length())[samples] < self.held_out)
 
         return _Sums(
             lambda features: phi(side_by_side(features, self.models, self.chosen)),
@@ -219,7 +227,7 @@ class _Pairs:
     wire: Wire
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch."""
         before = self.old(features)
         self.cross.addmm_(self.new(features).T, before)

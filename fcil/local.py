@@ -171,16 +171,17 @@ def _collect(
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
     transform = step.generator("statistics augmentation") if each.transform == "train" else None
+    size = each.batch or batch
     merged = {layer: _all(several) for layer, several in observers.items()}
     with torch.set_grad_enabled(bool(each.gradients)):
         for _ in range(each.repeats):
-            for images, labels in data.batches(each.batch or batch, np.arange(len(data)), transform):
+            for n, (images, labels) in enumerate(data.batches(size, np.arange(len(data)), transform)):
                 with model.observed(merged, gradients):
                     features = model.features(images)
                 if beside:
                     features = torch.cat([features, *(_features(model, other, images) for other in beside)], 1)
                 for collector in collectors:
-                    collector.batch(features, labels)
+                    collector.batch(features, labels, data.indices[n * size : (n + 1) * size])
     return {name: a for collector in collectors for name, a in collector.finish().items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, digest, ungrouped
 from fcil.checks import Expected, expected
 from fcil.config import Config
-from fcil.errors import RunError
+from fcil.errors import MergeError, RunError
 from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, as_broadcast
 from fcil.replies import Emit, Gathered, Reply, gather, groups
 from fcil.scenario import Scenario
@@ -142,11 +142,20 @@ def ask(plan: Plan, progress: Progress) -> Request:
     return Request(phase, plan.method.broadcast(state, phase), counts, state, plan.method.local(phase), cut)
 
 
+def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
+    with threads(plan.config.run.threads):
+        if request.groups:
+            return plan.method.merge_sums(request.state, request.phase, gathered.sums())
+        in_order = sorted(gathered.updates, key=lambda u: u.client)
+        return plan.method.merge(request.state, request.phase, in_order)
+
+
 def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered) -> Progress:
     """Merge checked updates, in the order of the clients.
 
     Raises:
-        RunError: fewer good updates than `run.min_clients`.
+        RunError: fewer good updates than `run.min_clients`, or a merge whose values are not finite.
+        MergeError: the method cannot merge these updates; names the phase.
     """
     needed = min(plan.config.run.min_clients, len(request.num_examples))
     if len(gathered.updates) < needed:
@@ -154,12 +163,10 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
             f"{request.phase}: {len(gathered.updates)} of {len(request.num_examples)} clients sent a good update, but "
             f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
         )
-    with threads(plan.config.run.threads):
-        if request.groups:
-            state = plan.method.merge_sums(request.state, request.phase, gathered.sums())
-        else:
-            in_order = sorted(gathered.updates, key=lambda u: u.client)
-            state = plan.method.merge(request.state, request.phase, in_order)
+    try:
+        state = _merged(plan, request, gathered)
+    except MergeError as error:
+        raise MergeError(f"{request.phase}: {error}") from error
     for name, a in ungrouped(state).items():
         if not np.isfinite(a).all():
             raise RunError(

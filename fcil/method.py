@@ -118,10 +118,13 @@ class Collector(Protocol):
     layers: Mapping[str, Callable[[Tensor], None]]
     """Linear layer -> function that is called with the layer's input, (..., in), in every forward pass."""
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
-        """Called once a batch with labels (n,), positions in the class order, and features (n, width).
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
+        """Called once a batch.
 
-        Of a pass under several models their features stand side by side, (n, models * width).
+        Args:
+            features: (n, width); of a pass under several models they stand side by side, (n, models * width).
+            labels: (n,) positions in the class order.
+            samples: (n,) indices in the data set's training part, the same whoever holds a sample.
         """
 
     def finish(self) -> Arrays:

@@ -106,7 +106,9 @@ def _convert(value: object, kind: Any, option: Option) -> object:
     if origin in (Union, types.UnionType):
         kinds = [part for part in get_args(kind) if part is not type(None)]
         words = [part for part in kinds if get_origin(part) is Literal and isinstance(value, str)]
-        return None if value is None else _convert(value, [*words, *kinds][0], option)  # number | Literal["auto"]
+        if words and value not in get_args(words[0]):  # number | Literal["auto"]
+            raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
+        return None if value is None else _convert(value, [*words, *kinds][0], option)
     if origin is Literal:
         if value not in get_args(kind):
             raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), map(str, get_args(kind)))}")

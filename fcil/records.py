@@ -68,11 +68,14 @@ def _sync_folder(folder: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write aside, force to disk, rename: readers see the old file or the whole new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

@@ -1,8 +1,8 @@
 """Finds a method by name: the only place that knows where methods live.
 
 A method called `x` is the one subclass of `Method` that `strategies/x.py` defines, and the hybrid of two methods `x+y`
-that of `strategies/x_y.py`. In a checkout that is the folder
-`strategies/` beside `fcil/`; in a wheel it is `fcil.strategies`. Names travel, classes never do.
+that of `strategies/x_y.py`. In a checkout that is the folder `strategies/` beside `fcil/`; in a wheel it is
+`fcil.strategies`. Names travel, classes never do.
 """
 
 import inspect
@@ -51,15 +51,18 @@ def method_names() -> list[str]:
     return sorted(_modules())
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str, where: str = "") -> type[Method]:
     """The class of a method; its fields are its settings.
+
+    Args:
+        where: how to point at the name in a message; as the setting `method.name` unless given.
 
     Raises:
         ConfigError: no such method; names the nearest.
     """
     modules = _modules()
     if name not in modules:
-        raise ConfigError(f"method.name = {name!r}: no such method. {nearest(name, modules)}")
+        raise ConfigError(f"{where or f'method.name = {name!r}'}: no such method. {nearest(name, modules)}")
     try:
         module = import_module(f"{_package().__name__}.{modules[name]}")
     except Exception as error:  # a draft may raise anything

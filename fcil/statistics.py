@@ -90,7 +90,7 @@ class _Sums:
         share = of(x)
         self.sums[name] = self.sums[name] + share if name in self.sums else share
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Nothing is taken from the features."""
 
     def finish(self) -> Arrays:
@@ -212,7 +212,7 @@ class _HeadSums(_Sums):
     name: str = ""
     diagonal: bool = False
 
-    def batch(self, features: Tensor, labels: Tensor) -> None:
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add f f^T, or f_j^2."""
         self.add(self.name, _energy if self.diagonal else _outer, features)
 

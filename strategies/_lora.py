@@ -21,7 +21,9 @@ from fcil.model import head
 from fcil.model.lora import A, B, Lora, uniform
 from fcil.options import Option
 
-__all__ = ["LoraMethod", "head_rows", "living", "of_task", "past_tasks"]
+__all__ = ["LoraMethod", "Rank", "head_rows", "living", "of_task", "past_tasks"]
+
+Rank = Annotated[int, Option("rank of every layer's LoRA pair", low=1)]
 
 
 def of_task(task: int, name: str) -> str:
@@ -53,7 +55,7 @@ def living(pair: LowRank, layer: str, phase: Phase) -> LowRank:
 class LoraMethod(Method):
     """The base of the methods that train LoRA pairs and a linear head."""
 
-    rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
+    rank: Rank = 16
 
     @property
     def adapter(self) -> Lora:

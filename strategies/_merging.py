@@ -17,21 +17,17 @@ from fcil.arrays import Arrays, State, as_float32, total
 from fcil.merging.expert import Expert, layers, moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
-from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.model.lora import DELTA, A, B, changes_of
 from fcil.options import Option
 
 from ._lora import living, of_task, past_tasks
 from .fedavg import FedAvg
 
-__all__ = ["Draw", "MergeMethod", "changes_of"]
+__all__ = ["Draw", "MergeMethod", "Scale"]
 
 Draw = Callable[..., np.random.Generator]
 """purpose, ... -> the generator for it: masks are drawn per round, expert and layer."""
-
-
-def changes_of(arrays: Arrays) -> dict[str, LowRank]:
-    """Layer -> B A, from arrays that hold both factors."""
-    return {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}
+Scale = Annotated[float, Option("factor of the merged change; lambda or alpha in the papers")]
 
 
 def _arrays(layer: str, change: Change) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from fcil.arrays import Arrays, weighted_mean
 from fcil.errors import ConfigError
 from fcil.merging.lowrank import LowRank
 from fcil.method import ClientUpdate, Local, Phase
-from fcil.model.lora import A, B, layers_of
+from fcil.model.lora import A, B, changes_of
 from fcil.options import Option
 
 from .fedavg import FedAvg
@@ -31,11 +31,8 @@ def products(updates: Sequence[ClientUpdate]) -> tuple[dict[str, list[LowRank]],
     """Layer -> B_i A_i of every client that has examples, and the clients' shares of these, summing to one."""
     present = [u for u in updates if u.num_examples]
     counts = np.array([u.num_examples for u in present], np.float64)
-    pairs = {
-        layer: [LowRank(u.arrays[layer + B], u.arrays[layer + A]) for u in present]
-        for layer in layers_of(updates[0].arrays)
-    }
-    return pairs, list(counts / counts.sum())
+    changes = [changes_of(u.arrays) for u in present]
+    return {layer: [each[layer] for each in changes] for layer in changes[0]}, list(counts / counts.sum())
 
 
 def mean_of_the_rest(updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:

@@ -30,11 +30,11 @@ def from_text(text: str, setting: str, given: dict[str, object]) -> LoraMethod:
     """
     where = f"method.{setting} = {text!r}"
     name, own = parse_call(text, where)
-    kind = method_class(name)
+    kind = method_class(name, where)
     if not issubclass(kind, LoraMethod) or issubclass(kind, Compose):
         raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")
     if odd := sorted(given.keys() & own.keys()):
-        raise ConfigError(f"{where}: {', '.join(odd)} is set beside it, not in it")
+        raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
     known = {f.name for f in fields(kind)}
     made = build_method(
         name, {**own, **{key: value for key, value in given.items() if key in known}},

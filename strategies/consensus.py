@@ -10,7 +10,7 @@ from fcil.merging.expert import Expert, layers, multiples
 from fcil.merging.sparse import consensus_ta
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Consensus"]
 
@@ -27,7 +27,7 @@ class Consensus(MergeMethod):
         float, Option("lambda: a task needs an entry where |its change| >= lambda |the others' sum|", low=0)
     ] = 0.4
     agree: Annotated[int, Option("k: tasks that must need an entry; 0 is task arithmetic", low=0)] = 2
-    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Layer by layer, dense; a client's change counts by its examples."""

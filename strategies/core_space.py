@@ -9,7 +9,7 @@ from fcil.merging.core import core
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
 from fcil.merging.space import merged_in
-from fcil.method import REPORT, TRAIN
+from fcil.method import REPORT, TRAIN, Task
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -31,8 +31,7 @@ class CoreSpace(MergeMethod):
 
     def __post_init__(self) -> None:
         hosted = from_text(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
-        free = isinstance(hosted, MergeMethod) and not hosted.reports(REPORT) and not hosted.reports(TRAIN)
-        if not free or getattr(hosted, "router", False):
+        if not isinstance(hosted, MergeMethod) or not _free(hosted):
             raise ConfigError(
                 f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"
             )
@@ -45,3 +44,9 @@ class CoreSpace(MergeMethod):
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """The same with what the hosted merge does in rounds."""
         return merged_in(core, experts, lambda inside: self._hosted.combine_round(inside, draw))
+
+
+def _free(hosted: MergeMethod) -> bool:
+    """Whether it needs nothing but changes: no statistics, and no forward pass of its own."""
+    reports = any(hosted.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
+    return not reports and not getattr(hosted, "router", False)

@@ -10,7 +10,7 @@ from fcil.merging.expert import Expert, number
 from fcil.merging.ties import Entries, mean_of, trim_elect_merge
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Dare"]
 
@@ -26,7 +26,7 @@ class Dare(MergeMethod):
     drop: Annotated[float, Option("p, the share of entries dropped; below 1", low=0, high=0.999)] = 0.2
     reduce: Annotated[Literal["mean", "ties"], Option("how the thinned changes are merged")] = "mean"
     top: Annotated[float, Option("for ties: share of an expert's entries that stays", above=0, high=1)] = 1.0
-    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """The mean or TIES of the thinned dense changes; a mask for every expert and layer."""

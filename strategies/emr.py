@@ -1,6 +1,5 @@
 """EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +12,8 @@ from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
 from fcil.merging.expert import Expert, layers, multiples
 from fcil.method import Arrays, Phase, State
-from fcil.model.adapted import AdaptedModel
+from fcil.model import head
+from fcil.model.adapted import SCORES, AdaptedModel
 from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
 
@@ -21,8 +21,7 @@ from ._merging import Draw, MergeMethod
 
 __all__ = ["Emr"]
 
-MASKS, RESCALERS = ".masks", "rescalers"
-_HEAD = re.compile(r"head\.(\d+)\.weight")
+MASKS, RESCALERS, TASKS = ".masks", SCORES + "rescalers", SCORES + "tasks"
 
 
 class _MaskedLora(Lora):
@@ -33,7 +32,7 @@ class _MaskedLora(Lora):
         slots = dict(super().install(network))
         changes = [(name, layer) for name, (layer, _) in slots.items() if name.endswith(DELTA)]
         masks = {name.removesuffix(DELTA) + MASKS: (layer, "masks") for name, layer in changes}
-        return {**slots, **masks, RESCALERS: (network, "rescalers")}
+        return {**slots, **masks}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Emr(MergeMethod):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The elected change; with the router the tasks' masks, (T, bytes), and rescalers, (T,), too."""
+        """The elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
         experts = self.task_experts(state)
         if not self.router or not experts:
             return super().deploy(state, phase)
@@ -75,25 +74,27 @@ class Emr(MergeMethod):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
             own, kept = own + elected.own, kept + elected.kept
-        return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32)}
+        tasks = np.array(head.tasks_of(state["head"]), np.float32)
+        return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 
     def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
         """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
         if RESCALERS not in model.arrays:
             return super().scores(model, images)
-        routed = []
-        heads = sorted(int(match[1]) for name in model.arrays if (match := _HEAD.fullmatch(name)))
-        for place, task in enumerate(heads):
-            with model.using(_of_place({name: a.cpu().numpy() for name, a in model.arrays.items()}, place)):
+        routed, arrays = [], {name: a.cpu().numpy() for name, a in model.arrays.items()}
+        places = {int(task): place for place, task in enumerate(arrays[TASKS])}
+        for task in head.tasks_of(arrays):
+            with model.using(_of_place(arrays, places.get(task))):
                 routed.append(model.logits(model.features(images), [task]).softmax(1))
         return torch.cat(routed, 1)
 
 
-def _of_place(arrays: Arrays, place: int) -> dict[str, np.ndarray]:
-    """The model of one of the merged tasks, by its place among them, from what is deployed with the router."""
-    rescaler = float(arrays[RESCALERS][place])
-    found = {name: a for name, a in arrays.items() if not name.endswith((MASKS, DELTA)) and name != RESCALERS}
+def _of_place(arrays: Arrays, place: int | None) -> dict[str, np.ndarray]:
+    """The model of one of the merged tasks, by its place among them; of a task that is not, the elected change."""
+    found = {name: a for name, a in arrays.items() if not name.endswith(MASKS) and not name.startswith(SCORES)}
+    if place is None:
+        return found
     for name in (name for name in arrays if name.endswith(MASKS)):
         change = name.removesuffix(MASKS) + DELTA
-        found[change] = restored(arrays[change], arrays[name][place], rescaler)
+        found[change] = restored(arrays[change], arrays[name][place], float(arrays[RESCALERS][place]))
     return found

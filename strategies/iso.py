@@ -9,7 +9,7 @@ from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import iso_c, iso_cts
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Iso"]
 
@@ -26,7 +26,7 @@ class Iso(MergeMethod):
     common: Annotated[
         float, Option("cts: share of the sum's components that stay; the rest goes to single tasks", low=0, high=1)
     ] = 0.8
-    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Layer by layer; a client's change counts by its examples."""

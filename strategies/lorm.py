@@ -83,6 +83,12 @@ class LoRM(LoraMethod):
             forms=("diagonal", "full", "sketch:<k>"),
         ),
     ] = "diagonal"
+    gram_shrink: Annotated[
+        float,
+        Option(
+            "off-diagonals of whole or sketched G_i are multiplied by it: 1 is the paper, 0 the diagonal", low=0, high=1
+        ),
+    ] = 1.0
     gram_model: Annotated[
         Literal["deployed", "own"],
         Option("Grams are taken through W0 + the mean of the tasks' modules, or through the client's own W0 + B A"),
@@ -185,8 +191,10 @@ class LoRM(LoraMethod):
         if self.gram_a == "diagonal":
             return statistics[input_energy(layer)]
         if self.gram_a == "full":
-            return statistics[input_gram(layer)]
-        return gram_of_sketch(statistics[input_sketch(layer)], statistics[input_energy(layer)])
+            gram = statistics[input_gram(layer)]
+        else:
+            gram = gram_of_sketch(statistics[input_sketch(layer)], statistics[input_energy(layer)])
+        return gram if self.gram_shrink == 1 else halves.shrunk(gram, self.gram_shrink)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Match responses over the clients, or close the task and keep its Grams."""

@@ -30,6 +30,7 @@ from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import Lora
 from fcil.options import Option
 
+from ._lora import Rank
 from .fedavg import FedAvg
 from .lorm import LoRM
 from .ranpac import PROJECTION, RanPAC
@@ -74,7 +75,7 @@ class LoRMRanPAC(RanPAC):
         float, Option("mu of the transport, in units of the mean square of an old feature; large moves less", above=0)
     ] = 1e-2
     base: Annotated[Literal["LoRM", "FedAvg"], Option("how LoRA modules are trained and merged")] = "LoRM"
-    rank: Annotated[int, Option("rank of every layer's LoRA pair", low=1)] = 16
+    rank: Rank = 16
 
     @property
     def tuner(self) -> Method:

@@ -10,7 +10,7 @@ from fcil.merging.expert import Expert, layers
 from fcil.merging.sparse import mag_max
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["MagMax"]
 
@@ -25,7 +25,7 @@ class MagMax(MergeMethod):
     start: Annotated[
         Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended as in the paper")
     ] = "last"
-    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 0.5
+    scale: Scale = 0.5
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Layer by layer, dense; examples do not count."""

@@ -1,4 +1,4 @@
-"""Ridge: ridge regression on a frozen backbone's features, at a given penalty the same for every split of the data."""
+"""Ridge: ridge regression on a frozen backbone's features, the same for every split of the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from ._closed_form import ClosedForm
 __all__ = ["Ridge"]
 
 HELD_OUT = 0.1
-"""Share of a client's samples by which the penalty is chosen."""
+"""Share of the samples by which the penalty is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(ClosedForm):
-    """H = (G + lambda I)^-1 Q of frozen features: at a given lambda the centralised head, whoever holds which samples.
+    """H = (G + lambda I)^-1 Q of frozen features: the centralised head, whoever holds which samples.
 
     AFL and AFCL, "Analytic federated class-incremental learning", arXiv 2505.12245, there in recursive form. Clients
     send G = sum phi phi^T and Q = sum phi y^T once a task; the server adds, and solves by Cholesky in float64.
@@ -32,8 +32,8 @@ class Ridge(ClosedForm):
     penalty: Annotated[
         float | Literal["auto"],
         Option(
-            "lambda; `auto` picks it from a grid by the error on 10 % of the samples, held out by their clients, of "
-            "which only sums are sent (twice the traffic), and then solves with all samples",
+            "lambda; `auto` picks it from a grid by the error on 10 % of the samples, of which only sums are sent "
+            "(twice the traffic), and then solves with all samples",
             above=0,
         ),
     ] = "auto"
@@ -48,7 +48,9 @@ class Ridge(ClosedForm):
     def statistic(self, phase: Phase) -> FeatureSums:
         """G, Q and counts, and the same of the held-out samples."""
         held_out = HELD_OUT if self.penalty == "auto" else 0.0
-        return FeatureSums(phase.task, self.feature_map(phase.seed), held_out=held_out, wire=self.wire)
+        return FeatureSums(
+            phase.task, self.feature_map(phase.seed), held_out=held_out, seed=phase.seed, wire=self.wire
+        )  # fmt: skip
 
     def solution(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(C, M) rows of H^T of all classes of these tasks, and (C,) their samples, in float64."""

@@ -4,13 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, layers, multiples, shares
 from fcil.merging.lowrank import LowRank, stacked
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["TaskArithmetic"]
 
@@ -19,15 +17,15 @@ __all__ = ["TaskArithmetic"]
 class TaskArithmetic(MergeMethod):
     """lambda times the sum of the changes B_i A_i, or their mean: exact in factors, unlike a mean of A and of B.
 
-    Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089. Over a round's clients the mean
-    is weighted by examples; with `scale` = 1 it is FedAvg of the products.
+    Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089. Over a round's clients both
+    are weighted by examples; the mean with `scale` = 1 is FedAvg of the products.
     """
 
-    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
     sum: Annotated[Literal["mean", "sum"], Option("the changes' mean, or their sum as in the paper")] = "mean"
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """The weighted sum of B_i A_i times lambda, in factors."""
-        weights = shares(experts) if self.sum == "mean" else np.ones(len(experts))
+        weights = list(shares(experts)) if self.sum == "mean" else multiples(experts)
         for layer in layers(experts):
-            yield layer, stacked([expert.changes[layer] for expert in experts], list(self.scale * weights))
+            yield layer, stacked([e.changes[layer] for e in experts], [self.scale * w for w in weights])

@@ -10,7 +10,7 @@ from fcil.merging.expert import Expert
 from fcil.merging.ties import Entries, trim_elect_merge
 from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Ties"]
 
@@ -24,7 +24,7 @@ class Ties(MergeMethod):
     """
 
     top: Annotated[float, Option("share of an expert's entries that stays, over all layers", above=0, high=1)] = 0.2
-    scale: Annotated[float, Option("lambda, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """TIES on the dense changes."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 from fcil.merging.expert import Expert, layers, multiples
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import tsv_m
-from fcil.options import Option
 
-from ._merging import Draw, MergeMethod
+from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Tsv"]
 
@@ -22,7 +20,7 @@ class Tsv(MergeMethod):
     share a start, their vectors are nearly the same, and small differences come out at full strength.
     """
 
-    scale: Annotated[float, Option("alpha, which the merged change is multiplied by")] = 1.0
+    scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Layer by layer; a client's change counts by its examples."""

@@ -18,6 +18,16 @@ def _one_thread():
 
 
 @pytest.fixture
+def bench_file(tmp_path):
+    """A merging benchmark of seconds."""
+    from small import BENCH
+
+    path = tmp_path / "small.toml"
+    path.write_text(BENCH)
+    return path
+
+
+@pytest.fixture
 def digits_config():
     """Settings of a run of seconds: `digits_config({"train": {...}})` with sections on top of a small base."""
     from fcil.config import from_table

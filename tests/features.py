@@ -29,8 +29,9 @@ def dealt(seed, labels, tasks, clients):
     }
 
 
-def collected(method, phase, broadcast, x, y, client, batch=7):
-    """What a client reports of these features."""
+def collected(method, phase, broadcast, x, y, client, batch=7, samples=None):
+    """What a client reports of these features, of the first samples unless it is said of which."""
+    samples = np.arange(len(x)) if samples is None else samples
     statistics, streams = {}, {}
 
     def stream(purpose):
@@ -40,7 +41,8 @@ def collected(method, phase, broadcast, x, y, client, batch=7):
         for statistic in each.statistics:
             collector = statistic.start(broadcast.arrays, CPU, stream)
             for begin in range(0, len(x), batch):
-                collector.batch(torch.from_numpy(x[begin : begin + batch]), torch.from_numpy(y[begin : begin + batch]))
+                part = slice(begin, begin + batch)
+                collector.batch(torch.from_numpy(x[part]), torch.from_numpy(y[part]), samples[part])
             statistics |= collector.finish()
     return ClientUpdate(client, phase.index, len(x), {}, statistics)
 
@@ -54,7 +56,7 @@ def learned(method, x, y, parts, width=None, batch=7, seed=0):
         state = method.begin(state, phase, backbone)
         broadcast = method.broadcast(state, phase)
         updates = [
-            collected(method, phase, broadcast, x[mine], y[mine], client, batch)
+            collected(method, phase, broadcast, x[mine], y[mine], client, batch, mine)
             for client, mine in enumerate(clients)
             if len(mine)
         ]

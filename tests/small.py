@@ -14,6 +14,20 @@ from fcil.registry import build_method, method_class, method_names
 from fcil.tasks import Task
 
 SIZE, WIDTH = 16, 32
+BENCH = """
+data = {train_limit = 90, test_limit = 80}
+model = {image_size = 16}
+tasks = {count = 3}
+train = {rounds = 1, epochs = 2}
+method = {name = "fedavg", rank = 2}
+run = {device = "cpu"}
+[bench]
+methods = ["task_arithmetic", "task_arithmetic(sum = 'sum', scale = 0.5)", "lorm"]
+experts = [2, 3]
+[bench.grid.task_arithmetic]
+scale = [0.0, 1.0]
+"""
+"""A merging benchmark of seconds; the fixture `bench_file` has it on disk."""
 
 
 def tiny_vit(seed=0):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fcil.cli import _folder, _parser, main
+from fcil.cli import _parser, main
+from fcil.cli_arguments import output_folder
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -146,7 +147,7 @@ def test_without_output_other_settings_have_a_folder_of_their_own(small, tmp_pat
 
 def folder(*settings, command="run"):
     words = [word for setting in settings for word in ("--set", setting)]
-    return _folder(_parser().parse_args([command, "configs/x.toml", *words]), "")
+    return output_folder(_parser().parse_args([command, "configs/x.toml", *words]))
 
 
 def test_names_of_run_folders():
@@ -199,3 +200,25 @@ def test_every_subcommand_has_help(command, capsys):
         main([command, "--help"])
     assert ended.value.code == 0
     assert f"usage: fcil {command}" in capsys.readouterr().out
+
+
+def test_what_is_counted_begins_with_1(capsys):
+    for option, what in (("--batch", "images"), ("--threads", "threads"), ("--repeats", "pairs")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", option, "0"])
+        assert f"must be a number of {what}, at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seeds=-1"], "write seeds as 0,1,2"),
+        (["--seeds", "0,x"], "write seeds as 0,1,2"),
+        (["--seeds", ","], "',': name at least one"),
+        (["--methods", ","], "',': name at least one"),
+    ],
+)
+def test_lists_are_neither_empty_nor_of_anything_else(words, told, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "configs/quickstart.toml", *words])
+    assert told in capsys.readouterr().err

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from features import collected, dealt, learned, samples, tasks_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import close
 from sklearn.linear_model import Ridge as Sklearn
@@ -123,16 +123,30 @@ def test_sums_of_groups_add_and_a_client_without_samples_adds_nothing(method):
 # ---- the penalty, the wire, the sketch -------------------------------------------------------------------------------
 
 
-def test_held_out_samples_are_a_tenth_apart_from_the_others_and_the_client_always_draws_the_same():
+def test_held_out_samples_are_a_tenth_apart_from_the_others_and_the_same_whoever_holds_them():
     x, y = samples(4, 2000, WIDTH, CLASSES)
-    method = Ridge()
-    runs = [learned(method, x, y, dealt(5, y, tasks_of(5), 4), batch=b)[0]["sums"] for b in (7, 500)]
+    splits = [(7, 1, 0), (7, 4, 0), (500, 9, 1)]
+    runs = [learned(Ridge(), x, y, dealt(seed, y, tasks_of(5), n), batch=b)[0]["sums"] for b, n, seed in splits]
     plain = learned(Ridge(penalty=1.0), x, y, dealt(5, y, tasks_of(5), 1))[0]["sums"]
     held = runs[0][HELD + counts(0)].sum()
     assert abs(held - 200) < 4 * np.sqrt(2000 * 0.1 * 0.9)
     for name in (GRAM, class_sums(0), counts(0)):
         close(runs[0][name] + runs[0][HELD + name], plain[name], 1e-12)
-        close(runs[0][HELD + name], runs[1][HELD + name], 1e-12)
+        for other in runs[1:]:
+            close(other[HELD + name], runs[0][HELD + name], 1e-12)
+    other = learned(Ridge(), x, y, dealt(0, y, tasks_of(5), 1), seed=1)[0]["sums"]
+    assert np.abs(other[HELD + counts(0)] - runs[0][HELD + counts(0)]).max() > 0
+
+
+@given(seed=st.integers(0, 9), clients=st.integers(1, 6), sizes=st.permutations([1, 2, 2]))
+@settings(deadline=None, max_examples=20)
+def test_with_auto_too_the_head_is_the_same_for_every_split_and_order_of_tasks(seed, clients, sizes):
+    x, y = samples(8, 200, WIDTH, CLASSES)
+    heads = []
+    for parts in (dealt(0, y, tasks_of(5), 1), dealt(seed, y, tasks_of(*sizes), clients)):
+        state, _ = learned(Ridge(), x, y, parts)
+        heads.append(Ridge().solution(state, range(len(parts)))[0])
+    close(heads[1], heads[0], 1e-8)
 
 
 def test_with_auto_the_head_is_the_ridge_of_all_samples_at_one_of_the_penalties():

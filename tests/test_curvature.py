@@ -5,10 +5,11 @@ import pytest
 import torch
 from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, phase, tiny_vit
 
-from fcil.arrays import symmetric_whole
+from fcil.arrays import shapes
 from fcil.curvature import SAMPLES, fisher_of, fisher_pass, gradient_pass, output_gram
 from fcil.data.dataset import prepare
 from fcil.local import Train, run_client
+from fcil.merging import halves
 from fcil.method import Broadcast, Local, Method
 from fcil.model import head
 from fcil.model.lora import DELTA, A, B, Lora
@@ -98,7 +99,7 @@ def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_
         wanted = {layer: total + outputs[layer].T @ outputs[layer] for layer, total in wanted.items()}
     assert found[SAMPLES] == len(INDICES)
     for layer in LINEARS:
-        near(symmetric_whole(found[output_gram(layer)]), wanted[layer])
+        near(halves.whole(found[output_gram(layer)]), wanted[layer])
         assert found[input_gram(layer)].any()
 
 
@@ -110,6 +111,12 @@ def test_they_do_not_depend_on_the_batch_and_add_over_clients(kind):
     for name in small:
         near(small[name], large[name])
         near(parts[0][name] + parts[1][name], small[name])
+
+
+@pytest.mark.parametrize("one", [fisher_pass(TASK, True), fisher_pass(TASK, False), gradient_pass(TASK)])
+def test_what_arrives_has_the_shapes_that_were_declared(one):
+    declared = [statistic.shapes(shapes(arrays())) for statistic in one.statistics]
+    assert shapes(report(one)) == {name: shape for each in declared for name, shape in each.items()}
 
 
 def test_nothing_of_the_pass_stays_on_the_model():

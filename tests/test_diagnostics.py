@@ -20,7 +20,7 @@ from fcil.merging.lowrank import dense as dense_change
 from fcil.model.backbone import Model
 from fcil.partition import Partition
 from fcil.records import Recorder
-from fcil.report.diagnostics import diagnostics_plots
+from fcil.report.diagnostics import diagnostics_plots, read_diagnostics
 from fcil.tasks import Tasks
 
 SMALL = Config(
@@ -161,6 +161,13 @@ def test_killed_and_gone_on_with_the_records_are_the_same(watched, tmp_path, mon
     simulate(prepare(config, broken), broken)
     for path in (whole / "diagnostics").iterdir():
         assert (broken / "diagnostics" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_line_that_is_still_being_written_is_left_for_later(watched, tmp_path):
+    _, folder, _, events, _ = watched
+    text = (folder / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text + json.dumps(events[-1])[:40])
+    assert read_diagnostics(tmp_path) == events
 
 
 def test_without_diagnostics_nothing_is_drawn_and_what_is_no_run_is_told(tmp_path):

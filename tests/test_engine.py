@@ -16,7 +16,7 @@ import pytest
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
 from fcil.engine import prepare, resume, simulate
-from fcil.errors import ConfigError, RunError
+from fcil.errors import ConfigError, MergeError, RunError
 from fcil.inline import Inline
 from fcil.local import Train
 from fcil.merging import halves
@@ -330,3 +330,15 @@ def test_values_that_are_finite_but_ruin_the_merge_stop_the_run_and_leave_a_good
     with pytest.raises(RunError, match="infinite or NaN"), np.errstate(all="ignore"):
         simulate(session, tmp_path / "run", exchange=Hostile(session.worker))
     assert simulate(resume(tmp_path / "run"), tmp_path / "run")["final_accuracy"] > 0
+
+
+def test_updates_that_a_method_cannot_merge_are_told_with_their_phase(tmp_path):
+    class Still(Inline):
+        def __call__(self, request):
+            for reply in super().__call__(request):
+                yield replace(reply, arrays={name: request.broadcast.arrays[name] for name in reply.arrays})
+
+    config = replace(SMALL, method=MethodChoice("ties", {"rank": 2, "at": "round"}))
+    session = prepare(config, tmp_path / "run")
+    with pytest.raises(MergeError, match=r"^task 1, round 1: nothing to merge: all changes of 3 experts are zero"):
+        simulate(session, tmp_path / "run", exchange=Still(session.worker))

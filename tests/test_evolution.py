@@ -1,5 +1,7 @@
 """Greedy merging by kinship: SLERP against its formula on dense vectors, and what the search must keep to."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,19 +50,25 @@ def test_slerp_of_orthogonal_equals_keeps_their_length_and_of_parallel_ones_is_t
         np.testing.assert_array_equal(slerp(left, right, np.array([gram], float)), [[0.5, 0.5]])
 
 
-@given(seeds, st.integers(2, 5), st.integers(0, 4))
-def test_the_best_score_never_falls_and_is_what_it_says(seed, top, generations):
+@given(seeds, st.integers(2, 5))
+def test_the_smallest_kinship_never_falls_from_one_generation_to_the_next(seed, top):
     many = models(seed, 5, (1, 2, 3, 1, 2))
-    scores = []
     gram = np.array(list(grams(many).values()))
-    row = evolve(gram, top, generations, 0.99, scores.append)
-    assert scores == sorted(scores)
-    assert len(scores) <= generations + 1
-    whole = {
-        layer: sum(w * dense(m[layer]) for w, m in zip(row[i], many, strict=True)) for i, layer in enumerate(many[0])
-    }
-    assert least_akin(whole, many) == pytest.approx(scores[-1], abs=1e-9)
+
+    def score(generations):
+        rows = dict(zip(many[0], evolve(gram, top, generations, 0.99), strict=True))
+        whole = {n: sum(w * dense(m[n]) for w, m in zip(row, many, strict=True)) for n, row in rows.items()}
+        return least_akin(whole, many)
+
+    scores = [score(generations) for generations in range(5)]
+    assert all(after >= before - 1e-9 for before, after in pairwise(scores))
     assert scores[0] == pytest.approx(max(kinships(many).min(1)), abs=1e-9)
+
+
+def test_of_two_that_are_each_others_least_akin_the_better_mean_decides():
+    """Two such pairs; one of each is also akin to one of the other pair."""
+    gram = np.array([[1, -0.5, 0.3, 0], [-0.5, 1, 0, 0], [0.3, 0, 1, -0.5], [0, 0, -0.5, 1]])
+    assert np.flatnonzero(evolve(gram[None], 2, 0, 0.95)[0])[0] in (0, 2)
 
 
 @given(seeds)

@@ -122,6 +122,22 @@ def test_a_round(gram_a):
         np.testing.assert_array_equal(merged["module"][layer + B], state["module"][layer + B])
 
 
+@pytest.mark.parametrize("gram_a", ["full", "sketch:100"])
+def test_shrunk_grams_of_an_a_round(gram_a):
+    """Each client's own; shrunk to nothing they are the diagonals."""
+    for amount in (0.0, 0.7):
+        method = LoRM(rank=RANK, gram_a=gram_a, gram_shrink=amount)
+        state = started(method)
+        updates, inputs, _ = synthetic(method, state, phase(2), 0)
+        merged = method.merge(state, phase(2), updates)["module"]
+        for layer in LINEARS:
+            grams = [reference.shrunk(reference.gram(x[layer]), amount) for x in inputs]
+            close(merged[layer + A], reference.match([u.arrays[layer + A] for u in updates], grams))
+            if amount == 0:
+                xs, as_ = [x[layer] for x in inputs], [u.arrays[layer + A] for u in updates]
+                close(merged[layer + A], reference.lorm_a(as_, xs, diagonal=True))
+
+
 def test_a_small_sketch_lies_between_the_diagonal_and_the_whole():
     """In the response error that all three try to make small."""
     errors = {}
@@ -227,12 +243,18 @@ def whole_run(method, rounds=2):
 
 
 @pytest.mark.parametrize(
-    ("gram_model", "gram_a"),
-    [("deployed", "diagonal"), ("own", "diagonal"), ("deployed", "full"), ("own", "sketch:64")],
+    ("gram_model", "gram_a", "shrink"),
+    [
+        ("deployed", "diagonal", 1.0),
+        ("own", "diagonal", 1.0),
+        ("deployed", "full", 1.0),
+        ("own", "sketch:64", 1.0),
+        ("deployed", "full", 0.6),
+    ],
 )
-def test_three_tasks(gram_model, gram_a):
+def test_three_tasks(gram_model, gram_a, shrink):
     """Deployed weights are the dense formula at each task's end, and the mean over tasks between rounds."""
-    method = LoRM(rank=RANK, gram_model=gram_model, gram_a=gram_a)
+    method = LoRM(rank=RANK, gram_model=gram_model, gram_a=gram_a, gram_shrink=shrink)
     pairs, energies, heads = [], [], {}
     for at, before, after, _, inputs in whole_run(method):
         deployed = method.deploy(after, at)
@@ -248,7 +270,8 @@ def test_three_tasks(gram_model, gram_a):
         for layer in LINEARS:
             each = [(m[layer + B].astype(np.float64), m[layer + A].astype(np.float64)) for m in modules]
             if at.kind == "report":
-                grams = [sum(reference.gram(x[layer]) for x in of_task) for of_task in energies]
+                each_gram = [[reference.gram(x[layer]) for x in of_task] for of_task in energies]
+                grams = [reference.shrunk(sum(of_task), shrink) for of_task in each_gram]
                 literal = reference.lorm_tasks(each, [np.diag(g) for g in grams] if gram_a == "diagonal" else grams)
             else:
                 literal = reference.mean_of_tasks(each)

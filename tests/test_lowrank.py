@@ -30,6 +30,16 @@ def test_sums_differences_and_inner_products_are_those_of_the_products(many):
     close(dense(first.times(-3.0)), -3 * (first.b @ first.a))
 
 
+def test_float32_factors_are_summed_in_float64():
+    """Also with weights that are plain numbers, which NumPy would fit to the factors' type."""
+    rng = np.random.default_rng(0)
+    many = [
+        LowRank(rng.standard_normal((5, 2)).astype("f4"), rng.standard_normal((2, 6)).astype("f4")) for _ in range(2)
+    ]
+    wanted = sum(w * (c.b.astype(float) @ c.a.astype(float)) for w, c in zip((0.1, 0.7), many, strict=True))
+    close(dense(stacked(many, [0.1, 0.7])), wanted, 1e-14)
+
+
 @given(changes(st.just(2)))
 def test_a_difference_with_a_shared_factor_keeps_its_rank(many):
     first, other = many[0], LowRank(2.5 * many[0].b, many[0].a)

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems import Problem, close, problems
 
-from fcil.arrays import symmetric_half, symmetric_whole
+from fcil.arrays import symmetric_half
 from fcil.errors import MergeError
 from fcil.merging import halves
 from fcil.merging.matching import match, match_diagonal, merge_tasks
@@ -31,7 +31,7 @@ def test_a_round_is_the_equation_and_the_least_squares_solution_for_the_shared_b
 
 @given(problems(), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_head_is_the_equation_at_any_shrink(p, amount):
-    grams = [symmetric_whole(halves.shrunk(symmetric_half(g), amount)) for g in p.grams]
+    grams = [halves.whole(halves.shrunk(symmetric_half(g), amount)) for g in p.grams]
     for mine, g in zip(grams, p.grams, strict=True):
         np.testing.assert_allclose(mine, reference.shrunk(g, amount), rtol=1e-15)
     close(match(p.start, p.thetas, grams), reference.lorm_head(p.thetas, p.xs, amount))

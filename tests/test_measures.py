@@ -116,6 +116,14 @@ def test_one_large_random_direction_is_one_intruder(shape):
     assert intruders(w, change.times(1e-4), left_vectors(w)) == 0
 
 
+def test_the_change_is_added_to_the_weight():
+    """It takes the first direction away and puts another in its place; subtracted it would make the first larger."""
+    w = np.array([[4.0, 0], [0, 1], [0, 0]])
+    change = LowRank(np.array([[-4.0], [0], [2]]), np.array([[1.0, 0]]))
+    assert intruders(w, change, left_vectors(w), top=1) == 1
+    assert intruders(w, change.times(-1), left_vectors(w), top=1) == 0
+
+
 @both_ways
 def test_the_top_vectors_span_what_an_svd_says(shape):
     w, u, _ = layer_weight(shape)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import BENCH
 
 from fcil.arrays import grouped
 from fcil.config import from_table
@@ -23,26 +24,7 @@ from fcil.merge_bench.scoring import Scored, accuracy, highest, hits, mean_proba
 from fcil.merge_bench.settings import entry, load_suite
 from fcil.merge_bench.stage import Stage, hold_out, open_stage
 from fcil.registry import build_method
-
-SMALL = """
-data = {train_limit = 90, test_limit = 80}
-model = {image_size = 16}
-tasks = {count = 3}
-train = {rounds = 1, epochs = 2}
-method = {name = "fedavg", rank = 2}
-run = {device = "cpu"}
-[bench]
-methods = ["task_arithmetic", "lorm"]
-[bench.grid.task_arithmetic]
-scale = [0.0, 1.0]
-"""
-
-
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
+from fcil.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +32,7 @@ def experts(tmp_path_factory):
     """A stage and its three experts."""
     folder = tmp_path_factory.mktemp("experts")
     path = folder / "small.toml"
-    path.write_text(SMALL)
+    path.write_text(BENCH)
     stage = open_stage(load_suite(path).config("fcil_vit_tiny", 0), 0.25)
     return stage, [expert(stage, task, folder)[0] for task in stage.plan.scenario.tasks], folder
 
@@ -146,10 +128,10 @@ def heads(tuned):
     return {name: a for e in tuned for name, a in e.head.items()}
 
 
-def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(small):
+def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_file):
     """Experts taken out of a finished run of compose give the very arrays that the run deployed."""
     config = from_table([
-        ("small", {key: value for key, value in tomllib.loads(SMALL).items() if key != "bench"}),
+        ("small", {key: value for key, value in tomllib.loads(BENCH).items() if key != "bench"}),
         ("one", {"partition": {"clients": 1, "kind": "iid", "min_samples": 1}}),
         ("test", {"method": {"name": "compose", "rank": 2, "round": "fedavg", "task": "lorm"}}),
     ])  # fmt: skip
@@ -158,7 +140,7 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(small):
     deployed = session.plan.method.deploy(done.state, session.plan.phases[-1])
     past = grouped({name.replace("/", ":", 1): a for name, a in done.state["past"].items()})
     modules = [*(past[f"task{t}"] for t in range(2)), done.state[MODULE]]
-    stage = open_stage(load_suite(small).config("fcil_vit_tiny", 0), 0.25)
+    stage = open_stage(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
     stage = replace(stage, fit=tuple(parts[0] for parts in session.plan.scenario.parts))
     tuned = [
         Tuned(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
@@ -216,6 +198,21 @@ def test_scale_zero_is_w0_and_one_expert_merged_is_that_expert(experts):
     assert judge.normalised(judge.alone[1])[1] == 1
 
 
+def test_an_expert_that_only_guesses_is_told(experts):
+    """Tasks of 4, 4 and 2 classes: a quarter, a quarter and a half are right by guessing."""
+    stage, tuned, _ = experts
+    judge = Judge(stage, tuned, "test")
+    judge.own = [0.5, 0.26, 0.9]
+    (told,) = judge.doubts()
+    assert told.startswith(
+        "the expert of task 2 is right on 26.0 % of its own test images, where guessing gives 25.0 %"
+    )
+    judge.own = [1.0, 1.0, 0.5]
+    assert [told[:20] for told in judge.doubts()] == ["the expert of task 3"]
+    judge.tasks = [Task(i, i, 1) for i in range(3)]
+    assert not list(judge.doubts())
+
+
 def test_the_mean_of_two_methods_is_the_same(experts):
     stage, tuned, _ = experts
     judge = Judge(stage, tuned, "test")
@@ -251,12 +248,11 @@ def test_the_chosen_setting_is_best_on_the_held_out_images(experts, by):
     assert merged.arrays.keys() >= heads(tuned).keys()
 
 
-def test_test_images_decide_nothing(small, tmp_path):
+def test_test_images_decide_nothing(bench_file, tmp_path):
     """Other test images, the same choices and the same experts."""
     chosen = []
     for limit in (80, 40):
-        suite = load_suite(small, [f"data.test_limit={limit}"])
-        (tmp_path / str(limit)).mkdir()
+        suite = load_suite(bench_file, [f"data.test_limit={limit}"])
         found = list(carry_out(suite, [0], tmp_path / str(limit), lambda text: None))
         chosen.append([r.settings for r in found])
     assert chosen[0] == chosen[1]

@@ -6,36 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import BENCH
 
 from fcil.cli import main
 from fcil.config import load_config
 from fcil.merge_bench.judge import Result
 from fcil.merge_bench.settings import entry, load_suite
 from fcil.registry import method_names
-from fcil.report.merge_bench import lines, to_csv, to_markdown
-from fcil.report.merge_plots import merged, sweep
+from fcil.report.merge_bench import heads, lines, to_csv, to_markdown
+from fcil.report.merge_plots import HELD_IN, HELD_OUT, JOINT, merged, sweep
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "merge_bench").glob("*.toml"))
-SMALL = """
-data = {train_limit = 60, test_limit = 60}
-model = {image_size = 16}
-tasks = {count = 3}
-train = {rounds = 1, epochs = 1}
-method = {name = "fedavg", rank = 2}
-run = {device = "cpu"}
-[bench]
-methods = ["task_arithmetic", "task_arithmetic(sum = 'sum', scale = 0.5)", "lorm"]
-experts = [2, 3]
-[bench.grid.task_arithmetic]
-scale = [0.5, 1.0]
-"""
-
-
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
 
 
 def test_a_grid_is_tried_in_all_combinations_of_what_the_text_leaves_open():
@@ -62,9 +43,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_bad_settings_are_named(text, small, capsys):
-    small.write_text(SMALL + text)
-    assert main(["merge-bench", str(small)]) == 2
+def test_bad_settings_are_named(text, bench_file, capsys):
+    bench_file.write_text(BENCH + text)
+    assert main(["merge-bench", str(bench_file)]) == 2
     told = capsys.readouterr().err
     assert BAD[text] in told
     assert "small.toml" in told
@@ -84,26 +65,34 @@ def test_bad_settings_are_named(text, small, capsys):
         "bench=1": "write it as section.key",
         "tasks.count=1": "two tasks at least",
         "method.name=lorrm": "no such method",
+        "method.name=ridge": "method.name = 'ridge': experts are fine-tuned by it, and it trains no LoRA pair",
+        "method.name=joint": "method.name = 'joint': experts are fine-tuned by it, and it trains no LoRA pair",
+        "bench.grid=3": "bench.grid = 3: must be sections",
+        "bench.models='x'": "bench.models = 'x': must be sections",
         "bench.methods=['lorrm']": "bench.methods: 'lorrm'",
     }.items(),
 )
-def test_bad_overrides_stop_it_before_anything_is_trained(override, told, small, tmp_path, capsys):
+def test_bad_overrides_stop_it_before_anything_is_trained(override, told, bench_file, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["merge-bench", str(small), "--output", str(out), "--set", override]) == 2
+    assert main(["merge-bench", str(bench_file), "--output", str(out), "--set", override]) == 2
     assert told in capsys.readouterr().err
-    assert not list(out.rglob("*.*"))
+    assert not out.exists()
 
 
 def test_without_a_bench_section_it_says_what_to_write(tmp_path, capsys):
     (tmp_path / "x.toml").write_text("[tasks]\ncount = 2\n")
     assert main(["merge-bench", str(tmp_path / "x.toml")]) == 2
     assert "[bench]" in capsys.readouterr().err
-    assert main(["merge-bench", str(tmp_path / "x.toml"), "--seeds", "1,1"]) == 2
 
 
-def test_the_command_writes_tables_and_pictures_and_a_second_call_uses_the_experts_again(small, tmp_path, capsys):
+def test_seeds_are_named_once_each(bench_file, capsys):
+    assert main(["merge-bench", str(bench_file), "--seeds", "1,1"]) == 2
+    assert "names one twice" in capsys.readouterr().err
+
+
+def test_the_command_writes_tables_and_pictures_and_a_second_call_uses_the_experts_again(bench_file, tmp_path, capsys):
     out = tmp_path / "out"
-    call = ["merge-bench", str(small), "--output", str(out)]
+    call = ["merge-bench", str(bench_file), "--output", str(out)]
     assert main(call) == 0
     first = capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
@@ -166,6 +155,11 @@ def test_markdown_has_one_row_a_line_and_escapes_bars():
     assert "task 3" in whole
     assert "held out" not in whole
     assert "90.0, 100.0, 80.0" in whole
+
+
+def test_pictures_show_the_figures_that_they_name():
+    names = heads(4)
+    assert [names[i] for i in (HELD_IN, HELD_OUT, JOINT, JOINT + 2)] == ["held in", "held out", "hits@1", "hits@5"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -51,7 +51,14 @@ def test_where_it_applies_is_what_its_settings_admit():
 
         remembers: bool = True
 
-    assert [applies(m) for m in (Draft(), Either(), Remembering())] == ["rounds", "tasks, or rounds", "rounds, tasks"]
+    @dataclass(frozen=True, kw_only=True)
+    class Ordered(Remembering):
+        """Ordered."""
+
+        at: Annotated[Literal["task"], Option("where")] = "task"
+
+    drafts = (Draft(), Either(), Remembering(), Ordered())
+    assert [applies(m) for m in drafts] == ["rounds", "tasks, or rounds", "rounds, tasks", "tasks"]
 
 
 def test_sources_are_arxiv_numbers():

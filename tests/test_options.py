@@ -59,7 +59,7 @@ def test_defaults_and_values():
         ({"flag": "yes"}, "true or false"),
         ({"name": 3}, "must be text"),
         ({"maybe": "3"}, "must be integer"),
-        ({"strength": "aut"}, "Did you mean 'auto'?"),
+        ({"strength": "aut"}, "must be number or \"auto\". Did you mean 'auto'?"),
         ({"strength": 0}, "greater than 0"),
         ({"strength": True}, "must be number"),
         ({"made": 1}, "unknown setting"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcil import sketching
-from fcil.arrays import symmetric_whole
+from fcil.merging import halves
 from fcil.sketching import FrequentDirections
 from fcil.statistics import gram_of_sketch
 
@@ -63,7 +63,7 @@ def test_what_the_server_makes_of_a_sketch_has_the_exact_diagonal_and_is_closer(
     x = stream(2, 20, 300, 0.9)
     g = reference.gram(x)
     s = sketched(x, 6, 4)
-    mended = symmetric_whole(gram_of_sketch(s.astype(np.float32), np.diag(g).astype(np.float32)))
+    mended = halves.whole(gram_of_sketch(s.astype(np.float32), np.diag(g).astype(np.float32)))
     np.testing.assert_allclose(np.diag(mended), np.diag(g), rtol=1e-6)
     np.testing.assert_allclose(mended - np.diag(np.diag(mended)), s.T @ s - np.diag(np.diag(s.T @ s)), atol=1e-3)
     assert np.linalg.eigvalsh(mended)[0] > -1e-6 * g.max()

@@ -1,5 +1,7 @@
 """Spectral and sparse merges as methods: over a round's clients, and with experts that cannot be merged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference_spectral as reference
@@ -132,6 +134,27 @@ def test_consensus_and_magmax_multiply_by_their_scale():
     np.testing.assert_allclose(found["one"], 0.3 * reference.consensus_ta(deltas, 0.6, 1), rtol=1e-12)
     found = dict(of("magmax", scale=0.7).combine(experts, None))
     np.testing.assert_allclose(found["one"], 0.7 * reference.mag_max(deltas), rtol=1e-12)
+
+
+def test_the_variants_of_iso_are_those_of_the_paper():
+    rng = np.random.default_rng(0)
+    full = [Expert({"one": change(rng, 6, 5, 5)}) for _ in range(2)]  # where the dense forms are well-defined
+    deltas = [dense(e.changes["one"]) for e in full]
+    for settings, wanted in (
+        ({"variant": "c", "scale": 0.7}, 0.7 * reference.iso_c(deltas)),
+        ({"variant": "cts", "common": 0.6}, reference.iso_cts(deltas, 0.6)),
+    ):
+        ((_, found),) = build_method("iso", settings).combine(full, None)
+        np.testing.assert_allclose(dense(found), wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_task_arithmetics_sum_is_consensus_that_nobody_has_to_agree_to_at_any_examples():
+    rng = np.random.default_rng(0)
+    experts = [replace(expert(rng), weight=n) for n in (1.0, 5.0, 30.0)]
+    method = build_method("task_arithmetic", {"sum": "sum", "scale": 0.3})
+    literal = dict(of("consensus", scale=0.3, agree=0).combine(experts, None))
+    for layer, found in method.combine(experts, None):
+        np.testing.assert_allclose(dense(found), literal[layer], rtol=1e-9, atol=1e-12)
 
 
 def test_magmax_learns_tasks_one_after_the_other_in_one_module():

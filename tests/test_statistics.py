@@ -6,8 +6,9 @@ import reference
 import torch
 from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
 
-from fcil.arrays import symmetric_half, symmetric_whole
+from fcil.arrays import symmetric_half
 from fcil.local import Train, run_client
+from fcil.merging import halves
 from fcil.method import Broadcast, Local, Method, Pass
 from fcil.model import head
 from fcil.model.lora import A, Lora
@@ -89,9 +90,9 @@ def test_sums_are_those_over_captured_inputs(precision):
     for layer, x in inputs.items():
         g, a = reference.gram(x), arrays[layer + A].astype(np.float64)
         close(stats[input_energy(layer)], np.diag(g))
-        close(symmetric_whole(stats[projected_gram(layer)]), a @ g @ a.T)
-        close(symmetric_whole(diagonal[projected_gram(layer)]), a @ reference.diagonal_only(g) @ a.T)
-    close(symmetric_whole(stats[head_gram(0)]), reference.shrunk(reference.gram(features), 0.5))
+        close(halves.whole(stats[projected_gram(layer)]), a @ g @ a.T)
+        close(halves.whole(diagonal[projected_gram(layer)]), a @ reference.diagonal_only(g) @ a.T)
+    close(halves.whole(stats[head_gram(0)]), reference.shrunk(reference.gram(features), 0.5))
     close(diagonal[head_gram(0)], np.diag(reference.gram(features)))
     assert {a.dtype for a in (*stats.values(), *diagonal.values())} == {np.dtype(np.float32)}
 
@@ -106,13 +107,13 @@ def test_whole_and_sketched_grams_are_those_of_captured_inputs(precision):
     inputs, _ = captured(adapted, arrays)
     for layer, x in inputs.items():
         g = reference.gram(x)
-        close(symmetric_whole(whole[input_gram(layer)]), g)
+        close(halves.whole(whole[input_gram(layer)]), g)
         energy = sketched[input_energy(layer)]
-        close(symmetric_whole(gram_of_sketch(sketched[input_sketch(layer)], energy)), g)
+        close(halves.whole(gram_of_sketch(sketched[input_sketch(layer)], energy)), g)
         s = small[input_sketch(layer)].astype(np.float64)
         assert s.shape == (4, len(x))
         assert np.linalg.eigvalsh(g - s.T @ s)[0] >= -1e-5 * np.trace(g)
-        close(np.diag(symmetric_whole(gram_of_sketch(s, small[input_energy(layer)]))), np.diag(g))
+        close(np.diag(halves.whole(gram_of_sketch(s, small[input_energy(layer)]))), np.diag(g))
 
 
 STATISTICS = (InputEnergy(), ProjectedGram("exact"), HeadGram(0, 0.5))
@@ -146,7 +147,7 @@ def test_energy_is_the_diagonal_and_projections_are_positive_semidefinite():
     adapted, arrays = model(Lora(RANK)), arrays_of()
     stats = report(adapted, arrays, Pass(STATISTICS))
     for layer in LINEARS:
-        p = symmetric_whole(stats[projected_gram(layer)]).astype(np.float64)
+        p = halves.whole(stats[projected_gram(layer)]).astype(np.float64)
         assert np.linalg.eigvalsh(p)[0] >= -1e-6 * np.trace(p)
         assert (stats[input_energy(layer)] >= 0).all()
 
@@ -161,7 +162,7 @@ def test_under_decides_which_model_the_data_are_seen_through():
     close(stats[input_energy(last)], np.diag(reference.gram(inputs[last])))
     assert np.abs(np.diag(reference.gram(own[last])) / stats[input_energy(last)] - 1).max() > 0.01
     a = arrays[last + A].astype(np.float64)  # the A that is projected on stays the client's own
-    close(symmetric_whole(stats[projected_gram(last)]), a @ reference.gram(inputs[last]) @ a.T)
+    close(halves.whole(stats[projected_gram(last)]), a @ reference.gram(inputs[last]) @ a.T)
 
 
 def test_under_may_take_the_adapter_away_and_sees_what_the_client_trained():
@@ -203,4 +204,4 @@ def test_halves_and_wholes_undo_each_other():
     half = symmetric_half(g)
     assert half.shape == (15,)
     np.testing.assert_array_equal(half[:6], [*g[0], g[1, 1]])
-    np.testing.assert_array_equal(symmetric_whole(half), g)
+    np.testing.assert_array_equal(halves.whole(half), g)

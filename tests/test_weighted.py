@@ -172,15 +172,43 @@ def test_conjugate_gradients_stop_when_asked_and_need_no_more_steps_than_unknown
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 6))
     system, right = x @ x.T + np.eye(6), rng.normal(size=6)
-    found = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), np.diag(system), 100, 1e-10)
+
+    def jacobi(r):
+        return r / np.diag(system)
+
+    found = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), jacobi, 100, 1e-10)
     np.testing.assert_allclose(found.x, np.linalg.solve(system, right), rtol=1e-8)
     assert found.iterations <= 7
     assert found.residual <= 1e-10
-    early = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), np.diag(system), 100, 0.5)
+    early = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), jacobi, 100, 0.5)
     assert early.iterations < found.iterations
     assert np.linalg.norm(right - system @ early.x) <= 0.5 * np.linalg.norm(right)
-    again = conjugate_gradients(lambda v: system @ v, right, found.x, np.diag(system), 100, 1e-9)
+    again = conjugate_gradients(lambda v: system @ v, right, found.x, jacobi, 100, 1e-9)
     assert again.iterations == 0  # a warm start that is good enough
+
+
+@given(models(few=2), st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
+def test_mats_of_models_with_the_same_grams_takes_a_step(m, factors):
+    """The preconditioner then is the inverse, but for its ridge."""
+    grams = [f * m.grams[0] for f in factors[: len(m.changes)]]
+    found = kronecker_match(m.changes, grams, [m.outers[0]] * len(grams), tolerance=1e-4)
+    assert found.iterations <= 1
+    close(found.x, np.average(m.dense, 0, factors[: len(m.changes)]), 1e-2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mats_converges_where_inputs_and_gradients_are_ill_conditioned(seed):
+    """As in ViTs: a few directions that all models share hold nearly all energy."""
+    rng, m = np.random.default_rng(seed), Models(seed, 24, 20, 4)
+    for grams in (m.inputs, m.outputs):
+        n = len(grams[0])
+        mix = np.linalg.qr(rng.normal(size=(n, n)))[0] * np.logspace(0, -2.5, n)
+        grams[:] = [
+            reference.gram(mix @ np.diag(np.exp(rng.normal(0, 0.5, n))) @ rng.normal(size=(n, 5 * n))) for _ in grams
+        ]
+    found = kronecker_match(m.changes, m.grams, m.outers)
+    assert found.residual <= 1e-6
+    close(found.x, literal.mats(m.dense, m.inputs, m.outputs), 1e-2)
 
 
 @given(models())

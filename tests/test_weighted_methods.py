@@ -8,10 +8,10 @@ import reference
 import reference_peers as literal
 from small import BACKBONE, client_data, dataset, dense, model, phase
 
-from fcil.arrays import symmetric_whole
 from fcil.curvature import SAMPLES, fisher_of, output_gram
 from fcil.errors import ConfigError
 from fcil.local import Train, run_client
+from fcil.merging import halves
 from fcil.method import ClientUpdate
 from fcil.model.lora import DELTA, layers_of
 from fcil.registry import build_method
@@ -51,10 +51,10 @@ def equation(name, changes, statistics, weights, layer):
         fishers = [s[fisher_of(layer + DELTA)].astype(float) for s in statistics]
         return literal.fisher_mean(changes, fishers, weights, 1e-6)
     shrink = 0.95 if name == "regmean" else 1.0
-    inputs = [reference.shrunk(symmetric_whole(s[input_gram(layer)].astype(float)), shrink) for s in statistics]
+    inputs = [reference.shrunk(halves.whole(s[input_gram(layer)].astype(float)), shrink) for s in statistics]
     if name == "regmean":
         return reference.match(changes, inputs)
-    outputs = [symmetric_whole(s[output_gram(layer)].astype(float)) / s[SAMPLES] for s in statistics]
+    outputs = [halves.whole(s[output_gram(layer)].astype(float)) / s[SAMPLES] for s in statistics]
     return changes, inputs, outputs
 
 
@@ -102,6 +102,15 @@ def test_after_one_task_its_module_is_deployed_as_it_is(name):
     at, _, _, _, after = next(step for step in steps if step[0].kind == "report")
     deployed = method.deploy(after, at)
     assert all(np.array_equal(deployed[n], a) for n, a in after["module"].items())
+
+
+@pytest.mark.parametrize("name", ["regmean", "fisher", "mats"])
+def test_between_rounds_a_task_that_has_not_reported_is_left_out(name):
+    method, (_, (_, _, _, _, reported), (at, _, _, _, after), _) = carried_out(name)
+    assert (at.kind, at.task) == ("train", TASKS[1])
+    deployed = method.deploy(after, at)
+    assert deployed.keys() == {*reported["module"], *after["head"]}
+    assert all(np.array_equal(deployed[n], a) for n, a in {**reported["module"], **after["head"]}.items())
 
 
 def test_fisher_of_factors_averages_every_array_with_its_own_fisher():

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
 from fcil.config import to_table
@@ -19,9 +18,10 @@ from fcil.errors import ConfigError, RunError
 from fcil.merge_bench.stage import Stage
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
 from fcil.model.backbone import weights_sha256
+from fcil.records import write_atomic
 from fcil.threads import threads
 
-__all__ = ["Deployed", "Tuned", "check_merge", "deploy", "expert", "fine_tune"]
+__all__ = ["Deployed", "Tuned", "check_merge", "check_trainer", "deploy", "expert", "fine_tune"]
 
 MODULE, HEAD, PAST = "module", "head", "past"
 """Groups of the state of the methods that train a LoRA pair per task (strategies/_lora.py)."""
@@ -56,14 +56,11 @@ def fine_tune(stage: Stage, task: Task) -> Tuned:
     """Train a task's module and head rows on W0 alone, in the rounds that the method takes.
 
     Raises:
-        ConfigError: the method trains no LoRA pairs.
         RunError: training diverged.
     """
     method = stage.plan.method
     phases = [phase for phase in stage.phases(method, task.index) if phase.kind == TRAIN]
     state = _begun(method, phases[0], stage)
-    if not {MODULE, HEAD} <= state.keys():
-        raise ConfigError(f"method.name = {stage.config.method.name!r}: trains no LoRA pairs; name a method that does")
     for phase in phases:
         state = method.merge(state, phase, [stage.update(method, phase, method.broadcast(state, phase))])
     bad = [name for name, a in ungrouped(state).items() if not np.isfinite(a).all()]
@@ -103,7 +100,7 @@ def expert(stage: Stage, task: Task, folder: Path) -> tuple[Tuned, bool]:
     """A task's expert, and whether it was trained now; kept in `folder` under a digest of all it depends on.
 
     Raises:
-        ConfigError, RunError: as `fine_tune`.
+        RunError: as `fine_tune`.
     """
     identity = _identity(stage, task)
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
@@ -112,10 +109,19 @@ def expert(stage: Stage, task: Task, folder: Path) -> tuple[Tuned, bool]:
         return known, False
     made = fine_tune(stage, task)
     arrays = {name: np.ascontiguousarray(a) for name, a in ungrouped({MODULE: made.module, HEAD: made.head}).items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(arrays, aside, {"settings": identity, "sha256": digest(arrays)})
-    aside.replace(path)
+    write_atomic(path, save(arrays, {"settings": identity, "sha256": digest(arrays)}))
     return made, True
+
+
+def check_trainer(stage: Stage) -> None:
+    """Whether the method of [method] trains a LoRA pair and head rows task by task; raises ConfigError."""
+    method = stage.plan.method
+    first = stage.plan.phases[0]
+    if method.stream == "at_once" or first.kind != TRAIN or not {MODULE, HEAD} <= _begun(method, first, stage).keys():
+        raise ConfigError(
+            f"method.name = {stage.config.method.name!r}: experts are fine-tuned by it, and it trains no LoRA pair for "
+            "each task; name a method that does (fcil methods)"
+        )
 
 
 def check_merge(stage: Stage, method: Method, text: str) -> None:

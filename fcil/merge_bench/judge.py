@@ -15,6 +15,8 @@ from fcil.method import Method
 __all__ = ["HITS", "Judge", "Result", "references"]
 
 HITS = (1, 3, 5)
+GUESSING = 1.2
+"""An expert is doubted below this many times the accuracy of guessing."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Judge:
                 f"the expert of task {lost[0]} has no right answer on the {part} images, so nothing can be normalised "
                 "by it; train longer (train.rounds, train.epochs) or with more images"
             )
+
+    def doubts(self) -> Iterator[str]:
+        """What to say of experts that are hardly better than guessing among their own classes."""
+        for task, own in zip(self.tasks, self.own, strict=True):
+            if task.size > 1 and own < GUESSING / task.size:
+                yield (
+                    f"the expert of task {task.index + 1} is right on {100 * own:.1f} % of its own {self.part} images, "
+                    f"where guessing gives {100 / task.size:.1f} %: shares of that mean little; try a lower train.lr, "
+                    "or train longer"
+                )
 
     def scores(self, method: Method, arrays: Arrays) -> Scored:
         """Of a model; where it has no head rows of a task, those of the task's expert."""

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fcil.errors import ConfigError
-from fcil.merge_bench.experts import Deployed, Tuned, check_merge, deploy, expert
+from fcil.merge_bench.experts import Deployed, Tuned, check_merge, check_trainer, deploy, expert
 from fcil.merge_bench.judge import Judge, Result, references
+from fcil.merge_bench.records import make_folder
 from fcil.merge_bench.settings import Candidate, Entry, Suite
 from fcil.merge_bench.stage import Stage, open_stage
 from fcil.seeding import generator
@@ -33,8 +34,12 @@ def choose(entry: Entry, experts: Sequence[Tuned], held: Judge, by: str) -> tupl
     return best[1:]
 
 
-def _stage_results(suite: Suite, model: str, stage: Stage, experts: Sequence[Tuned]) -> Iterator[Result]:
+def _stage_results(
+    suite: Suite, model: str, stage: Stage, experts: Sequence[Tuned], tell: Callable[[str], None]
+) -> Iterator[Result]:
     test = Judge(stage, experts, "test")
+    for doubt in test.doubts():
+        tell(f"warning: {model}, seed {stage.config.run.seed}: {doubt}")
     tried = any(len(entry.candidates) > 1 for entry in suite.entries)
     held = Judge(stage, experts, "held") if tried else test
     for count in suite.bench.experts or (len(experts),):
@@ -48,6 +53,7 @@ def _stage_results(suite: Suite, model: str, stage: Stage, experts: Sequence[Tun
 
 
 def _check(suite: Suite, stage: Stage) -> None:
+    check_trainer(stage)
     tasks = len(stage.plan.scenario.tasks)
     if tasks < 2:
         raise ConfigError(f"tasks.count = {tasks}: merging takes two tasks at least")
@@ -58,11 +64,11 @@ def _check(suite: Suite, stage: Stage) -> None:
             check_merge(stage, candidate.method, entry.text)
 
 
-def carry_out(suite: Suite, seeds: Sequence[int], folder: Path, tell: Callable[[str], None]) -> Iterator[Result]:
+def carry_out(suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str], None]) -> Iterator[Result]:
     """Every line of every seed and backbone, as it is found; all that can be checked is checked before the first.
 
     Args:
-        folder: where experts are kept.
+        out: the benchmark's folder, which is made once all is checked; experts are kept there.
         tell: called with a line of text as the work goes on.
 
     Raises:
@@ -74,6 +80,7 @@ def carry_out(suite: Suite, seeds: Sequence[int], folder: Path, tell: Callable[[
     stages = [(label, open_stage(suite.config(label, seed), share)) for label in suite.configs for seed in seeds]
     for _, stage in stages:
         _check(suite, stage)
+    folder = make_folder(out)
     while stages:
         label, stage = stages.pop(0)  # its backbone goes with it
         experts = []
@@ -81,4 +88,4 @@ def carry_out(suite: Suite, seeds: Sequence[int], folder: Path, tell: Callable[[
             made, now = expert(stage, task, folder)
             tell(f"{label}, seed {stage.config.run.seed}: expert {task.index + 1} {'trained' if now else 'found'}")
             experts.append(made)
-        yield from _stage_results(suite, label, stage, experts)
+        yield from _stage_results(suite, label, stage, experts, tell)

@@ -77,10 +77,7 @@ class Suite:
 def _called(text: str, where: str) -> tuple[str, dict[str, Any]]:
     """A method that exists, and its settings, not yet checked."""
     name, own = parse_call(text, where)
-    try:
-        method_class(name)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    method_class(name, where)
     return name, own
 
 
@@ -112,7 +109,10 @@ def _tables(layers: Sequence[tuple[str, dict[str, Any]]], section: str) -> dict[
     """The tables under [bench.<section>.<label>] of all layers, later keys winning."""
     found: dict[str, dict[str, Any]] = {}
     for source, table in layers:
-        for label, entries in table.get(section, {}).items():
+        given = table.get(section, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"{source}: bench.{section} = {given!r}: must be sections, [bench.{section}.NAME]")
+        for label, entries in given.items():
             if not isinstance(entries, dict):
                 raise ConfigError(f"{source}: bench.{section}.{label}: must be a section, [bench.{section}.{label}]")
             found.setdefault(label, {}).update(entries)

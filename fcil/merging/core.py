@@ -11,20 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcil.merging.lowrank import LowRank, same_shape
+from fcil.merging.lowrank import TOLERANCE, LowRank, same_shape, signs
 from fcil.merging.space import Space
 
-__all__ = ["TOLERANCE", "core"]
-
-TOLERANCE = 1e-10
-"""Directions whose singular value is at most TOLERANCE times the largest are dropped."""
+__all__ = ["core"]
 
 
 def _basis(columns: np.ndarray, tolerance: float) -> np.ndarray:
     """(n, k): left singular vectors, by falling singular value, the largest entry of each positive; at least one."""
     u, s, _ = np.linalg.svd(columns, full_matrices=False)
     u = u[:, : max(1, np.count_nonzero(s > tolerance * s.max(initial=0.0)))]
-    return np.asarray(u * np.sign(u[np.abs(u).argmax(0), np.arange(u.shape[1])]))
+    return np.asarray(u * signs(u))
 
 
 def core(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:

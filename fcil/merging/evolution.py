@@ -4,7 +4,6 @@ Every model that ever comes up is a linear combination of the experts' changes i
 coefficients (layers, n) and on inner products (layers, n, n): no change is formed before the last one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -62,9 +61,7 @@ def _ranked(akin: np.ndarray) -> list[int]:
     return [int(i) for i in np.lexsort((-keys.mean(1), -keys.min(1)))]
 
 
-def evolve(
-    grams: np.ndarray, top: int, generations: int, near: float, watch: Callable[[float], None] | None = None
-) -> np.ndarray:
+def evolve(grams: np.ndarray, top: int, generations: int, near: float) -> np.ndarray:
     """Merge pairs of the `top` best models, generation by generation, until the best stay the same.
 
     The published loop ranks models by their accuracy, on data that a class-incremental server must not have. Here a
@@ -77,7 +74,6 @@ def evolve(
         top: models that may become parents.
         generations: at most.
         near: kinship from which on a pair is not worth merging.
-        watch: called with the best model's score before every generation and at the end.
 
     Returns:
         (layers, n) coefficients of the best model.
@@ -88,12 +84,8 @@ def evolve(
     made: set[tuple[int, ...]] = set()
     for generation in range(generations + 1):
         akin = pool.kinships()
-        scores = akin[:, :n].min(1)
         ranked = _ranked(akin[:, :n])
-        best = ranked[0]
-        if watch is not None:
-            watch(float(scores[best]))
-        chosen = ranked[:top]
+        best, chosen = ranked[0], ranked[:top]
         if chosen == parents or generation == generations:
             break
         parents = chosen

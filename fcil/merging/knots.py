@@ -15,13 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcil.merging.lowrank import LowRank, same_shape
+from fcil.merging.lowrank import TOLERANCE, LowRank, same_shape, signs
 from fcil.merging.space import Space
 
-__all__ = ["TOLERANCE", "columns", "rows"]
-
-TOLERANCE = 1e-10
-"""Singular values of at most TOLERANCE times the largest are dropped. Relative: a round's changes may be tiny."""
+__all__ = ["columns", "rows"]
 
 
 def columns(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:
@@ -42,10 +39,10 @@ def columns(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:
     u, s, vt = np.linalg.svd(np.concatenate(small, 1), full_matrices=False)
     kept = max(1, np.count_nonzero(s > tolerance * s.max(initial=0.0)))
     left = outer @ u[:, :kept]
-    signs = np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])
+    sign = signs(left)
     widths = np.cumsum([q.shape[1] for q, _ in each])[:-1]
-    parts = np.split((signs * s[:kept])[:, None] * vt[:kept], widths, axis=1)
-    return Space(tuple(LowRank(part, q.T) for part, (q, _) in zip(parts, each, strict=True)), left=left * signs)
+    parts = np.split((sign * s[:kept])[:, None] * vt[:kept], widths, axis=1)
+    return Space(tuple(LowRank(part, q.T) for part, (q, _) in zip(parts, each, strict=True)), left=left * sign)
 
 
 def rows(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
-from fcil.arrays import symmetric_whole
+from fcil.arrays import added
 from fcil.errors import MergeError
 from fcil.merging import halves
 from fcil.merging.lowrank import LowRank
 
 __all__ = ["Solution", "conjugate_gradients", "kronecker_match"]
+
+RIDGE = 1e-3
+"""Added to Grams of unit diagonal before they are inverted: it only has to keep a preconditioner positive."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,19 @@ class Solution:
 
 
 def conjugate_gradients(
-    apply: Callable[[np.ndarray], np.ndarray], right: np.ndarray, start: np.ndarray, diagonal: np.ndarray,
-    iterations: int, tolerance: float,
+    apply: Callable[[np.ndarray], np.ndarray], right: np.ndarray, start: np.ndarray,
+    precondition: Callable[[np.ndarray], np.ndarray], iterations: int, tolerance: float,
 ) -> Solution:  # fmt: skip
     """Solve apply(x) = right for a symmetric positive semi-definite map, whose range holds `right`.
 
     Args:
-        start: what to begin with; in directions that `apply` takes to zero it stays.
-        diagonal: of the map, for Jacobi's preconditioner; where it is zero nothing moves.
+        start: what to begin with.
+        precondition: about the inverse of `apply`, symmetric and positive; where it is zero nothing moves.
         tolerance: stop at this residual relative to `right`, or after `iterations`.
     """
-    inverse = np.divide(1.0, diagonal, out=np.zeros_like(right), where=diagonal > 0)
     x, size = start.copy(), float(np.linalg.norm(right))
     r = right - apply(x)
-    z = inverse * r
+    z = precondition(r)
     p, rz = z, float(np.vdot(r, z))
     done = 0
     while done < iterations and rz > 0 and np.linalg.norm(r) > tolerance * size:
@@ -54,11 +57,20 @@ def conjugate_gradients(
             break
         x += rz / curvature * p
         r -= rz / curvature * moved
-        z = inverse * r
+        z = precondition(r)
         rz, before = float(np.vdot(r, z)), rz
         p = z + rz / before * p
         done += 1
     return Solution(x, done, float(np.linalg.norm(r)) / size if size else 0.0)
+
+
+def _inverse(gram: np.ndarray) -> np.ndarray:
+    """(n, n) of about the inverse of a Gram, given as its upper half, in units of its diagonal; zero without energy."""
+    energy = halves.diagonal(gram)
+    scale = np.zeros_like(energy)
+    scale[energy > 0] = energy[energy > 0] ** -0.5
+    unit = halves.whole(gram) * scale * scale[:, None] + RIDGE * np.eye(len(scale))
+    return np.asarray(cho_solve(cho_factor(unit, overwrite_a=True), np.diag(scale)) * scale[:, None])
 
 
 def kronecker_match(
@@ -67,9 +79,10 @@ def kronecker_match(
 ) -> Solution:  # fmt: skip
     """W of sum_i S_i W G_i = sum_i S_i W_i G_i, (out, in).
 
-    Begins with the solution for the diagonals of S_i and G_i, a mean weighted entry by entry. Where the data say
-    nothing that is kept, so that identical models are a fixed point at any rank of the Grams, but
-    for entries without energy in any: those get no change, as RegMean's columns.
+    Begins with the solution for the diagonals of S_i and G_i, a mean weighted entry by entry, so that identical models
+    are a fixed point at any rank of the Grams; entries without energy in any get no change, as RegMean's columns. The
+    preconditioner is r -> (sum_i S_i)^-1 r (sum_i G_i)^-1, exact where all models have the same Grams: on layers of
+    ViTs tens of steps do what thousands of Jacobi's would.
 
     Args:
         changes: W_i = B_i A_i.
@@ -86,7 +99,7 @@ def kronecker_match(
             raise MergeError(f"model {i}: {change.shape} does not fit Grams of {halves.side(s)} and {halves.side(g)}")
 
     # unpacked once: every step multiplies by all of them
-    pairs = [(symmetric_whole(s), symmetric_whole(g)) for s, g in zip(outputs, inputs, strict=True)]
+    pairs = [(halves.whole(s), halves.whole(g)) for s, g in zip(outputs, inputs, strict=True)]
 
     def apply(w: np.ndarray) -> np.ndarray:
         acc = np.zeros_like(w)
@@ -102,4 +115,5 @@ def kronecker_match(
         diagonal += np.outer(s_diagonal, g_diagonal)
         weighted += (s_diagonal[:, None] * change.b) @ (change.a * g_diagonal)
     start = np.divide(weighted, diagonal, out=np.zeros(shape), where=diagonal > 0)
-    return conjugate_gradients(apply, right, start, diagonal, iterations, tolerance)
+    left, on_inputs = (_inverse(added(grams)) for grams in (outputs, inputs))
+    return conjugate_gradients(apply, right, start, lambda r: left @ r @ on_inputs, iterations, tolerance)

@@ -11,7 +11,13 @@ import numpy as np
 
 from fcil.errors import MergeError
 
-__all__ = ["Change", "LowRank", "balanced", "dense", "inner", "product_svd", "same_shape", "stacked", "truncated"]
+__all__ = [
+    "TOLERANCE", "Change", "LowRank", "balanced", "dense", "inner", "product_svd", "same_shape", "signs", "stacked",
+    "truncated",
+]  # fmt: skip
+
+TOLERANCE = 1e-10
+"""Singular values of at most TOLERANCE times the largest are dropped. Relative: a round's changes may be tiny."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) 
     """
     same_shape(changes)
     each = weights if weights is not None else [1.0] * len(changes)
-    a = [np.asarray(w * c.a, np.float64) for w, c in zip(each, changes, strict=True)]
+    a = [w * c.a.astype(np.float64) for w, c in zip(each, changes, strict=True)]
     return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
 
 
@@ -94,7 +100,12 @@ def inner(left: LowRank, right: LowRank) -> float:
     return float(np.sum(b * a))
 
 
-def product_svd(change: Change, tolerance: float = 1e-10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def signs(columns: np.ndarray) -> np.ndarray:
+    """(k,) of 1 and -1 that make the largest entry of every column of (n, k) positive: an SVD leaves them open."""
+    return np.asarray(np.sign(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])]))
+
+
+def product_svd(change: Change, tolerance: float = TOLERANCE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Thin U, s, V^T of a change; of factors by two QRs and an SVD of k x k.
 
     Args:
@@ -112,8 +123,8 @@ def product_svd(change: Change, tolerance: float = 1e-10) -> tuple[np.ndarray, n
         u, s, vt = np.linalg.svd(change.astype(np.float64), full_matrices=False)
     kept = s > tolerance * s[0] if len(s) else np.zeros(0, bool)
     u, s, vt = u[:, kept], s[kept], vt[kept]
-    signs = np.sign(u[np.abs(u).argmax(0), np.arange(len(s))]) if len(s) else np.ones(0)
-    return u * signs, s, vt * signs[:, None]
+    sign = signs(u)
+    return u * sign, s, vt * sign[:, None]
 
 
 def balanced(u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> LowRank:

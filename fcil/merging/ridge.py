@@ -23,9 +23,8 @@ NEVER = -1e30
 """The bias of a class without samples: its zero row would beat classes whose scores are negative."""
 GRID = tuple(10.0**k for k in range(2, -9, -1))
 """Penalties to choose from, in units of the mean of G's diagonal; the strongest first, which wins ties."""
-
-
 FALLBACK = 1e-2
+"""The penalty in that unit where nothing was held out to choose by."""
 
 
 def class_means(class_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

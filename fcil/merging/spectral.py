@@ -134,7 +134,7 @@ def project_and_add(changes: Sequence[LowRank], alpha: float) -> LowRank:
     """OPCM's sum: changes added in turn, each without what would move the sum so far (Tang et al., arXiv 2501.09522).
 
     With the sum so far U S V^T, a change loses its components along the pairs u_i v_j^T of the leading block, and along
-    u_i v_i^T of all others. The block are the leading components that hold no more than `alpha` of sum S together.
+    u_i v_i^T of all others. The block is the leading components that hold no more than `alpha` of sum S together.
     What is left is to be scaled to the mean norm of the changes, over all layers at once.
 
     Args:

@@ -1,6 +1,5 @@
 """The resident model: one frozen backbone, its adapter's slots and the head, filled from named arrays."""
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,12 +9,12 @@ from torch import Tensor, nn
 
 from fcil.arrays import Arrays
 from fcil.method import Adapter
+from fcil.model import head
 from fcil.model.lora import LoraLinear
 from fcil.model.precision import DTYPES
 
 __all__ = ["SCORES", "AdaptedModel"]
 
-_HEAD = re.compile(r"head\.(\d+)\.(weight|bias)")
 SCORES = "scores."
 """Prefix of arrays that neither head nor adapter knows: what a method's own `scores` needs beside them."""
 
@@ -61,7 +60,7 @@ class AdaptedModel:
         """
         tensors = {}
         for name, a in arrays.items():
-            if name not in self._slots and not _HEAD.fullmatch(name) and not name.startswith(SCORES):
+            if name not in self._slots and head.task_of(name) is None and not name.startswith(SCORES):
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
             kept = a if a.dtype == np.uint8 else np.asarray(a, np.float32)  # packed bits stay bytes
             tensors[name] = torch.tensor(kept, device=self.device, requires_grad=name in trains)
@@ -122,8 +121,8 @@ class AdaptedModel:
     def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """(n, width) -> (n, classes of `tasks`) from the linear head; all loaded tasks unless given."""
         if tasks is None:
-            tasks = sorted({int(match[1]) for name in self._tensors if (match := _HEAD.fullmatch(name))})
-        heads = [(self._tensors[f"head.{t}.weight"], self._tensors[f"head.{t}.bias"]) for t in tasks]
+            tasks = head.tasks_of(self._tensors)
+        heads = [(self._tensors[head.weight(t)], self._tensors[head.bias(t)]) for t in tasks]
         return torch.cat([nn.functional.linear(features, w, b) for w, b in heads], 1)
 
 

@@ -3,11 +3,16 @@
 A block per task makes freezing exact: what does not train is not sent, not averaged and keeps its bits.
 """
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 
 from fcil.tasks import Task
 
-__all__ = ["bias", "block", "new_rows", "weight"]
+__all__ = ["bias", "block", "new_rows", "task_of", "tasks_of", "weight"]
+
+_NAME = re.compile(r"head\.(\d+)\.(weight|bias)")
 
 
 def weight(task: int) -> str:
@@ -23,6 +28,17 @@ def bias(task: int) -> str:
 def block(task: int) -> str:
     """Glob pattern of both."""
     return f"head.{task}.*"
+
+
+def task_of(name: str) -> int | None:
+    """The task whose block an array belongs to; None if it is none of the head's."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def tasks_of(names: Iterable[str]) -> list[int]:
+    """The tasks that have a block among these arrays, sorted."""
+    return sorted({task for name in names if (task := task_of(name)) is not None})
 
 
 def new_rows(task: Task, width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

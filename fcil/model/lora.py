@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fcil.arrays import matching
+from fcil.arrays import Arrays, matching
 from fcil.errors import ConfigError
+from fcil.merging.lowrank import LowRank
 from fcil.method import Backbone
 
-__all__ = ["A", "B", "DELTA", "Lora", "LoraLinear", "TARGETS", "layers_of", "uniform"]
+__all__ = ["A", "B", "DELTA", "Lora", "LoraLinear", "TARGETS", "changes_of", "layers_of", "uniform"]
 
 A, B = ".lora_A", ".lora_B"
 DELTA = ".delta"
@@ -158,3 +159,8 @@ def uniform(rng: np.random.Generator, shape: tuple[int, int], scale: float = 1.0
 def layers_of(arrays: Mapping[str, object]) -> list[str]:
     """The layers that have a pair in `arrays`, in the order of the arrays."""
     return [name.removesuffix(A) for name in arrays if name.endswith(A)]
+
+
+def changes_of(arrays: Arrays) -> dict[str, LowRank]:
+    """Layer -> B A, of every layer that has a pair in `arrays`."""
+    return {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}

@@ -36,6 +36,11 @@ class Orders:
     """(hidden,)"""
 
     @property
+    def units(self) -> int:
+        """All of them."""
+        return len(self.qk) + len(self.v) + len(self.hidden)
+
+    @property
     def moved(self) -> int:
         """Units that are not in their own place."""
         return sum(int((order != np.arange(len(order))).sum()) for order in (self.qk, self.v, self.hidden))
@@ -71,9 +76,7 @@ def match(
     return {block: _match_block(block, heads, a, b, seen or {}, alpha) for block, heads in _blocks(network)}
 
 
-def _match_block(
-    block: str, heads: int, a: State, b: State, seen: Mapping[str, np.ndarray], alpha: float
-) -> Orders:  # fmt: skip
+def _match_block(block: str, heads: int, a: State, b: State, seen: Mapping[str, np.ndarray], alpha: float) -> Orders:
     def cut(m: np.ndarray) -> np.ndarray:
         return m.reshape(heads, -1, m.shape[-1])  # (heads, d, ...)
 

@@ -31,10 +31,10 @@ def read_diagnostics(folder: Path) -> list[dict[str, Any]]:
         ConfigError: not a run folder.
     """
     try:
-        lines = (folder / EVENTS).read_text().splitlines()
+        whole, _, _ = (folder / EVENTS).read_text().rpartition("\n")  # of a run that goes on the last line may be torn
     except OSError:
         raise ConfigError(f"{folder}: not a run folder (it has no {EVENTS})") from None
-    events = [json.loads(line) for line in lines if '"diagnostics"' in line]
+    events = [json.loads(line) for line in whole.splitlines() if '"diagnostics"' in line]
     return [event for event in events if event["event"] == "diagnostics"]
 
 

@@ -74,9 +74,7 @@ class Live:
         self._asked, self._replies, self._phase_began = event, 0, time.monotonic()
 
     def _on_client(self, event: Mapping[str, Any]) -> None:
-        if isnan(
-            self._began
-        ):  # the clock starts with the first client's work: workers that start and load do not count
+        if isnan(self._began):  # the clock starts with the first client's work, not with workers that start and load
             worked = event.get("train_seconds", 0.0) + event.get("report_seconds", 0.0)
             self._began = time.monotonic() - worked
         self._replies += 1

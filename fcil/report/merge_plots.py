@@ -20,6 +20,8 @@ __all__ = ["merged", "sweep"]
 HELD_IN, HELD_OUT, JOINT = -3 - len(HITS), -2 - len(HITS), -1 - len(HITS)
 """Where these figures stand; the hits follow, then the seconds."""
 GREY = "0.55"
+SPREAD = 0.5
+"""Width over which the methods of one number of experts stand side by side."""
 JOINT_LOOKS = (("o", True), ("s", False), ("D", False))
 """Marker, and whether it is filled, of Hits@1, 3, 5."""
 
@@ -33,6 +35,14 @@ def _dots(axes: Axes, made: Sequence[Line], column: int, marker: str, filled: bo
             mean, place, xerr=std or None, color=colour, marker=marker, capsize=2, linewidth=0.8,
             markerfacecolor=colour if filled else "white",
         )  # fmt: skip
+
+
+def _hits() -> list[Line2D]:
+    """What stands in the legend."""
+    look: dict[str, Any] = {"linestyle": "", "color": mark(0).colour}
+    return [
+        Line2D([], [], marker=shape, markerfacecolor=None if full else "white", **look) for shape, full in JOINT_LOOKS
+    ]
 
 
 def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
@@ -67,37 +77,31 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
             each.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
             each.tick_params(axis="y", length=0)
             each.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        look: dict[str, Any] = {"linestyle": "", "color": mark(0).colour}
-        handles = [
-            Line2D([], [], marker=shape, markerfacecolor=None if full else "white", **look)
-            for shape, full in JOINT_LOOKS
-        ]
-        figure.legend(handles, [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
+        figure.legend(_hits(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
     draw(path, (6.8, (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
 
 
-def _panel(axes: Axes, made: Sequence[Line], labels: Sequence[str]) -> None:
-    """One backbone: held-in tasks in full, held-out tasks in dashes, against the number of experts."""
+def _panel(axes: Axes, made: Sequence[Line], labels: Sequence[str], column: int) -> None:
+    """One figure of one backbone against the number of experts; methods side by side, so that no bar hides another."""
     for i, label in enumerate(labels):
         mine = sorted((line for line in made if line.label == label), key=lambda line: line.experts)
-        for column, dashes, face in ((HELD_IN, "-", None), (HELD_OUT, "--", "white")):
-            mean = np.array([100 * line.mean()[column] for line in mine])
-            std = np.array([100 * np.nan_to_num(line.std()[column]) for line in mine])
-            axes.errorbar(
-                [line.experts for line in mine], mean, std if std.any() else None, color=mark(i).colour,
-                marker=mark(i).marker, linestyle=dashes, capsize=2, markerfacecolor=face or mark(i).colour,
-            )  # fmt: skip
+        look, aside = mark(i), SPREAD * ((i + 0.5) / len(labels) - 0.5)
+        mean = np.array([100 * line.mean()[column] for line in mine])
+        std = np.array([100 * np.nan_to_num(line.std()[column]) for line in mine])
+        axes.errorbar(
+            [line.experts + aside for line in mine], mean, std if std.any() else None, color=look.colour,
+            marker=look.marker, linestyle=look.dashes, linewidth=0.9, elinewidth=0.6, markersize=3.5,
+        )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
-    axes.set(xlabel="experts merged")
 
 
 def sweep(path: Path, made: Sequence[Line]) -> None:
-    """Normalised accuracy on held-in and held-out tasks against the number of experts, one panel per backbone.
+    """Normalised accuracy of the tasks merged, and below of the others, against the number of experts.
 
     Args:
-        path: the PNG to write.
+        path: the PNG to write; a column of panels per backbone.
         made: lines of several numbers of experts; only merges are shown.
     """
     shown = [line for line in made if line.merge]
@@ -105,16 +109,25 @@ def sweep(path: Path, made: Sequence[Line]) -> None:
         raise ValueError("sweep: no merges")
     models = list(dict.fromkeys(line.model for line in shown))
     labels = list(dict.fromkeys(line.label for line in shown))
+    several = any(line.seeds > 1 for line in shown)
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.remove()
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for panel, model in zip(panels, models, strict=True):
-            _panel(panel, [line for line in shown if line.model == model], labels)
+        panels = figure.subplots(2, len(models), sharex=True, sharey="row", squeeze=False)
+        for row, column in zip(panels, (HELD_IN, HELD_OUT), strict=True):
+            for panel, model in zip(row, models, strict=True):
+                _panel(panel, [line for line in shown if line.model == model], labels, column)
+        for panel, model in zip(panels[0], models, strict=True):
             panel.set_title(model, loc="left")
-        panels[0].set(ylabel="accuracy per task, % of expert's")
-        handles = [Line2D([], [], color=mark(i).colour, marker=mark(i).marker) for i in range(len(labels))]
-        styles = [Line2D([], [], color="0.35", linestyle=dashes) for dashes in ("-", "--")]
-        legend(figure, [*handles, *styles], [*labels, "tasks merged", "other tasks"], 3.0)
+        for panel in panels[1]:
+            panel.set(xlabel="experts merged")
+        panels[0, 0].set(ylabel="tasks merged,\n% of expert's")
+        panels[1, 0].set(ylabel="other tasks,\n% of expert's")
+        panels[1, -1].set_title("± 1 std over seeds" if several else "", loc="right", color="0.35", fontsize=7)
+        handles = [
+            Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=0.9, markersize=3.5)
+            for look in map(mark, range(len(labels)))
+        ]
+        legend(figure, handles, labels, 3.6)
 
-    draw(path, (1.8 + 2.4 * len(models), max(2.8, 0.19 * len(labels) + 0.6)), paint)
+    draw(path, (1.8 + 2.6 * len(models), max(4.0, 0.19 * len(labels) + 0.6)), paint)

@@ -49,18 +49,20 @@ def needs(method: Method) -> str:
     }
     told = [asked["train"]] if asked["train"] else []
     told += [f"at a task's end {asked['report']}"] if asked["report"] else []
-    return "; ".join(told) or "nothing: data-free"
+    return "; ".join(told) or "nothing (data-free)"
 
 
 def applies(method: Method) -> str:
     """What it merges: a round's clients, tasks, or either as its setting `at` says; or sums; or nothing."""
     if method.stream != "federated":
-        return "nothing: one client"
+        return "nothing (one client)"
     if "train" not in method.phases(Task(0, 0, 1), 1):
         return "sums, once a task"
     admitted = next((s.type for s in describe(type(method)) if s.name == AT), "")
     if "task" in admitted and "round" in admitted:
         return "tasks, or rounds"
+    if admitted == '"task"':
+        return "tasks"
     return "rounds, tasks" if getattr(method, "remembers", False) else "rounds"
 
 
@@ -83,7 +85,7 @@ def method_page(name: str) -> Group:
     Raises:
         ConfigError: no such method, or one that cannot be imported.
     """
-    found = method_class(name)
+    found = method_class(name, repr(name))
     method, doc = build_method(name, {}), cleandoc(found.__doc__ or "")
     facts = f"Merges {applies(method)}. Clients report beside weights, at the defaults: {needs(method)}."
     return Group(method_table(describe(found), f"{doc}\n\n{facts}"))

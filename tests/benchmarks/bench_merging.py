@@ -21,7 +21,7 @@ from bench_merge import BACKBONE, CLIENTS, SHAPES, TASK, gram_half
 from fcil.checks import expected
 from fcil.merging import knots
 from fcil.merging.expert import Expert
-from fcil.merging.lowrank import LowRank, dense
+from fcil.merging.lowrank import TOLERANCE, LowRank, dense
 from fcil.merging.ties import Entries, trim_elect_merge
 from fcil.method import REPORT, Phase
 from fcil.model.lora import A, B
@@ -102,7 +102,7 @@ def table(names: list[str]) -> Iterator[str]:
 def dense_knots(changes: list[LowRank]) -> np.ndarray:
     """KnOTS-TIES of one layer, the long way."""
     u, s, vt = np.linalg.svd(np.concatenate([dense(c) for c in changes], 1), full_matrices=False)
-    k = int((s > knots.TOLERANCE * s[0]).sum())
+    k = int((s > TOLERANCE * s[0]).sum())
     u, coordinates = u[:, :k], np.split(s[:k, None] * vt[:k], len(changes), axis=1)
     experts = [Expert({"layer": LowRank(np.eye(k), c)}) for c in coordinates]
     return np.asarray(u @ dict(trim_elect_merge(Entries(experts)))["layer"])
