@@ -12,8 +12,11 @@ from fcil.flower.internals import Metadata, number
 
 __all__ = ["Call", "Letter", "letters", "portion"]
 
-CALL_SECONDS = 1.0
-"""What one call should take at most, if it carries several messages: Ray needs some milliseconds for each call."""
+CALL_SECONDS = 2.0
+"""What one call should take at most, if it carries several messages.
+
+Between two calls a worker waits: 5 ms, and 20 ms where others want the processor too.
+"""
 
 
 @dataclass
@@ -71,7 +74,7 @@ def portion(waiting: deque[Letter], workers: int, seconds: float) -> list[Letter
     Args:
         seconds: that a message takes, inf where that is not known yet.
     """
-    most = min(len(waiting) // (4 * workers), int(CALL_SECONDS / max(seconds, 1e-3)))
+    most = min(len(waiting) // (2 * workers), int(CALL_SECONDS / max(seconds, 1e-3)))
     taken = [waiting.popleft()]
     while len(taken) < most and not (taken[0].alone or waiting[0].alone) and waiting[0].common == taken[0].common:
         taken.append(waiting.popleft())

@@ -61,9 +61,11 @@ def memory(config: Config, exchange: FlowerExchange, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Many clients.")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=200, help="for memory; 0 leaves it out (default: 200)")
     parser.add_argument("--root", default="", help="folder of Fashion-MNIST's files")
     given = parser.parse_args()
+    if 0 < given.rounds < 4:
+        parser.error("--rounds: growth is fitted to the second half of the rounds, so give at least 4, or 0 for none")
     single = from_table([("benchmark", TABLE), ("argument", {"data": {"root": given.root}})])
     grouped = replace(single, run=replace(single.run, aggregate_on_worker=True))
     exchange = ray_exchange(single)
@@ -73,7 +75,8 @@ def main() -> None:
             found = one_phase(config, FlowerExchange(exchange.grid, config))
             print(f"{name}: {found[0]:.2f} ms a client, {found[1]:.1f} s a round, {found[2] / 1e6:.1f} MB up")
         few = replace(single, train=replace(single.train, participation=0.02))
-        memory(few, FlowerExchange(exchange.grid, few), given.rounds)
+        if given.rounds:
+            memory(few, FlowerExchange(exchange.grid, few), given.rounds)
     finally:
         exchange.close()
 
