@@ -2,8 +2,9 @@
 
     [dW_1 | ... | dW_n] = U S [V_1^T | ... | V_n^T]   =>   dW_i = U (S V_i^T)
 
-U is what the changes share, S V_i^T (k, in) are expert i's coordinates, and merging by magnitude and sign is done on
-those. No change is made dense: with thin QRs B = [B_1 | ... | B_n] = Q R and A_i^T = Q_i T_i the matrix is
+U is what the changes share, S V_i^T = (U^T B_i) A_i (k, in) are expert i's coordinates, and merging by magnitude and
+sign is done on those. No change is made dense: with thin QRs B = [B_1 | ... | B_n] = Q R and A_i^T = Q_i T_i the matrix
+is
 
     Q [R_1 T_1^T | ... | R_n T_n^T] blockdiag(Q_1^T, ..., Q_n^T),   R_i the columns of R that belong to B_i
 
@@ -34,15 +35,12 @@ def columns(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:
     same_shape(changes)
     outer, inner = np.linalg.qr(np.concatenate([c.b.astype(np.float64) for c in changes], 1))
     ends = np.cumsum([c.rank for c in changes])[:-1]
-    each = [np.linalg.qr(c.a.astype(np.float64).T) for c in changes]
-    small = [r @ t.T for r, (_, t) in zip(np.split(inner, ends, axis=1), each, strict=True)]
-    u, s, vt = np.linalg.svd(np.concatenate(small, 1), full_matrices=False)
-    kept = max(1, np.count_nonzero(s > tolerance * s.max(initial=0.0)))
-    left = outer @ u[:, :kept]
-    sign = signs(left)
-    widths = np.cumsum([q.shape[1] for q, _ in each])[:-1]
-    parts = np.split((sign * s[:kept])[:, None] * vt[:kept], widths, axis=1)
-    return Space(tuple(LowRank(part, q.T) for part, (q, _) in zip(parts, each, strict=True)), left=left * sign)
+    triangles = [np.asarray(np.linalg.qr(c.a.astype(np.float64).T, mode="r")) for c in changes]
+    small = [r @ t.T for r, t in zip(np.split(inner, ends, axis=1), triangles, strict=True)]
+    u, s, _ = np.linalg.svd(np.concatenate(small, 1), full_matrices=False)
+    left = outer @ u[:, : max(1, np.count_nonzero(s > tolerance * s.max(initial=0.0)))]
+    left *= signs(left)
+    return Space(tuple(LowRank(left.T @ c.b, c.a) for c in changes), left=left)
 
 
 def rows(changes: Sequence[LowRank], tolerance: float = TOLERANCE) -> Space:

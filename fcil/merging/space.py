@@ -45,16 +45,19 @@ def merged_in(
 ) -> Iterator[tuple[str, Change]]:
     """The experts' coordinates merged, and brought back, layer by layer.
 
-    The spaces of all layers are held at a time, since a merge may look at all layers: as much as the factors in
-    float64.
+    A merge may look at all layers, so the coordinates of all are held at a time. `left` and `right` would be as much as
+    the factors in float64: they are computed again when a layer is brought back.
 
     Raises:
         MergeError: as `layers`, before anything is merged.
     """
-    spaces = {layer: space([expert.changes[layer] for expert in experts]) for layer in layers(experts)}
+
+    def of(layer: str) -> Space:
+        return space([expert.changes[layer] for expert in experts])
+
+    held = {layer: of(layer).coordinates for layer in layers(experts)}
     inside = [
-        replace(expert, changes={layer: found.coordinates[i] for layer, found in spaces.items()})
-        for i, expert in enumerate(experts)
+        replace(expert, changes={layer: each[i] for layer, each in held.items()}) for i, expert in enumerate(experts)
     ]
     for layer, change in merge(inside):
-        yield layer, spaces[layer].back(change)
+        yield layer, of(layer).back(change)
