@@ -182,15 +182,17 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     if not ends_task and not plan.config.run.evaluate_rounds:
         return progress
     began = time.perf_counter()
-    right = [int(r) for r in exchange.evaluate(plan.method.deploy(progress.state, phase), phase.task)]
-    seconds = time.perf_counter() - began
+    deployed = plan.method.deploy(progress.state, phase)
+    ready = time.perf_counter()
+    right = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    seconds = time.perf_counter() - ready
     total = [len(t) for t in plan.scenario.tests[: len(right)]]
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
         "right": right, "total": total, "accuracy": sum(right) / sum(total), "seconds": seconds,
     })  # fmt: skip
     rows = (*progress.right, tuple(right)) if ends_task else progress.right
-    return replace(progress, right=rows).add(seconds_evaluation=seconds)
+    return replace(progress, right=rows).add(seconds_merging=ready - began, seconds_evaluation=seconds)
 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:

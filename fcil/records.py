@@ -1,6 +1,6 @@
 """The run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
 
-config.toml          resolved settings, and under [provenance] versions, commit and hashes
+config.toml          resolved settings, and under [provenance] the method's defaults, versions, commit and hashes
 metrics.jsonl        one line per event
 accuracy_matrix.csv  row: after task t, column: task
 summary.json         only in a finished run

@@ -58,7 +58,7 @@ def method_class(name: str, where: str = "") -> type[Method]:
         where: how to point at the name in a message; as the setting `method.name` unless given.
 
     Raises:
-        ConfigError: no such method; names the nearest.
+        ConfigError: no such method; names the nearest. Or its file is no method's.
     """
     modules = _modules()
     if name not in modules:
@@ -74,7 +74,10 @@ def method_class(name: str, where: str = "") -> type[Method]:
         if inspect.isclass(c) and issubclass(c, Method) and c.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise RuntimeError(f"{module.__file__} must define exactly one method, not {len(found)}")
+        told = f"it defines {len(found)}: {', '.join(c.__name__ for c in found)}" if found else "it defines none"
+        raise ConfigError(
+            f"strategies/{modules[name]}.py: must define exactly one subclass of fcil.method.Method; {told}"
+        )
     return found[0]
 
 

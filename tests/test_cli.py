@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from fcil.cli import _parser, main
 from fcil.cli_arguments import output_folder
+from fcil.method import Method
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -192,6 +194,28 @@ def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
     assert "strategies/fedavg.py cannot be imported" in told
     assert "Response matching" in told
     assert main(["methods", "fedavg"]) == 2
+
+
+@pytest.mark.parametrize(("classes", "told"), [([], "it defines none"), (["One", "Two"], "it defines 2: One, Two")])
+def test_a_strategy_file_has_one_method(classes, told, monkeypatch, capsys):
+    import fcil.registry as registry
+
+    original = registry.import_module
+
+    def other(name):
+        if not name.endswith(".fedavg"):
+            return original(name)
+        module = ModuleType(name)
+        for one in classes:
+            setattr(module, one, type(one, (Method,), {"__module__": name}))
+        return module
+
+    monkeypatch.setattr(registry, "import_module", other)
+    assert main(["methods", "fedavg"]) == 2
+    assert f"strategies/fedavg.py: must define exactly one subclass of fcil.method.Method; {told}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert main(["methods"]) == 0
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "compare", "methods", "settings", "data", "doctor", "bench"])

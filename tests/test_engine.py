@@ -24,6 +24,7 @@ from fcil.model.backbone import Model
 from fcil.partition import Partition
 from fcil.records import read_summary
 from fcil.replies import Failure
+from strategies.lorm import LoRM
 
 SMALL = Config(
     data=Data(train_limit=100, test_limit=60),
@@ -40,6 +41,20 @@ RUN = "import sys; from fcil.cli import main; sys.exit(main(sys.argv[1:]))"
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken") / "run"
     return simulate(prepare(SMALL, folder), folder), folder
+
+
+def test_what_deploys_counts_as_merging_and_not_as_evaluation(tmp_path, monkeypatch):
+    deploy = LoRM.deploy
+
+    def slow(*given):
+        time.sleep(0.3)
+        return deploy(*given)
+
+    monkeypatch.setattr(LoRM, "deploy", slow)
+    config = replace(SMALL, data=Data(train_limit=40, test_limit=20), train=Train(rounds=1, epochs=1))
+    seconds = simulate(prepare(config, tmp_path / "run"), tmp_path / "run")["seconds"]
+    assert seconds["merging"] > 5 * 0.3
+    assert seconds["merging"] > seconds["evaluation"]
 
 
 def test_run_folder_holds_what_it_promises(unbroken):

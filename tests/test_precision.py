@@ -1,6 +1,6 @@
 """Number types: what "auto" means, the scaling of float16, and a run that knows in which type it was begun."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from fcil.provenance import provenance
 from fcil.records import read_config, read_provenance
 from fcil.registry import build_method
 from fcil.tasks import Task
+from strategies.lorm import LoRM
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -157,5 +158,6 @@ def test_auto_for_workers_with_gpus_cannot_be_told_without_one(monkeypatch):
 def test_what_of_the_weights_was_left_out_is_recorded(digits_config):
     config = digits_config()
     told = provenance(config, load(config.data, config.model.image_size))
+    assert told["method"] == {f.name: getattr(LoRM(), f.name) for f in fields(LoRM) if f.name not in ("lr_a", "lr_b")}
     assert told["weights_left_out"] == []
     assert len(told["weights_sha256"]) == 64
