@@ -255,7 +255,7 @@ backbone = describe_backbone(small)
 state = method.begin(method.init(backbone, 200, 0), phase, backbone)
 model = AdaptedModel(load_backbone(small), method.adapter)
 mine = ClientData(data, order[:48], np.arange(200), 224, torch.device("cpu"))
-update = run_client(method, model, mine, Train(epochs=1, batch=16), phase, method.broadcast(state, phase), 0, {})
+update = run_client(method, model, mine, Train(epochs=1, batch=4), phase, method.broadcast(state, phase), 0, {})
 assert update.metrics["images"] == 48
 sizes.append(anonymous())
 print(data.train.images.pixels.nbytes, max(sizes), sizes[-2] - sizes[2])
