@@ -78,28 +78,32 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     return Session(worker, plan)
 
 
-def _same_run(folder: Path, config: Config, told: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very run: equal settings but for how it is carried out, equal weights and data.
+def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[str]:
+    """What makes it another run than the folder's: settings that change its numbers, weights, data. None: the same run.
 
     Raises:
-        ConfigError: it does, but its "auto" precision means another one here.
+        ConfigError: it is the same, but its "auto" precision means another one here.
     """
 
     def numbers(c: Config) -> dict[str, Any]:
         table = to_table(c)
         table["model"].pop("precision")  # compared as it was carried out
-        return {**table, "run": {k: v for k, v in table["run"].items() if k in _IDENTITY}}
+        table["run"] = {k: v for k, v in table["run"].items() if k in _IDENTITY}
+        return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
 
     before, given = read_provenance(folder), read_config(folder)
-    if numbers(given) != numbers(config) or any(before.get(k) != told[k] for k in ("weights_sha256", "data_sha256")):
-        return False
+    theirs, ours = numbers(given), numbers(config)
+    found = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    found += [f"{of} files" for of in ("weights", "data") if before.get(f"{of}_sha256") != told[f"{of}_sha256"]]
     began = before.get("precision", given.model.precision)
-    if began != told["precision"] and config.model.precision == "auto":
-        raise ConfigError(
-            f'{folder}: was begun in {began}, and model.precision = "auto" means {told["precision"]} on this machine. '
-            f"Go on where it began, or here with `fcil run CONFIG --set model.precision={began} --output {folder}`"
-        )
-    return bool(began == told["precision"])
+    if found or began == told["precision"]:
+        return found
+    if config.model.precision != "auto":
+        return ["model.precision"]
+    raise ConfigError(
+        f'{folder}: was begun in {began}, and model.precision = "auto" means {told["precision"]} on this machine. '
+        f"Go on where it began, or here with `fcil run CONFIG --set model.precision={began} --output {folder}`"
+    )
 
 
 def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
@@ -110,9 +114,9 @@ def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, 
     """
     told = provenance(config, session.worker.dataset)
     if (folder / CONFIG).exists():
-        if not _same_run(folder, config, told):
+        if other := _differences(folder, config, told):
             raise ConfigError(
-                f"{folder}: holds another run (other settings, weights or data; see its {CONFIG}). "
+                f"{folder}: holds another run, which differs in {', '.join(other)} (see its {CONFIG}). "
                 "Choose another --output, or delete the folder"
             )
         recorder = Recorder(folder)

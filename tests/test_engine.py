@@ -108,8 +108,8 @@ def test_two_runs_in_fresh_processes_end_in_the_same_bits(unbroken, tmp_path):
 def test_the_same_command_shows_a_finished_run_and_refuses_another(unbroken):
     summary, folder = unbroken
     assert simulate(prepare(SMALL, folder), folder)["sha256"] == summary["sha256"]
-    other = replace(SMALL, train=replace(SMALL.train, lr=0.1))
-    with pytest.raises(ConfigError, match="holds another run"):
+    other = replace(SMALL, train=replace(SMALL.train, lr=0.1), method=MethodChoice("lorm", {"rank": 2, "lr_a": 0.1}))
+    with pytest.raises(ConfigError, match=r"holds another run, which differs in method\.lr_a, train\.lr \(see"):
         simulate(prepare(other, folder), folder)
 
 

@@ -137,7 +137,7 @@ def test_a_run_goes_on_only_in_the_precision_in_which_it_began(digits_config, tm
     with pytest.raises(ConfigError, match=r"was begun in fp32.*means bf16.*model\.precision=fp32"):
         simulate(prepare(config, folder), folder)
     assert simulate(prepare(named, folder), folder)["sha256"] == first
-    with pytest.raises(ConfigError, match="holds another run"):
+    with pytest.raises(ConfigError, match=r"holds another run, which differs in model\.precision"):
         simulate(prepare(replace(config, model=replace(config.model, precision="fp16")), folder), folder)
 
 
