@@ -132,16 +132,15 @@ class _Sums:
 class FeatureSums:
     """G, Q and n of the current task's samples: M (M + 1) / 2 + M c + c numbers with c classes in the task.
 
-    With `held_out` a share of the samples is summed apart, which sends the same again. A sample's lot depends on `seed`
-    and on which sample it is, so that these sums, too, are the same for every split of the data. With `sketch` = k a G
-    is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
+    With `held_out` a share of the samples is summed apart, which sends the same again. A sample's lot depends on the
+    map's seed and on which sample it is, so that these sums, too, are the same for every split of the data. With
+    `sketch` = k a G is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
     """
 
     task: Task
     map: FeatureMap = FeatureMap()
     gram: bool = True
     held_out: float = 0.0
-    seed: int = 0
     sketch: int = 0
     wire: Wire = "float64"
     models: int = 1
@@ -185,7 +184,7 @@ class FeatureSums:
         }
 
         def held(samples: np.ndarray) -> np.ndarray:
-            return np.asarray(lots(self.seed, 1 << int(samples.max()).bit_length())[samples] < self.held_out)
+            return np.asarray(lots(self.map.seed, 1 << int(samples.max()).bit_length())[samples] < self.held_out)
 
         return _Sums(
             lambda features: phi(side_by_side(features, self.models, self.chosen)),

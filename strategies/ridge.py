@@ -43,14 +43,12 @@ class Ridge(ClosedForm):
 
     def feature_map(self, seed: int) -> FeatureMap:
         """Features as they are."""
-        return FeatureMap()
+        return FeatureMap(seed=seed)
 
     def statistic(self, phase: Phase) -> FeatureSums:
         """G, Q and counts, and the same of the held-out samples."""
         held_out = HELD_OUT if self.penalty == "auto" else 0.0
-        return FeatureSums(
-            phase.task, self.feature_map(phase.seed), held_out=held_out, seed=phase.seed, wire=self.wire
-        )  # fmt: skip
+        return FeatureSums(phase.task, self.feature_map(phase.seed), held_out=held_out, wire=self.wire)
 
     def solution(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(C, M) rows of H^T of all classes of these tasks, and (C,) their samples, in float64."""
