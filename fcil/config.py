@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fcil.client.training import Train
 from fcil.data import Data
 from fcil.errors import ConfigError
-from fcil.local import Train
 from fcil.model.backbone import Model
 from fcil.options import Option, nearest, parse
-from fcil.partition import Partition
-from fcil.tasks import Tasks
+from fcil.scenario.partition import Partition
+from fcil.scenario.tasks import Tasks
 
 __all__ = [
     "SECTIONS",

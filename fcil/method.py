@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from fcil.arrays import Arrays, State, matching
+from fcil.scenario.tasks import Task
 from fcil.seeding import generator
-from fcil.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fcil.local import Step
+    from fcil.client.training import Step
     from fcil.model.adapted import AdaptedModel
 
 __all__ = [
@@ -132,7 +132,7 @@ class Collector(Protocol):
 
 
 class Statistic(Protocol):
-    """Something a client may report beside weights (see `fcil.statistics`)."""
+    """Something a client may report beside weights (see `fcil.statistics.inputs`)."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """What arrives, given the shapes of the broadcast's arrays: the server checks it."""

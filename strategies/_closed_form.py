@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcil.arrays import Arrays, State
-from fcil.feature_sums import FeatureSums
 from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
 from fcil.model import head
+from fcil.statistics.features import FeatureSums
 
 __all__ = ["ClosedForm", "plus"]
 

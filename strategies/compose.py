@@ -7,8 +7,8 @@ from typing import Annotated
 from torch import Tensor
 
 from fcil.arrays import Arrays, State
+from fcil.client.training import Step
 from fcil.errors import ConfigError
-from fcil.local import Step
 from fcil.method import TRAIN, Broadcast, ClientUpdate, Kind, Local, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import Lora

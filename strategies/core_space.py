@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fcil.errors import ConfigError
-from fcil.merging.core import core
+from fcil.merging.core_space import core
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.space import merged_in
+from fcil.merging.shared_basis import merged_in
 from fcil.method import REPORT, TRAIN, Task
 from fcil.options import Option
 

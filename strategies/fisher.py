@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import State, as_float32
-from fcil.curvature import fisher_of, fisher_pass
 from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, layers, shares
 from fcil.merging.weighted import fisher_mean
 from fcil.method import Broadcast, ClientUpdate, Kind, Pass, Phase, Task
 from fcil.model.lora import DELTA
 from fcil.options import Option
+from fcil.statistics.gradients import fisher_of, fisher_pass
 
 from ._lora import head_rows
 from ._merging import Draw, MergeMethod

@@ -7,10 +7,10 @@ from typing import Annotated
 import numpy as np
 
 from fcil.errors import MergeError
-from fcil.merging.evolution import evolve
 from fcil.merging.expert import Expert, layers
+from fcil.merging.kinship import evolve
 from fcil.merging.lowrank import LowRank, stacked
-from fcil.merging.measures import grams
+from fcil.merging.similarity import grams
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod

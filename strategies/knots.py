@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fcil.merging import knots
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.space import merged_in
+from fcil.merging.shared_basis import merged_in
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 
 from fcil.arrays import Arrays, State, added, as_float32
-from fcil.merging import halves
-from fcil.merging.matching import Moments, merge_tasks, moments, solve
+from fcil.merging import packed
+from fcil.merging.response_matching import Moments, merge_tasks, moments, solve
 from fcil.method import (
     REPORT,
     TRAIN,
@@ -24,7 +24,7 @@ from fcil.method import (
 from fcil.model import head
 from fcil.model.lora import A, B, layers_of
 from fcil.options import Option
-from fcil.statistics import (
+from fcil.statistics.inputs import (
     HeadGram,
     InputEnergy,
     InputGram,
@@ -194,7 +194,7 @@ class LoRM(LoraMethod):
             gram = statistics[input_gram(layer)]
         else:
             gram = gram_of_sketch(statistics[input_sketch(layer)], statistics[input_energy(layer)])
-        return gram if self.gram_shrink == 1 else halves.shrunk(gram, self.gram_shrink)
+        return gram if self.gram_shrink == 1 else packed.shrunk(gram, self.gram_shrink)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Match responses over the clients, or close the task and keep its Grams."""
@@ -214,9 +214,9 @@ class LoRM(LoraMethod):
         kept, running = dict(state.get("gram", {})), dict(state.get("gram_sum", {}))
         for name, gram in grams.items():
             whole = self._whole(name)
-            kept[of_task(task, name)] = halves.diagonal(gram) if whole else gram
+            kept[of_task(task, name)] = packed.diagonal(gram) if whole else gram
             if whole:
-                kept[of_task(task, name + RESPONSE)] = halves.times(state["module"][name], gram)
+                kept[of_task(task, name + RESPONSE)] = packed.times(state["module"][name], gram)
                 running[name] = running[name] + gram if name in running else gram
         sums = {"gram_sum": running} if running else {}
         return {**state, "gram": kept, **sums}

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
-from fcil.feature_sums import CROSS, GRAM, HELD, OLD_GRAM, Drift, FeatureMap, FeatureSums, class_sums
 from fcil.merging.ridge import transport, transported
 from fcil.method import (
     REPORT,
@@ -29,6 +28,7 @@ from fcil.method import (
 from fcil.model.adapted import AdaptedModel
 from fcil.model.lora import Lora
 from fcil.options import Option
+from fcil.statistics.features import CROSS, GRAM, HELD, OLD_GRAM, Drift, FeatureMap, FeatureSums, class_sums
 
 from ._lora import Rank
 from .fedavg import FedAvg

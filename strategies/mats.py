@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 
 from fcil.arrays import State
-from fcil.curvature import SAMPLES, gradient_pass, output_gram
 from fcil.merging.expert import Expert, layers
-from fcil.merging.halves import shrunk
-from fcil.merging.krylov import kronecker_match
+from fcil.merging.mats import kronecker_match
+from fcil.merging.packed import shrunk
 from fcil.method import Broadcast, Kind, Pass, Phase, Task
 from fcil.options import Option
-from fcil.statistics import InputGram, input_gram
+from fcil.statistics.gradients import SAMPLES, gradient_pass, output_gram
+from fcil.statistics.inputs import InputGram, input_gram
 
 from ._lora import head_rows
 from ._merging import Draw, MergeMethod

@@ -7,12 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
-from fcil.feature_sums import FeatureMap, FeatureSums, class_sums, counts
 from fcil.merging.ridge import biases, class_means
 from fcil.method import Phase
 from fcil.model import head
 from fcil.model.adapted import AdaptedModel
 from fcil.options import Option
+from fcil.statistics.features import FeatureMap, FeatureSums, class_sums, counts
 
 from ._closed_form import ClosedForm
 

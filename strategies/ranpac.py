@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from fcil.arrays import Arrays, State
-from fcil.feature_sums import FeatureMap, FeatureSums, projection
 from fcil.method import Phase
 from fcil.model.adapted import SCORES, AdaptedModel
 from fcil.options import Option
+from fcil.statistics.features import FeatureMap, FeatureSums, projection
 
 from .ridge import Ridge
 

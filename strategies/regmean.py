@@ -9,7 +9,7 @@ from fcil.merging.lowrank import LowRank
 from fcil.merging.weighted import gram_mean
 from fcil.method import Kind, Statistic
 from fcil.options import Option
-from fcil.statistics import InputEnergy, InputGram, input_energy, input_gram
+from fcil.statistics.inputs import InputEnergy, InputGram, input_energy, input_gram
 
 from ._merging import Draw, MergeMethod
 

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
-from fcil.feature_sums import GRAM, HELD, FeatureMap, FeatureSums, Wire, class_sums, counts
 from fcil.merging.ridge import best_penalty, biases, ridge_rows
 from fcil.method import Phase
 from fcil.model import head
 from fcil.options import Option
+from fcil.statistics.features import GRAM, HELD, FeatureMap, FeatureSums, Wire, class_sums, counts
 
 from ._closed_form import ClosedForm
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from fcil.method import Backbone, ClientUpdate, Phase
+from fcil.scenario.tasks import Task
 from fcil.seeding import generator
-from fcil.tasks import Task
 
 CPU = SimpleNamespace(device=torch.device("cpu"))
 

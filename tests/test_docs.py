@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from fcil.client.training import Train
 from fcil.config import Config, MethodChoice
 from fcil.data import Data
-from fcil.inline import Inline
-from fcil.local import Train
-from fcil.loop import make_plan, run, start
+from fcil.exchange.inline import Inline
+from fcil.exchange.worker import Worker
 from fcil.model.backbone import Model, describe_backbone
-from fcil.partition import Partition
-from fcil.tasks import Tasks
-from fcil.worker import Worker
+from fcil.scenario.partition import Partition
+from fcil.scenario.tasks import Tasks
+from fcil.server.loop import make_plan, run, start
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_commands_in_the_docs_name_existing_subcommands_and_settings():
-    from fcil.cli import _parser
+    from fcil.cli.main import _parser
     from fcil.config import load_config
     from fcil.registry import build_method
 

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from fcil.data.cars import CARS196
-from fcil.data.cifar import CIFAR100
-from fcil.data.cub import CUB200
 from fcil.data.dataset import Dataset
-from fcil.data.digits import DIGITS
-from fcil.data.eurosat import EUROSAT
+from fcil.data.families.cars import CARS196
+from fcil.data.families.cifar import CIFAR100
+from fcil.data.families.cub import CUB200
+from fcil.data.families.digits import DIGITS
+from fcil.data.families.eurosat import EUROSAT
+from fcil.data.families.fashion_mnist import FASHION_MNIST
+from fcil.data.families.folder import FOLDER
+from fcil.data.families.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.family import Family
-from fcil.data.fashion_mnist import FASHION_MNIST
-from fcil.data.folder import FOLDER
-from fcil.data.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.loading import load_family
 from fcil.data.settings import Data
 from fcil.errors import ConfigError

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fcil.merging.lowrank import TOLERANCE, LowRank, same_shape, signs
-from fcil.merging.space import Space
+from fcil.merging.shared_basis import Space
 
 __all__ = ["columns", "rows"]
 

@@ -12,7 +12,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from fcil.arrays import symmetric_half
 from fcil.errors import MergeError
-from fcil.merging import halves
+from fcil.merging import packed
 
 __all__ = [
     "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "ridge_rows", "transport",
@@ -39,7 +39,7 @@ def biases(counts: np.ndarray, present: np.ndarray | float = 0.0) -> np.ndarray:
 
 def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
     """Cholesky of G + penalty I in the place of one whole matrix."""
-    matrix = halves.upper(gram)
+    matrix = packed.upper(gram)
     np.einsum("ii->i", matrix)[:] += penalty
     try:  # transposed it is in LAPACK's order, so that nothing is copied
         factor, lower = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
@@ -76,7 +76,7 @@ def held_out_error(rows: np.ndarray, gram: np.ndarray, class_sums: np.ndarray, c
         class_sums: (C, M) Q.
         count: n, the number of samples.
     """
-    return float(np.sum(halves.times(rows, gram) * rows) - 2 * np.sum(rows * class_sums) + count)
+    return float(np.sum(packed.times(rows, gram) * rows) - 2 * np.sum(rows * class_sums) + count)
 
 
 def best_penalty(
@@ -92,8 +92,8 @@ def best_penalty(
             nothing to choose by: FALLBACK of that unit.
     """
     if not held[2]:
-        return FALLBACK * (float(halves.diagonal(gram).mean()) or 1.0)
-    unit = float((halves.diagonal(gram) + halves.diagonal(held[0])).mean()) or 1.0
+        return FALLBACK * (float(packed.diagonal(gram).mean()) or 1.0)
+    unit = float((packed.diagonal(gram) + packed.diagonal(held[0])).mean()) or 1.0
     penalties = [unit * share for share in grid]
     errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held) for penalty in penalties]
     return penalties[int(np.argmin(errors))]
@@ -110,7 +110,7 @@ def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarra
     Returns:
         (M, M); the identity where no sample has said anything.
     """
-    mu = strength * float(halves.diagonal(gram).mean())
+    mu = strength * float(packed.diagonal(gram).mean())
     if mu == 0:
         return np.eye(len(cross))
     shifted = cross + mu * np.eye(len(cross))
@@ -119,4 +119,4 @@ def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarra
 
 def transported(carry: np.ndarray, gram: np.ndarray, class_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """T G T^T, as its upper half, and Q T^T: the sums of samples whose features have become T phi."""
-    return symmetric_half(halves.times(carry, gram) @ carry.T), class_sums @ carry.T
+    return symmetric_half(packed.times(carry, gram) @ carry.T), class_sums @ carry.T

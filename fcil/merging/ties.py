@@ -17,7 +17,7 @@ import numpy as np
 
 from fcil.errors import MergeError
 from fcil.merging.expert import Expert, layers, shares
-from fcil.merging.selection import kth_largest
+from fcil.merging.kth_largest import kth_largest
 
 __all__ = ["Entries", "Masks", "cut", "mean_of", "trim_elect_merge"]
 

@@ -2,7 +2,7 @@
 
 All of them solve  min over W of  sum_i tr((W - W_i)^T C_i (W - W_i)),  the maximum of a product of Gaussians around
 the models, and differ in the precision C_i: a Fisher diagonal (`fisher_mean`), the Gram of the inputs (`gram_mean`), or
-the Kronecker product of gradient and input Grams (`fcil.merging.krylov`).
+the Kronecker product of gradient and input Grams (`fcil.merging.mats`).
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 
 from fcil.arrays import added
 from fcil.errors import MergeError
-from fcil.merging import halves
+from fcil.merging import packed
 from fcil.merging.lowrank import Change, LowRank, dense
-from fcil.merging.matching import merge_tasks
+from fcil.merging.response_matching import merge_tasks
 
 __all__ = ["fisher_mean", "gram_mean"]
 
@@ -73,7 +73,7 @@ def gram_mean(changes: Sequence[LowRank], grams: Sequence[np.ndarray], shrink: f
     pairs = [(change.b, change.a) for change in changes]
     if grams[0].size == width:
         return LowRank(*merge_tasks(pairs, grams))
-    small = [halves.shrunk(gram, shrink) for gram in grams]
-    energies = [halves.diagonal(gram) for gram in small]
-    responses = [halves.times(change.a, gram) for change, gram in zip(changes, small, strict=True)]
+    small = [packed.shrunk(gram, shrink) for gram in grams]
+    energies = [packed.diagonal(gram) for gram in small]
+    responses = [packed.times(change.a, gram) for change, gram in zip(changes, small, strict=True)]
     return LowRank(*merge_tasks(pairs, energies, responses, added(small)))

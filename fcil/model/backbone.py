@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fcil.arrays import digest
-from fcil.embedded import asset
 from fcil.errors import ConfigError
 from fcil.method import Backbone
 from fcil.model import tiny
+from fcil.model.embedded import asset
 from fcil.model.precision import Precision
 from fcil.model.weights import SUFFIXES, load_weights, resize
 from fcil.options import Option, nearest

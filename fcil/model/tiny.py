@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcil.data.idx import read_idx
+from fcil.data.families.idx import read_idx
 from fcil.seeding import torch_generator
 
 __all__ = ["NAME", "vit_tiny"]

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fcil.diagnostics import TOP
+from fcil.engine.diagnostics import TOP
+from fcil.engine.records import EVENTS, PLOTS
 from fcil.errors import ConfigError
-from fcil.records import EVENTS, PLOTS
-from fcil.report.canvas import SMALL, draw, legend, mark, thinned
+from fcil.report.figure import SMALL, draw, legend, mark, thinned
 
 __all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 

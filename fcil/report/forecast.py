@@ -5,7 +5,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fcil.forecast import Forecast, PhaseForecast
+from fcil.engine.forecast import Forecast, PhaseForecast
 
 __all__ = ["clock", "forecast_table"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fcil.loop import Plan
-from fcil.loop import Progress as RunProgress
-from fcil.replies import Emit
+from fcil.server.loop import Plan
+from fcil.server.loop import Progress as RunProgress
+from fcil.server.replies import Emit
 
 __all__ = ["Live", "live", "phase_weights"]
 

@@ -13,7 +13,7 @@ from fcil.method import Method, Phase, Statistic
 from fcil.options import describe
 from fcil.registry import build_method, method_class
 from fcil.report.tables import method_table
-from fcil.tasks import Task
+from fcil.scenario.tasks import Task
 
 __all__ = ["applies", "method_page", "methods_table", "needs", "source"]
 

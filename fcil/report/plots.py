@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fcil.report.canvas import SMALL, Mark, draw, legend, mark, thinned
+from fcil.report.figure import SMALL, Mark, draw, legend, mark, thinned
 
 __all__ = ["accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders"]
 

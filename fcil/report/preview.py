@@ -18,10 +18,10 @@ from fcil.data.dataset import Dataset
 from fcil.data.family import Family
 from fcil.data.transforms import render
 from fcil.errors import ConfigError
-from fcil.report.canvas import SMALL, draw
+from fcil.report.figure import SMALL, draw
 from fcil.report.plots import class_holders
 from fcil.report.run import holders
-from fcil.scenario import Scenario, make_scenario
+from fcil.scenario.scenario import Scenario, make_scenario
 from fcil.seeding import generator
 
 __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]

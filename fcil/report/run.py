@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data.dataset import Dataset
-from fcil.metrics import accuracy_matrix, pooled_accuracies
+from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
-from fcil.scenario import Scenario
+from fcil.scenario.scenario import Scenario
 
 __all__ = ["holders", "write_plots"]
 

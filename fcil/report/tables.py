@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fcil.metrics import accuracy_matrix, pooled_accuracies
+from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
 
 __all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fcil.config import Config, from_table
-from fcil.engine import prepare
-from fcil.flower.exchange import FlowerExchange, ray_exchange
-from fcil.loop import start, step
+from fcil.engine.simulation import prepare
+from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
+from fcil.server.loop import start, step
 
 TABLE = {
     "data": {"name": "fashion-mnist", "test_limit": 100},

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fcil.client.training import ClientData, run_client
 from fcil.config import Config, load_config
-from fcil.engine import prepare
-from fcil.feature_sums import GRAM, class_sums
-from fcil.local import ClientData, run_client
-from fcil.loop import ask, start
-from fcil.merging import halves
+from fcil.engine.simulation import prepare
+from fcil.merging import packed
 from fcil.merging.ridge import GRID, ridge_rows
+from fcil.server.loop import ask, start
+from fcil.statistics.features import GRAM, class_sums
 from fcil.threads import threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -64,7 +64,7 @@ def rounding(config: Config) -> list[tuple[float, float]]:
     gram, q = sums[GRAM], sums[class_sums(0)]
     found = []
     for share in GRID:
-        penalty = share * float(halves.diagonal(gram).mean())
+        penalty = share * float(packed.diagonal(gram).mean())
         exact, rounded = (
             ridge_rows(gram.astype(t).astype(float), q.astype(t).astype(float), penalty) for t in ("f8", "f4")
         )

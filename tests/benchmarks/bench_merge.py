@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fcil.checks import expected
 from fcil.method import Backbone, ClientUpdate, Phase
 from fcil.registry import build_method
-from fcil.tasks import Task
+from fcil.scenario.tasks import Task
+from fcil.server.validation import expected
 from fcil.threads import threads
 
 CLIENTS, TASK, WIDTH = 10, Task(0, 0, 10), 768

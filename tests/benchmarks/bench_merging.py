@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from bench_merge import BACKBONE, CLIENTS, SHAPES, TASK, gram_half
 
-from fcil.checks import expected
 from fcil.merging import knots
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import TOLERANCE, LowRank, dense
@@ -27,6 +26,7 @@ from fcil.method import REPORT, Phase
 from fcil.model.lora import A, B
 from fcil.registry import build_method, method_class, method_names
 from fcil.seeding import generator
+from fcil.server.validation import expected
 from fcil.threads import threads
 from strategies._merging import MergeMethod
 

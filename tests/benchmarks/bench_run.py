@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.nn import functional as F
 
+from fcil.client.training import ClientData
 from fcil.config import Config, load_config
-from fcil.engine import prepare, simulate
-from fcil.local import ClientData
-from fcil.loop import ask, start
-from fcil.worker import Worker
+from fcil.engine.simulation import prepare, simulate
+from fcil.exchange.worker import Worker
+from fcil.server.loop import ask, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

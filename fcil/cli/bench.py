@@ -1,0 +1,73 @@
+"""`fcil bench` and `fcil merge-bench CONFIG`: parse, call, print."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from fcil.cli.arguments import at_least_1, output_folder, seeds, set_argument
+from fcil.errors import ConfigError
+
+__all__ = ["bench_commands"]
+
+
+def _merge_bench(given: argparse.Namespace, console: Console) -> None:
+    from fcil.bench.merging.records import draw_all, write
+    from fcil.bench.merging.run import carry_out
+    from fcil.bench.merging.settings import load_suite
+    from fcil.bench.merging.tables import to_rich, told
+
+    out = output_folder(given, before="merge-bench-")
+    if len(set(given.seeds)) < len(given.seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: names one twice")
+    suite = load_suite(given.config, given.set)
+
+    def tell(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    results = []
+    for result in carry_out(suite, given.seeds, out, tell):
+        results.append(result)
+        tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
+        write(out, suite, results)
+    draw_all(out, results)
+    console.print(to_rich(results))
+    tell(f"{told(results)}\ntables and plots: {out}")
+
+
+def _bench(given: argparse.Namespace, console: Console) -> None:
+    from fcil.bench.training import Setting, report
+    from fcil.config import MethodChoice
+    from fcil.exchange.device import check_device
+
+    check_device(given.device)
+    setting = Setting(
+        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision,
+        given.device,
+    )  # fmt: skip
+    report(setting, given.repeats, console, given.method or MethodChoice().name)
+
+
+def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `merge-bench` and `bench`."""
+    merges = command("merge-bench", _merge_bench, "merge one expert per task by several methods, and compare")
+    merges.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file with [bench]: configs/merge_bench/")
+    set_argument(merges)
+    merges.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: runs/merge-bench-NAME, with what --set changed"
+    )
+    merges.add_argument("--seeds", type=seeds, default=[0], metavar="0,1,2", help="default: 0")
+    speed = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
+    add = speed.add_argument
+    add("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
+    add("--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)")
+    add("--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224")
+    add("--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)")
+    add("--batch", type=at_least_1("images"), default=16, metavar="N", help="images per training step (default: 16)")
+    add("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
+    add("--threads", type=at_least_1("threads"), default=1, metavar="N", help="CPU threads (default: 1)")
+    add("--repeats", type=at_least_1("pairs"), default=5, metavar="N", help="pairs of measurements (default: 5)")
+    modes = ["fp32", "bf16", "fp16"]
+    add("--precision", choices=modes, default="fp32", help="other than fp32 is measured beside it")
+    add("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:<number> (default: cpu)")

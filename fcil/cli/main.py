@@ -1,0 +1,216 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fcil.cli.arguments import listed, output_folder, pixels, seeds, set_argument
+from fcil.cli.bench import bench_commands
+from fcil.cli.data import data_commands, data_list
+from fcil.cli.merge import merge_models_command
+from fcil.cli.report import report_command
+from fcil.errors import ConfigError, FcilError
+
+__all__ = ["main"]
+
+_EXAMPLES = {
+    "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
+    "resume": "runs/skewed",
+    "plan": "configs/quickstart.toml --set partition.clients=20",
+    "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
+    "report": "runs/quickstart",
+    "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
+    "bench": "--backbone vit_small_patch16_224 --batch 8",
+}
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    found = list(given.set)
+    found += [f'run.exchange="{given.exchange}"'] if given.exchange else []
+    return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
+
+
+def _carry_out(session: Any, out: Path, console: Console) -> dict[str, Any]:
+    from fcil.engine.simulation import simulate
+    from fcil.report.live import live
+
+    with live(session.plan, console) as listen:
+        return simulate(session, out, listen)
+
+
+def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
+    from fcil.report.tables import run_table
+
+    console.print(run_table(summary, summary["right"], summary["total"]))
+    console.print(f"run folder: {out}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
+
+
+def _run(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import load_config
+    from fcil.engine.simulation import prepare
+
+    out = output_folder(given)
+    session = prepare(load_config(given.config, _overrides(given)), out)
+    finished = (out / "summary.json").exists()
+    summary = _carry_out(session, out, console)
+    if finished:
+        console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)
+    _show(summary, out, console)
+
+
+def _resume(given: argparse.Namespace, console: Console) -> None:
+    from fcil.engine.simulation import resume
+
+    _show(_carry_out(resume(given.run), given.run, console), given.run, console)
+
+
+def _compare(given: argparse.Namespace, console: Console) -> None:
+    from fcil.engine.comparison import carry_out, cells, write_comparison
+    from fcil.report.tables import to_rich
+
+    out = output_folder(given, after="-compare")
+    made = cells(given.config, given.methods, given.seeds, _overrides(given), out)
+
+    def one(cell: Any) -> dict[str, Any]:
+        console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
+        return _carry_out(cell.session(), cell.folder, console)
+
+    for value, rows in write_comparison(out, list(carry_out(made, one))).items():
+        console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
+    console.print(f"tables and plots: {out}", soft_wrap=True)
+
+
+def _plan(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import load_config
+    from fcil.engine.forecast import forecast
+    from fcil.engine.simulation import prepare
+    from fcil.report.forecast import forecast_table
+
+    if given.json and not given.json.parent.is_dir():  # told now, not after the rehearsal
+        raise ConfigError(f"--json {given.json}: there is no folder {given.json.parent}")
+    session = prepare(load_config(given.config, _overrides(given)))
+    with console.status("rehearsing: a few steps of each round"):
+        found = forecast(session)
+    console.print(forecast_table(found))
+    if given.json:
+        given.json.write_text(json.dumps(found.figures(), indent=2) + "\n")
+
+
+def _methods(given: argparse.Namespace, console: Console) -> None:
+    from fcil.registry import method_names
+    from fcil.report.methods import method_page, methods_table
+
+    console.print(method_page(given.name) if given.name else methods_table(method_names()))
+
+
+def _settings_shown(given: argparse.Namespace, console: Console) -> None:
+    from fcil.config import SECTIONS
+    from fcil.options import describe
+    from fcil.report.tables import method_table
+
+    for name, schema in SECTIONS.items():
+        console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")
+    console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
+
+
+def _doctor(given: argparse.Namespace, console: Console) -> None:
+    from fcil.cli.doctor import findings
+
+    table = Table(box=None, show_header=False)
+    for what, how in findings(given.root, given.size):
+        table.add_row(what, Text(how))
+    console.print(table)
+
+
+def _version() -> str:
+    try:
+        return version("fcil")
+    except PackageNotFoundError:
+        return "in a bare checkout"
+
+
+def _console() -> Console:
+    """Tables keep their lines when the output goes to a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
+    set_argument(parser)
+    if output:
+        parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
+    parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
+    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fcil",
+        description="Federated class-incremental learning with a frozen ViT: many clients, classes that arrive task by "
+        "task, small modules trained locally and merged by the server in closed form.",
+        epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
+    )
+    parser.add_argument("--version", action="version", version=f"fcil {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
+        example = f"Example: fcil {name} {_EXAMPLES[name]}" if name in _EXAMPLES else None
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=example)
+        made.set_defaults(do=do)
+        return made
+
+    _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
+    command("resume", _resume, "go on with a run that was stopped").add_argument(
+        "run", type=Path, metavar="RUN", help="its folder"
+    )
+    plan = command("plan", _plan, "show what a run will take: samples, steps, traffic, memory and time")
+    _settings(plan, output=False)
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
+    _settings(compare)
+    compare.add_argument("--methods", type=listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
+    compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+    bench_commands(command)
+    methods = command("methods", _methods, "list the methods, or the settings of one")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
+    merge_models_command(command)
+    report_command(command)
+    data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
+    doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
+    doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
+    doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was given; 130 interrupted."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    given = _parser().parse_args(arguments)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        given.do(given, _console())
+    except FcilError as error:
+        errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("fcil: interrupted; the same command goes on with what is done so far", soft_wrap=True)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

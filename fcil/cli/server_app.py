@@ -1,0 +1,62 @@
+"""The ServerApp that `flwr run .` starts, in Flower's simulation and behind a SuperLink.
+
+run_config: `config`, a TOML file (absolute, or from the app's folder); `set`, overrides `section.key=value` with `;`
+between them; `output`, the run folder. A run folder that is not finished is gone on with.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fcil.config import Config, load_config
+from fcil.engine.simulation import prepare, simulate
+from fcil.exchange.flower.exchange import STORE, FlowerExchange
+from fcil.server.loop import Progress
+from fcil.server.replies import Emit
+
+__all__ = ["app", "settings"]
+
+app = ServerApp()
+
+_log = logging.getLogger("flwr")
+_APP = Path(__file__).resolve().parents[2]
+_SHARED_DISK = "InMemoryGrid"
+"""Class of the grid in Flower's simulation, whose nodes are processes of this machine."""
+
+
+def settings(run_config: Mapping[str, Any]) -> tuple[Config, Path]:
+    """The run's settings and its folder."""
+    overrides = [part.strip() for part in str(run_config.get("set", "")).split(";") if part.strip()]
+    config = load_config(_APP / str(run_config["config"]), overrides)  # an absolute path stays what it is
+    return config, Path(str(run_config["output"])).expanduser().resolve()
+
+
+def _listen(emit: Emit, progress: Progress) -> Emit:
+    """Events go to the run folder, and those that a person waits for to Flower's log."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        emit(event)
+        place = f"task {event.get('task', -1) + 1}, round {event.get('round', 0)}"
+        if event["event"] in ("refused", "warning"):
+            _log.warning("%s: client %s: %s", place, event.get("client", "-"), event["reason"])
+        elif event["event"] == "merged":
+            _log.info("%s: %d updates in %.1f s", place, event["updates"], event["seconds_clients"])
+        elif event["event"] == "task":
+            _log.info("%s: accuracy %.4f", place, event["accuracy"])
+
+    return tell
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Carry out the run, or what is left of it."""
+    config, folder = settings(context.run_config)
+    session = prepare(config, folder)
+    store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
+    exchange = FlowerExchange(grid, config, store=store)
+    summary = simulate(session, folder, _listen, exchange)
+    _log.info("%s: accuracy %.4f, sha256 %s", folder, summary["final_accuracy"], summary["sha256"])

@@ -1,0 +1,149 @@
+"""With `run.diagnostics`: what the changes of the weights tell, of every round and task. Reads, and changes nothing.
+
+Whatever a method does, only the LoRA pairs (and dense changes) among its arrays are looked at:
+
+    round  every client's change from the broadcast: kinship between clients, singular values
+    task   what the task changed in the broadcast model: kinship between tasks; and the deployed change: its intruder
+           dimensions against W0
+
+An event `diagnostics` in metrics.jsonl holds kinship and intruders. The folder diagnostics/ holds phase<n>.safetensors,
+singular values by client and layer, and task<t>.safetensors, a task's change in factors. Cost: a client's change takes
+two thin QRs a layer, a pair of clients r^2 (out + in) multiplications; a task's end takes an eigendecomposition of W0 +
+change a layer, the first one an SVD of W0. The backbone and its left singular vectors are held beside the run.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from fcil.arrays import Arrays, State, as_float32
+from fcil.engine.records import left_aside, write_atomic
+from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
+from fcil.merging.similarity import intruders, kinships, left_vectors
+from fcil.method import ClientUpdate, Phase
+from fcil.model.backbone import load_backbone
+from fcil.model.lora import DELTA, A, B, changes_of
+from fcil.server.loop import Plan, Request
+from fcil.threads import threads
+
+__all__ = ["DIAGNOSTICS", "EPSILON", "TOP", "Diagnostics", "changes_in"]
+
+DIAGNOSTICS = "diagnostics"
+EPSILON, TOP = 0.5, 10
+"""An intruder's largest cosine with a direction of W0, and how many directions of each layer are looked at."""
+
+
+def changes_in(arrays: Arrays) -> dict[str, Change]:
+    """Layer -> change of its weight, of every layer that has a pair or a dense change."""
+    found: dict[str, Change] = {**changes_of(arrays)}
+    for name in (n for n in arrays if n.endswith(DELTA)):
+        layer = name.removesuffix(DELTA)
+        found[layer] = arrays[name] + dense(found[layer]) if layer in found else arrays[name]
+    return found
+
+
+def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The arrays that `changes_in` looks at."""
+    return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
+
+
+def _between(after: Arrays, before: Arrays) -> dict[str, LowRank]:
+    """Layer -> what changed, as balanced factors of its numerical rank: s^1/2 is the norm of their columns."""
+    start = changes_in(before)
+    whole = {n: _minus(c, start[n]) if n in start else c for n, c in changes_in(after).items()}
+    return {layer: balanced(*product_svd(change)) for layer, change in whole.items()}
+
+
+def _minus(left: Change, right: Change) -> Change:
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        return left.minus(right)
+    return np.asarray(dense(left) - dense(right))
+
+
+def _spectrum(change: LowRank) -> np.ndarray:
+    """The singular values of balanced factors, float32."""
+    return np.asarray(np.square(change.b).sum(0), np.float32)
+
+
+class Diagnostics:
+    """A `fcil.server.loop.Watch` that writes to `folder`; a phase that is run again writes the same again."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        folder.mkdir(exist_ok=True)
+        for stale in filter(left_aside, folder.iterdir()):
+            stale.unlink()
+
+    def __call__(
+        self, request: Request, updates: Sequence[ClientUpdate], state: State, ends_task: bool
+    ) -> dict[str, Any]:
+        """The event of one phase."""
+        began, phase = time.perf_counter(), request.phase
+        event: dict[str, Any] = {
+            "event": "diagnostics", "phase": phase.index, "task": phase.task.index, "round": phase.round
+        }  # fmt: skip
+        with threads(self.plan.config.run.threads):
+            if phase.round == 1:
+                self._write(f"task{phase.task.index + 1}-start", _of_layers(request.broadcast.arrays))
+            if phase.kind == "train":
+                event |= self._clients(request, updates)
+            if ends_task:
+                event |= self._tasks(phase, state) | self._intruders(self.plan.method.deploy(state, phase))
+        return {**event, "seconds": time.perf_counter() - began}
+
+    def _write(self, name: str, arrays: Arrays) -> None:
+        content = {n: np.ascontiguousarray(a) for n, a in as_float32(arrays).items()}
+        write_atomic(self.folder / f"{name}.safetensors", save(content))
+
+    def _clients(self, request: Request, updates: Sequence[ClientUpdate]) -> dict[str, Any]:
+        changes = []
+        for update in updates:
+            began = request.local.start(request.broadcast.arrays, update.client)
+            changes.append(_between({**began, **update.arrays}, began))
+        values = {
+            f"client{update.client}/{layer}": _spectrum(change)
+            for update, each in zip(updates, changes, strict=True)
+            for layer, change in each.items()
+        }
+        self._write(f"phase{request.phase.index:06d}", values)
+        return {"clients": [u.client for u in updates], "client_kinship": kinships(changes).tolist() if values else []}
+
+    def _tasks(self, phase: Phase, state: State) -> dict[str, Any]:
+        """Keep what this task changed, and compare it with the tasks before it that were kept."""
+        begin = self.folder / f"task{phase.task.index + 1}-start.safetensors"
+        if begin.exists():  # not where diagnostics were switched on in the middle of a task
+            now = self.plan.method.broadcast(state, phase).arrays
+            changed = _between(_of_layers(now), load_file(begin))
+            factors = {layer + A: change.a for layer, change in changed.items()}
+            factors |= {layer + B: change.b for layer, change in changed.items()}
+            self._write(f"task{phase.task.index + 1}", factors)
+        paths = {t: self.folder / f"task{t + 1}.safetensors" for t in range(phase.task.index + 1)}
+        kept = {t: changes_of(load_file(path)) for t, path in paths.items() if path.exists()}
+        some = any(kept.values())
+        return {"tasks": list(kept), "task_kinship": kinships(list(kept.values())).tolist() if some else []}
+
+    @cached_property
+    def _weights(self) -> Mapping[str, np.ndarray]:
+        network = load_backbone(self.plan.config.model)
+        linears = self.plan.backbone.linears
+        return {layer: network.get_parameter(f"{layer}.weight").float().numpy() for layer in linears}
+
+    @cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        """Left singular vectors of W0, float32, of the layers met so far."""
+        return {}
+
+    def _intruders(self, deployed: Arrays) -> dict[str, Any]:
+        found = {}
+        for layer, change in changes_in(deployed).items():
+            if layer in self._weights:
+                weight = self._weights[layer]
+                if layer not in self._known:
+                    self._known[layer] = left_vectors(weight).astype(np.float32)
+                found[layer] = intruders(weight, change, self._known[layer], EPSILON, TOP)
+        return {"intruders": found}

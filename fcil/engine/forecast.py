@@ -1,0 +1,163 @@
+"""`fcil plan`: what a run will take before it runs. Counts and traffic are exact; time and memory are measured here."""
+
+import heapq
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fcil.engine.dry_run import Rehearsal, between, kind_of_work
+from fcil.engine.simulation import Session
+from fcil.errors import ConfigError
+from fcil.exchange.device import resolved
+from fcil.method import Phase
+from fcil.server.loop import Plan, run, start
+
+__all__ = ["Forecast", "PhaseForecast", "forecast"]
+
+
+@dataclass(frozen=True)
+class PhaseForecast:
+    """One phase of the run to come."""
+
+    phase: Phase
+    clients: int
+    """Asked."""
+    steps: int
+    """Of training, all clients together."""
+    upload_bytes: int
+    download_bytes: int
+    seconds: float
+    """With the clients, spread over the workers."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The run to come."""
+
+    plan: Plan
+    phases: tuple[PhaseForecast, ...]
+    workers: int
+    device: str
+    """On which time and memory were measured, with the precision."""
+    seconds: Mapping[str, float]
+    """By activity: startup, clients, server, evaluation; total is their sum."""
+    backbone_bytes: int
+    worker_bytes: int
+    """The most memory of a worker; 0 where that cannot be measured."""
+    server_bytes: int
+    """State and one phase's replies."""
+
+    def total(self, what: str) -> int:
+        """Over all phases: steps, upload_bytes or download_bytes."""
+        return sum(int(getattr(phase, what)) for phase in self.phases)
+
+    def figures(self) -> dict[str, Any]:
+        """Under the names of a run's summary, where it has them."""
+        sums = {what: self.total(what) for what in ("steps", "upload_bytes", "download_bytes")}
+        memory = {"peak_memory_bytes": self.worker_bytes, "server_bytes": self.server_bytes}
+        return {**sums, **memory, "workers": self.workers, "seconds": dict(self.seconds)}
+
+
+def steps_of(examples: int, epochs: int, batch: int) -> int:
+    """Steps of one client in one round."""
+    return epochs * -(-examples // batch)
+
+
+def spread(seconds: Iterable[float], workers: int) -> float:
+    """Until the last worker is done, when each takes the longest job that is left."""
+    free = [0.0] * workers
+    for job in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + job)
+    return max(free)
+
+
+def _workers(plan: Plan) -> int:
+    """How many clients work at a time; on a cluster elsewhere, as many as would fit this machine unless told."""
+    run_settings = plan.config.run
+    if run_settings.exchange == "inline":
+        return 1
+    from fcil.exchange.flower.ray_cluster import cores, slots  # Ray takes seconds to import
+
+    here = {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
+    room = slots(here, run_settings.threads, run_settings.gpus_per_client)
+    return run_settings.workers or max(1, min(room, plan.config.partition.clients))
+
+
+def _process_seconds(plan: Plan) -> float:
+    """To start a worker's process, which imports torch and Flower; inline there is none."""
+    if plan.config.run.exchange == "inline":
+        return 0.0
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.client_app"], capture_output=True, check=False)
+    return time.perf_counter() - began
+
+
+def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: int) -> float:
+    train = plan.config.train
+    measured = rehearsal.timed[kind_of_work(plan.method, phase)]
+    training, report = between({position: (c.training, c.report) for position, c in measured.items()}, phase.index)
+    trained = train.epochs * training.of(examples, train.batch) if plan.method.local(phase).trains else 0.0
+    return trained + report.of(examples, 4 * train.batch)
+
+
+def _phases(plan: Plan, rehearsal: Rehearsal, events: list[Mapping[str, Any]], workers: int) -> list[PhaseForecast]:
+    asked = {event["phase"]: event for event in events if event["event"] == "phase"}
+    merged = {event["phase"]: event for event in events if event["event"] == "merged"}
+    found = []
+    for phase in plan.phases:
+        counts = [plan.scenario.num_examples(phase.task.index, c) for c in asked[phase.index]["clients"]]
+        steps = [steps_of(n, plan.config.train.epochs, plan.config.train.batch) for n in counts]
+        found.append(PhaseForecast(
+            phase, len(counts), sum(steps) if plan.method.local(phase).trains else 0,
+            merged[phase.index]["upload_bytes"], asked[phase.index]["download_bytes"],
+            spread((_client_seconds(plan, rehearsal, phase, n) for n in counts), workers),
+        ))  # fmt: skip
+    return found
+
+
+def _evaluation_seconds(plan: Plan, rehearsal: Rehearsal, workers: int) -> float:
+    """Batches are dealt out to the workers."""
+    size, total = plan.config.run.evaluation_batch, 0.0
+    for task in rehearsal.evaluated:
+        images = sum(len(t) for t in plan.scenario.tests[: task.index + 1])
+        cost = between(rehearsal.evaluation, task.index)[0]
+        total += cost.of(min(images, -(-images // (workers * size)) * size), size)
+    return total
+
+
+def forecast(session: Session) -> Forecast:
+    """Rehearse the run of a session and add up what it will take.
+
+    Raises:
+        ConfigError: a phase whose replies the server would refuse.
+    """
+    plan, events = session.plan, list[Mapping[str, Any]]()
+
+    def emit(event: Mapping[str, Any]) -> None:
+        if event["event"] == "refused":
+            raise ConfigError(f"task {event['task'] + 1}, round {event['round']}: would be refused: {event['reason']}")
+        events.append(event)
+
+    rehearsal = Rehearsal(session.worker, plan)
+    done = run(plan, start(plan), rehearsal, emit, lambda progress: None)
+    workers = _workers(plan)
+    phases = _phases(plan, rehearsal, events, workers)
+    seconds = {
+        "startup": _process_seconds(plan) + rehearsal.startup,
+        "clients": sum(phase.seconds for phase in phases),
+        "server": max(0.0, done.totals["seconds_total"] - rehearsal.seconds),
+        "evaluation": _evaluation_seconds(plan, rehearsal, workers),
+    }
+    model = session.worker.model
+    return Forecast(
+        plan, tuple(phases), workers,
+        f"{model.device}, {resolved(plan.config).model.precision}, {plan.config.run.threads} threads",
+        {**seconds, "total": sum(seconds.values())},
+        sum(w.nbytes for w in model.network.state_dict().values()),
+        int(rehearsal.worker_bytes), rehearsal.server_bytes,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""What a run's numbers depend on beside its settings: versions, commit, processor, hashes of weights and data."""
+
+import platform
+import subprocess
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcil.config import Config
+from fcil.data.dataset import Dataset
+from fcil.exchange.device import resolved
+from fcil.model.backbone import weights_left_out, weights_sha256
+from fcil.registry import build_method
+
+__all__ = ["PACKAGES", "commit", "provenance", "versions"]
+
+PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "flwr", "ray")
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version; packages that are missing say so."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The git commit of the checkout that this code runs from, with `-dirty` where files differ; empty outside one."""
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def _method(config: Config) -> dict[str, Any]:
+    """All settings of the method, its defaults included; [method] has those that were given."""
+    method = build_method(config.method.name, config.method.settings)
+    values = {f.name: getattr(method, f.name) for f in fields(method)}
+    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
+
+
+def provenance(config: Config, data: Dataset) -> dict[str, Any]:
+    """The [provenance] section of a run's config.toml."""
+    return {
+        "method": _method(config),
+        "commit": commit(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "precision": resolved(config).model.precision,
+        "weights_sha256": weights_sha256(config.model),
+        "weights_left_out": weights_left_out(config.model),
+        "data_sha256": data.sha256(),
+        "data_files": data.files,
+        "versions": versions(),
+    }

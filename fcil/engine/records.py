@@ -1,0 +1,214 @@
+"""The run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
+
+config.toml          resolved settings, and under [provenance] the method's defaults, versions, commit and hashes
+metrics.jsonl        one line per event
+accuracy_matrix.csv  row: after task t, column: task
+summary.json         only in a finished run
+checkpoint/          the two newest, NNNNNN.safetensors: state and progress with a checksum over both
+clients/             what clients keep for themselves, if the method lets them
+diagnostics/         with run.diagnostics, see `fcil.engine.diagnostics`
+plots/
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tomli_w
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fcil.arrays import Arrays, digest, grouped, ungrouped
+from fcil.config import Config, from_table, to_table
+from fcil.engine.metrics import accuracy_matrix
+from fcil.errors import ConfigError
+from fcil.server.loop import Progress
+from fcil.server.traffic import Ledger
+
+__all__ = [
+    "CONFIG",
+    "EVENTS",
+    "PLOTS",
+    "Recorder",
+    "left_aside",
+    "read_config",
+    "read_provenance",
+    "read_summary",
+    "write_atomic",
+]
+
+KEPT = 2
+CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
+    "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
+)  # fmt: skip
+
+
+def left_aside(path: Path) -> bool:
+    """Whether a path is that of a file being written, `.name.pid`, which a kill may have left behind."""
+    return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write aside, force to disk, rename: readers see the old file or the whole new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: not a run folder (it has no {CONFIG})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{folder / CONFIG}: damaged ({error}); start the run anew in another folder") from None
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of the run in `folder`; raises ConfigError if there is none."""
+    table = _read_table(folder)
+    table.pop("provenance", None)
+    return from_table([(str(folder / CONFIG), table)])
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Versions and hashes recorded when the run started."""
+    return dict(_read_table(folder).get("provenance", {}))
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The figures of a finished run, None while it is not finished."""
+    try:
+        return dict(json.loads((folder / SUMMARY).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _checksum(progress: str, arrays: Arrays) -> str:
+    return hashlib.sha256(f"{progress}|{digest(arrays)}".encode()).hexdigest()
+
+
+def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> None:
+    arrays = {name: np.ascontiguousarray(a) for name, a in ungrouped(progress.state).items()}
+    told = json.dumps({
+        "position": progress.position, "right": progress.right, "totals": progress.totals, "events": events_bytes,
+        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.held.items()},
+    })  # fmt: skip
+    path = folder / f"{progress.position:06d}.safetensors"
+    aside = folder / f".{path.name}.{os.getpid()}"
+    save_file(arrays, aside, {"progress": told, "sha256": _checksum(told, arrays)})
+    with open(aside, "rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(folder)
+    for old in sorted(folder.glob("[0-9]*.safetensors"))[:-KEPT]:
+        old.unlink()
+
+
+def _read_checkpoint(path: Path) -> tuple[Progress, int]:
+    """Progress and the length of the event log at that time; ValueError if the file is torn or corrupt."""
+    try:
+        with safe_open(path, "numpy") as file:
+            meta = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if _checksum(meta["progress"], arrays) != meta["sha256"]:
+            raise ValueError("its checksum does not match")
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(str(error)) from None
+    told = json.loads(meta["progress"])
+    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in told["ledger"].items()})
+    right = tuple(tuple(row) for row in told["right"])
+    return Progress(told["position"], grouped(arrays), ledger, right, told["totals"]), int(told["events"])
+
+
+class Recorder:
+    """Writes one run folder. Holds a lock on it, so that no two processes go on with the same run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._events: BinaryIO = open(folder / EVENTS, "ab")  # noqa: SIM115  (closed in `close`)
+        try:
+            fcntl.flock(self._events, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._events.close()
+            raise ConfigError(f"{folder}: another process is working on this run") from None
+        for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
+            part.mkdir(exist_ok=True)
+            for stale in filter(left_aside, part.iterdir()):  # by a process that was killed while it wrote
+                stale.unlink()
+
+    @classmethod
+    def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
+        """A new run; the caller has made sure that the folder holds no other."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
+        write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
+        return cls(folder)
+
+    def latest(self) -> tuple[Progress | None, list[str]]:
+        """The newest good checkpoint, with the event log cut back to it, and a warning for each one passed over."""
+        warnings = []
+        for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
+            try:
+                progress, length = _read_checkpoint(path)
+            except ValueError as error:
+                warnings.append(f"{path.name}: {error}; going back to the checkpoint before it")
+                path.unlink()
+                continue
+            self._events.truncate(length)
+            return progress, warnings
+        self._events.truncate(0)
+        return None, warnings
+
+    def emit(self, event: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        self._events.write(json.dumps(event).encode() + b"\n")
+        self._events.flush()
+
+    def save(self, progress: Progress) -> None:
+        """A checkpoint, after the events that it stands for are on disk."""
+        os.fsync(self._events.fileno())
+        _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
+
+    def write_matrix(self, right: Sequence[Sequence[int]], total: Sequence[int]) -> None:
+        """accuracy_matrix.csv, empty cells for tasks not seen yet."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
+        for t, row in enumerate(accuracy_matrix(right, total)):
+            writer.writerow([t + 1, *("" if np.isnan(value) else repr(float(value)) for value in row)])
+        write_atomic(self.folder / MATRIX, text.getvalue().encode())
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """summary.json: from now on the run counts as finished."""
+        write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._events.close()

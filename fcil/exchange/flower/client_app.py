@@ -1,0 +1,106 @@
+"""The ClientApp: the same for Ray actors of ours, Flower's simulation, and SuperNodes.
+
+Which client a message is for stands in the message. A node that has a `partition-id` (Flower's simulation, a
+SuperNode) holds that client's data only and refuses any other; our Ray actors have none and serve every client.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fcil.arrays import Arrays
+from fcil.client.store import ClientStore
+from fcil.config import from_table
+from fcil.exchange.flower import messages
+from fcil.exchange.worker import Worker
+from fcil.registry import build_method
+
+__all__ = ["app", "worker_for"]
+
+app = ClientApp()
+
+_workers: dict[tuple[str, str], Worker] = {}
+"""The worker of this process; it outlives messages, so backbone and data stay resident."""
+
+_LOCAL = {"data-root": ("data", "root"), "weights": ("model", "weights"), "device": ("run", "device")}
+"""node_config key -> setting that differs from machine to machine."""
+
+
+class _NoStore(ClientStore):
+    """Where no folder was named, a method that keeps nothing can still work."""
+
+    def read(self, client: int, phase: int) -> dict[str, Any]:
+        return {}
+
+    def write(self, client: int, phase: int, arrays: Arrays) -> None:
+        if arrays:
+            raise RuntimeError(
+                "this method keeps arrays on the client between rounds, and this node has no folder for them: "
+                "start its SuperNode with --node-config \"state-dir='/a/folder' ...\""
+            )
+
+
+def _store(job: messages.Job, context: Context) -> ClientStore:
+    """The node's own folder, one per run, or else the folder in the run that the server names."""
+    folder = context.node_config.get("state-dir")
+    if folder:
+        return ClientStore(Path(str(folder)) / hashlib.sha256(f"{job.store}{job.config}".encode()).hexdigest()[:16])
+    return ClientStore(Path(job.store)) if job.store else _NoStore(Path())
+
+
+def worker_for(job: messages.Job, context: Context) -> Worker:
+    """The resident worker of a run; the one of an earlier run is let go."""
+    own = {section: {key: str(context.node_config[name])} for name, (section, key) in _LOCAL.items()
+           if name in context.node_config}  # fmt: skip
+    key = hashlib.sha256(f"{job.config}{json.dumps(own)}".encode()).hexdigest(), job.store
+    if key not in _workers:
+        _workers.clear()
+        config = from_table([("message", json.loads(job.config)), ("node config", own)])
+        method = build_method(config.method.name, config.method.settings)
+        _workers[key] = Worker(config, method, _store(job, context))
+    return _workers[key]
+
+
+def _work(message: Message, context: Context) -> Message:
+    work = messages.read_work(message.content)
+    mine = context.node_config.get("partition-id")
+    if mine is not None and work.clients != (mine,):
+        asked = ", ".join(map(str, work.clients))
+        raise ValueError(f"asked for client {asked}, but this node holds the data of client {mine}")
+    worker = worker_for(work.job, context)
+    if work.summed:
+        return Message(
+            messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
+        )
+    update = worker.work(work.phase, work.broadcast, work.clients[0])
+    return Message(messages.write_update(update), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """A training round."""
+    return _work(message, context)
+
+
+@app.query("report")
+def report(message: Message, context: Context) -> Message:
+    """A report at a task's end."""
+    return _work(message, context)
+
+
+@app.evaluate("shard")
+def evaluate(message: Message, context: Context) -> Message:
+    """Every so-many-th batch of the test images."""
+    shard = messages.read_shard(message.content)
+    right = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
+    return Message(messages.write_right(right), reply_to=message)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Which client lives here."""
+    return Message(messages.write_hello(int(context.node_config.get("partition-id", -1))), reply_to=message)

@@ -1,0 +1,233 @@
+"""Requests and replies as Flower records: the only file that knows the records' names.
+
+What all messages of a phase have in common is one object in all of them, so that a grid can carry it once. What arrives
+is not trusted: whatever does not fit is a ValueError.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fcil.arrays import Arrays
+from fcil.config import Config, to_table
+from fcil.exchange.flower.packing import pack, unpack
+from fcil.method import Broadcast, ClientUpdate, Phase
+from fcil.scenario.tasks import Task
+from fcil.server.loop import Request
+from fcil.server.replies import Failure, Partial
+
+__all__ = [
+    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
+    "read_partial", "read_right", "read_shard", "read_update", "read_work", "request_contents", "write_hello",
+    "write_partial", "write_right", "write_update",
+]  # fmt: skip
+
+TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
+_ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
+_EXAMPLES = "num-examples"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a node must know of the run to work for it."""
+
+    config: str
+    """The resolved settings, JSON."""
+    store: str = ""
+    """Folder of the clients' own arrays, where nodes share the server's disk."""
+
+    @classmethod
+    def of(cls, config: Config, store: str = "") -> "Job":
+        """From settings."""
+        return cls(json.dumps(to_table(config)), store)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One client's part of a phase, or several clients', as it arrives."""
+
+    job: Job
+    phase: Phase
+    broadcast: Broadcast
+    clients: tuple[int, ...]
+    summed: bool
+    """Whether the sums over these clients are wanted, or the one client's update."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of an evaluation, as it arrives."""
+
+    job: Job
+    task: Task
+    arrays: Arrays
+    shard: int
+    shards: int
+
+
+def message_type(phase: Phase) -> str:
+    """Which handler of the ClientApp a phase is for."""
+    return TRAIN if phase.kind == "train" else REPORT
+
+
+def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:
+    """One value of a record, or a ValueError that says what is missing."""
+    found = content.get(record)
+    value = found.get(key) if isinstance(found, ConfigRecord | MetricRecord) else None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"record {record!r} has no {key!r} of type {kind.__name__}")
+    return value
+
+
+def _arrays(content: RecordDict) -> ArrayRecord:
+    found = content.get(_ARRAYS)
+    if not isinstance(found, ArrayRecord):
+        raise ValueError(f"no record {_ARRAYS!r}")
+    return found
+
+
+def _task(entries: Mapping[str, int]) -> Task:
+    return Task(entries["index"], entries["first"], entries["size"])
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
+    """Client, or a group's first -> content of its message, most samples first; what is common to all is shared."""
+    arrays, index = pack({"arrays": request.broadcast.arrays, "references": request.broadcast.references})
+    common = ConfigRecord({**asdict(job), "phase": json.dumps(asdict(request.phase)), "index": index})
+    groups = request.groups or tuple((client,) for client in request.num_examples)
+    longest_first = sorted(groups, key=lambda group: (-sum(request.num_examples[c] for c in group), group))
+    summed = bool(request.groups)
+    return {
+        group[0]: RecordDict({
+            _ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"clients": list(group), "summed": summed})
+        })
+        for group in longest_first
+    }  # fmt: skip
+
+
+def _job(content: RecordDict) -> Job:
+    return Job(_get(content, _REQUEST, "config", str), _get(content, _REQUEST, "store", str))
+
+
+def read_work(content: RecordDict) -> Work:
+    """What a client is asked."""
+    phase = json.loads(_get(content, _REQUEST, "phase", str))
+    arrays, references = unpack(
+        _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
+    )  # fmt: skip
+    phase = Phase(**{**phase, "task": _task(phase["task"])})
+    clients, summed = tuple(_get(content, _OWN, "clients", list)), _get(content, _OWN, "summed", bool)
+    if not clients or not all(type(client) is int for client in clients):
+        raise ValueError(f"clients {clients[:3]} are not numbers of clients")
+    return Work(_job(content), phase, Broadcast(arrays, references), clients, summed)
+
+
+def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list[RecordDict]:
+    """One message content per shard of an evaluation."""
+    packed, index = pack({"arrays": arrays})
+    common = ConfigRecord({**asdict(job), "task": json.dumps(asdict(task)), "index": index, "shards": shards})
+    return [
+        RecordDict({_ARRAYS: packed, _REQUEST: common, _OWN: ConfigRecord({"shard": shard})}) for shard in range(shards)
+    ]
+
+
+def read_shard(content: RecordDict) -> Shard:
+    """What an evaluating worker is asked."""
+    (arrays,) = unpack(_arrays(content), _get(content, _REQUEST, "index", str), ("arrays",))
+    task = _task(json.loads(_get(content, _REQUEST, "task", str)))
+    shard, shards = _get(content, _OWN, "shard", int), _get(content, _REQUEST, "shards", int)
+    return Shard(_job(content), task, arrays, shard, shards)
+
+
+# ---- replies ---------------------------------------------------------------------------------------------------------
+
+
+def write_update(update: ClientUpdate) -> RecordDict:
+    """A client's reply."""
+    arrays, index = pack({"arrays": update.arrays, "statistics": update.statistics})
+    reply = ConfigRecord({"client": update.client, "phase": update.phase, "index": index})
+    numbers = {name: float(value) for name, value in update.metrics.items()}
+    return RecordDict({
+        _ARRAYS: arrays, _REPLY: reply, _METRICS: MetricRecord({**numbers, _EXAMPLES: int(update.num_examples)})
+    })  # fmt: skip
+
+
+def read_update(content: RecordDict) -> ClientUpdate:
+    """A client's reply, well formed but not yet checked against what was asked.
+
+    Raises:
+        ValueError: says what is malformed.
+    """
+    arrays, statistics = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("arrays", "statistics"))
+    count = _get(content, _METRICS, _EXAMPLES, int)
+    metrics = content[_METRICS]
+    numbers = {name: float(v) for name, v in metrics.items() if name != _EXAMPLES and isinstance(v, int | float)}
+    client, phase = _get(content, _REPLY, "client", int), _get(content, _REPLY, "phase", int)
+    return ClientUpdate(client, phase, count, arrays, statistics, numbers)
+
+
+def write_partial(partial: Partial) -> RecordDict:
+    """The reply for a group of clients."""
+    arrays, index = pack({"sums": partial.sums})
+    members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
+    told = {"members": members, "failures": [[f.client, f.reason] for f in partial.failures]}
+    reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(told)})
+    return RecordDict({_ARRAYS: arrays, _REPLY: reply})
+
+
+def read_partial(content: RecordDict) -> Partial:
+    """Undo `write_partial`; not yet checked against what was asked.
+
+    Raises:
+        ValueError: says what is malformed.
+    """
+
+    def whole(value: object) -> int:
+        if type(value) is not int:
+            raise TypeError(value)
+        return value
+
+    (sums,) = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("sums",))
+    phase = _get(content, _REPLY, "phase", int)
+    try:
+        told = json.loads(_get(content, _REPLY, "group", str))
+        members = [
+            ClientUpdate(
+                whole(m["client"]), phase, whole(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
+            )
+            for m in told["members"]
+        ]
+        failures = [Failure(whole(client), str(reason)) for client, reason in told["failures"]]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
+    return Partial(phase, tuple(members), tuple(failures), sums)
+
+
+def write_right(right: np.ndarray) -> RecordDict:
+    """Right answers per task."""
+    return RecordDict({_METRICS: MetricRecord({"right": [int(r) for r in right]})})
+
+
+def read_right(content: RecordDict, task: Task) -> np.ndarray:
+    """Undo `write_right`; ValueError where it does not fit the task."""
+    right = _get(content, _METRICS, "right", list)
+    if len(right) != task.index + 1 or not all(type(r) is int and r >= 0 for r in right):
+        raise ValueError(f"right answers {right[:8]} do not fit {task.index + 1} tasks")
+    return np.asarray(right, np.int64)
+
+
+def write_hello(partition: int) -> RecordDict:
+    """Which client lives on a node; -1 for none in particular."""
+    return RecordDict({_REPLY: ConfigRecord({"partition-id": partition})})
+
+
+def read_hello(content: RecordDict) -> int:
+    """Undo `write_hello`."""
+    return int(_get(content, _REPLY, "partition-id", int))

@@ -1,0 +1,46 @@
+"""The process that works for clients on Ray: it holds a ClientApp, whose backbone and data stay resident."""
+
+import os
+from importlib import import_module
+from typing import Any
+
+import ray
+from flwr.app import Context, Message, RecordDict
+
+from fcil.exchange.flower.internals import RAISED, Metadata, error_reply, rebuild
+
+__all__ = ["ClientActor"]
+
+
+class ClientActor:
+    """Runs messages, one at a time."""
+
+    def __init__(self, app: str) -> None:
+        module, _, attribute = app.partition(":")
+        self.app = getattr(import_module(module), attribute)
+        self.held: dict[str, Any] = {}
+        """The common records of the last phase, by their id in Ray's store."""
+
+    def pid(self) -> int:
+        """Of this process; the answer says that it is up."""
+        return os.getpid()
+
+    def _common(self, refs: dict[str, Any]) -> dict[str, Any]:
+        """Fetch what messages have in common, once."""
+        ids = {name: ref.hex() for name, ref in refs.items()}
+        self.held = {ids[name]: self.held.get(ids[name]) or ray.get(ref) for name, ref in refs.items()}
+        return {name: self.held[ids[name]] for name in refs}
+
+    def handle(self, letters: list[tuple[Metadata, dict[str, Any]]], common: dict[str, Any]) -> list[Message]:
+        """The app's replies, in the order of the messages, each made of its metadata and own records."""
+        shared = self._common(common)
+        return [self._reply(rebuild(metadata, RecordDict({**shared, **own}))) for metadata, own in letters]
+
+    def _reply(self, message: Message) -> Message:
+        """The app's reply, or an error reply that names the exception."""
+        context = Context(message.metadata.run_id, message.metadata.dst_node_id, {}, RecordDict(), {})
+        try:
+            reply: Message = self.app(message, context)
+        except Exception as error:  # whatever a client's code may raise costs that client's update only
+            return error_reply(message, RAISED, f"{type(error).__name__}: {error}")
+        return reply

@@ -1,0 +1,81 @@
+"""Messages on their way to Ray workers: what they have in common, and how many go in one call."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import ray
+from flwr.app import ArrayRecord, Message
+
+from fcil.exchange.flower.internals import Metadata, number
+
+__all__ = ["Call", "Letter", "letters", "portion"]
+
+CALL_SECONDS = 2.0
+"""What one call should take at most, if it carries several messages.
+
+Between two calls a worker waits: 5 ms, and 20 ms where others want the processor too.
+"""
+
+
+@dataclass
+class Letter:
+    """One message."""
+
+    message: Message
+    own: dict[str, Any]
+    common: dict[str, Any]
+    """Records that others hold too, by their references in Ray's store."""
+    attempts: int = 0
+    alone: bool = False
+    """Something went wrong in a call with several messages; this one goes by itself now, so that the cause is found."""
+
+
+@dataclass
+class Call:
+    """Messages that one worker runs, one after the other."""
+
+    letters: list[Letter]
+    worker: Any
+    began: float
+    deadline: float = field(default=float("inf"))
+
+    def content(self) -> tuple[list[tuple[Metadata, dict[str, Any]]], dict[str, Any]]:
+        """The arguments of `ClientActor.handle`."""
+        return [(letter.message.metadata, letter.own) for letter in self.letters], self.letters[0].common
+
+
+def letters(messages: list[Message]) -> deque[Letter]:
+    """Number the messages and put into Ray's store what several have in common, and all arrays."""
+    times = Counter(id(record) for message in messages for record in message.content.values())
+    refs: dict[int, Any] = {}
+    found: deque[Letter] = deque()
+    for message in messages:
+        number(message, uuid4().hex)
+        own: dict[str, Any] = {}
+        common: dict[str, Any] = {}
+        for name, record in message.content.items():
+            if times[id(record)] == 1 and not isinstance(record, ArrayRecord):
+                own[name] = record
+                continue
+            if id(record) not in refs:
+                refs[id(record)] = ray.put(record)
+            common[name] = refs[id(record)]
+        found.append(Letter(message, own, common))
+    return found
+
+
+def portion(waiting: deque[Letter], workers: int, seconds: float) -> list[Letter]:
+    """Take the messages of the next call: several where many wait and each takes little time.
+
+    Fewer and fewer towards the end, so that the workers end together.
+
+    Args:
+        seconds: that a message takes, inf where that is not known yet.
+    """
+    most = min(len(waiting) // (2 * workers), int(CALL_SECONDS / max(seconds, 1e-3)))
+    taken = [waiting.popleft()]
+    while len(taken) < most and not (taken[0].alone or waiting[0].alone) and waiting[0].common == taken[0].common:
+        taken.append(waiting.popleft())
+    return taken

@@ -1,0 +1,129 @@
+"""A Ray cluster to work on: one that we start and end, or one that we join and leave as it was."""
+
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from fcil.errors import ConfigError
+from fcil.exchange.flower.ray_actor import ClientActor
+
+__all__ = ["Cluster", "slots"]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
+    """How many workers of `threads` CPUs and `gpus` GPUs fit one machine; a share of a GPU lies on one GPU."""
+    room = int(resources.get("CPU", 0) // threads)
+    if gpus:
+        have = resources.get("GPU", 0)
+        room = min(room, int(have // gpus) if gpus >= 1 else int(have) * int(1 / gpus + 1e-9))
+    return room
+
+
+def _call(ask: Callable[[], Any]) -> Any:
+    """Ray's answers about the cluster are untyped."""
+    return ask()
+
+
+def _code() -> str:
+    """Where this process finds code outside its environment: a checkout, tests. Paths unknown elsewhere do no harm."""
+    ours = [os.path.abspath(path) for path in sys.path]
+    outside = [p for p in ours if os.path.isdir(p) and not p.startswith((sys.prefix, sys.base_prefix))]
+    return os.pathsep.join(dict.fromkeys(outside))
+
+
+def _probe(address: str) -> None:
+    """Raise OSError or ValueError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise ValueError("give host:port of the cluster's head, usually port 6379")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what Ray 2.55 warns of itself: files and processes it does not close, a coming change about GPUs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+        yield
+
+
+def _connect(address: str) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:  # "local", so that RAY_ADDRESS in the environment does not decide
+        ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+        return
+    try:
+        _probe(address)
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"run.ray_address = {address!r}: no Ray cluster answers there ({error})") from None
+
+
+class Cluster:
+    """Room for a number of equal workers."""
+
+    def __init__(self, workers: int, threads: int, gpus: float, address: str, most: int) -> None:
+        """Start or join.
+
+        Args:
+            workers: how many are wanted; 0 for as many as fit, at most `most`.
+
+        Raises:
+            ConfigError: they do not fit, or no cluster answers.
+        """
+        if gpus > 1 and gpus != int(gpus):
+            raise ConfigError(f"run.gpus_per_client = {gpus:g}: a share of one GPU, or a whole number of GPUs")
+        self.threads, self.gpus = threads, gpus
+        self.ours = not ray.is_initialized()
+        self.alone = self.ours and not address
+        if self.ours:
+            with _quietly():
+                _connect(address)
+        try:
+            self.workers = self._fit(workers, most, [n["Resources"] for n in _call(ray.nodes) if n["Alive"]])
+        except BaseException:
+            self.close()
+            raise
+
+    def _fit(self, wanted: int, most: int, nodes: Iterable[Mapping[str, float]]) -> int:
+        room = sum(slots(node, self.threads, self.gpus) for node in nodes)
+        # only a cluster that we joined may be in use; what is free in one that just started is not yet known
+        free = room if self.alone else slots(_call(ray.available_resources), self.threads, self.gpus)
+        if min(room, free) < max(wanted, 1):
+            total = {k: round(v, 2) for k, v in _call(ray.cluster_resources).items() if k in ("CPU", "GPU")}
+            raise ConfigError(
+                f"run.workers = {wanted} with run.threads = {self.threads} and run.gpus_per_client = {self.gpus:g}: "
+                f"Ray has room for {min(room, free)} such workers ({total or 'nothing'}, of which others may use a "
+                "part). Lower one of these settings, or join a larger cluster with run.ray_address"
+            )
+        return wanted or max(1, min(room, free, most))
+
+    def actor(self, app: str) -> Any:
+        """A new worker process; its handle comes at once, the process takes seconds."""
+        variables = {**dict.fromkeys(_THREADS, str(self.threads)), "PYTHONPATH": _code()}
+        remote = ray.remote(ClientActor).options(
+            num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, runtime_env={"env_vars": variables}
+        )
+        return remote.remote(app)
+
+    def close(self) -> None:
+        """End Ray if it is ours."""
+        if self.ours and ray.is_initialized():
+            with _quietly():
+                ray.shutdown()

@@ -1,0 +1,173 @@
+"""One Flower Strategy for every method.
+
+    strategy = FcilStrategy(prepare(config).plan)
+    strategy.start(grid)                                                # our loop over Flower's grid
+    Strategy.start(strategy, grid, ArrayRecord(), strategy.num_phases)  # or Flower's own, in a ServerApp of yours
+
+In Flower's loop, round k is phase k - 1 of the plan, so it has to run `num_phases` rounds. The server's state is more
+than one set of arrays: it lives in `progress`, and the arrays that Flower hands around are only for looking at.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fcil.errors import RunError
+from fcil.exchange.flower import messages
+from fcil.exchange.flower.exchange import FlowerExchange, settled
+from fcil.method import Phase
+from fcil.server.loop import Plan, Progress, Request, ask, receive, run, start
+from fcil.server.replies import Emit, gather
+
+__all__ = ["FcilStrategy"]
+
+_log = logging.getLogger("flwr")
+
+
+def _nothing(_: Any) -> None:
+    """Where nobody listens."""
+
+
+def _accuracy(right: Sequence[int], total: int) -> MetricRecord:
+    return MetricRecord({"accuracy": sum(right) / total, "right": list(right)})
+
+
+class FcilStrategy(Strategy):
+    """A method and its plan, as a Flower Strategy."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        progress: Progress | None = None,
+        emit: Emit = _nothing,
+        save: Callable[[Progress], None] = _nothing,
+        store: str = "",
+    ) -> None:
+        """Begin, or go on.
+
+        Args:
+            plan: what `fcil.engine.simulation.prepare` lays out.
+            progress: where an earlier run stopped.
+            emit: called with every event.
+            save: called with the progress after every phase.
+            store: folder of the clients' own arrays, where the nodes share this machine's disk.
+        """
+        self.plan, self.emit, self.save, self.store = plan, emit, save, store
+        self.progress = progress or start(plan)
+        self._exchange: FlowerExchange | None = None
+        self._asked: Request | None = None
+        self._sent: dict[int, Message] = {}
+
+    @property
+    def num_phases(self) -> int:
+        """How many rounds Flower's loop has to run."""
+        return len(self.plan.phases)
+
+    def summary(self) -> None:
+        """Say what is going to happen."""
+        config = self.plan.config
+        _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.scenario.tasks),
+                  config.partition.clients, config.run.seed)  # fmt: skip
+        _log.info("\t└── phases done: %d of %d", self.progress.position, self.num_phases)
+
+    # ---- our loop over Flower's grid ---------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run all phases that are left; the plan decides what Flower's other arguments would."""
+        self.summary()
+        result = Result()
+
+        def listen(event: Mapping[str, Any]) -> None:
+            if event["event"] in ("task", "round"):
+                result.evaluate_metrics_serverapp[event["phase"] + 1] = _accuracy(event["right"], sum(event["total"]))
+            self.emit(event)
+
+        def save(progress: Progress) -> None:
+            self.progress = progress
+            self.save(progress)
+
+        self.progress = run(self.plan, self.progress, self._connect(grid), listen, save)
+        result.arrays = self._deployed(self.plan.phases[-1])
+        return result
+
+    def _connect(self, grid: Grid) -> FlowerExchange:
+        if self._exchange is None or self._exchange.grid is not grid:
+            self._exchange = FlowerExchange(grid, self.plan.config, store=self.store)
+        return self._exchange
+
+    def _deployed(self, phase: Phase) -> ArrayRecord:
+        arrays = self.plan.method.deploy(self.progress.state, phase)
+        return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+    # ---- steps for Flower's stock loop -------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The messages of phase `server_round` - 1; none after the last phase."""
+        if server_round > self.num_phases:
+            return []
+        if server_round != self.progress.position + 1:
+            raise RunError(
+                f"round {server_round} was asked for, but the plan stands at phase {self.progress.position + 1} of "
+                f"{self.num_phases}: run rounds in order, once each; go on with an earlier run by FcilStrategy.start"
+            )
+        request = ask(self.plan, self.progress)
+        exchange = self._connect(grid)
+        contents = messages.request_contents(request, exchange.job)
+        self._sent = exchange.address(contents, messages.message_type(request.phase), str(request.phase.index))
+        self._asked = request
+        return list(self._sent.values())
+
+    def _told(self, event: Mapping[str, Any]) -> None:
+        """Refused updates are named in Flower's log too."""
+        if event["event"] == "refused":
+            _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
+        self.emit(event)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check, merge, and show the arrays to deploy."""
+        request, self._asked = self._asked, None
+        if request is None:
+            return None, None
+        settling = settled(self._sent, replies, request, "no reply")
+        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told)
+        self.progress = receive(self.plan, self.progress, request, gathered)
+        self.save(self.progress)
+        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.lost}
+        return self._deployed(request.phase), MetricRecord(counts)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: test data are the server's (or our workers'), and `aggregate_evaluate` sees to them."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """At a task's end one row of the accuracy matrix."""
+        if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
+            return None
+        phase = self.plan.phases[server_round - 1]
+        right = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
+        row = tuple(int(r) for r in right)
+        self.progress = replace(self.progress, right=(*self.progress.right, row))
+        self.save(self.progress)
+        return _accuracy(row, sum(len(t) for t in self.plan.scenario.tests[: len(row)]))

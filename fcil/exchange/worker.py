@@ -1,0 +1,119 @@
+"""One process's share of a run: the resident model and data, and the work it does for clients. No transport."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fcil.arrays import Arrays
+from fcil.client.store import ClientStore
+from fcil.client.training import ClientData, run_client
+from fcil.config import Config
+from fcil.data import load
+from fcil.data.dataset import Dataset, prepare
+from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
+from fcil.method import Broadcast, ClientUpdate, Method, Phase
+from fcil.model.adapted import AdaptedModel
+from fcil.model.backbone import load_backbone
+from fcil.registry import build_method
+from fcil.scenario.scenario import Scenario, make_scenario
+from fcil.scenario.tasks import Task
+from fcil.server.replies import Failure, Partial, summed
+from fcil.server.validation import expected
+from fcil.threads import threads
+
+__all__ = ["Worker"]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Works for any client of one run. Backbone and data are loaded once, when first needed, and stay."""
+
+    config: Config
+    method: Method
+    store: ClientStore | None = None
+
+    @classmethod
+    def of(cls, config: Config, store: Path | None = None) -> "Worker":
+        """A worker from settings alone: what another process needs to be told."""
+        method = build_method(config.method.name, config.method.settings)
+        return cls(config, method, ClientStore(store) if store else None)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, images possibly memory-mapped."""
+        return load(self.config.data, self.config.model.image_size)
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """Who has what; the same in every process."""
+        config = self.config
+        return make_scenario(self.dataset, config.tasks, config.partition, config.run.seed, self.method.stream)
+
+    @cached_property
+    def model(self) -> AdaptedModel:
+        """The resident model."""
+        device = local_device(self.config.run.device)
+        repeatable(device)
+        network = load_backbone(self.config.model)
+        return AdaptedModel(network, self.method.adapter, device, resolved(self.config).model.precision)
+
+    def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
+        """One client's part of one phase."""
+        data = ClientData(
+            self.dataset, self.scenario.parts[phase.task.index][client], self.scenario.positions,
+            self.config.model.image_size, self.model.device,
+        )  # fmt: skip
+        kept = self.store.read(client, phase.index) if self.store else {}
+        memory = PeakMemory(self.model.device)
+        with threads(self.config.run.threads):
+            update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
+        if self.store:
+            self.store.write(client, phase.index, kept)
+        return replace(update, metrics={**update.metrics, **memory.metrics()})
+
+    def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
+        """Several clients' parts, one after the other; one that raises costs its own update."""
+        for client in clients:
+            try:
+                yield self.work(phase, broadcast, client)
+            except Exception as error:  # whatever a client's code may raise
+                yield Failure(client, f"{type(error).__name__}: {error}")
+
+    def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
+        """The sums over several clients' good updates."""
+        counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
+        target = expected(phase, broadcast, self.method.local(phase), counts)
+        with threads(self.config.run.threads):
+            return summed(self.method, target, broadcast, self.work_all(phase, broadcast, clients))
+
+    def batches(self, task: Task) -> int:
+        """Number of evaluation batches after `task`."""
+        seen = sum(len(t) for t in self.scenario.tests[: task.index + 1])
+        return -(-seen // self.config.run.evaluation_batch)
+
+    def evaluate(self, arrays: Arrays, task: Task, shard: int = 0, shards: int = 1) -> np.ndarray:
+        """Right answers per task on every `shards`-th batch of the test images of all classes seen.
+
+        Returns:
+            (task.index + 1,) int64. Batches are cut the same way for any number of shards, so the sum over shards does
+            not depend on it.
+        """
+        chosen = np.concatenate(self.scenario.tests[: task.index + 1])
+        of_task = np.repeat(np.arange(task.index + 1), [len(t) for t in self.scenario.tests[: task.index + 1]])
+        size = self.config.run.evaluation_batch
+        right = np.zeros(task.index + 1, np.int64)
+        test, positions = self.dataset.test, self.scenario.positions
+        with threads(self.config.run.threads), torch.no_grad():
+            self.model.load(arrays)
+            for begin in range(shard * size, len(chosen), shards * size):
+                batch = chosen[begin : begin + size]
+                images = prepare(
+                    test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
+                )
+                predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
+                np.add.at(right, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
+        return right

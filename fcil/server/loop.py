@@ -1,0 +1,245 @@
+"""The one task/round loop. It is given an exchange and knows no transport.
+
+    for each phase:  ask -> exchange -> check -> receive (merge) -> evaluate at a task's end -> save
+
+`ask` and `receive` are pure, so that another driver (a Flower ServerApp that is not ours) can take the same steps.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from fcil.arrays import Arrays, State, digest, ungrouped
+from fcil.config import Config
+from fcil.errors import MergeError, RunError
+from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, as_broadcast
+from fcil.scenario.scenario import Scenario
+from fcil.scenario.tasks import Task
+from fcil.server.replies import Emit, Gathered, Reply, gather, groups
+from fcil.server.traffic import Ledger, send
+from fcil.server.validation import Expected, expected
+from fcil.threads import threads
+
+__all__ = [
+    "Exchange",
+    "Plan",
+    "Progress",
+    "Request",
+    "Watch",
+    "ask",
+    "make_plan",
+    "receive",
+    "run",
+    "start",
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an exchange carries to the clients of one phase."""
+
+    phase: Phase
+    broadcast: Broadcast
+    num_examples: dict[int, int]
+    """Client asked -> its training samples in this task."""
+    state: State
+    """The server's state from which the broadcast was made; stays on the server."""
+    local: Local
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Clients whose updates are to be summed where they work; none: every client's update is sent."""
+
+    @property
+    def expected(self) -> Expected:
+        """What a good reply holds."""
+        return expected(self.phase, self.broadcast, self.local, self.num_examples)
+
+
+class Exchange(Protocol):
+    """Carries requests to clients and replies back: in this process, over Ray, over a network."""
+
+    def __call__(self, request: Request) -> Iterator[Reply]:
+        """Replies in the order of their arrival. Never raises for a single client."""
+
+    def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
+        """Right answers per task seen, (task.index + 1,), under the deployed arrays."""
+
+    def close(self) -> None:
+        """End what was started for the run."""
+
+
+Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, Any]]
+"""(request, good updates, the state after the merge, whether a task ends with it) -> an event for the records."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is fixed before a run starts."""
+
+    config: Config
+    method: Method
+    scenario: Scenario
+    backbone: Backbone
+    phases: tuple[Phase, ...]
+
+    def ends_task(self, position: int) -> bool:
+        """Whether the phase at `position` is the last of its task."""
+        return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a run has to remember; a checkpoint is one of these."""
+
+    position: int
+    """Phases done."""
+    state: State
+    ledger: Ledger = field(default_factory=Ledger)
+    right: tuple[tuple[int, ...], ...] = ()
+    """Right answers: after task t, on task s."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """Bytes up and down, seconds by activity, images, updates refused; and the most memory that a client took."""
+
+    def add(self, **amounts: float) -> "Progress":
+        """With amounts added to the totals."""
+        names = {*self.totals, *amounts}
+        return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
+
+    def raise_to(self, **amounts: float) -> "Progress":
+        """With totals that are maxima, not sums."""
+        return replace(self, totals={**self.totals, **{n: max(a, self.totals.get(n, 0)) for n, a in amounts.items()}})
+
+    def sha256(self) -> str:
+        """Of the state's arrays."""
+        return digest(ungrouped(self.state))
+
+
+def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
+    """Lay out all phases of a run."""
+    phases: list[Phase] = []
+    for task in scenario.tasks:
+        kinds = method.phases(task, config.train.rounds)
+        for position, kind in enumerate(kinds, 1):
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, len(kinds) - position))
+    return Plan(config, method, scenario, backbone, tuple(phases))
+
+
+def start(plan: Plan) -> Progress:
+    """Before the first phase."""
+    return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
+
+
+def ask(plan: Plan, progress: Progress) -> Request:
+    """The next request. Training rounds ask a share of the clients, reports ask all; both only those with samples."""
+    phase = plan.phases[progress.position]
+    state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
+    share = plan.config.train.participation if phase.kind == "train" else 1.0
+    clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+    counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
+    cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
+    return Request(phase, plan.method.broadcast(state, phase), counts, state, plan.method.local(phase), cut)
+
+
+def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
+    with threads(plan.config.run.threads):
+        if request.groups:
+            return plan.method.merge_sums(request.state, request.phase, gathered.sums())
+        in_order = sorted(gathered.updates, key=lambda u: u.client)
+        return plan.method.merge(request.state, request.phase, in_order)
+
+
+def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered) -> Progress:
+    """Merge checked updates, in the order of the clients.
+
+    Raises:
+        RunError: fewer good updates than `run.min_clients`, or a merge whose values are not finite.
+        MergeError: the method cannot merge these updates; names the phase.
+    """
+    needed = min(plan.config.run.min_clients, len(request.num_examples))
+    if len(gathered.updates) < needed:
+        raise RunError(
+            f"{request.phase}: {len(gathered.updates)} of {len(request.num_examples)} clients sent a good update, but "
+            f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
+        )
+    try:
+        state = _merged(plan, request, gathered)
+    except MergeError as error:
+        raise MergeError(f"{request.phase}: {error}") from error
+    for name, a in ungrouped(state).items():
+        if not np.isfinite(a).all():
+            raise RunError(
+                f"{request.phase}: merging made {name} infinite or NaN, so this phase is not kept; a client sent "
+                "values that are finite but far out of scale. Find it in metrics.jsonl and go on with `fcil resume`"
+            )
+    return replace(progress, position=progress.position + 1, state=state)
+
+
+def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
+    """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
+    ends_task = plan.ends_task(phase.index)
+    if not ends_task and not plan.config.run.evaluate_rounds:
+        return progress
+    began = time.perf_counter()
+    deployed = plan.method.deploy(progress.state, phase)
+    ready = time.perf_counter()
+    right = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    seconds = time.perf_counter() - ready
+    total = [len(t) for t in plan.scenario.tests[: len(right)]]
+    emit({
+        "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
+        "right": right, "total": total, "accuracy": sum(right) / sum(total), "seconds": seconds,
+    })  # fmt: skip
+    rows = (*progress.right, tuple(right)) if ends_task else progress.right
+    return replace(progress, right=rows).add(seconds_merging=ready - began, seconds_evaluation=seconds)
+
+
+def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
+    """One phase."""
+    request = ask(plan, progress)
+    phase, clients = request.phase, list(request.num_examples)
+    # a group gets one copy, and counts as one holder of it
+    receivers, begin = (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.start)
+    ledger, down = send(progress.ledger, request.broadcast, receivers, begin)
+    emit({
+        "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
+        "clients": clients, "download_bytes": down,
+    })  # fmt: skip
+    asked = time.perf_counter()
+    replies = gather(plan.method, request.expected, request.broadcast, exchange(request), emit)
+    updates = replies.updates
+    gathered = time.perf_counter()
+    progress = receive(plan, replace(progress, ledger=ledger), request, replies)
+    merged = time.perf_counter()
+    emit({
+        "event": "merged", "phase": phase.index, "task": phase.task.index, "round": phase.round,
+        "updates": len(updates), "upload_bytes": replies.nbytes, "seconds_clients": gathered - asked,
+        "seconds_merge": merged - gathered, "sha256": progress.sha256(),
+    })  # fmt: skip
+    progress = progress.add(
+        upload_bytes=replies.nbytes, download_bytes=down, refused=replies.lost, seconds_clients=gathered - asked,
+        seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
+    )  # fmt: skip
+    told = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
+    progress = progress.raise_to(peak_memory_bytes=max(told)) if told else progress
+    if watch is not None:
+        emit(watch(request, sorted(updates, key=lambda u: u.client), progress.state, plan.ends_task(phase.index)))
+    return _evaluate(plan, progress, phase, exchange, emit)
+
+
+def run(
+    plan: Plan,
+    progress: Progress,
+    exchange: Exchange,
+    emit: Emit,
+    save: Callable[[Progress], None],
+    watch: Watch | None = None,
+) -> Progress:
+    """From `progress` to the end of the last task; `save` is called after every phase, `watch` after every merge."""
+    while progress.position < len(plan.phases):
+        began = time.perf_counter()
+        progress = step(plan, progress, exchange, emit, watch)
+        progress = progress.add(seconds_total=time.perf_counter() - began)
+        save(progress)
+    return progress

@@ -1,0 +1,161 @@
+"""What comes back from the clients of a phase: their updates, or sums of several clients' updates, or failures.
+
+With `run.aggregate_on_worker` the clients of a phase are cut into groups, and whoever works for a group sends the sums
+that merging needs (`Method.sums`) in place of single updates. Groups depend on who takes part only, never on the number
+of workers, so the result has the same bits everywhere.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fcil.arrays import Arrays, nbytes, shapes, total
+from fcil.method import Broadcast, ClientUpdate, Method, Shapes
+from fcil.server.traffic import update_bytes
+from fcil.server.validation import Expected, arrays_refusal, refusal
+
+__all__ = ["Emit", "Failure", "Gathered", "Partial", "Reply", "gather", "groups", "summed", "sums_shapes"]
+
+HELD_BYTES = 1 << 25
+"""Of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
+
+Emit = Callable[[Mapping[str, Any]], None]
+"""Called with every event of a run, in order."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that was asked and has no update to show."""
+
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The sums over the good updates of a group of clients."""
+
+    phase: int
+    members: tuple[ClientUpdate, ...]
+    """Who is in the sums: number, examples and metrics; their arrays stayed where they were summed."""
+    failures: tuple[Failure, ...] = ()
+    sums: Arrays = field(default_factory=dict)
+    """float64; empty where no member is left."""
+
+
+Reply = ClientUpdate | Partial | Failure
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The good replies to a request."""
+
+    updates: list[ClientUpdate] = field(default_factory=list)
+    """Of single clients; of groups without their arrays."""
+    partials: list[Partial] = field(default_factory=list)
+    lost: int = 0
+    """Clients without a good update."""
+
+    @property
+    def nbytes(self) -> int:
+        """Payload of the good replies."""
+        return sum(update_bytes(u) for u in self.updates) + sum(nbytes(p.sums) for p in self.partials)
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """The partial sums of all groups, added in the order of their clients."""
+        return total([p.sums for p in sorted(self.partials, key=lambda p: p.members[0].client)])
+
+
+def groups(clients: Sequence[int]) -> list[list[int]]:
+    """Neighbours in groups of about the square root of their number: as many messages as clients in each."""
+    size = math.ceil(math.sqrt(len(clients)))
+    return [list(clients[begin : begin + size]) for begin in range(0, len(clients), size)]
+
+
+def summed(
+    method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[ClientUpdate | Failure]
+) -> Partial:
+    """Add up a group's good updates, holding as many at a time as HELD_BYTES allow, and at least one.
+
+    Args:
+        target: what a good reply holds.
+    """
+    members: list[ClientUpdate] = []
+    failures: list[Failure] = []
+    held: list[ClientUpdate] = []
+    parts: list[Arrays] = []
+
+    def add_up() -> None:
+        if held:
+            parts[:] = [total([*parts, method.sums(target.phase, broadcast, held)])]
+            held.clear()
+
+    for reply in replies:
+        reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in members])
+        if isinstance(reply, Failure) or reason:
+            failures.append(Failure(reply.client, reason or ""))
+            continue
+        if (len(held) + 1) * update_bytes(reply) > HELD_BYTES:
+            add_up()
+        held.append(reply)
+        members.append(replace(reply, arrays={}, statistics={}))
+    add_up()
+    return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
+
+
+def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shapes:
+    """The shapes of the sums over any clients, from an update of zeros."""
+
+    def zeros(wanted: Shapes) -> dict[str, np.ndarray]:
+        return {name: np.zeros([max(n, 0) for n in shape], np.float32) for name, shape in wanted.items()}
+
+    blank = ClientUpdate(0, target.phase.index, 1, zeros(target.arrays), zeros(target.statistics))
+    return shapes(method.sums(target.phase, broadcast, [blank]))
+
+
+def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: set[int]) -> str | None:
+    """Why the sums of a group must not be merged, or None."""
+    if partial.phase != target.phase.index:
+        return f"stale: answers phase {partial.phase}, not {target.phase.index} ({target.phase})"
+    for position, member in enumerate(partial.members):
+        before = [*already, *(m.client for m in partial.members[:position])]
+        reason = refusal(member, replace(target, arrays={}, statistics={}, own={}), before)
+        if reason:
+            return f"sums with client {member.client}: {reason}"
+    return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
+
+
+def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[Reply], emit: Emit) -> Gathered:
+    """The good replies to a request; each client is told as an event, `client` or `refused`."""
+    place = {"phase": target.phase.index, "task": target.phase.task.index, "round": target.phase.round}
+    updates: list[ClientUpdate] = []
+    partials: list[Partial] = []
+    already: set[int] = set()
+    expected_sums: Shapes | None = None
+
+    def refused(client: int, reason: str) -> None:
+        emit({"event": "refused", **place, "client": client, "reason": reason})
+
+    def accepted(update: ClientUpdate, size: int) -> None:
+        updates.append(update)
+        already.add(update.client)
+        emit({**update.metrics, "event": "client", **place, "client": update.client, "bytes": size})
+
+    for reply in replies:
+        if isinstance(reply, Failure):
+            refused(reply.client, reply.reason)
+        elif isinstance(reply, ClientUpdate):
+            reason = refusal(reply, target, already)
+            refused(reply.client, reason) if reason else accepted(reply, update_bytes(reply))
+        else:
+            expected_sums = expected_sums or sums_shapes(method, target, broadcast)
+            reason = _partial_refusal(reply, target, expected_sums, already)
+            for failure in reply.failures:
+                refused(failure.client, failure.reason)
+            for position, member in enumerate(reply.members):
+                refused(member.client, reason) if reason else accepted(member, 0 if position else nbytes(reply.sums))
+            partials += [reply] if reply.members and not reason else []
+    return Gathered(updates, partials, len(target.num_examples) - len(updates))

@@ -1,0 +1,100 @@
+"""Every reply is checked before it touches the state; a bad one is refused whole."""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fcil.arrays import Arrays, shapes
+from fcil.merging import packed
+from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes, as_broadcast
+
+__all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
+
+
+COUNTED = ("images", "peak_memory_bytes")
+"""Metrics that enter the run's totals; all others are for the records only."""
+GRAM, ENERGY = "gram", "energy"
+"""How the names of Gram matrices (whole, upper halves, or diagonals alone) and of their diagonals end."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a good reply to a request holds."""
+
+    phase: Phase
+    arrays: Shapes
+    statistics: Shapes
+    num_examples: dict[int, int]
+    """Client asked -> samples that it holds."""
+    own: Mapping[int, Shapes] = field(default_factory=dict)
+    """Client -> the shapes of its arrays, where `Local.start` makes them differ."""
+
+
+def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
+    """What clients that do `local` in answer to `broadcast` send back."""
+    sent = shapes(broadcast.arrays)
+    statistics = {
+        name: shape for each in local.passes for s in each.statistics for name, shape in s.shapes(sent).items()
+    }
+    trained = local.trained(list(sent))
+    started = {c: shapes(local.start(broadcast.arrays, c)) for c in num_examples if local.start is not as_broadcast}
+    own = {c: {name: found[name] for name in trained} for c, found in started.items()}
+    return Expected(phase, {name: sent[name] for name in trained}, statistics, num_examples, own)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _negative(name: str, a: np.ndarray) -> int:
+    """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
+    if not name.endswith((GRAM, ENERGY)) or a.ndim > 2:
+        return 0
+    if a.ndim == 2:
+        return int((np.diagonal(a) < 0).sum()) if a.shape[0] == a.shape[1] else 0
+    half = name.endswith(GRAM) and packed.is_half(a)
+    return int(((packed.diagonal(a) if half else a) < 0).sum())
+
+
+def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
+    """Why arrays must not be merged, or None: names, types, shapes, values not finite in `kind`, negative energy."""
+    if arrays.keys() != wanted.keys():
+        missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+        return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
+    for name, a in arrays.items():
+        if a.dtype not in (np.float32, np.float64):
+            return f"{what} {name}: type {a.dtype}, not float32 or float64"
+        if not _fits(a.shape, wanted[name]):
+            return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
+        with np.errstate(over="ignore"):  # a float64 that the state's float32 cannot hold is as bad as infinity
+            finite = np.isfinite(a.astype(kind, copy=False))
+        if not finite.all():
+            return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
+        negative = _negative(name, a)
+        if negative:
+            return f"{what} {name}: {negative} entries of a Gram's diagonal are negative; no sum of squares is"
+    return None
+
+
+def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> str | None:
+    """Why this reply must not be merged, or None.
+
+    Args:
+        already: clients whose replies to the same request were accepted before.
+    """
+    if update.client not in wanted.num_examples:
+        return "was not asked in this phase"
+    if update.phase != wanted.phase.index:
+        return f"stale: answers phase {update.phase}, not {wanted.phase.index} ({wanted.phase})"
+    if update.client in already:
+        return "a second reply to the same request"
+    if update.num_examples != wanted.num_examples[update.client]:
+        return f"claims {update.num_examples} training samples, holds {wanted.num_examples[update.client]}"
+    for name in COUNTED:
+        if not 0 <= update.metrics.get(name, 0) < float("inf"):
+            return f"metric {name} = {update.metrics[name]}: must be a finite number, not negative"
+    return arrays_refusal("array", update.arrays, wanted.own.get(update.client, wanted.arrays)) or arrays_refusal(
+        "statistic", update.statistics, wanted.statistics
+    )

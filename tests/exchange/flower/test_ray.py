@@ -1,0 +1,222 @@
+"""Our Ray workers. One run in the default suite; what starts Ray again, or ends workers, is slow."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import ray
+from flower_processes import alive, children, gone
+from flower_runs import finish, first_phase, inline, inline_without, refused, settings
+
+from fcil.engine.simulation import prepare
+from fcil.errors import ConfigError
+from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
+from fcil.exchange.flower.ray_cluster import _quietly, cores, slots
+from fcil.exchange.flower.ray_grid import RayGrid
+from fcil.exchange.inline import Inline
+
+ON_RAY = {"exchange": "ray", "device": "cpu"}
+
+
+def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
+    workers = min(2, cores())
+    before = children()
+    exchange = ray_exchange(settings(run={**ON_RAY, "workers": workers}), tmp_path)
+    summing = settings(run={**ON_RAY, "workers": workers, "aggregate_on_worker": True})
+    try:
+        done = finish(exchange)
+        grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
+        pids = {*exchange.grid.pids(), *children()} - before
+    finally:
+        exchange.close()
+    assert done.sha256() == inline().sha256()
+    assert done.right == inline().right
+    session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
+    assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
+    assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too
+    assert len(pids) > workers
+    assert gone(pids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "ncm"}, {"name": "ranpac", "size": 30}, {"name": "joint", "rank": 2},
+        {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task", "concat": True, "transport": True},
+    ],
+    ids=lambda method: method["name"],
+)  # fmt: skip
+def test_closed_forms_and_bounds_end_in_the_same_bits_on_two_workers(tmp_path, method):
+    exchange = ray_exchange(settings(method=method, run={**ON_RAY, "workers": min(2, cores())}), tmp_path)
+    session = prepare(settings(method=method))
+    try:
+        done = finish(exchange, session.plan)
+    finally:
+        exchange.close()
+    alone = finish(Inline(session.worker), session.plan)
+    assert done.sha256() == alone.sha256()
+    assert done.right == alone.right
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads", "gpus", "room"),
+    [
+        ({"CPU": 4.0}, 1, 0, 4), ({"CPU": 4.0}, 3, 0, 1), ({"CPU": 4.0}, 5, 0, 0), ({"CPU": 4.0}, 1, 0.5, 0),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.5, 4), ({"CPU": 8.0, "GPU": 2.0}, 1, 0.4, 4),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 1, 2),
+        ({"CPU": 8.0, "GPU": 4.0}, 1, 2, 2), ({"CPU": 8.0, "GPU": 1.0}, 1, 0.1, 8), ({}, 1, 0, 0),
+    ],
+)  # fmt: skip
+def test_room_for_workers(resources, threads, gpus, room):
+    assert slots(resources, threads, gpus) == room
+
+
+def test_cuda_on_ray_needs_a_share_of_a_gpu():
+    with pytest.raises(ConfigError, match=r"run\.gpus_per_client"):
+        ray_exchange(settings(run={**ON_RAY, "device": "cuda"}))
+
+
+def test_ray_picks_the_gpu():
+    with pytest.raises(ConfigError, match='write "cuda"'):
+        ray_exchange(settings(run={**ON_RAY, "device": "cuda:1", "gpus_per_client": 0.5}))
+
+
+@pytest.fixture
+def one_gpu():
+    """Ray only counts GPUs: told that there is one, it hands out shares of it on any machine."""
+    with _quietly():
+        ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    with _quietly():
+        ray.shutdown()
+
+
+def free_gpus(wanted):
+    """How much of a GPU Ray has left, once that is `wanted` or half a minute has passed."""
+    waited_for = time.monotonic() + 30
+    while (left := ray.available_resources().get("GPU", 0)) != pytest.approx(wanted) and time.monotonic() < waited_for:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.mark.slow
+def test_workers_take_their_shares_of_a_gpu_from_ray(one_gpu):
+    for share, workers in [(0.5, 2), (0.4, 2), (1.0, 1)]:
+        assert free_gpus(1) == 1
+        with pytest.raises(ConfigError, match="room for"):
+            RayGrid(4, workers=workers + 1, gpus=share)
+        with RayGrid(4, gpus=share) as grid:
+            assert len(grid.pids()) == grid.workers == workers
+            assert free_gpus(1 - workers * share) == pytest.approx(1 - workers * share)
+
+
+# ---- slow: one Ray with a ClientApp that misbehaves on demand -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grid():
+    with RayGrid(3, workers=min(2, cores()), app="faulty_app:app", retries=1) as grid:
+        grid.pids()
+        yield grid
+
+
+class Shuffled:
+    """A grid of ours whose replies arrive in another order."""
+
+    def __init__(self, grid, seed):
+        self.grid, self.workers, self.random = grid, grid.workers, random.Random(seed)
+
+    def stream(self, messages, *, timeout=None):
+        arrived = list(self.grid.stream(messages, timeout=timeout))
+        self.random.shuffle(arrived)
+        yield from arrived
+
+    def close(self):
+        pass
+
+
+def faulty(grid, folder, faults, **run):
+    (folder / "faults.json").write_text(json.dumps(faults))
+    return FlowerExchange(grid, settings(run={**ON_RAY, **run}), store=str(folder / "clients"))
+
+
+@pytest.mark.slow
+def test_shuffled_replies_and_workers_that_served_other_runs_equal_inline(grid, tmp_path):
+    assert finish(faulty(Shuffled(grid, 5), tmp_path, {})).sha256() == inline().sha256()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_a_round_is_replaced_with_the_same_result(grid, tmp_path):
+    before = grid.pids()
+    done = finish(faulty(grid, tmp_path, {"1": {"1": "dies once"}}))
+    assert (tmp_path / "died").exists()
+    assert done.sha256() == inline().sha256()
+    assert len(set(grid.pids()) - set(before)) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_killed_from_outside_is_replaced_with_the_same_result(grid, tmp_path):
+    exchange, events = faulty(grid, tmp_path, {}), []
+    victim = grid.pids()[0]
+    emit = events.append
+
+    class Killing(list):
+        def append(self, event):
+            emit(event)
+            if event["event"] == "client" and event["phase"] == 1 and alive(victim):
+                os.kill(victim, signal.SIGKILL)
+
+    assert finish(exchange, events=Killing()).sha256() == inline().sha256()
+    assert refused(events) == {}
+    assert victim not in grid.pids()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("raises", "RuntimeError: boom"), ("nan", "NaN"), ("impostor", "claims"), ("dies", "its worker died 2 times")],
+)
+def test_a_bad_client_costs_its_own_update(grid, tmp_path, fault, reason):
+    progress, events = first_phase(faulty(grid, tmp_path, {"0": {"1": fault}}))
+    assert list(refused(events)) == [1]
+    assert reason in refused(events)[1]
+    assert progress.sha256() == inline_without(1).sha256()
+    assert len(grid.pids()) == grid.workers
+
+
+@pytest.mark.slow
+def test_a_client_that_hangs_is_ended_and_the_worker_replaced(grid, tmp_path):
+    before = grid.pids()
+    first_phase(faulty(grid, tmp_path, {}))  # loads backbone and data, so that the deadline is for the work
+    progress, events = first_phase(faulty(grid, tmp_path, {"0": {"1": "sleeps"}}, client_timeout=15.0))
+    assert "took longer than 15 seconds" in refused(events)[1]
+    assert progress.sha256() == inline_without(1).sha256()
+    assert len(set(grid.pids()) & set(before)) == grid.workers - 1
+
+
+@pytest.mark.slow
+def test_a_listener_that_gives_up_leaves_the_grid_usable(grid, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if event["event"] == "client":
+            raise Stop
+
+    class Stopping(list):
+        append = staticmethod(stop)
+
+    with pytest.raises(Stop):
+        finish(faulty(grid, tmp_path, {}), events=Stopping())
+    assert refused(first_phase(faulty(grid, tmp_path, {}))[1]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [{"workers": 1000}, {"threads": 1000}, {"gpus_per_client": 0.5, "workers": 1000}])
+def test_missing_resources_stop_the_run_before_it_starts(grid, run):
+    with pytest.raises(ConfigError, match="Ray has room for"):
+        ray_exchange(settings(run={**ON_RAY, **run}))

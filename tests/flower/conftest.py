@@ -1,3 +1,0 @@
-"""Importing the room first: it keeps Flower's own warnings at import from becoming errors."""
-
-import fcil.flower  # noqa: F401

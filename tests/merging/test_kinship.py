@@ -1,0 +1,116 @@
+"""Greedy merging by kinship: SLERP against its formula on dense vectors, and what the search must keep to."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_similarity import flat, in_another_basis, models
+
+from fcil.errors import MergeError
+from fcil.merging.expert import Expert
+from fcil.merging.kinship import evolve, slerp
+from fcil.merging.lowrank import dense
+from fcil.merging.similarity import grams, kinships
+from fcil.registry import build_method
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def merged(experts, **settings):
+    found = dict(build_method("kinship", {"rank": 2, **settings}).combine(experts, lambda *p: None))
+    return {layer: dense(change) for layer, change in found.items()}
+
+
+def experts(many):
+    return [Expert(changes) for changes in many]
+
+
+def least_akin(change, many):
+    v = np.concatenate([c.ravel() for c in change.values()])
+    return min(v @ flat(m) / np.linalg.norm(v) / np.linalg.norm(flat(m)) for m in many)
+
+
+@given(seeds)
+def test_slerp_is_the_formula_with_sines_at_one_half(seed):
+    many = models(seed)[:2]
+    each = grams(many)
+    found = slerp(np.tile([1.0, 0], (2, 1)), np.tile([0.0, 1], (2, 1)), np.array(list(each.values())))
+    for row, layer in zip(found, each, strict=True):
+        a, b = (dense(m[layer]).ravel() for m in many)
+        angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        np.testing.assert_allclose(row, np.sin(angle / 2) / np.sin(angle), rtol=1e-9)
+
+
+def test_slerp_of_orthogonal_equals_keeps_their_length_and_of_parallel_ones_is_the_mean():
+    left, right = np.array([[1.0, 0]]), np.array([[0, 1.0]])
+    np.testing.assert_allclose(slerp(left, right, np.eye(2)[None] * 4), [[np.sqrt(0.5)] * 2])
+    for gram in ([[1, 2], [2, 4]], [[1, -1], [-1, 1]], [[0, 0], [0, 0]]):
+        np.testing.assert_array_equal(slerp(left, right, np.array([gram], float)), [[0.5, 0.5]])
+
+
+@given(seeds, st.integers(2, 5))
+def test_the_smallest_kinship_never_falls_from_one_generation_to_the_next(seed, top):
+    many = models(seed, 5, (1, 2, 3, 1, 2))
+    gram = np.array(list(grams(many).values()))
+
+    def score(generations):
+        rows = dict(zip(many[0], evolve(gram, top, generations, 0.99), strict=True))
+        whole = {n: sum(w * dense(m[n]) for w, m in zip(row, many, strict=True)) for n, row in rows.items()}
+        return least_akin(whole, many)
+
+    scores = [score(generations) for generations in range(5)]
+    assert all(after >= before - 1e-9 for before, after in pairwise(scores))
+    assert scores[0] == pytest.approx(max(kinships(many).min(1)), abs=1e-9)
+
+
+def test_of_two_that_are_each_others_least_akin_the_better_mean_decides():
+    """Two such pairs; one of each is also akin to one of the other pair."""
+    gram = np.array([[1, -0.5, 0.3, 0], [-0.5, 1, 0, 0], [0.3, 0, 1, -0.5], [0, 0, -0.5, 1]])
+    assert np.flatnonzero(evolve(gram[None], 2, 0, 0.95)[0])[0] in (0, 2)
+
+
+@given(seeds)
+def test_two_equally_long_models_of_one_layer_meet_half_way(seed):
+    many = [{"first": m["first"].times(1 / np.linalg.norm(dense(m["first"])))} for m in models(seed)[:2]]
+    found = merged(experts(many))
+    for layer in found:
+        a, b = (dense(m[layer]) for m in many)
+        cosine = np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+        np.testing.assert_allclose(found[layer], (a + b) / 2 / np.sqrt((1 + cosine) / 2), rtol=1e-8, atol=1e-10)
+
+
+@given(seeds, st.integers(1, 4))
+def test_copies_of_one_model_are_that_model(seed, n):
+    one = models(seed)[0]
+    found = merged(experts([one] * n))
+    for layer, change in one.items():
+        np.testing.assert_allclose(found[layer], dense(change), rtol=1e-12)
+
+
+@given(seeds)
+def test_order_scale_and_basis_are_respected(seed):
+    many = models(seed)
+    first = merged(experts(many))
+    other = merged(experts([in_another_basis(m, seed) for m in many[::-1]]))
+    tripled = merged(experts([{layer: c.times(3.0) for layer, c in m.items()} for m in many]))
+    for layer, change in first.items():
+        np.testing.assert_allclose(other[layer], change, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(tripled[layer], 3 * change, rtol=1e-8, atol=1e-10)
+
+
+def test_those_without_examples_do_not_count_and_nobody_is_an_error():
+    many = models(1)
+    found, without = merged([*experts(many[:2]), Expert(many[2], 0.0)]), merged(experts(many[:2]))
+    for layer in without:
+        np.testing.assert_array_equal(found[layer], without[layer])
+    with pytest.raises(MergeError, match="no expert"):
+        merged([Expert(many[0], 0.0)])
+    with pytest.raises(MergeError, match="empty"):
+        merged([])
+
+
+def test_changes_of_zero_stay_zero():
+    still = [{layer: c.times(0.0) for layer, c in m.items()} for m in models(2)]
+    assert not any(change.any() for change in merged(experts(still)).values())

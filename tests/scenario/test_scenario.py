@@ -1,0 +1,77 @@
+"""Who has what, when; who takes part."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dataset
+
+from fcil.errors import ConfigError
+from fcil.scenario.partition import Partition
+from fcil.scenario.scenario import make_scenario
+from fcil.scenario.tasks import Tasks
+
+
+def scenario(seed=0, clients=4, order="shuffled", **partition):
+    return make_scenario(
+        dataset(120, 6), Tasks(count=3, order=order), Partition(clients=clients, min_samples=1, **partition), seed
+    )
+
+
+@given(st.integers(0, 1000))
+def test_every_sample_is_in_its_classs_task_and_with_one_client(seed):
+    s, data = scenario(seed), dataset(120, 6)
+    np.testing.assert_array_equal(s.positions[s.order], np.arange(6))
+    owned = np.concatenate([part for parts in s.parts for part in parts])
+    np.testing.assert_array_equal(np.sort(owned), np.arange(120))
+    np.testing.assert_array_equal(np.sort(np.concatenate(s.tests)), np.arange(120))
+    for task, parts, test in zip(s.tasks, s.parts, s.tests, strict=True):
+        for indices, labels in ((np.concatenate(parts), data.train.labels), (test, data.test.labels)):
+            assert set(s.positions[labels[indices]]) == set(task.positions)
+        assert all((np.diff(part) > 0).all() for part in (*parts, test))
+
+
+def test_scenario_is_the_seeds_alone():
+    one, two, other = scenario(0), scenario(0), scenario(1)
+    assert all(
+        np.array_equal(a, b) for p, q in zip(one.parts, two.parts, strict=True) for a, b in zip(p, q, strict=True)
+    )
+    assert not all(
+        np.array_equal(a, b) for p, q in zip(one.parts, other.parts, strict=True) for a, b in zip(p, q, strict=True)
+    )
+
+
+@given(st.floats(0.01, 1), st.integers(0, 50), st.integers(1, 20))
+def test_share_of_participants_is_sorted_distinct_and_at_least_one(share, seed, round):
+    s = scenario(clients=8, kind="iid")
+    chosen = s.participants(0, round, share, seed)
+    assert chosen == sorted(set(chosen))
+    assert abs(len(chosen) - share * 8) <= 0.5 or len(chosen) == 1
+    assert chosen == s.participants(0, round, share, seed)
+
+
+def test_participants_are_drawn_anew_each_round_and_evenly():
+    s = scenario(clients=8, kind="iid")
+    rounds = [s.participants(0, r, 0.5, 0) for r in range(400)]
+    assert len({tuple(r) for r in rounds}) > 50
+    counts = np.bincount(np.concatenate(rounds), minlength=8)
+    assert np.abs(counts - 200).max() < 5 * np.sqrt(400 * 0.25)
+
+
+def test_all_take_part_at_one_and_clients_without_samples_never_do():
+    assert scenario(kind="iid").participants(1, 1, 1.0, 0) == [0, 1, 2, 3]
+    # each class of a task has one holder, so two clients of four hold nothing
+    s = make_scenario(
+        dataset(8, 4), Tasks(count=2), Partition(kind="dirichlet", beta=0.001, clients=12, min_samples=0), 0
+    )
+    for task in range(2):
+        able = [c for c in range(12) if len(s.parts[task][c])]
+        assert 0 < len(able) < 12
+        assert s.participants(task, 1, 1.0, 0) == able
+        assert all(set(s.participants(task, r, 0.1, 0)) <= set(able) for r in range(20))
+
+
+def test_a_task_without_images_is_refused():
+    data = dataset(3, 4)  # the fourth class has no images
+    with pytest.raises(ConfigError, match=r"task 4 has 0 training and 0 test"):
+        make_scenario(data, Tasks(count=4), Partition(clients=1, min_samples=0), 0)

@@ -1,0 +1,126 @@
+"""Fisher diagonals and output Grams against plain autograd on a plain ViT that has W0 + B A in its weights."""
+
+import numpy as np
+import pytest
+import torch
+from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, phase, tiny_vit
+
+from fcil.arrays import shapes
+from fcil.client.training import Train, run_client
+from fcil.data.dataset import prepare
+from fcil.merging import packed
+from fcil.method import Broadcast, Local, Method
+from fcil.model import head
+from fcil.model.lora import DELTA, A, B, Lora
+from fcil.scenario.tasks import Task
+from fcil.statistics.gradients import SAMPLES, fisher_of, fisher_pass, gradient_pass, output_gram
+from fcil.statistics.inputs import InputGram, input_gram
+
+TASK = Task(1, 2, 2)
+DATA = dataset()
+INDICES = np.flatnonzero(np.isin(DATA.train.labels, TASK.positions))[:7]
+
+
+def arrays():
+    rng = np.random.default_rng(3)
+    module = Lora(2).initial(BACKBONE, rng)
+    module = {n: a if n.endswith(A) else rng.normal(0, 0.2, a.shape).astype("f4") for n, a in module.items()}
+    return {**module, **head.new_rows(TASK, WIDTH, rng)}
+
+
+class Reporter(Method):
+    def __init__(self, *passes):
+        object.__setattr__(self, "passes", passes)
+
+    def local(self, phase):
+        return Local(passes=self.passes)
+
+
+def report(*passes, batch=3, indices=INDICES):
+    seen, at = client_data(DATA, indices), phase(kind="report", task=TASK)
+    adapted = model(Lora(2))
+    return run_client(Reporter(*passes), adapted, seen, Train(batch=batch), at, Broadcast(arrays()), 0, {}).statistics
+
+
+def samples():
+    """(weight gradients, output gradients by layer, gradients of the head) of each sample."""
+    known, network = arrays(), tiny_vit().eval()
+    weight, bias = (torch.from_numpy(known[n]).requires_grad_() for n in (head.weight(1), head.bias(1)))
+    outputs = {}
+    for layer in LINEARS:
+        module = network.get_submodule(layer)
+        module.weight.data += torch.from_numpy(known[layer + B] @ known[layer + A])
+
+        def keep(module, inputs, output, layer=layer):
+            output.retain_grad()
+            outputs[layer] = output
+
+        module.register_forward_hook(keep)
+    images = prepare(DATA.train.images[INDICES], DATA, SIZE)
+    for image, label in zip(images, DATA.train.labels[INDICES], strict=True):
+        network.zero_grad()
+        weight.grad = bias.grad = None
+        logits = network.forward_head(network.forward_features(image[None]), pre_logits=True) @ weight.T + bias
+        (-torch.log_softmax(logits, 1)[0, label - TASK.first]).backward()
+        dense = {layer: network.get_submodule(layer).weight.grad.double().numpy() for layer in LINEARS}
+        yield dense, {n: o.grad[0].double().numpy() for n, o in outputs.items()}, (weight.grad, bias.grad)
+
+
+def near(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_fisher_of_whole_weights_is_the_sum_of_squares_of_single_samples_gradients():
+    found, wanted = report(fisher_pass(TASK, True)), dict.fromkeys(LINEARS, 0.0)
+    for weights, _, _ in samples():
+        wanted = {layer: total + weights[layer] ** 2 for layer, total in wanted.items()}
+    assert found.keys() == {fisher_of(layer + DELTA) for layer in LINEARS}
+    for layer in LINEARS:
+        near(found[fisher_of(layer + DELTA)], wanted[layer])
+
+
+def test_fisher_of_factors_follows_from_the_gradient_of_the_whole_weight():
+    """The gradient of B is g A^T, that of A is B^T g; the head's rows have their own."""
+    found, known, wanted = report(fisher_pass(TASK, False)), arrays(), dict.fromkeys(arrays(), 0.0)
+    for weights, _, rows in samples():
+        for layer, g in weights.items():
+            wanted[layer + B] += (g @ known[layer + A].T) ** 2
+            wanted[layer + A] += (known[layer + B].T @ g) ** 2
+        for name, g in zip((head.weight(1), head.bias(1)), rows, strict=True):
+            wanted[name] += g.double().numpy() ** 2
+    assert found.keys() == {fisher_of(name) for name in known}
+    for name in known:
+        near(found[fisher_of(name)], wanted[name])
+
+
+def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_grams():
+    found, wanted = report(gradient_pass(TASK, InputGram())), dict.fromkeys(LINEARS, 0.0)
+    for _, outputs, _ in samples():
+        wanted = {layer: total + outputs[layer].T @ outputs[layer] for layer, total in wanted.items()}
+    assert found[SAMPLES] == len(INDICES)
+    for layer in LINEARS:
+        near(packed.whole(found[output_gram(layer)]), wanted[layer])
+        assert found[input_gram(layer)].any()
+
+
+@pytest.mark.parametrize("kind", ["fisher", "gradients"])
+def test_they_do_not_depend_on_the_batch_and_add_over_clients(kind):
+    one = fisher_pass(TASK, True) if kind == "fisher" else gradient_pass(TASK)
+    small, large = report(one, batch=1), report(one, batch=8)
+    parts = [report(one, indices=part) for part in (INDICES[:3], INDICES[3:])]
+    for name in small:
+        near(small[name], large[name])
+        near(parts[0][name] + parts[1][name], small[name])
+
+
+@pytest.mark.parametrize("one", [fisher_pass(TASK, True), fisher_pass(TASK, False), gradient_pass(TASK)])
+def test_what_arrives_has_the_shapes_that_were_declared(one):
+    declared = [statistic.shapes(shapes(arrays())) for statistic in one.statistics]
+    assert shapes(report(one)) == {name: shape for each in declared for name, shape in each.items()}
+
+
+def test_nothing_of_the_pass_stays_on_the_model():
+    adapted, seen = model(Lora(2)), client_data(DATA, INDICES)
+    at = phase(kind="report", task=TASK)
+    run_client(Reporter(gradient_pass(TASK)), adapted, seen, Train(), at, Broadcast(arrays()), 0, {})
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in adapted.network.modules())

@@ -1,0 +1,111 @@
+"""Methods of other families, made here: the contract carries them and the loop knows nothing about them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from toys import Anchored, NearestMean, Replay, RidgeHead
+
+from fcil.client.store import ClientStore
+from fcil.data.dataset import prepare
+from fcil.engine.metrics import summarise
+from fcil.exchange.inline import Inline
+from fcil.exchange.worker import Worker
+from fcil.model.backbone import describe_backbone
+from fcil.server.loop import make_plan, run, start
+from strategies.fedavg import FedAvg
+
+
+def carried_out(config, method, store=None, worker=None):
+    worker = worker or Worker(config, method, store)
+    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    events = []
+    progress = run(plan, start(plan), Inline(worker), events.append, lambda _: None)
+    assert not [event for event in events if event["event"] == "refused"]
+    return progress, worker, plan
+
+
+def accuracy(progress, worker):
+    return summarise(progress.right, [len(t) for t in worker.scenario.tests])["final_accuracy"]
+
+
+def features(worker, part, indices):
+    """Pooled features of the bare backbone, in one go."""
+    worker.model.load({})
+    images = prepare(part.images[indices], worker.dataset, worker.config.model.image_size)
+    with torch.no_grad():
+        return worker.model.features(images).double().numpy()
+
+
+# ---- (1) a ridge head from sums, in a schedule that only reports -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "partition", [{"kind": "dirichlet", "beta": 0.2}, {"kind": "iid", "clients": 5}, {"clients": 1}]
+)
+def test_ridge_head_is_exactly_the_centralised_one_for_any_partition(digits_config, partition):
+    config = digits_config({"partition": partition})
+    progress, worker, plan = carried_out(config, RidgeHead())
+    train = worker.dataset.train
+    x, y = features(worker, train, np.arange(len(train))), np.eye(10)[train.labels]
+    central = Ridge(alpha=1.0, fit_intercept=False).fit(x, y)
+    deployed = plan.method.deploy(progress.state, plan.phases[-1])
+    np.testing.assert_allclose(deployed["head.0.weight"], central.coef_, rtol=1e-4, atol=1e-5)
+    test = worker.dataset.test
+    right = central.predict(features(worker, test, np.arange(len(test)))).argmax(1) == test.labels
+    assert sum(progress.right[-1]) == right.sum()
+    assert accuracy(progress, worker) > 0.5
+    assert progress.totals["download_bytes"] == 0
+
+
+# ---- (2) a penalty around an anchor that comes as a reference --------------------------------------------------------
+
+
+def test_a_penalty_of_strength_zero_is_fedavg_bit_for_bit_and_a_strong_one_holds(digits_config):
+    config = digits_config({"train": {"rounds": 1}, "data": {"train_limit": 120}})
+    plain, *_ = carried_out(config, FedAvg(rank=2))
+    zero, *_ = carried_out(config, Anchored(rank=2, strength=0.0), worker=Worker(config, Anchored(rank=2)))
+    strong, *_ = carried_out(config, Anchored(rank=2, strength=1e4))
+    for group in ("module", "head"):
+        for name, a in plain.state[group].items():
+            np.testing.assert_array_equal(a, zero.state[group][name])
+    assert plain.right == zero.right
+    assert zero.totals["download_bytes"] > plain.totals["download_bytes"]
+
+    def drift(progress):
+        return sum(np.abs(a - zero.state["anchor"][f"anchor {n}"]).sum() for n, a in progress.state["module"].items())
+
+    assert drift(strong) < 0.5 * drift(zero)
+
+
+# ---- (3) a replay store that follows the client ----------------------------------------------------------------------
+
+
+def test_a_store_survives_rounds_tasks_and_workers_and_follows_the_client(digits_config, tmp_path):
+    config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "train": {"batch": 8}})
+    progress, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path))
+    again = ClientStore(tmp_path)  # as another worker would open it
+    assert progress.position == 4
+    for client in range(3):
+        kept = again.read(client, progress.position)
+        assert kept["owner"] == [client]
+        assert kept["phase"] == [3]
+        assert len(kept["images"]) == 8  # two from each of two tasks of two rounds
+    other, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path / "other"))
+    assert other.sha256() == progress.sha256()
+    assert carried_out(config, FedAvg(rank=2))[0].sha256() != progress.sha256()
+
+
+# ---- (4) nearest class mean, with scores of its own ------------------------------------------------------------------
+
+
+def test_nearest_class_mean_predicts_by_its_own_scores(digits_config):
+    config = digits_config({"partition": {"clients": 4, "beta": 0.3}})
+    progress, worker, _ = carried_out(config, NearestMean())
+    train, test = worker.dataset.train, worker.dataset.test
+    x = features(worker, train, np.arange(len(train)))
+    means = np.stack([x[train.labels == c].mean(0) for c in range(10)])
+    seen = features(worker, test, np.arange(len(test)))
+    nearest = np.square(seen[:, None] - means[None]).sum(2).argmin(1)
+    assert sum(progress.right[-1]) == (nearest == test.labels).sum()
+    assert accuracy(progress, worker) > 0.4

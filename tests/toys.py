@@ -1,0 +1,117 @@
+"""Methods of other families, in a few lines each: what tests ask whether the contract and the loop carry them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fcil.method import Broadcast, Local, Method, Pass
+from fcil.model import head
+from strategies.fedavg import FedAvg
+
+
+@dataclass
+class ClassSums:
+    """sum f f^T, and per class of the task sum f and the count, in float64."""
+
+    task: object
+    layers: dict = field(default_factory=dict)
+    sums: dict = field(default_factory=dict)
+
+    def shapes(self, broadcast):
+        return {"gram": (-1, -1), "sums": (self.task.size, -1), "counts": (self.task.size,)}
+
+    def start(self, arrays, model, generator):
+        return ClassSums(self.task)
+
+    def batch(self, features, labels, samples):
+        f = features.double()
+        hot = torch.nn.functional.one_hot(labels - self.task.first, self.task.size).double()
+        for name, share in {"gram": f.T @ f, "sums": hot.T @ f, "counts": hot.sum(0)}.items():
+            self.sums[name] = self.sums[name] + share if name in self.sums else share
+
+    def finish(self):
+        return {name: s.numpy() for name, s in self.sums.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOnly(Method):
+    """Sums over clients and tasks; nothing trains."""
+
+    def phases(self, task, rounds):
+        return ("report",)
+
+    def local(self, phase):
+        return Local(passes=(Pass((ClassSums(phase.task),)),))
+
+    def broadcast(self, state, phase):
+        return Broadcast({})
+
+    def merge(self, state, phase, updates):
+        summed = {n: np.sum([u.statistics[n] for u in updates], axis=0) for n in ("gram", "sums", "counts")}
+        old = state.get("sums", {})
+        gram = old.get("gram", 0) + summed["gram"]
+        per_class = {n: np.concatenate([*([old[n]] if n in old else []), summed[n]]) for n in ("sums", "counts")}
+        return {"sums": {"gram": gram, **per_class}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeHead(ReportOnly):
+    alpha: float = 1.0
+
+    def deploy(self, state, phase):
+        s = state["sums"]
+        rows = np.linalg.solve(s["gram"] + self.alpha * np.eye(len(s["gram"])), s["sums"].T).T
+        return {head.weight(0): rows, head.bias(0): np.zeros(len(rows))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored(FedAvg):
+    """strength / 2 x sum importance (theta - anchor)^2, anchor = the module at the end of the last task."""
+
+    strength: float = 0.0
+
+    def begin(self, state, phase, backbone):
+        anchor = {f"anchor {n}": a for n, a in state.get("module", {}).items()}
+        importance = {f"importance {n}": np.full_like(a, 0.5) for n, a in state.get("module", {}).items()}
+        return {**super().begin(state, phase, backbone), "anchor": {**anchor, **importance}}
+
+    def broadcast(self, state, phase):
+        return Broadcast(super().broadcast(state, phase).arrays, state["anchor"])
+
+    def loss(self, step):
+        loss = super().loss(step)
+        for name, a in step.references.items():
+            if name.startswith("anchor "):
+                short = name.removeprefix("anchor ")
+                importance = torch.from_numpy(step.references[f"importance {short}"])
+                change = step.model.arrays[short] - torch.from_numpy(a)
+                loss = loss + self.strength / 2 * (importance * change**2).sum()
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(FedAvg):
+    """Each client keeps the images of its first batch of every phase, and trains on them again."""
+
+    def loss(self, step):
+        loss = super().loss(step)
+        if "images" in step.store:
+            old = torch.from_numpy(step.store["images"])
+            loss = loss + 0.1 * step.model.features(old).square().mean()
+        if int(step.store.get("phase", np.array([-1]))[0]) != step.phase.index:
+            kept = step.store.get("images", np.zeros((0, 3, 32, 32), np.float32))
+            step.store["images"] = np.concatenate([kept, step.images[:2].numpy()])
+            step.store["owner"] = np.array([step.client])
+            step.store["phase"] = np.array([step.phase.index])
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestMean(ReportOnly):
+    def deploy(self, state, phase):
+        means = state["sums"]["sums"] / state["sums"]["counts"][:, None]
+        return {head.weight(0): means, head.bias(0): np.zeros(len(means))}
+
+    def scores(self, model, images):
+        return -torch.cdist(model.features(images), model.arrays[head.weight(0)])
