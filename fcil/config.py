@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fcil.client.training import Train
+from fcil.client.settings import Train
 from fcil.data import Data
 from fcil.errors import ConfigError
 from fcil.model.backbone import Model

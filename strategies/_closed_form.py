@@ -6,16 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcil.arrays import Arrays, State
-from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task
-from fcil.model import head
+from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task, head
 from fcil.statistics.features import FeatureSums
 
-__all__ = ["ClosedForm", "plus"]
+__all__ = ["ROWS", "SUMS", "ClosedForm", "feature_width"]
+
+ROWS, SUMS = "rows", "sums"
+"""The state's groups: a head block without rows, which tells the length of features, and the sums so far."""
 
 
-def plus(state: State, sums: Arrays) -> dict[str, np.ndarray]:
-    """The state's sums with those of this phase added."""
-    return {**state["sums"], **{name: state["sums"][name] + a for name, a in sums.items()}}
+def feature_width(state: State) -> int:
+    """Length of the backbone's features."""
+    return int(next(iter(state[ROWS].values())).shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,11 @@ class ClosedForm(Method):
     def statistic(self, phase: Phase) -> FeatureSums:
         """The sums of a task."""
         raise NotImplementedError(f"{type(self).__name__}.statistic")
+
+    @property
+    def additive(self) -> bool:
+        """Sums add."""
+        return True
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """One report, whatever the protocol's rounds."""
@@ -38,16 +45,16 @@ class ClosedForm(Method):
         """Zero sums for the new classes, and a head without rows, which says how long features are."""
         rows = {head.weight(phase.task.index): np.zeros((0, backbone.width), np.float32)}
         fresh = self.statistic(phase).zeros(backbone.width)
-        return {**state, "rows": rows, "sums": {**fresh, **state.get("sums", {})}}
+        return {**state, ROWS: rows, SUMS: {**fresh, **state.get(SUMS, {})}}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Nothing but the shape of the features."""
-        return Broadcast(state["rows"])
+        return Broadcast(state[ROWS])
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """Over the clients."""
+        """The statistic's sums over the clients, in float64."""
         return self.statistic(phase).total(updates)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """Added to those of earlier tasks."""
-        return {**state, "sums": plus(state, sums)}
+        """The sums over all tasks so far."""
+        return {**state, SUMS: {**state[SUMS], **{name: state[SUMS][name] + a for name, a in sums.items()}}}

@@ -12,17 +12,16 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.lowrank import LowRank, dense, stacked
-from fcil.method import Broadcast, Local, Phase
+from fcil.method import Broadcast, Local, Modules, Phase
 from fcil.model.lora import DELTA, A, B, layers_of
 
-from ._lora import head_rows
+from ._lora import LoraMethod
 from ._mixed import leading
-from .fedavg import FedAvg
 
-__all__ = ["Folding", "compact"]
+__all__ = ["FoldingMethod", "compact"]
 
-LAST = "last"
-"""In the state's group `fold`: how many folds there were, and the rank of the last one."""
+FOLD, LAST = "fold", "last"
+"""The state's group, and in it: how many folds there were, and the rank of the last one."""
 
 
 def compact(change: LowRank) -> LowRank:
@@ -33,15 +32,18 @@ def compact(change: LowRank) -> LowRank:
     return LowRank(np.eye(out), dense(change)) if out <= width else LowRank(dense(change), np.eye(width))
 
 
-def beside(references: Arrays) -> dict[str, np.ndarray]:
-    """Layer's frozen change, (out, in), from the folded components."""
+def folded_changes(references: Arrays) -> dict[str, np.ndarray]:
+    """Each layer's frozen change, (out, in), from the folded components."""
     folded = {name.partition("/")[2]: a for name, a in references.items()}
     return {layer + DELTA: folded[layer + B] @ folded[layer + A] for layer in layers_of(folded)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folding(FedAvg):
-    """The base of the methods whose rounds leave a change that their pair of rank `rank` cannot hold."""
+class FoldingMethod(LoraMethod):
+    """The base of the methods whose rounds leave a change that their pair of rank `rank` cannot hold.
+
+    A subclass overrides `merge`, and folds there what every client's pair adds to W0.
+    """
 
     @property
     def additive(self) -> bool:
@@ -50,35 +52,38 @@ class Folding(FedAvg):
 
     def local(self, phase: Phase) -> Local:
         """Train the pair beside the folded change."""
-        return replace(super().local(phase), frozen=beside)
+        return replace(super().local(phase), frozen=folded_changes)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The pair and the head rows; as references the folded components, of which a client may hold all but the last.
 
         Each fold has a name of its own, `fold<n>/`: a client that has folded the ones before is sent only the new one.
         """
-        arrays = {**leading(state["module"], self.rank), **head_rows(state, phase)}
-        if "fold" not in state:
+        modules = Modules.of(state)
+        arrays = {**leading(modules.module, self.rank), **modules.head_rows(phase.task.index)}
+        if FOLD not in state:
             return Broadcast(arrays)
-        count, rank = (int(number) for number in state["fold"][LAST])
+        count, rank = (int(number) for number in state[FOLD][LAST])
         references: dict[str, np.ndarray] = {}
-        follows: dict[str, tuple[str, int]] = {}
-        for name, a in state["module"].items():
+        patches: dict[str, tuple[str, int]] = {}
+        for name, a in modules.module.items():
             rest = a[self.rank :] if name.endswith(A) else a[:, self.rank :]
             if rest.size:
                 references[f"fold{count}/{name}"] = rest
                 length = a.shape[1] if name.endswith(A) else a.shape[0]
-                follows[f"fold{count}/{name}"] = (f"fold{count - 1}/{name}", rank * length * a.itemsize)
-        return Broadcast(arrays, references, follows)
+                patches[f"fold{count}/{name}"] = (f"fold{count - 1}/{name}", rank * length * a.itemsize)
+        return Broadcast(arrays, references, patches)
 
-    def folded(self, state: State, pairs: Arrays, folds: Mapping[str, LowRank]) -> State:
-        """The state with new pairs to train, and a further change of every layer folded in."""
+    def folded(self, state: State, pairs: Arrays, folds: Mapping[str, LowRank], head_rows: Arrays) -> State:
+        """The state with new pairs and head rows to train, and a further change of every layer folded in."""
         module: dict[str, np.ndarray] = {}
+        old_module = Modules.of(state).module
         for layer, fold in folds.items():
-            old = LowRank(state["module"][layer + B][:, self.rank :], state["module"][layer + A][self.rank :])
+            old = LowRank(old_module[layer + B][:, self.rank :], old_module[layer + A][self.rank :])
             rest = compact(stacked([old, fold]))
             module[layer + B] = np.concatenate([pairs[layer + B], rest.b], 1)
             module[layer + A] = np.concatenate([pairs[layer + A], rest.a])
-        count = state["fold"][LAST][0] + 1 if "fold" in state else 1
+        count = state[FOLD][LAST][0] + 1 if FOLD in state else 1
         rank = max((fold.rank for fold in folds.values()), default=0)
-        return {**state, "module": as_float32(module), "fold": {LAST: np.array([count, rank], np.float64)}}
+        after = Modules.of(state).with_module(as_float32(module), head_rows)
+        return {**after, FOLD: {LAST: np.array([count, rank], np.float64)}}

@@ -16,15 +16,31 @@ import numpy as np
 from fcil.arrays import Arrays, State, as_float32, total
 from fcil.merging.expert import Expert, layers, moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
-from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Pass, Phase, Statistic, Task
-from fcil.model.lora import DELTA, A, B, changes_of
+from fcil.method import (
+    REPORT,
+    TRAIN,
+    Averaging,
+    Broadcast,
+    ClientUpdate,
+    Kind,
+    Local,
+    Modules,
+    Pass,
+    Phase,
+    Statistic,
+    Task,
+    of_task,
+    split_tasks,
+)
+from fcil.model.lora import DELTA, A, B, Lora, changes_of
 from fcil.options import Option
 
-from ._lora import living, of_task, past_tasks
-from .fedavg import FedAvg
+from ._lora import Rank, revive_dead_components
 
 __all__ = ["Draw", "MergeMethod", "Scale"]
 
+KEPT = "kept"
+"""The state's group of the statistics that tasks reported, task<t>/<name>."""
 Draw = Callable[..., np.random.Generator]
 """purpose, ... -> the generator for it: masks are drawn per round, expert and layer."""
 Scale = Annotated[float, Option("factor of the merged change; lambda or alpha in the papers")]
@@ -41,15 +57,21 @@ def _added(start: LowRank, change: Change) -> Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeMethod(FedAvg):
-    """The base of the methods that merge changes; where it does not merge rounds, those are averaged as by FedAvg."""
+class MergeMethod(Averaging):
+    """The base of the methods that merge changes of LoRA pairs; rounds that it does not merge are averaged."""
 
+    rank: Rank = 16
     at: Annotated[
         Literal["task", "round", "both"], Option("what is merged: tasks' modules, a round's clients, or both")
     ] = "task"
     start: Annotated[
         Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended")
     ] = "fresh"
+
+    @property
+    def adapter(self) -> Lora:
+        """A pair on qkv, proj, fc1 and fc2 of every block."""
+        return Lora(self.rank)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """The merged change of every layer, one at a time, so that no more than one dense layer is held.
@@ -72,14 +94,19 @@ class MergeMethod(FedAvg):
         return (Pass(wanted),) if wanted else ()
 
     @property
-    def remembers(self) -> bool:
+    def merges(self) -> str:
+        """What the setting `at` admits."""
+        return "tasks, or rounds"
+
+    @property
+    def keeps_modules(self) -> bool:
         """Tasks are merged from their own pairs."""
         return self.at != "round"
 
     @property
-    def fresh(self) -> bool:
+    def starts_fresh(self) -> bool:
         """See `start`."""
-        return self.remembers and self.start == "fresh"
+        return self.keeps_modules and self.start == "fresh"
 
     @property
     def additive(self) -> bool:
@@ -92,14 +119,14 @@ class MergeMethod(FedAvg):
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
     def local(self, phase: Phase) -> Local:
-        """Train as FedAvg does; report what `combine` needs where it is used."""
+        """Train as in federated averaging; report what `combine` needs where it is used."""
         if phase.kind == "report":
             return Local(passes=self.passes(REPORT, phase.task))
         wanted = self.passes(TRAIN, phase.task) if self.at != "task" else ()
         return Local(super().local(phase).trains, passes=wanted)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """Of a report the statistics, over all clients; else as FedAvg."""
+        """Of a report the statistics, over all clients; else what averaging needs."""
         if phase.kind == "report":
             return total([u.statistics for u in updates])
         return super().sums(phase, broadcast, updates)
@@ -108,7 +135,7 @@ class MergeMethod(FedAvg):
         """Keep the task's statistics, or average."""
         if phase.kind == "report":
             kept = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
-            return {**state, "kept": {**state.get("kept", {}), **kept}}
+            return {**state, KEPT: {**state.get(KEPT, {}), **kept}}
         return super().merge_sums(state, phase, sums)
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
@@ -116,31 +143,36 @@ class MergeMethod(FedAvg):
         averaged = super().merge(state, phase, updates)
         if phase.kind == "report" or self.at == "task":
             return averaged
-        start = changes_of(state["module"])
-        experts = []
-        for update in (u for u in updates if u.num_examples):  # whoever has no data has no say
-            mine = changes_of({**state["module"], **update.arrays})
-            changes = {layer: pair.minus(start[layer]) for layer, pair in mine.items()}
-            experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
+        start = changes_of(Modules.of(state).module)
+        experts = self._clients(Modules.of(state), start, updates)
         module: dict[str, np.ndarray] = {}
-        layers(experts)
-        moved(experts)
         for layer, change in self.combine_round(experts, self._draw(phase)):
             nearest, _ = truncated(_added(start[layer], change), self.rank)
-            module |= _arrays(layer, living(nearest, layer, phase))
-        return {**averaged, "module": module}
+            module |= _arrays(layer, revive_dead_components(nearest, layer, phase))
+        return Modules.of(averaged).with_module(module)
+
+    def _clients(self, modules: Modules, start: dict[str, LowRank], updates: Sequence[ClientUpdate]) -> list[Expert]:
+        """The changes of the clients that have samples, against the pairs that the round began with."""
+        experts = []
+        for update in (u for u in updates if u.num_examples):
+            trained = changes_of({**modules.module, **update.arrays})
+            changes = {layer: pair.minus(start[layer]) for layer, pair in trained.items()}
+            experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
+        layers(experts)
+        moved(experts)
+        return experts
 
     def _draw(self, phase: Phase) -> Draw:
         return lambda *purpose: phase.generator(type(self).__name__, *purpose)
 
     def task_experts(self, state: State) -> list[Expert]:
         """The tasks' modules against W0, as far as they can be merged; none before there is a second task."""
-        past = past_tasks(state.get("past", {}))
-        if self.at == "round" or not past:
+        modules = Modules.of(state)
+        if self.at == "round" or not modules.past:
             return []
-        kept = past_tasks(state.get("kept", {}))
-        modules = [*past, state["module"]][: len(kept) or None]  # between rounds the current task has not reported yet
-        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}, t) for t, module in enumerate(modules)]
+        kept = split_tasks(state.get(KEPT, {}))
+        ready = modules.all_tasks[: len(kept) or None]  # between rounds the current task has not reported yet
+        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}, t) for t, module in enumerate(ready)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""
@@ -152,4 +184,4 @@ class MergeMethod(FedAvg):
         merged: dict[str, np.ndarray] = {}
         for layer, change in experts[0].changes.items() if alone else self.combine(experts, self._draw(phase)):
             merged |= _arrays(layer, change)
-        return {**merged, **state["head"]}
+        return {**merged, **Modules.of(state).head}

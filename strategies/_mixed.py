@@ -1,7 +1,6 @@
 """Clients with LoRA pairs of different ranks: each holds, trains and sends the leading components of the server's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -9,13 +8,27 @@ import numpy as np
 from fcil.arrays import Arrays, weighted_mean
 from fcil.errors import ConfigError
 from fcil.merging.lowrank import LowRank
-from fcil.method import ClientUpdate, Local, Phase
+from fcil.method import ClientUpdate
 from fcil.model.lora import A, B, changes_of
 from fcil.options import Option
 
-from .fedavg import FedAvg
+__all__ = ["Ranks", "check_ranks", "leading", "mean_of_the_rest", "products", "rank_of"]
 
-__all__ = ["MixedRanks", "leading", "mean_of_the_rest", "products"]
+Ranks = Annotated[
+    tuple[int, ...],
+    Option("ranks of clients 0, 1, 2, ..., dealt in turn, none above `rank`; empty: all have `rank`", low=1),
+]
+
+
+def check_ranks(ranks: Sequence[int], rank: int) -> None:
+    """Raise ConfigError where a client would have a larger rank than the server's pair."""
+    if max(ranks, default=0) > rank:
+        raise ConfigError(f"method.ranks = {list(ranks)}: no client's rank may exceed method.rank = {rank}")
+
+
+def rank_of(client: int, ranks: Sequence[int], rank: int) -> int:
+    """The rank that a client trains and sends."""
+    return ranks[client % len(ranks)] if ranks else rank
 
 
 def leading(arrays: Arrays, rank: int) -> dict[str, np.ndarray]:
@@ -43,33 +56,3 @@ def mean_of_the_rest(updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
     """
     rest = [{n: a for n, a in u.arrays.items() if not n.endswith((A, B))} for u in updates]
     return weighted_mean(rest, [u.num_examples for u in updates])
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixedRanks(FedAvg):
-    """The base of the methods that merge products, so that the factors of two clients need not have one rank."""
-
-    ranks: Annotated[
-        tuple[int, ...],
-        Option("ranks of clients 0, 1, 2, ..., dealt in turn, none above `rank`; empty: all have `rank`", low=1),
-    ] = ()
-
-    def __post_init__(self) -> None:
-        if max(self.ranks, default=0) > self.rank:
-            raise ConfigError(
-                f"method.ranks = {list(self.ranks)}: no client's rank may exceed method.rank = {self.rank}"
-            )
-
-    def rank_of(self, client: int) -> int:
-        """What the client trains and sends."""
-        return self.ranks[client % len(self.ranks)] if self.ranks else self.rank
-
-    @property
-    def additive(self) -> bool:
-        """Products of different ranks are stacked, not summed."""
-        return False
-
-    def local(self, phase: Phase) -> Local:
-        """Train the leading components of both factors, and the head's new rows."""
-        local = super().local(phase)
-        return replace(local, start=lambda arrays, client: leading(arrays, self.rank_of(client)))

@@ -13,7 +13,7 @@ from fcil.method import REPORT, TRAIN, Task
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
-from .compose import from_text
+from ._parts import lora_method
 
 __all__ = ["CoreSpace"]
 
@@ -30,7 +30,7 @@ class CoreSpace(MergeMethod):
     _hosted: MergeMethod = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        hosted = from_text(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
+        hosted = lora_method(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
         if not isinstance(hosted, MergeMethod) or not _free(hosted):
             raise ConfigError(
                 f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"

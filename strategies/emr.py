@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
 from fcil.merging.expert import Expert, layers, multiples
-from fcil.method import Arrays, Phase, State
-from fcil.model import head
-from fcil.model.adapted import SCORES, AdaptedModel
+from fcil.method import SCORES, Arrays, Model, Modules, Phase, State, head
 from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
 
@@ -68,16 +66,16 @@ class Emr(MergeMethod):
         experts = self.task_experts(state)
         if not self.router or not experts:
             return super().deploy(state, phase)
-        arrays: dict[str, np.ndarray] = dict(state["head"])
+        arrays: dict[str, np.ndarray] = dict(Modules.of(state).head)
         own = kept = np.zeros(len(experts))
         for layer in layers(experts):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
             own, kept = own + elected.own, kept + elected.kept
-        tasks = np.array(head.tasks_of(state["head"]), np.float32)
+        tasks = np.array(head.tasks_of(Modules.of(state).head), np.float32)
         return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 
-    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+    def scores(self, model: Model, images: Tensor) -> Tensor:
         """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
         if RESCALERS not in model.arrays:
             return super().scores(model, images)

@@ -1,20 +1,14 @@
 """FedAvg on LoRA: A and B train together and are averaged separately."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import numpy as np
-
-from fcil.arrays import Arrays, State, weighted_total
-from fcil.errors import MergeError
-from fcil.method import Broadcast, ClientUpdate, Local, Phase
-from fcil.model import head
+from fcil.method import ServerOptimizer
+from fcil.options import Option
 
 from ._lora import LoraMethod
 
 __all__ = ["FedAvg"]
-
-EXAMPLES = "examples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,34 +16,22 @@ class FedAvg(LoraMethod):
     """The mean of A and of B, weighted by examples; one module goes on through all tasks.
 
     McMahan et al., AISTATS 2017, arXiv 1602.05629, on LoRA factors (FedIT, Zhang et al., arXiv 2305.05644). The product
-    of the means is not the mean of the products; that error is part of the method.
+    of the means is not the mean of the products; that error is part of the method. With `server` it is FedAvgM (Hsu et
+    al., arXiv 1909.06335), FedAdagrad, FedYogi or FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295).
     """
 
-    def local(self, phase: Phase) -> Local:
-        """Train the factors and the head's new rows."""
-        return Local(trains=(*(f"*{factor}" for factor in self.factors(phase)), head.block(phase.task.index)))
+    server: Annotated[
+        Literal["mean", "momentum", "adagrad", "yogi", "adam"],
+        Option("what the server does with the clients' mean change: takes it as it is, or as a gradient"),
+    ] = "mean"
+    server_lr: Annotated[float, Option("learning rate of the server's optimiser; unused with mean", above=0)] = 1.0
+    server_beta1: Annotated[float, Option("decay of the server's first moment", low=0, high=0.9999)] = 0.9
+    server_beta2: Annotated[float, Option("decay of the second moment; yogi and adam", low=0, high=0.9999)] = 0.99
+    server_tau: Annotated[float, Option("adaptivity, added to the root of the second moment", above=0)] = 1e-3
 
-    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
-        counts = [u.num_examples for u in updates]
-        return {
-            **weighted_total([u.arrays for u in updates], counts, broadcast.arrays),
-            EXAMPLES: np.array(sum(counts), np.float64),
-        }
-
-    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """sum_i n_i theta_i / sum_i n_i.
-
-        Raises:
-            MergeError: nobody has any examples.
-        """
-        if not sums[EXAMPLES] > 0:
-            raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
-        trained = {
-            group: {
-                name: (a + sums[name] / sums[EXAMPLES]).astype(np.float32) if name in sums else a
-                for name, a in state[group].items()
-            }
-            for group in ("module", "head")
-        }
-        return {**state, **trained}
+    @property
+    def server_optimizer(self) -> ServerOptimizer | None:
+        """The optimiser that `server` names."""
+        if self.server == "mean":
+            return None
+        return ServerOptimizer(self.server, self.server_lr, self.server_beta1, self.server_beta2, self.server_tau)

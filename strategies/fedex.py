@@ -12,7 +12,7 @@ from fcil.method import ClientUpdate, Phase
 from fcil.model.lora import A, B
 from fcil.options import Option
 
-from ._folding import Folding
+from ._folding import FoldingMethod
 from ._mixed import products
 
 __all__ = ["FedEx", "residual"]
@@ -37,7 +37,7 @@ def residual(pairs: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedEx(Folding):
+class FedEx(FoldingMethod):
     """FedAvg of A and of B, made exact: W0 takes up the mean of B_i A_i less the product of the means.
 
     Singhal et al., "FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of foundation models", ACL
@@ -47,6 +47,11 @@ class FedEx(Folding):
     residual_rank: Annotated[
         int, Option("components of a round's residual that are kept, the largest first; 0 keeps all", low=0)
     ] = 0
+
+    @property
+    def additive(self) -> bool:
+        """The residual needs every client's pair."""
+        return False
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """Average all that trained, and fold the residual.
@@ -59,7 +64,7 @@ class FedEx(Folding):
         pairs, weights = products(updates)
         folds = {layer: self._kept(residual(each, weights)) for layer, each in pairs.items()}
         rows = {name: a for name, a in means.items() if not name.endswith((A, B))}
-        return {**self.folded(state, means, folds), "head": {**state["head"], **rows}}
+        return self.folded(state, means, folds, rows)
 
     def _kept(self, change: LowRank) -> LowRank:
         cut = self.residual_rank and self.residual_rank < change.rank

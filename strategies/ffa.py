@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from fcil.method import Phase
 from fcil.model.lora import B
 
-from .fedavg import FedAvg
+from ._lora import LoraMethod
 
 __all__ = ["FFA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FFA(FedAvg):
+class FFA(LoraMethod):
     """The mean of B, weighted by examples; A is drawn once, the same for all clients, and never trains.
 
     Sun et al., "Improving LoRA in privacy-preserving federated learning", ICLR 2024, arXiv 2403.12313. The change B A
     is linear in what trains, so that no average and no noise is distorted. A travels once to each client.
     """
 
-    def factors(self, phase: Phase) -> tuple[str, ...]:
+    def trains(self, phase: Phase) -> tuple[str, ...]:
         """B alone."""
-        return (B,)
+        return (f"*{B}",)

@@ -10,12 +10,11 @@ from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, layers, shares
 from fcil.merging.weighted import fisher_mean
-from fcil.method import Broadcast, ClientUpdate, Kind, Pass, Phase, Task
+from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task
 from fcil.model.lora import DELTA
 from fcil.options import Option
 from fcil.statistics.gradients import fisher_of, fisher_pass
 
-from ._lora import head_rows
 from ._merging import Draw, MergeMethod
 
 __all__ = ["FisherAverage"]
@@ -51,7 +50,8 @@ class FisherAverage(MergeMethod):
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The pairs and, for a report too, the head rows that the loss needs."""
-        return Broadcast({**state["module"], **head_rows(state, phase)})
+        modules = Modules.of(state)
+        return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """As other merges of changes; of factors, array by array."""
@@ -65,12 +65,7 @@ class FisherAverage(MergeMethod):
             ).reshape(a.shape)
             for name, a in updates[0].arrays.items()
         }  # fmt: skip
-        new = as_float32(merged)
-        return {
-            **state,
-            "module": {name: new.get(name, a) for name, a in state["module"].items()},
-            "head": {name: new.get(name, a) for name, a in state["head"].items()},
-        }
+        return Modules.of(state).replaced(as_float32(merged))
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Layer by layer, dense."""

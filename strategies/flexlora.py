@@ -1,28 +1,42 @@
 """FlexLoRA: the mean of the products B A, cut to each client's rank by an SVD."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fcil.arrays import State, as_float32
 from fcil.merging.lowrank import stacked, truncated
-from fcil.method import ClientUpdate, Phase
+from fcil.method import ClientUpdate, Local, Modules, Phase
 from fcil.model.lora import A, B
 
-from ._lora import living
-from ._mixed import MixedRanks, mean_of_the_rest, products
+from ._lora import LoraMethod, revive_dead_components
+from ._mixed import Ranks, check_ranks, leading, mean_of_the_rest, products, rank_of
 
 __all__ = ["FlexLoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlexLoRA(MixedRanks):
+class FlexLoRA(LoraMethod):
     """The mean of B_i A_i, weighted by examples, is exact; what goes on are its best components, as many as fit.
 
     Bai et al., "Federated fine-tuning of large language models under heterogeneous tasks and client resources", NeurIPS
     2024, arXiv 2402.11505. By QR and SVD of stacked factors; no product of a layer's size is formed.
     """
+
+    ranks: Ranks = ()
+
+    def __post_init__(self) -> None:
+        check_ranks(self.ranks, self.rank)
+
+    @property
+    def additive(self) -> bool:
+        """Products of different ranks are stacked, not summed."""
+        return False
+
+    def local(self, phase: Phase) -> Local:
+        """Train the leading components of both factors, and the head's new rows."""
+        return replace(super().local(phase), start=lambda a, client: leading(a, rank_of(client, self.ranks, self.rank)))
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """B = U s^1/2 and A = s^1/2 V^T of sum_i w_i B_i A_i, largest components first.
@@ -34,6 +48,6 @@ class FlexLoRA(MixedRanks):
         pairs, weights = products(updates)
         module: dict[str, np.ndarray] = {}
         for layer, each in pairs.items():
-            best = living(truncated(stacked(each, weights), self.rank)[0], layer, phase)
+            best = revive_dead_components(truncated(stacked(each, weights), self.rank)[0], layer, phase)
             module |= {layer + A: best.a, layer + B: best.b}
-        return {**state, "module": as_float32(module), "head": {**state["head"], **rest}}
+        return Modules.of(state).with_module(as_float32(module), rest)

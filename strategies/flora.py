@@ -7,17 +7,17 @@ import numpy as np
 
 from fcil.arrays import Arrays, State
 from fcil.merging.lowrank import stacked
-from fcil.method import ClientUpdate, Local, Phase
+from fcil.method import ClientUpdate, Local, Modules, Phase
 from fcil.model.lora import A, uniform
 
-from ._folding import Folding
-from ._mixed import MixedRanks, leading, mean_of_the_rest, products
+from ._folding import FoldingMethod
+from ._mixed import Ranks, check_ranks, leading, mean_of_the_rest, products, rank_of
 
 __all__ = ["FLoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLoRA(Folding, MixedRanks):
+class FLoRA(FoldingMethod):
     """[B_1 ... B_n] [w_1 A_1 ; ... ; w_n A_n] is the mean of B_i A_i, weighted by examples, exactly and at any ranks.
 
     Wang et al., "FLoRA: federated fine-tuning large language models with heterogeneous low-rank adaptations", NeurIPS
@@ -25,13 +25,23 @@ class FLoRA(Folding, MixedRanks):
     the round's seed, which everybody knows, and B is zero: neither travels again.
     """
 
+    ranks: Ranks = ()
+
+    def __post_init__(self) -> None:
+        check_ranks(self.ranks, self.rank)
+
+    @property
+    def additive(self) -> bool:
+        """Pairs are stacked, not summed."""
+        return False
+
     def local(self, phase: Phase) -> Local:
         """Train a pair that is new in every round."""
 
         def start(arrays: Arrays, client: int) -> dict[str, np.ndarray]:
             rng = phase.generator("new pair")
             new = {n: uniform(rng, a.shape) for n, a in arrays.items() if n.endswith(A)}
-            return leading({**arrays, **new}, self.rank_of(client))
+            return leading({**arrays, **new}, rank_of(client, self.ranks, self.rank))
 
         return replace(super().local(phase), start=start)
 
@@ -45,5 +55,4 @@ class FLoRA(Folding, MixedRanks):
         rest = mean_of_the_rest(updates)
         pairs, weights = products(updates)
         folds = {layer: stacked(each, weights) for layer, each in pairs.items()}
-        after = self.folded(state, leading(state["module"], self.rank), folds)
-        return {**after, "head": {**state["head"], **rest}}
+        return self.folded(state, leading(Modules.of(state).module, self.rank), folds, rest)

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from fcil.method import Stream
 
-from .fedavg import FedAvg
+from ._lora import LoraMethod
 
 __all__ = ["Joint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint(FedAvg):
+class Joint(LoraMethod):
     """One client holds the data of all tasks and trains on all classes in one task: no clients, no sequence.
 
     The upper bound of class-incremental learning ("multi-task"), here with LoRA and a linear head. The budget is the

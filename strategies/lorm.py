@@ -20,9 +20,11 @@ from fcil.method import (
     Phase,
     Statistic,
     Task,
+    head,
+    of_task,
+    split_tasks,
 )
-from fcil.model import head
-from fcil.model.lora import A, B, layers_of
+from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
 from fcil.statistics.inputs import (
     HeadGram,
@@ -39,7 +41,7 @@ from fcil.statistics.inputs import (
 )
 from fcil.threads import side_by_side
 
-from ._lora import LoraMethod, of_task, past_tasks
+from ._lora import LoraMethod
 
 __all__ = ["LoRM"]
 
@@ -50,7 +52,7 @@ RESPONSE = ".response"
 
 def mean_of_tasks(current: Arrays, past: Arrays) -> Arrays:
     """W0 + the mean of the tasks' B_t A_t, the current one included, as one pair of rank T r per layer."""
-    modules = [*past_tasks(past), current]
+    modules = [*split_tasks(past), current]
     out: dict[str, np.ndarray] = {}
     for layer in layers_of(current):
         out[layer + A] = np.concatenate([m[layer + A] for m in modules], 0) / np.float32(len(modules))
@@ -103,14 +105,19 @@ class LoRM(LoraMethod):
     ] = "gram"
 
     @property
-    def remembers(self) -> bool:
+    def keeps_modules(self) -> bool:
         """Every task has a pair of its own."""
         return True
 
     @property
-    def zero(self) -> str:
-        """The factor that trains in a task's first round."""
-        return {"A": A, "B": B}[self.train_order[0]]
+    def additive(self) -> bool:
+        """Moments and Grams add."""
+        return True
+
+    @property
+    def adapter(self) -> Lora:
+        """The factor that trains in a task's first round starts at zero."""
+        return Lora(self.rank, zero={"A": A, "B": B}[self.train_order[0]])
 
     def factor(self, phase: Phase) -> str:
         """The factor that trains in this round: every task begins with the first of `train_order`."""
@@ -226,7 +233,7 @@ class LoRM(LoraMethod):
         past = state.get("past", {})
         if phase.kind == "train":
             return {**mean_of_tasks(state["module"], past), **state["head"]}
-        modules, grams = [*past_tasks(past), state["module"]], past_tasks(state["gram"])
+        modules, grams = [*split_tasks(past), state["module"]], split_tasks(state["gram"])
         merged: dict[str, np.ndarray] = {}
         for layer in layers_of(state["module"]):
             pairs = [(m[layer + B], m[layer + A]) for m in modules]

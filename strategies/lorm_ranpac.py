@@ -1,7 +1,7 @@
 """LoRM + RanPAC: a backbone adapted by federated LoRA, under a ridge head in closed form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -11,34 +11,36 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
-from fcil.merging.ridge import transport, transported
 from fcil.method import (
     REPORT,
+    Averaging,
     Backbone,
     Broadcast,
     ClientUpdate,
     Kind,
     Local,
     Method,
+    Model,
     Pass,
     Phase,
     Statistic,
     Task,
-)
-from fcil.model.adapted import AdaptedModel
+)  # fmt: skip
 from fcil.model.lora import Lora
 from fcil.options import Option
-from fcil.statistics.features import CROSS, GRAM, HELD, OLD_GRAM, Drift, FeatureMap, FeatureSums, class_sums
+from fcil.statistics.features import Drift, FeatureMap, FeatureSums
 
+from ._closed_form import ROWS, SUMS
 from ._lora import Rank
-from .fedavg import FedAvg
-from .lorm import LoRM
-from .ranpac import PROJECTION, RanPAC
+from ._parts import lora_method
+from ._ridge import PROJECTION, RidgeMethod
+from ._transport import carried, split_drift
+from .ranpac import RandomFeatures, Sketch
 
 __all__ = ["LoRMRanPAC"]
 
-OWN = ("rows", "sums", "modules")
-"""Groups of the state that the tuner does not know."""
+MODULES = "modules"
+"""The state's group of the backbone's modules at the end of tasks, after_task<t>/<name>."""
 
 
 def _after(task: int, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -47,19 +49,19 @@ def _after(task: int, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _modules(task: int, arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
-    """Undoes `_after`, of one task."""
+    """The modules that `_after` has named, of one task; a model of `Pass`."""
     mark = f"after_task{task}/"
     return {name.removeprefix(mark): a for name, a in references.items() if name.startswith(mark)}
 
 
 def _bare(arrays: Arrays, references: Arrays) -> Arrays:
-    """The frozen backbone."""
+    """The frozen backbone; a model of `Pass`."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRMRanPAC(RanPAC):
-    """LoRA is trained and merged by LoRM (or FedAvg); the head is ridge regression on random features.
+class LoRMRanPAC(RidgeMethod):
+    """LoRA is trained and merged by LoRM (or another method); the head is ridge regression on random features.
 
     Ours, after the first-session adaptation of RanPAC (arXiv 2307.02251) and STSA (arXiv 2506.01327). With `adapt` =
     first_task the backbone is frozen after the first task. With every_task it goes on changing, and the sums of earlier
@@ -68,46 +70,69 @@ class LoRMRanPAC(RanPAC):
     and the map is one between the backbone's own features: fewer numbers to fit than there are samples, as a rule.
     """
 
+    size: RandomFeatures = 1250
+    sketch: Sketch = 0
     adapt: Annotated[Literal["first_task", "every_task"], Option("tasks in which LoRA is trained")] = "first_task"
     concat: Annotated[bool, Option("the head sees frozen and adapted features side by side")] = False
     transport: Annotated[bool, Option('carry older sums to new features; needs adapt = "every_task"')] = False
     transport_mu: Annotated[
         float, Option("mu of the transport, in units of the mean square of an old feature; large moves less", above=0)
     ] = 1e-2
-    base: Annotated[Literal["LoRM", "FedAvg"], Option("how LoRA modules are trained and merged")] = "LoRM"
+    base: Annotated[
+        str, Option("how LoRA pairs are trained and merged: a method, or one with settings, name(key = value)")
+    ] = "lorm"
     rank: Rank = 16
+    _tuner: Averaging = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # a single task's module needs no merge over tasks, and no report for it
+        merge = "gram" if self.adapt == "every_task" else "mean"
+        given: dict[str, object] = {"rank": self.rank, "task_merge": merge}
+        object.__setattr__(self, "_tuner", lora_method(self.base, "base", given))
 
     @property
-    def tuner(self) -> Method:
-        """What adapts the backbone; a single task's module needs no merge over tasks, and no report for it."""
-        if self.base == "FedAvg":
-            return FedAvg(rank=self.rank)
-        return LoRM(rank=self.rank, task_merge="gram" if self.adapt == "every_task" else "mean")
+    def random_features(self) -> int:
+        """M."""
+        return self.size
+
+    @property
+    def sketch_rank(self) -> int:
+        """K."""
+        return self.sketch
 
     @property
     def adapter(self) -> Lora:
-        """A pair on qkv, proj, fc1 and fc2 of every block."""
-        return Lora(self.rank)
+        """The tuner's pairs."""
+        assert isinstance(self._tuner.adapter, Lora)
+        return self._tuner.adapter
+
+    @property
+    def additive(self) -> bool:
+        """The head's sums are; the tuner's merge may be."""
+        return self._tuner.additive
+
+    def acting(self, phase: Phase) -> Method:
+        """The tuner, but in the last phase of a task, which is the head's."""
+        return self._tuner.acting(phase) if phase.phases_left else self
 
     def last_tuned(self, task: int) -> int:
         """The task after which the backbone of `task` was ready."""
         return task if self.adapt == "every_task" else 0
 
-    def is_tuners(self, phase: Phase) -> bool:
-        """Whether a phase is the tuner's; the last one of a task is the head's."""
-        return phase.left > 0
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The tuner's in tasks in which it works, then one report for the head."""
+        tuned = self.last_tuned(task.index) == task.index
+        return (*(self._tuner.phases(task, rounds) if tuned else ()), REPORT)
 
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:
-        """As the tuner says; in the last phase sums under the adapted backbone, beside the frozen and the old one."""
-        if self.is_tuners(phase):
-            return self.tuner.local(phase)
+        """Sums under the adapted backbone, beside the frozen and the old one where they are needed."""
         task = phase.task.index
         drift = self.drift(phase)
-        beside = ([_bare] if self.concat else []) + ([partial(_modules, task - 1)] if drift else [])
+        extra = ([_bare] if self.concat else []) + ([partial(_modules, task - 1)] if drift else [])
         statistics: tuple[Statistic, ...] = (self.statistic(phase), drift) if drift else (self.statistic(phase),)
-        return Local(passes=(Pass(statistics, partial(_modules, self.last_tuned(task)), beside=tuple(beside)),))
+        return Local(passes=(Pass(statistics, partial(_modules, self.last_tuned(task)), extra_models=tuple(extra)),))
 
     def statistic(self, phase: Phase) -> FeatureSums:
         """Of the adapted features, to the right of the frozen ones with `concat`."""
@@ -120,88 +145,59 @@ class LoRMRanPAC(RanPAC):
         if not self.transport or phase.task.index == 0:
             return None
         new, old = ((1, 0), (1, 2)) if self.concat else ((0,), (1,))
-        return Drift(phase.task, self.feature_map(phase.seed), max(old) + 1, new, old, self.wire)
+        features = FeatureMap(random=self.size, seed=phase.seed)
+        return Drift(phase.task, features, max(old) + 1, new, old, self.wire)
 
-    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+    def scores(self, model: Model, images: Tensor) -> Tensor:
         """The ridge head; within a task, where there is none yet, the tuner's."""
         if PROJECTION not in model.arrays:
-            return self.tuner.scores(model, images)
+            return self._tuner.scores(model, images)
         features = model.features(images)
         if self.concat:
             with model.using({}):
                 features = torch.cat([model.features(images), features], 1)
-        phi = FeatureMap(random=self.size).apply(features, model.arrays[PROJECTION])
-        return model.logits(phi.float())
+        return self.scores_of(model, features)
 
     # ---- server half -------------------------------------------------------------------------------------------------
-
-    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """The tuner's in tasks in which it works, then one report for the head."""
-        tuned = self.last_tuned(task.index) == task.index
-        return (*(self.tuner.phases(task, rounds) if tuned else ()), REPORT)
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """Raise ConfigError for a transport with nothing to carry, or a rank that does not fit."""
         if self.transport and self.adapt != "every_task":
             raise ConfigError('method.transport = true: features change only with method.adapt = "every_task"; set it')
-        return self.tuner.init(backbone, classes, seed)
+        return self._tuner.init(backbone, classes, seed)
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """New arrays of the head, and of the tuner where it works."""
         state = super().begin(state, phase, backbone)
         tuned = self.last_tuned(phase.task.index) == phase.task.index
-        return self.tuner.begin(state, phase, backbone) if tuned else state
-
-    def _tuners(self, state: State) -> State:
-        return {group: arrays for group, arrays in state.items() if group not in OWN}
-
-    def _adapted(self, state: State, phase: Phase) -> dict[str, np.ndarray]:
-        """The modules of the backbone that the tuner would deploy at the end of this task."""
-        closing = replace(phase, kind=self.tuner.phases(phase.task, 1)[-1])
-        deployed = self.tuner.deploy(self._tuners(state), closing)
-        return {name: a for name, a in deployed.items() if not name.startswith("head.")}
+        return self._tuner.begin(state, phase, backbone) if tuned else state
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The tuner's; in the last phase the backbone's modules, old ones of which clients hold already."""
-        if self.is_tuners(phase):
-            return self.tuner.broadcast(self._tuners(state), phase)
-        return Broadcast(state["rows"], self._kept(state, phase))
+        """The length of features, and the modules under which sums are taken; clients hold the old ones already."""
+        return Broadcast(state[ROWS], self._kept(state, phase))
 
     def _kept(self, state: State, phase: Phase) -> dict[str, np.ndarray]:
         """The modules under which this task's sums are taken, and with `transport` those of the task before."""
-        task, older = phase.task.index, state.get("modules", {})
+        task, older = phase.task.index, state.get(MODULES, {})
         if self.last_tuned(task) < task:
             return dict(older)
         before = _after(task - 1, _modules(task - 1, {}, older)) if self.transport else {}
-        return {**before, **_after(task, self._adapted(state, phase))}
+        closing = replace(phase, kind=self._tuner.phases(phase.task, 1)[-1])
+        deployed = self._tuner.deploy(state, closing)
+        return {**before, **_after(task, {n: a for n, a in deployed.items() if not n.startswith("head.")})}
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """The tuner's, or those of features, and of old and new ones together."""
-        if self.is_tuners(phase):
-            return self.tuner.sums(phase, broadcast, updates)
+        """Of features, and of old and new ones together."""
         drift = self.drift(phase)
         return {**super().sums(phase, broadcast, updates), **(drift.total(updates) if drift else {})}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """The tuner's merge; in the last phase older sums are carried over, then this task's are added."""
-        if self.is_tuners(phase):
-            return {**state, **self.tuner.merge_sums(self._tuners(state), phase, sums)}
-        state = {**state, "modules": self._kept(state, phase)}
-        if self.drift(phase):
-            carry = transport(sums[CROSS], sums[OLD_GRAM], self.transport_mu)
-            state = {**state, "sums": self._carried(state["sums"], carry, phase.task.index)}
-        own = {name: a for name, a in sums.items() if name not in (CROSS, OLD_GRAM)}
-        return super().merge_sums(state, phase, own)
-
-    def _carried(self, sums: Arrays, carry: np.ndarray, tasks: int) -> dict[str, np.ndarray]:
-        """G and Q of the tasks before, as sums of features that have become T phi."""
-        out = dict(sums)
-        for prefix in ("", HELD) if HELD + GRAM in sums else ("",):
-            names = [prefix + class_sums(task) for task in range(tasks)]
-            each = [len(sums[name]) for name in names]
-            gram, q = transported(carry, sums[prefix + GRAM], np.concatenate([sums[name] for name in names]))
-            out |= {prefix + GRAM: gram, **dict(zip(names, np.split(q, np.cumsum(each)[:-1]), strict=True))}
-        return out
+        """Older sums are carried over, then this task's are added."""
+        state = {**state, MODULES: self._kept(state, phase)}
+        sums, drift = split_drift(sums)
+        if drift:
+            state = {**state, SUMS: carried(state[SUMS], drift, range(phase.task.index), self.transport_mu)}
+        return super().merge_sums(state, phase, sums)
 
     def input_width(self, state: State) -> int:
         """Length of z: twice the backbone's with `concat`."""
@@ -209,7 +205,7 @@ class LoRMRanPAC(RanPAC):
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The backbone's modules under the ridge head; within a task what the tuner deploys."""
-        if self.is_tuners(phase):
-            return self.tuner.deploy(self._tuners(state), phase)
-        modules = _modules(self.last_tuned(phase.task.index), {}, state["modules"])
+        if phase.phases_left:
+            return self._tuner.deploy(state, phase)
+        modules = _modules(self.last_tuned(phase.task.index), {}, state[MODULES])
         return {**modules, **super().deploy(state, phase)}

@@ -10,12 +10,11 @@ from fcil.arrays import State
 from fcil.merging.expert import Expert, layers
 from fcil.merging.mats import kronecker_match
 from fcil.merging.packed import shrunk
-from fcil.method import Broadcast, Kind, Pass, Phase, Task
+from fcil.method import Broadcast, Kind, Modules, Pass, Phase, Task
 from fcil.options import Option
 from fcil.statistics.gradients import SAMPLES, gradient_pass, output_gram
 from fcil.statistics.inputs import InputGram, input_gram
 
-from ._lora import head_rows
 from ._merging import Draw, MergeMethod
 
 __all__ = ["MaTS"]
@@ -40,7 +39,8 @@ class MaTS(MergeMethod):
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The pairs and, for a report too, the head rows that the loss needs."""
-        return Broadcast({**state["module"], **head_rows(state, phase)})
+        modules = Modules.of(state)
+        return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Layer by layer, dense."""

@@ -8,13 +8,11 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import biases, class_means
-from fcil.method import Phase
-from fcil.model import head
-from fcil.model.adapted import AdaptedModel
+from fcil.method import Model, Phase, head
 from fcil.options import Option
 from fcil.statistics.features import FeatureMap, FeatureSums, class_sums, counts
 
-from ._closed_form import ClosedForm
+from ._closed_form import SUMS, ClosedForm
 
 __all__ = ["NCM"]
 
@@ -37,11 +35,11 @@ class NCM(ClosedForm):
         """As a linear head: of -||phi - mean||^2 / 2 all but ||phi||^2 / 2, which is the same for all classes."""
         rows: dict[str, np.ndarray] = {}
         for task in range(phase.task.index + 1):
-            count = state["sums"][counts(task)]
-            means = class_means(state["sums"][class_sums(task)], count)
+            count = state[SUMS][counts(task)]
+            means = class_means(state[SUMS][class_sums(task)], count)
             rows |= {head.weight(task): means, head.bias(task): biases(count, -np.square(means).sum(1) / 2)}
         return as_float32(rows)
 
-    def scores(self, model: AdaptedModel, images: Tensor) -> Tensor:
+    def scores(self, model: Model, images: Tensor) -> Tensor:
         """The linear head on what was summed."""
         return model.logits(FeatureMap(self.normalise).apply(model.features(images)).float())

@@ -29,6 +29,11 @@ class Opcm(MergeMethod):
         float, Option("share of the sum's singular values whose space is closed to later tasks", low=0, high=1)
     ] = 0.5
 
+    @property
+    def merges(self) -> str:
+        """A sequence of tasks; a round's clients have no order."""
+        return "tasks"
+
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """All layers' sums, in factors, and one factor for all of them."""
         names = layers(experts)

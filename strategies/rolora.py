@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fcil.method import Phase
-from fcil.model.lora import A, B
+from fcil.model.lora import A, B, Lora
 from fcil.options import Option
 
-from .fedavg import FedAvg
+from ._lora import LoraMethod
 
 __all__ = ["RoLoRA"]
 
@@ -15,7 +15,7 @@ FACTORS = {"A": A, "B": B}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoLoRA(FedAvg):
+class RoLoRA(LoraMethod):
     """The mean of the one factor that trains, weighted by examples; the other one is the same for all clients.
 
     Chen et al., "Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA", NeurIPS 2025, arXiv
@@ -28,10 +28,10 @@ class RoLoRA(FedAvg):
     ] = "BA"
 
     @property
-    def zero(self) -> str:
-        """The factor that trains in the first round."""
-        return FACTORS[self.train_order[0]]
+    def adapter(self) -> Lora:
+        """The factor that trains in the first round starts at zero."""
+        return Lora(self.rank, zero=FACTORS[self.train_order[0]])
 
-    def factors(self, phase: Phase) -> tuple[str, ...]:
+    def trains(self, phase: Phase) -> tuple[str, ...]:
         """One factor a round; every task begins with the first of `train_order`."""
-        return (FACTORS[self.train_order[(phase.round - 1) % 2]],)
+        return (f"*{FACTORS[self.train_order[(phase.round - 1) % 2]]}",)

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from fcil.method import Stream
 
-from .fedavg import FedAvg
+from ._lora import LoraMethod
 
 __all__ = ["Sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequential(FedAvg):
+class Sequential(LoraMethod):
     """One client holds every task's data and goes on training one module; nothing guards against forgetting.
 
     The lower bound of class-incremental learning ("fine-tuning"), here with LoRA and a linear head. The budget is the

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from fcil.method import Backbone, ClientUpdate, Phase
-from fcil.scenario.tasks import Task
+from fcil.method import Backbone, ClientUpdate, Phase, Task
 from fcil.seeding import generator
 
 CPU = SimpleNamespace(device=torch.device("cpu"))

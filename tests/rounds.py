@@ -15,7 +15,7 @@ def begun(method):
 
 def updates_of(method, at, broadcast, counts=COUNTS):
     """An update of every client, from what that client begins with."""
-    local = method.local(at)
+    local = method.acting(at).local(at)
     names = local.trained(list(broadcast.arrays))
     for client, count in enumerate(counts):
         rng = np.random.default_rng([at.index, client])
@@ -29,7 +29,7 @@ def steps(method, rounds=4, state=None, task=None, counts=COUNTS):
     state = begun(method) if state is None else state
     for number in range(1, rounds + 1):
         at = phase(number, task=task)
-        broadcast = method.broadcast(state, at)
+        broadcast = method.acting(at).broadcast(state, at)
         updates = list(updates_of(method, at, broadcast, counts))
-        state = method.merge(state, at, updates)
+        state = method.acting(at).merge(state, at, updates)
         yield at, broadcast.arrays, updates, state

@@ -4,14 +4,13 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from fcil.client.training import ClientData
+from fcil.client.data import ClientData
 from fcil.data.dataset import Dataset, Split
 from fcil.data.transforms import View
-from fcil.method import Backbone, Phase
+from fcil.method import Backbone, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
-from fcil.scenario.tasks import Task
 
 SIZE, WIDTH = 16, 32
 BENCH = """

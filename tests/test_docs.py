@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fcil.client.training import Train
+from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice
 from fcil.data import Data
 from fcil.exchange.inline import Inline

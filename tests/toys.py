@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Broadcast, Local, Method, Pass
-from fcil.model import head
+from fcil.method import Broadcast, Local, Method, Pass, head
 from strategies.fedavg import FedAvg
 
 
@@ -16,6 +15,7 @@ class ClassSums:
 
     task: object
     layers: dict = field(default_factory=dict)
+    gradients: dict = field(default_factory=dict)
     sums: dict = field(default_factory=dict)
 
     def shapes(self, broadcast):
@@ -102,7 +102,7 @@ class Replay(FedAvg):
         if int(step.store.get("phase", np.array([-1]))[0]) != step.phase.index:
             kept = step.store.get("images", np.zeros((0, 3, 32, 32), np.float32))
             step.store["images"] = np.concatenate([kept, step.images[:2].numpy()])
-            step.store["owner"] = np.array([step.client])
+            step.store["owner"] = np.array([step.client.number])
             step.store["phase"] = np.array([step.phase.index])
         return loss
 

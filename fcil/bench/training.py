@@ -19,19 +19,21 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from fcil.arrays import Arrays
-from fcil.client.training import ClientData, Train, run_client
+from fcil.client.data import ClientData
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.config import Config, MethodChoice, Run
 from fcil.data.dataset import Dataset, Split
 from fcil.data.transforms import View
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.device import repeatable
-from fcil.method import ClientUpdate, Method, Phase
+from fcil.method import ClientUpdate, Method, Phase, Task
 from fcil.model import tiny
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
 from fcil.model.precision import Precision
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task, Tasks
+from fcil.scenario.tasks import Tasks
 from fcil.seeding import generator
 from fcil.threads import threads
 
@@ -94,7 +96,7 @@ class _Rig:
         self.phase = Phase(0, "train", Task(0, 0, CLASSES), 1, 0)
         self.backbone = describe_backbone(setting.model)
         state = self.method.begin(self.method.init(self.backbone, CLASSES, 0), self.phase, self.backbone)
-        self.state, self.broadcast = state, self.method.broadcast(state, self.phase)
+        self.state, self.broadcast = state, self.method.acting(self.phase).broadcast(state, self.phase)
         self.model = AdaptedModel(load_backbone(setting.model), self.method.adapter, setting.device, setting.precision)
         self.train = Train(epochs=1, batch=setting.batch)
         data = _images(setting)
@@ -111,12 +113,14 @@ class _Rig:
 
     def bare(self, round: int = 1) -> float:
         """Seconds of the loop written by hand, training what the method trains in that round."""
-        names = self.method.local(replace(self.phase, round=round)).trained(list(self.broadcast.arrays))
+        names = (
+            self.method.acting(self.phase).local(replace(self.phase, round=round)).trained(list(self.broadcast.arrays))
+        )
         leaves = self.model.load(self.broadcast.arrays, names)
         optimizer = torch.optim.AdamW(list(leaves.values()), lr=self.train.lr, weight_decay=0.0, fused=True)
 
         def loop() -> None:
-            for x, y in self.batches:
+            for x, y, _ in self.batches:
                 loss = F.cross_entropy(self.model.logits(self.model.features(x)), y)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -128,16 +132,16 @@ class _Rig:
         """Seconds of the forward passes alone, without gradients."""
         self.model.load(self.broadcast.arrays)
         with torch.no_grad():
-            return _timed(lambda: [self.model.features(x) for x, _ in self.batches])
+            return _timed(lambda: [self.model.features(x) for x, _, _ in self.batches])
 
     def merge(self) -> float:
         """Seconds of the server's merge of CLIENTS updates."""
         updates = [self._update(client) for client in range(CLIENTS)]
-        return _timed(lambda: self.method.merge(self.state, self.phase, updates))
+        return _timed(lambda: self.method.acting(self.phase).merge(self.state, self.phase, updates))
 
     def _update(self, client: int) -> ClientUpdate:
         rng = generator(0, "bench", client)
-        local = self.method.local(self.phase)
+        local = self.method.acting(self.phase).local(self.phase)
         names = local.trained(list(self.broadcast.arrays))
         arrays: Arrays = {n: rng.normal(size=self.broadcast.arrays[n].shape).astype(np.float32) for n in names}
         update = run_client(

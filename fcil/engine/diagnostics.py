@@ -117,7 +117,7 @@ class Diagnostics:
         """Keep what this task changed, and compare it with the tasks before it that were kept."""
         begin = self.folder / f"task{phase.task.index + 1}-start.safetensors"
         if begin.exists():  # not where diagnostics were switched on in the middle of a task
-            now = self.plan.method.broadcast(state, phase).arrays
+            now = self.plan.method.acting(phase).broadcast(state, phase).arrays
             changed = _between(_of_layers(now), load_file(begin))
             factors = {layer + A: change.a for layer, change in changed.items()}
             factors |= {layer + B: change.b for layer, change in changed.items()}

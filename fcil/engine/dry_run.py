@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fcil.arrays import Arrays, nbytes, ungrouped
-from fcil.client.training import ClientData, Train, run_client
+from fcil.client.data import ClientData
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.exchange.device import PeakMemory
 from fcil.exchange.worker import Worker
-from fcil.method import ClientUpdate, Method, Phase
-from fcil.scenario.tasks import Task
+from fcil.method import ClientUpdate, Method, Phase, Task
 from fcil.server.loop import Plan, Request
 from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
@@ -74,7 +75,7 @@ def between(measured: Mapping[int, Sequence[Cost]], at: int) -> list[Cost]:
 
 def kind_of_work(method: Method, phase: Phase) -> tuple[object, ...]:
     """Equal for phases that cost the same but for what grows with the tasks."""
-    local = method.local(phase)
+    local = method.acting(phase).local(phase)
     patterns = tuple(p.replace(f"head.{phase.task.index}.", "head.") for p in local.trains)
     return phase.kind, patterns, len(local.passes)
 
@@ -127,7 +128,7 @@ class Rehearsal:
             replies = [_varied(request, one, probed) for one in each]
             imitated: Reply = replies[0]
             if request.groups:
-                imitated = summed(self.plan.method, request.expected, request.broadcast, replies)
+                imitated = summed(request.method, request.expected, request.broadcast, replies)
             self.seconds += time.perf_counter() - began
             yield imitated
 

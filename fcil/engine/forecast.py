@@ -101,7 +101,9 @@ def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: in
     train = plan.config.train
     measured = rehearsal.timed[kind_of_work(plan.method, phase)]
     training, report = between({position: (c.training, c.report) for position, c in measured.items()}, phase.index)
-    trained = train.epochs * training.of(examples, train.batch) if plan.method.local(phase).trains else 0.0
+    trained = (
+        train.epochs * training.of(examples, train.batch) if plan.method.acting(phase).local(phase).trains else 0.0
+    )
     return trained + report.of(examples, 4 * train.batch)
 
 
@@ -113,7 +115,7 @@ def _phases(plan: Plan, rehearsal: Rehearsal, events: list[Mapping[str, Any]], w
         counts = [plan.scenario.num_examples(phase.task.index, c) for c in asked[phase.index]["clients"]]
         steps = [steps_of(n, plan.config.train.epochs, plan.config.train.batch) for n in counts]
         found.append(PhaseForecast(
-            phase, len(counts), sum(steps) if plan.method.local(phase).trains else 0,
+            phase, len(counts), sum(steps) if plan.method.acting(phase).local(phase).trains else 0,
             merged[phase.index]["upload_bytes"], asked[phase.index]["download_bytes"],
             spread((_client_seconds(plan, rehearsal, phase, n) for n in counts), workers),
         ))  # fmt: skip

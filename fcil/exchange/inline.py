@@ -6,7 +6,7 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.exchange.worker import Worker
-from fcil.scenario.tasks import Task
+from fcil.method import Task
 from fcil.server.loop import Request
 from fcil.server.replies import Reply
 

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 
 from fcil.arrays import Arrays
+from fcil.client.data import ClientData
 from fcil.client.store import ClientStore
-from fcil.client.training import ClientData, run_client
+from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, prepare
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
-from fcil.method import Broadcast, ClientUpdate, Method, Phase
+from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
 from fcil.registry import build_method
 from fcil.scenario.scenario import Scenario, make_scenario
-from fcil.scenario.tasks import Task
 from fcil.server.replies import Failure, Partial, summed
 from fcil.server.validation import expected
 from fcil.threads import threads
@@ -85,10 +85,11 @@ class Worker:
 
     def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
         """The sums over several clients' good updates."""
+        method = self.method.acting(phase)
         counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
-        target = expected(phase, broadcast, self.method.local(phase), counts)
+        target = expected(phase, broadcast, method.local(phase), counts)
         with threads(self.config.run.threads):
-            return summed(self.method, target, broadcast, self.work_all(phase, broadcast, clients))
+            return summed(method, target, broadcast, self.work_all(phase, broadcast, clients))
 
     def batches(self, task: Task) -> int:
         """Number of evaluation batches after `task`."""

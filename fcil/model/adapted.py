@@ -2,21 +2,18 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fcil.arrays import Arrays
-from fcil.method import Adapter
-from fcil.model import head
-from fcil.model.lora import LoraLinear
+from fcil.method import SCORES, Adapter, head
+from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import DTYPES
 
-__all__ = ["SCORES", "AdaptedModel"]
-
-SCORES = "scores."
-"""Prefix of arrays that neither head nor adapter knows: what a method's own `scores` needs beside them."""
+__all__ = ["AdaptedModel", "pooled_features"]
 
 
 class AdaptedModel:
@@ -109,14 +106,16 @@ class AdaptedModel:
             for handle in handles:
                 handle.remove()
 
+    def outputs(self, images: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """(n, 3, h, w) -> the features, (n, width) float32, and the adapter's further outputs by name."""
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            result = (self.adapter.features if self.adapter else pooled_features)(self.network, images)
+        features, further = result if isinstance(result, tuple) else (result, {})
+        return features.float(), further
+
     def features(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, width), float32."""
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-            if self.adapter is not None:
-                features = self.adapter.features(self.network, images)
-            else:
-                features = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return features.float()
+        return self.outputs(images)[0]
 
     def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """(n, width) -> (n, classes of `tasks`) from the linear head; all loaded tasks unless given."""
@@ -124,6 +123,12 @@ class AdaptedModel:
             tasks = head.tasks_of(self._tensors)
         heads = [(self._tensors[head.weight(t)], self._tensors[head.bias(t)]) for t in tasks]
         return torch.cat([nn.functional.linear(features, w, b) for w, b in heads], 1)
+
+
+def pooled_features(network: Any, images: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, width): the backbone's own pooled feature."""
+    features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+    return features
 
 
 def _first_argument(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

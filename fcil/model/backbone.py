@@ -163,4 +163,4 @@ def describe_backbone(settings: Model) -> Backbone:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and name.startswith("blocks.")
     }
-    return Backbone(width=int(network.num_features), linears=linears)  # type: ignore[arg-type]
+    return Backbone(int(network.num_features), linears, len(network.blocks))  # type: ignore[arg-type]

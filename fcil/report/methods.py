@@ -9,16 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.errors import ConfigError
-from fcil.method import Method, Phase, Statistic
+from fcil.method import Method, Phase, Statistic, Task
 from fcil.options import describe
 from fcil.registry import build_method, method_class
 from fcil.report.tables import method_table
-from fcil.scenario.tasks import Task
 
-__all__ = ["applies", "method_page", "methods_table", "needs", "source"]
-
-AT = "at"
-"""The setting by which a method is told what to merge (see strategies/_merging.py)."""
+__all__ = ["method_page", "methods_table", "needs", "source"]
 
 
 def source(doc: str) -> str:
@@ -43,7 +39,11 @@ def needs(method: Method) -> str:
     phases = [Phase(i, kind, task, i + 1, 0, len(kinds) - i - 1) for i, kind in enumerate(kinds)]
     asked = {
         kind: _together(
-            _said(s) for phase in phases if phase.kind == kind for p in method.local(phase).passes for s in p.statistics
+            _said(s)
+            for phase in phases
+            if phase.kind == kind
+            for p in method.acting(phase).local(phase).passes
+            for s in p.statistics
         )
         for kind in ("train", "report")
     }
@@ -52,27 +52,13 @@ def needs(method: Method) -> str:
     return "; ".join(told) or "nothing (data-free)"
 
 
-def applies(method: Method) -> str:
-    """What it merges: a round's clients, tasks, or either as its setting `at` says; or sums; or nothing."""
-    if method.stream != "federated":
-        return "nothing (one client)"
-    if "train" not in method.phases(Task(0, 0, 1), 1):
-        return "sums, once a task"
-    admitted = next((s.type for s in describe(type(method)) if s.name == AT), "")
-    if "task" in admitted and "round" in admitted:
-        return "tasks, or rounds"
-    if admitted == '"task"':
-        return "tasks"
-    return "rounds, tasks" if getattr(method, "remembers", False) else "rounds"
-
-
 def methods_table(names: Iterable[str]) -> Table:
     """One row a method; one that cannot be imported is said to be so, and hides no other."""
     table = Table("method", "what it is", "source", "merges", "clients report beside weights", box=None)
     for name in names:
         try:
             method, doc = build_method(name, {}), method_class(name).__doc__ or ""
-            told = (doc.partition("\n")[0], source(doc), applies(method), needs(method))
+            told = (doc.partition("\n")[0], source(doc), method.merges, needs(method))
         except ConfigError as error:
             told = (str(error), "", "", "")
         table.add_row(name, *map(Text, told))
@@ -87,5 +73,5 @@ def method_page(name: str) -> Group:
     """
     found = method_class(name, repr(name))
     method, doc = build_method(name, {}), cleandoc(found.__doc__ or "")
-    facts = f"Merges {applies(method)}. Clients report beside weights, at the defaults: {needs(method)}."
+    facts = f"Merges {method.merges}. Clients report beside weights, at the defaults: {needs(method)}."
     return Group(method_table(describe(found), f"{doc}\n\n{facts}"))

@@ -6,9 +6,9 @@ import numpy as np
 
 from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
-from fcil.method import Stream
+from fcil.method import Stream, Task
 from fcil.scenario.partition import Partition, split
-from fcil.scenario.tasks import Task, Tasks, class_order, make_tasks
+from fcil.scenario.tasks import Tasks, class_order, make_tasks
 from fcil.seeding import generator
 
 __all__ = ["Scenario", "make_scenario"]

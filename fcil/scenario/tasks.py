@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.errors import ConfigError
+from fcil.method import Task
 from fcil.options import Option
 from fcil.seeding import generator
 
-__all__ = ["Task", "Tasks", "class_order", "make_tasks"]
+__all__ = ["Tasks", "class_order", "make_tasks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +27,6 @@ class Tasks:
     order: Annotated[
         Literal["natural", "shuffled"], Option("the data set's own class order, or one drawn from run.seed")
     ] = "natural"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A block of consecutive classes."""
-
-    index: int
-    first: int
-    size: int
-
-    @property
-    def seen(self) -> int:
-        """Classes seen up to and including this task."""
-        return self.first + self.size
-
-    @property
-    def positions(self) -> range:
-        """The class positions of this task."""
-        return range(self.first, self.seen)
 
 
 def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:

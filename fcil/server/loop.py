@@ -15,9 +15,8 @@ import numpy as np
 from fcil.arrays import Arrays, State, digest, ungrouped
 from fcil.config import Config
 from fcil.errors import MergeError, RunError
-from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, as_broadcast
+from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, Task, as_broadcast
 from fcil.scenario.scenario import Scenario
-from fcil.scenario.tasks import Task
 from fcil.server.replies import Emit, Gathered, Reply, gather, groups
 from fcil.server.traffic import Ledger, send
 from fcil.server.validation import Expected, expected
@@ -42,6 +41,8 @@ class Request:
     """What an exchange carries to the clients of one phase."""
 
     phase: Phase
+    method: Method
+    """The method that acts in this phase; stays on the server, as clients build their own."""
     broadcast: Broadcast
     num_examples: dict[int, int]
     """Client asked -> its training samples in this task."""
@@ -139,15 +140,16 @@ def ask(plan: Plan, progress: Progress) -> Request:
     clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
     cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
-    return Request(phase, plan.method.broadcast(state, phase), counts, state, plan.method.local(phase), cut)
+    method = plan.method.acting(phase)
+    return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), cut)
 
 
 def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
     with threads(plan.config.run.threads):
         if request.groups:
-            return plan.method.merge_sums(request.state, request.phase, gathered.sums())
+            return request.method.merge_sums(request.state, request.phase, gathered.sums())
         in_order = sorted(gathered.updates, key=lambda u: u.client)
-        return plan.method.merge(request.state, request.phase, in_order)
+        return request.method.merge(request.state, request.phase, in_order)
 
 
 def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered) -> Progress:
@@ -207,7 +209,7 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
         "clients": clients, "download_bytes": down,
     })  # fmt: skip
     asked = time.perf_counter()
-    replies = gather(plan.method, request.expected, request.broadcast, exchange(request), emit)
+    replies = gather(request.method, request.expected, request.broadcast, exchange(request), emit)
     updates = replies.updates
     gathered = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)

@@ -33,7 +33,7 @@ def send(
     clients = list(clients)
     asked, held, sent = sum(1 << client for client in clients), dict(ledger.held), 0
     sizes = {client: {n: a.nbytes for n, a in start(broadcast.arrays, client).items()} for client in clients}
-    follows = {_reference(new): (_reference(old), size) for new, (old, size) in broadcast.follows.items()}
+    follows = {_reference(new): (_reference(old), size) for new, (old, size) in broadcast.patches.items()}
     for name, a in {**broadcast.arrays, **{_reference(n): a for n, a in broadcast.references.items()}}.items():
         content = digest({"": a})
         known, owners = held.get(name, ("", 0))

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from fcil.arrays import Arrays, added, symmetric_half
-from fcil.method import ClientUpdate, Shapes, Task
-from fcil.model import head
-from fcil.model.adapted import AdaptedModel
+from fcil.method import ClientUpdate, Draw, Model, Shapes, Task, head
 from fcil.seeding import generator
 
 __all__ = [
@@ -106,6 +104,7 @@ class _Sums:
     held: Callable[[np.ndarray], np.ndarray] | None = None
     """Samples -> which of them are held out."""
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
+    gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch."""
@@ -172,7 +171,7 @@ class FeatureSums:
     def _sent_as(self, name: str) -> str:
         return name.removesuffix(GRAM) + FACTOR if self.sketch and name.endswith(GRAM) else name
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Callable[[str], np.random.Generator]) -> _Sums:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Zero sums."""
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
@@ -231,6 +230,7 @@ class _Pairs:
     gram: Tensor
     wire: Wire
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
+    gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch."""
@@ -260,7 +260,7 @@ class Drift:
         m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.new))
         return {CROSS: (m, m), OLD_GRAM: (m * (m + 1) // 2,)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Callable[[str], np.random.Generator]) -> _Pairs:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Pairs:
         """Zero sums."""
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.new)
         phi, m = self.map.on(model.device, width), self.map.size(width)

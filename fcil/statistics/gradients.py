@@ -14,11 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcil.arrays import Arrays, symmetric_half
-from fcil.method import Pass, Shapes, Statistic, Task
-from fcil.model import head
-from fcil.model.adapted import AdaptedModel
+from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
-from fcil.statistics.inputs import Streams
 
 __all__ = ["SAMPLES", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram"]
 
@@ -46,10 +43,11 @@ def at_zero_delta(arrays: Arrays, references: Arrays) -> Arrays:
 class _Squares:
     """Differentiates the loss of each batch and adds up the squares."""
 
-    model: AdaptedModel
+    model: Model
     task: Task
     sums: dict[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
+    gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def add(self, name: str, share: Tensor) -> None:
         """Add one batch's share, in float64."""
@@ -72,7 +70,6 @@ class _Squares:
 class _Outers(_Squares):
     """Adds up outer products of the gradients at layers' outputs instead."""
 
-    gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
     samples: int = 0
 
     def add(self, name: str, share: Tensor) -> None:
@@ -112,7 +109,7 @@ class Fisher:
         rows = (head.weight(self.task.index), head.bias(self.task.index))
         return {fisher_of(n): shape for n, shape in broadcast.items() if n.endswith((A, B)) or n in rows}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Squares:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
         """Sum g^2."""
         return _Squares(model, self.task)
 
@@ -135,7 +132,7 @@ class OutputGram:
         sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
         return {SAMPLES: (1,), **{output_gram(layer): (n * (n + 1) // 2,) for layer, n in sides.items()}}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Outers:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
         """Sum while the gradients pass by."""
         sums = _Outers(model, self.task)
         sums.gradients = {layer: partial(sums.observe, layer) for layer in layers_of(arrays)}

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
-from fcil.method import Shapes
-from fcil.model import head
-from fcil.model.adapted import AdaptedModel
+from fcil.method import Draw, Model, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
@@ -27,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 Observers = Mapping[str, Callable[[Tensor], None]]
-Streams = Callable[[str], np.random.Generator]
 
 
 def projected_gram(layer: str) -> str:
@@ -82,6 +79,7 @@ class _Sums:
     """A collector that adds what observers see, and turns the sums into arrays at the end."""
 
     layers: Observers = field(default_factory=dict)
+    gradients: Observers = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     result: Callable[[Mapping[str, np.ndarray]], Arrays] = dict
 
@@ -107,7 +105,7 @@ class InputEnergy:
         """(in,) per layer."""
         return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum x_j^2 over tokens."""
         sums = _Sums()
         sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
@@ -123,7 +121,7 @@ class InputGram:
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
         return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum x x^T over tokens."""
         sums = _Sums(result=lambda wholes: {name: symmetric_half(gram) for name, gram in wholes.items()})
         sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in layers_of(arrays)}
@@ -159,7 +157,7 @@ class InputSketch:
         sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
         return {**sketches, **InputEnergy().shapes(broadcast)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sketches:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sketches:
         """Sketch while the data stream by."""
         sums = _Sketches()
         sums.streams = {layer: FrequentDirections(arrays[layer + A].shape[1], self.rows) for layer in layers_of(arrays)}
@@ -182,7 +180,7 @@ class ProjectedGram:
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
         return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _Sums:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
 
@@ -229,7 +227,7 @@ class HeadGram:
         d = broadcast[head.weight(self.task)][1]
         return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
 
-    def start(self, arrays: Arrays, model: AdaptedModel, generator: Streams) -> _HeadSums:
+    def start(self, arrays: Arrays, model: Model, generator: Draw) -> _HeadSums:
         """Sum over samples."""
         name, diagonal = head_gram(self.task), self.amount == 0
 

@@ -22,8 +22,8 @@ from fcil.config import from_table
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
+from fcil.method import Task
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.server.loop import run, start
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fcil.client.training import ClientData, run_client
+from fcil.client.data import ClientData
+from fcil.client.training import run_client
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare
 from fcil.merging import packed

@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fcil.method import Backbone, ClientUpdate, Phase
+from fcil.method import Backbone, ClientUpdate, Phase, Task
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.server.validation import expected
 from fcil.threads import threads
 

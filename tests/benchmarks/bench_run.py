@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.nn import functional as F
 
-from fcil.client.training import ClientData
+from fcil.client.data import ClientData
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.worker import Worker

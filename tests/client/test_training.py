@@ -9,12 +9,12 @@ import reference
 import torch
 from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
 
-from fcil.client.training import Step, Train, run_client
+from fcil.client.session import Batch, Session
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.data.transforms import View
-from fcil.method import Broadcast, Local, Method
-from fcil.model import head
+from fcil.method import Broadcast, Local, Method, Task, head
 from fcil.model.lora import A, B, Lora
-from fcil.scenario.tasks import Task
 
 RANK = 2
 DATA = dataset()
@@ -23,7 +23,7 @@ TRAIN = Train(epochs=1, batch=7, lr=1e-2)
 
 def arrays_of(seed=0, rank=RANK, tasks=1):
     rng = np.random.default_rng(seed)
-    module = Lora(rank).initial(BACKBONE, rng)
+    module = Lora(rank).initial(BACKBONE, lambda _: rng)
     module = {n: a if n.endswith(A) else rng.normal(0, 0.2, a.shape).astype(np.float32) for n, a in module.items()}
     for t in range(tasks):
         module |= head.new_rows(Task(t, 2 * t, 2), WIDTH, rng)
@@ -47,7 +47,8 @@ def run(adapted, method, arrays, at=None, data=DATA, indices=(0, 1, 4, 5, 8, 9, 
 
 
 def step_of(adapted, images, labels, task):
-    return Step(adapted, images, labels, phase(task=task), Broadcast({}), {}, 0, lambda _: None)
+    session = Session(0, phase(task=task), adapted, Broadcast({}), {}, client_data(DATA, []))
+    return Batch(session, images, labels, np.arange(len(labels)))
 
 
 # ---- factor form -----------------------------------------------------------------------------------------------------

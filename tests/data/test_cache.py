@@ -207,7 +207,7 @@ from safetensors.numpy import save
 import hashlib
 resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, 2 * 2**30))
 from fcil.data import Data, load
-from fcil.client.training import ClientData
+from fcil.client.data import ClientData
 import torch
 torch.set_num_threads(1)
 
@@ -243,12 +243,13 @@ sizes = []
 for images, labels in client.batches(16, order, rng):
     assert images.shape == (16, 3, 224, 224)
     sizes.append(anonymous())
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import Model, describe_backbone, load_backbone
 from fcil.method import Phase
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
+from fcil.method import Task
 method, phase = build_method("lorm", {"rank": 4}), Phase(0, "train", Task(0, 0, 200), 1, 0)
 small = Model(backbone="vit_tiny_patch16_224", weights="random", image_size=224)
 backbone = describe_backbone(small)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 from small import dense
 
-from fcil.client.training import Train
+from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice
 from fcil.data import Data
 from fcil.engine.diagnostics import Diagnostics, changes_in

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcil.client.training import Train
+from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
 from fcil.data.transforms import View, render

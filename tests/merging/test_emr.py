@@ -15,9 +15,8 @@ from fcil.data.dataset import prepare
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
 from fcil.merging.lowrank import LowRank, dense
-from fcil.model import head
+from fcil.method import Task, head
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 
 
 def merged(layers):

@@ -12,13 +12,13 @@ import pytest
 from small import BACKBONE, SIZE, client_data, dataset, model, small_settings
 
 from fcil.arrays import digest, grouped, ungrouped
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.data.dataset import prepare
 from fcil.errors import MergeError
-from fcil.method import ClientUpdate, Phase
+from fcil.method import ClientUpdate, Phase, Task
 from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
-from fcil.scenario.tasks import Task
 from fcil.server.validation import expected, refusal
 
 NAMES = method_names()
@@ -58,9 +58,9 @@ def trajectory(name):
         for round, kind in enumerate(kinds, 1):
             phase = Phase(len(steps), kind, task, round, 0, len(kinds) - round)
             state = method.begin(state, phase, BACKBONE) if round == 1 else state
-            broadcast = method.broadcast(state, phase)
+            broadcast = method.acting(phase).broadcast(state, phase)
             updates = [work(method, adapted, phase, broadcast, client) for client in range(CLIENTS)]
-            after = method.merge(state, phase, updates)
+            after = method.acting(phase).merge(state, phase, updates)
             steps.append((phase, state, broadcast, updates, after))
             state = after
     return steps
@@ -84,7 +84,10 @@ def test_replies_pass_the_servers_check(name):
     method = of(name)
     for phase, _, broadcast, updates, _ in trajectory(name):
         wanted = expected(
-            phase, broadcast, method.local(phase), {c: len(PARTS[phase.task.index][c]) for c in range(CLIENTS)}
+            phase,
+            broadcast,
+            method.acting(phase).local(phase),
+            {c: len(PARTS[phase.task.index][c]) for c in range(CLIENTS)},
         )
         for position, update in enumerate(updates):
             assert refusal(update, wanted, [u.client for u in updates[:position]]) is None
@@ -94,7 +97,7 @@ def test_replies_pass_the_servers_check(name):
 def test_only_what_is_declared_trains_and_the_frozen_is_not_sent(name):
     method = of(name)
     for phase, _, broadcast, updates, _ in trajectory(name):
-        trained = set(method.local(phase).trained(list(broadcast.arrays)))
+        trained = set(method.acting(phase).local(phase).trained(list(broadcast.arrays)))
         for update in updates:
             assert set(update.arrays) == trained
             assert all(np.isfinite(a).all() and a.dtype == np.float32 for a in update.arrays.values())
@@ -107,7 +110,7 @@ def test_names_shapes_and_types_are_kept_over_the_rounds_of_a_task(name):
     method = of(name)
     for phase, before, broadcast, _, after in trajectory(name):
         if phase.kind == "train":
-            again = method.broadcast(after, phase).arrays
+            again = method.acting(phase).broadcast(after, phase).arrays
             assert {n: (a.shape, a.dtype) for n, a in again.items()} == {
                 n: (a.shape, a.dtype) for n, a in broadcast.arrays.items()
             }
@@ -121,8 +124,8 @@ def test_inputs_are_not_changed_and_the_same_inputs_give_the_same_bits(name):
     for phase, before, broadcast, updates, after in trajectory(name):
         states = frozen(before), frozen(after)
         replies = [(digest(u.arrays), digest(u.statistics)) for u in updates]
-        assert frozen(method.merge(before, phase, updates)) == states[1]
-        sent = method.broadcast(before, phase)
+        assert frozen(method.acting(phase).merge(before, phase, updates)) == states[1]
+        sent = method.acting(phase).broadcast(before, phase)
         assert digest(sent.arrays) == digest(broadcast.arrays)
         assert digest(sent.references) == digest(broadcast.references)
         assert digest(method.deploy(after, phase)) == digest(method.deploy(after, phase))
@@ -144,7 +147,7 @@ def test_a_client_works_the_same_again_in_another_process(name):
 def test_order_of_clients_does_not_matter(name):
     method = of(name)
     for phase, before, _, updates, after in trajectory(name):
-        close(ungrouped(method.merge(before, phase, updates[::-1])), ungrouped(after))
+        close(ungrouped(method.acting(phase).merge(before, phase, updates[::-1])), ungrouped(after))
 
 
 @every_method
@@ -154,11 +157,11 @@ def test_copies_of_one_client_and_one_client_alone_are_that_client(name):
     method = of(name)
     for phase, before, _, updates, _ in trajectory(name):
         one = updates[1]
-        alone = method.merge(before, phase, [one])
-        copies = method.merge(before, phase, [one] * 3)
+        alone = method.acting(phase).merge(before, phase, [one])
+        copies = method.acting(phase).merge(before, phase, [one] * 3)
         if phase.kind == "train":
-            close({n: method.broadcast(alone, phase).arrays[n] for n in one.arrays}, one.arrays)
-            close({n: method.broadcast(copies, phase).arrays[n] for n in one.arrays}, one.arrays)
+            close({n: method.acting(phase).broadcast(alone, phase).arrays[n] for n in one.arrays}, one.arrays)
+            close({n: method.acting(phase).broadcast(copies, phase).arrays[n] for n in one.arrays}, one.arrays)
 
 
 @every_method
@@ -168,8 +171,8 @@ def test_a_client_without_examples_and_statistics_has_no_influence(name):
         last = updates[-1]
         nothing = {n: np.zeros_like(a) for n, a in last.statistics.items()}
         ghost = ClientUpdate(last.client, last.phase, 0, {n: a + 1 for n, a in last.arrays.items()}, nothing)
-        with_it = method.merge(before, phase, [*updates[:-1], ghost])
-        close(ungrouped(with_it), ungrouped(method.merge(before, phase, updates[:-1])))
+        with_it = method.acting(phase).merge(before, phase, [*updates[:-1], ghost])
+        close(ungrouped(with_it), ungrouped(method.acting(phase).merge(before, phase, updates[:-1])))
 
 
 @every_method
@@ -178,7 +181,7 @@ def test_a_state_survives_storage(name):
     for phase, before, _, updates, after in trajectory(name):
         back = grouped(ungrouped(before))
         assert all(":" not in group and not any(":" in n for n in arrays) for group, arrays in before.items())
-        assert frozen(method.merge(back, phase, updates)) == frozen(after)
+        assert frozen(method.acting(phase).merge(back, phase, updates)) == frozen(after)
         assert digest(method.deploy(grouped(ungrouped(after)), phase)) == digest(method.deploy(after, phase))
 
 

@@ -3,17 +3,15 @@
 import io
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import pytest
 from rich.console import Console
 from small import phase
 
-from fcil.method import REPORT, TRAIN, Local, Method, Pass
-from fcil.options import Option, describe
+from fcil.method import REPORT, TRAIN, Local, Method, Pass, Task
+from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
-from fcil.report.methods import applies, method_page, methods_table, needs, source
-from fcil.scenario.tasks import Task
+from fcil.report.methods import method_page, methods_table, needs, source
 from fcil.statistics.inputs import InputEnergy, InputGram
 
 
@@ -38,27 +36,12 @@ def test_what_is_needed_is_what_the_phases_ask_for():
     assert needs(Draft()) == "input energy; at a task's end input gram"
 
 
-def test_where_it_applies_is_what_its_settings_admit():
-    @dataclass(frozen=True, kw_only=True)
-    class Either(Draft):
-        """Either."""
-
-        at: Annotated[Literal["task", "round", "both"], Option("where")] = "task"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Remembering(Draft):
-        """Remembering."""
-
-        remembers: bool = True
-
-    @dataclass(frozen=True, kw_only=True)
-    class Ordered(Remembering):
-        """Ordered."""
-
-        at: Annotated[Literal["task"], Option("where")] = "task"
-
-    drafts = (Draft(), Either(), Remembering(), Ordered())
-    assert [applies(m) for m in drafts] == ["rounds", "tasks, or rounds", "rounds, tasks", "tasks"]
+def test_what_it_merges_is_what_the_method_declares():
+    told = {name: build_method(name, {}).merges for name in ("fedavg", "ties", "lorm", "opcm", "ridge", "joint")}
+    assert told == {
+        "fedavg": "rounds", "ties": "tasks, or rounds", "lorm": "rounds, tasks", "opcm": "tasks",
+        "ridge": "sums, once a task", "joint": "nothing (one client)",
+    }  # fmt: skip
 
 
 def test_sources_are_arxiv_numbers():

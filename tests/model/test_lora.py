@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from fcil.errors import ConfigError
 from fcil.method import Backbone
-from fcil.model.lora import Lora, LoraLinear, _factor_form
+from fcil.model.lora import Lora
+from fcil.model.lora_layer import LoraLinear, _factor_form
 from fcil.seeding import torch_generator
 
 
@@ -71,7 +72,7 @@ def test_rank_is_bounded_by_the_smallest_layer_and_targets_must_match():
 
 def test_initial_factors_are_kaiming_uniform_and_zero():
     backbone = Backbone(64, {"blocks.0.attn.qkv": (192, 64)})
-    arrays = Lora(32).initial(backbone, np.random.default_rng(0))
+    arrays = Lora(32).initial(backbone, lambda _: np.random.default_rng(0))
     a, b = arrays["blocks.0.attn.qkv.lora_A"], arrays["blocks.0.attn.qkv.lora_B"]
     assert a.shape == (32, 64)
     assert not b.any()

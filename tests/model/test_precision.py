@@ -8,7 +8,8 @@ import torch
 from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model, phase
 
 import fcil.model.precision as precision
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
 from fcil.engine.provenance import provenance
@@ -16,13 +17,12 @@ from fcil.engine.records import read_config, read_provenance
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
-from fcil.method import Broadcast
-from fcil.model import head
+from fcil.method import Broadcast, Task, head
 from fcil.model.backbone import Model
-from fcil.model.lora import Lora, LoraLinear
+from fcil.model.lora import Lora
+from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import ScaledSteps, resolve
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from strategies.lorm import LoRM
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -63,7 +63,7 @@ def updates(name, **train):
     """One client's round of FedAvg in a number type."""
     method, task = build_method("fedavg", {"rank": 2}), Task(0, 0, 2)
     rng = np.random.default_rng(0)
-    arrays = {**Lora(2).initial(BACKBONE, rng), **head.new_rows(task, WIDTH, rng)}
+    arrays = {**Lora(2).initial(BACKBONE, lambda _: rng), **head.new_rows(task, WIDTH, rng)}
     data = client_data(dataset(), np.flatnonzero(dataset().train.labels < 2))
     setting = Train(epochs=2, batch=8, **train)
     return arrays, run_client(method, model(Lora(2), name), data, setting, phase(), Broadcast(arrays), 0, {})

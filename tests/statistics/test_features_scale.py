@@ -63,7 +63,7 @@ from fcil.arrays import nbytes, ungrouped
 from fcil.statistics.features import GRAM, class_sums, counts
 from fcil.method import Backbone, ClientUpdate, Phase
 from fcil.seeding import generator
-from fcil.scenario.tasks import Task
+from fcil.method import Task
 from strategies.ranpac import RanPAC
 
 M, C = 10_000, 10

@@ -6,13 +6,12 @@ import torch
 from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, phase, tiny_vit
 
 from fcil.arrays import shapes
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.data.dataset import prepare
 from fcil.merging import packed
-from fcil.method import Broadcast, Local, Method
-from fcil.model import head
+from fcil.method import Broadcast, Local, Method, Task, head
 from fcil.model.lora import DELTA, A, B, Lora
-from fcil.scenario.tasks import Task
 from fcil.statistics.gradients import SAMPLES, fisher_of, fisher_pass, gradient_pass, output_gram
 from fcil.statistics.inputs import InputGram, input_gram
 
@@ -23,7 +22,7 @@ INDICES = np.flatnonzero(np.isin(DATA.train.labels, TASK.positions))[:7]
 
 def arrays():
     rng = np.random.default_rng(3)
-    module = Lora(2).initial(BACKBONE, rng)
+    module = Lora(2).initial(BACKBONE, lambda _: rng)
     module = {n: a if n.endswith(A) else rng.normal(0, 0.2, a.shape).astype("f4") for n, a in module.items()}
     return {**module, **head.new_rows(TASK, WIDTH, rng)}
 

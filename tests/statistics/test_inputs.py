@@ -7,10 +7,10 @@ import torch
 from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
 
 from fcil.arrays import symmetric_half
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.merging import packed
-from fcil.method import Broadcast, Local, Method, Pass
-from fcil.model import head
+from fcil.method import Broadcast, Local, Method, Pass, head
 from fcil.model.lora import A, Lora
 from fcil.statistics.inputs import (
     HeadGram,
@@ -33,7 +33,7 @@ DATA = dataset()
 def arrays_of(seed=0):
     """A module that does something (B is not zero), and two head rows."""
     rng = np.random.default_rng(seed)
-    module = Lora(RANK).initial(BACKBONE, rng)
+    module = Lora(RANK).initial(BACKBONE, lambda _: rng)
     module = {n: a if n.endswith(A) else rng.normal(0, 0.2, a.shape).astype(np.float32) for n, a in module.items()}
     return {**module, **head.new_rows(phase().task, WIDTH, rng)}
 
@@ -154,7 +154,7 @@ def test_energy_is_the_diagonal_and_projections_are_positive_semidefinite():
 
 def test_under_decides_which_model_the_data_are_seen_through():
     adapted, arrays, other = model(Lora(RANK)), arrays_of(), arrays_of(1)
-    through = Pass((InputEnergy(), ProjectedGram("exact")), under=lambda mine, references: references)
+    through = Pass((InputEnergy(), ProjectedGram("exact")), model=lambda mine, references: references)
     stats = report(adapted, arrays, through, references=other, batch=5)
     inputs, _ = captured(adapted, other)
     own, _ = captured(adapted, arrays)
@@ -173,7 +173,7 @@ def test_under_may_take_the_adapter_away_and_sees_what_the_client_trained():
         seen.append(mine)
         return {name: a for name, a in mine.items() if name.startswith("head")}
 
-    stats = report(adapted, arrays, Pass((InputEnergy(),), under=bare), batch=5)
+    stats = report(adapted, arrays, Pass((InputEnergy(),), model=bare), batch=5)
     inputs, _ = captured(adapted, {})
     close(stats[input_energy("blocks.1.mlp.fc1")], np.diag(reference.gram(inputs["blocks.1.mlp.fc1"])))
     np.testing.assert_array_equal(seen[0]["blocks.0.attn.qkv" + A], arrays["blocks.0.attn.qkv" + A])

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from small import dataset
 
-from fcil.client.training import ClientData, run_client
+from fcil.client.data import ClientData
+from fcil.client.training import run_client
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
-from fcil.method import Broadcast, Phase
+from fcil.method import Broadcast, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import describe_backbone, load_backbone
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
-from fcil.scenario.tasks import Task, Tasks
+from fcil.scenario.tasks import Tasks
 from fcil.server.loop import make_plan, run, start
 from strategies.fedavg import FedAvg
 from strategies.joint import Joint

@@ -11,8 +11,7 @@ from sklearn.linear_model import Ridge as Sklearn
 
 from fcil.arrays import total
 from fcil.merging.ridge import NEVER
-from fcil.method import Backbone, Phase
-from fcil.model import head
+from fcil.method import Backbone, Phase, head
 from fcil.statistics.features import FACTOR, GRAM, HELD, FeatureMap, class_sums, counts, projection
 from strategies.ncm import NCM
 from strategies.ranpac import RanPAC

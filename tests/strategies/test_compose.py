@@ -8,10 +8,9 @@ from problems import close
 from small import BACKBONE, LINEARS, dense, phase
 
 from fcil.errors import ConfigError
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Task
 from fcil.model.lora import B, changes_of
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 
 TASKS = [Task(0, 0, 2), Task(1, 2, 2), Task(2, 4, 2)]
 COUNTS = [5, 20, 1]
@@ -20,7 +19,7 @@ COUNTS = [5, 20, 1]
 def updates(method, state, at, seed=0):
     """Random changes of whatever trains; statistics of the declared shapes, positive."""
     rng = np.random.default_rng([seed, at.task.index, at.round])
-    sent, local = method.broadcast(state, at).arrays, method.local(at)
+    sent, local = method.acting(at).broadcast(state, at).arrays, method.acting(at).local(at)
     shapes = {n: s for p in local.passes for each in p.statistics for n, s in each.shapes(
         {name: a.shape for name, a in sent.items()}).items()}  # fmt: skip
     return [
@@ -41,7 +40,7 @@ def through(method, rounds=2, tasks=TASKS):
         for position, kind in enumerate(method.phases(task, rounds), 1):
             at = replace(phase(task=task), kind=kind, round=position)
             state = method.begin(state, at, BACKBONE) if position == 1 else state
-            state = method.merge(state, at, updates(method, state, at))
+            state = method.acting(at).merge(state, at, updates(method, state, at))
         yield state, at
 
 
@@ -51,7 +50,7 @@ def test_a_merged_round_is_the_start_and_the_merged_change_cut_to_the_rank():
     state = method.begin(method.init(BACKBONE, 6, 0), at, BACKBONE)
     for _ in range(2):  # B is zero at first
         sent = updates(method, state, at)
-        after = method.merge(state, at, sent)
+        after = method.acting(at).merge(state, at, sent)
         for layer in LINEARS:
             mean = sum(n * dense(u.arrays, layer) for n, u in zip(COUNTS, sent, strict=True)) / sum(COUNTS)
             u, s, vt = np.linalg.svd(mean)

@@ -11,13 +11,13 @@ from sklearn.linear_model import Ridge as Sklearn
 from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model
 
 from fcil.arrays import digest
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.data.dataset import prepare
 from fcil.errors import ConfigError
 from fcil.merging.ridge import transport, transported
-from fcil.method import Phase
+from fcil.method import Phase, Task
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.statistics.features import CROSS, GRAM, OLD_GRAM, class_sums, projection
 from strategies.lorm_ranpac import LoRMRanPAC
 from strategies.ranpac import RanPAC
@@ -31,8 +31,8 @@ VARIANTS = {
     "stale, concat": {"adapt": "every_task", "concat": True},
     "transported": {"adapt": "every_task", "transport": True},
     "transported, concat": {"adapt": "every_task", "transport": True, "concat": True},
-    "FedAvg, transported": {"adapt": "every_task", "transport": True, "base": "FedAvg"},
-    "FedAvg, first": {"base": "FedAvg"},
+    "FedAvg, transported": {"adapt": "every_task", "transport": True, "base": "fedavg"},
+    "FedAvg, first": {"base": "fedavg"},
     "ridge, transported": {"adapt": "every_task", "transport": True, "size": 0},
     "ridge, transported, concat": {"adapt": "every_task", "transport": True, "size": 0, "concat": True},
 }  # fmt: skip
@@ -55,12 +55,12 @@ def run(method, clients=3):
         for round, kind in enumerate(kinds, 1):
             phase = Phase(len(steps), kind, task, round, 0, len(kinds) - round)
             state = method.begin(state, phase, BACKBONE) if round == 1 else state
-            sent = method.broadcast(state, phase)
+            sent = method.acting(phase).broadcast(state, phase)
             updates = [
                 run_client(method, adapted, client_data(DATA, mine), TRAIN, phase, sent, client, {})
                 for client, mine in enumerate(parts(task, clients))
             ]
-            after = method.merge(state, phase, updates)
+            after = method.acting(phase).merge(state, phase, updates)
             steps.append((phase, state, sent, updates, after))
             state = after
     return steps
@@ -72,7 +72,7 @@ def trajectory(variant):
 
 
 def reports(variant):
-    return [step for step in trajectory(variant) if step[0].left == 0]
+    return [step for step in trajectory(variant) if step[0].phases_left == 0]
 
 
 def modules(deployed):
@@ -113,7 +113,7 @@ def test_transport_without_anything_that_changes_is_refused():
 @every_variant
 def test_a_task_without_training_has_one_report_and_one_with_it_the_tuners_phases_first(variant):
     method = of(variant)
-    tuned = (*method.tuner.phases(TASKS[0], 2), "report")
+    tuned = (*method._tuner.phases(TASKS[0], 2), "report")
     later = tuned if method.adapt == "every_task" else ("report",)
     assert [method.phases(task, 2) for task in TASKS] == [tuned, later, later]
 
@@ -121,13 +121,13 @@ def test_a_task_without_training_has_one_report_and_one_with_it_the_tuners_phase
 @every_variant
 def test_training_is_the_tuners_bit_for_bit(variant):
     method = of(variant)
-    alone, state = method.tuner, method.tuner.init(BACKBONE, 6, 0)
+    alone, state = method._tuner, method._tuner.init(BACKBONE, 6, 0)
     for phase, _, sent, updates, after in trajectory(variant):
-        if phase.left == 0:
+        if phase.phases_left == 0:
             continue
         state = alone.begin(state, phase, BACKBONE) if phase.round == 1 else state
-        assert digest(alone.broadcast(state, phase).arrays) == digest(sent.arrays)
-        state = alone.merge(state, phase, updates)
+        assert digest(alone.acting(phase).broadcast(state, phase).arrays) == digest(sent.arrays)
+        state = alone.acting(phase).merge(state, phase, updates)
         assert digest(alone.deploy(state, phase)) == digest(method.deploy(after, phase))
 
 
@@ -143,7 +143,7 @@ def test_a_task_is_summed_under_the_backbone_that_is_deployed_after_it(variant):
     for phase, _, _, updates, after in reports(variant):
         mine, y = of_task(phase.task)
         x = phi(method, features(method, method.deploy(after, phase), mine))
-        summed = method.sums(phase, None, updates)
+        summed = method.acting(phase).sums(phase, None, updates)
         close(summed[class_sums(phase.task.index)], y.T[list(phase.task.positions)] @ x, 1e-4)
         close(summed[GRAM], (x.T @ x)[np.triu_indices(x.shape[1])], 1e-4)
 
@@ -193,7 +193,7 @@ def test_one_client_or_many_give_the_same_sums(variant):
     whole = run_client(
         method, model(method.adapter), client_data(DATA, of_task(phase.task)[0]), TRAIN, phase, sent, 0, {}
     )
-    alone = method.merge(before, phase, [whole])
+    alone = method.acting(phase).merge(before, phase, [whole])
     for name, a in after["sums"].items():
         close(alone["sums"][name], a, 1e-5)  # float32 features depend a little on what is in their batch
 
@@ -216,7 +216,7 @@ def test_with_a_strong_mu_transport_is_stale():
 def test_transport_moves_the_sums_of_earlier_tasks_by_the_closed_form_alone():
     method = of("transported")
     phase, before, _, updates, after = reports("transported")[1]
-    summed = method.sums(phase, None, updates)
+    summed = method.acting(phase).sums(phase, None, updates)
     carry = transport(summed[CROSS], summed[OLD_GRAM], method.transport_mu)
     gram, q = transported(carry, before["sums"][GRAM], before["sums"][class_sums(0)])
     np.testing.assert_allclose(after["sums"][class_sums(0)], q)
@@ -228,8 +228,8 @@ def test_an_adaptation_that_does_not_move_is_plain_ranpac():
     method, plain = of("first"), RanPAC(size=20, penalty=1.0)
     phase, *_ = reports("first")[0]
     adapted = model(method.adapter)
-    begun = method.begin(method.init(BACKBONE, 6, 0), replace(phase, round=1, left=3), BACKBONE)
-    sent = method.broadcast(begun, phase)
+    begun = method.begin(method.init(BACKBONE, 6, 0), replace(phase, round=1, phases_left=3), BACKBONE)
+    sent = method.acting(phase).broadcast(begun, phase)
     mine = of_task(phase.task)[0]
     update = run_client(method, adapted, client_data(DATA, mine), TRAIN, phase, sent, 0, {})
     state = plain.begin(plain.init(BACKBONE, 6, 0), phase, BACKBONE)

@@ -9,10 +9,9 @@ from small import BACKBONE, LINEARS, WIDTH, dense, model, phase
 
 from fcil.arrays import symmetric_half, total
 from fcil.errors import ConfigError
-from fcil.method import Broadcast, ClientUpdate
+from fcil.method import Broadcast, ClientUpdate, Task
 from fcil.model.lora import A, B
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.statistics.inputs import (
     HeadGram,
     InputEnergy,
@@ -354,7 +353,7 @@ def test_model_of_the_grams(gram_model):
         mine = {**sent.arrays, **updates[1].arrays}
         for each in method.local(at).passes:
             assert (each.transform, each.repeats) == ("train", 1)
-            seen = each.under(mine, sent.references)
+            seen = each.model(mine, sent.references)
             model(method.adapter).load(seen)
             modules = [*past, mine] if gram_model == "deployed" else [mine]
             for layer in LINEARS:

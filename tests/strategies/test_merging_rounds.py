@@ -6,10 +6,9 @@ import reference_ties
 from small import BACKBONE, LINEARS, dense, phase
 
 from fcil.errors import MergeError
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Task
 from fcil.model.lora import DELTA, B
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 
 RANK = 2
 COUNTS = [5, 2, 9]
@@ -40,7 +39,7 @@ def started(method):
 
 def updates_of(method, state, at, counts=COUNTS):
     rng = np.random.default_rng(1)
-    sent = method.broadcast(state, at).arrays
+    sent = method.acting(at).broadcast(state, at).arrays
     return [
         ClientUpdate(i, at.index, n, {k: (a + rng.normal(0, 0.3, a.shape)).astype(np.float32) for k, a in sent.items()})
         for i, n in enumerate(counts)
@@ -64,7 +63,7 @@ def test_a_round_merges_the_changes_since_its_start_and_adds_them_to_it(name):
     method, at = of(name, at="round"), phase(2)
     state = started(method)
     updates = updates_of(method, state, at)
-    after = method.merge(state, at, updates)
+    after = method.acting(at).merge(state, at, updates)
     start = {layer: dense(state["module"], layer) for layer in LINEARS}
     changes = [{layer: dense(u.arrays, layer) - start[layer] for layer in LINEARS} for u in updates]
     for layer, change in literal(name, changes, COUNTS).items():
@@ -95,11 +94,11 @@ def test_over_clients_one_without_examples_and_the_order_have_no_influence(name)
     method, at = of(name, at="round"), phase(2)
     state = started(method)
     *present, ghost = updates_of(method, state, at, [5, 2, 0])
-    merged = method.merge(state, at, present)["module"]
-    with_it = method.merge(state, at, [*present, ghost])["module"]
+    merged = method.acting(at).merge(state, at, present)["module"]
+    with_it = method.acting(at).merge(state, at, [*present, ghost])["module"]
     for layer in LINEARS:
         np.testing.assert_array_equal(dense(with_it, layer), dense(merged, layer))
-    other = method.merge(state, at, present[::-1])["module"]
+    other = method.acting(at).merge(state, at, present[::-1])["module"]
     for layer in LINEARS:
         np.testing.assert_allclose(dense(other, layer), dense(merged, layer), rtol=1e-3, atol=1e-5)
 
@@ -109,18 +108,18 @@ def test_over_clients_nobody_with_examples_is_an_error(name):
     method, at = of(name, at="round"), phase(2)
     state = started(method)
     with pytest.raises(MergeError):
-        method.merge(state, at, updates_of(method, state, at, [0, 0]))
+        method.acting(at).merge(state, at, updates_of(method, state, at, [0, 0]))
 
 
 @every_kind
 def test_a_round_in_which_nobody_trained_is_refused_and_one_who_did_is_enough(name):
     method, at = of(name, at="round"), phase(2)
     state = started(method)
-    sent = method.broadcast(state, at).arrays
+    sent = method.acting(at).broadcast(state, at).arrays
     idle = [ClientUpdate(i, at.index, 3, sent) for i in range(2)]
     with pytest.raises(MergeError, match="all changes of 2 experts are zero"):
-        method.merge(state, at, idle)
-    moved = method.merge(state, at, [idle[0], updates_of(method, state, at)[1]])
+        method.acting(at).merge(state, at, idle)
+    moved = method.acting(at).merge(state, at, [idle[0], updates_of(method, state, at)[1]])
     assert any(not np.array_equal(dense(moved["module"], n), dense(state["module"], n)) for n in LINEARS)
 
 
@@ -129,10 +128,10 @@ def test_no_component_is_left_with_both_factors_zero(name):
     """It would have no gradient, for the rest of the run."""
     method, at = of(name, at="round"), phase(1)
     state = method.begin(method.init(BACKBONE, 4, 0), at, BACKBONE)
-    sent = method.broadcast(state, at).arrays
+    sent = method.acting(at).broadcast(state, at).arrays
     first = next(iter(LINEARS))
     one = {n: a + 0.1 if n == first + ".lora_B" else a for n, a in sent.items()}  # rank one, in one layer
-    module = method.merge(state, at, [ClientUpdate(0, at.index, 3, one)])["module"]
+    module = method.acting(at).merge(state, at, [ClientUpdate(0, at.index, 3, one)])["module"]
     for layer in LINEARS:
         b, a = module[layer + ".lora_B"], module[layer + ".lora_A"]
         assert (np.abs(b).max(0) + np.abs(a).max(1) > 0).all()
@@ -147,7 +146,7 @@ def test_masks_belong_to_the_round(settings):
     for round in (2, 3):
         at = phase(round)
         updates = updates_of(method, state, at)
-        merged[round], again = (method.merge(state, at, updates)["module"] for _ in range(2))
+        merged[round], again = (method.acting(at).merge(state, at, updates)["module"] for _ in range(2))
         assert all(np.array_equal(merged[round][n], again[n]) for n in again)
     assert any(not np.array_equal(merged[2][n], merged[3][n]) for n in merged[2])
 
@@ -157,7 +156,7 @@ def test_any_of_them_over_clients_goes_with_any_other_over_tasks():
         "compose", {"rank": RANK, "round": 'knots(reduce = "mean")', "task": "core_space(host = 'ties(top = 0.5)')"}
     )
     state = started(method)
-    after = method.merge(state, phase(2), updates_of(method, state, phase(2)))
+    after = method.acting(phase).merge(state, phase(2), updates_of(method, state, phase(2)))
     second = phase(task=TASKS[1])
     deployed = method.deploy(method.begin(after, second, BACKBONE), second)
     assert all(np.isfinite(a).all() for a in deployed.values())

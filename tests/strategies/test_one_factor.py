@@ -6,9 +6,9 @@ from rounds import COUNTS, begun, steps
 from small import BACKBONE, dense, phase
 
 from fcil.arrays import same_names
+from fcil.method import Task
 from fcil.model.lora import A, B, layers_of
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from strategies.ffa import FFA
 from strategies.rolora import RoLoRA
 
@@ -38,9 +38,9 @@ def test_one_factor_a_round_is_sent_and_the_other_keeps_its_bits(method, order):
 def test_the_factor_that_trains_first_starts_at_zero_and_the_other_does_not(method):
     at = phase(1)
     module = begun(method)["module"]
-    (first,) = method.factors(at)
+    (first,) = method.trains(at)
     for name, a in module.items():
-        assert (not a.any()) == name.endswith(first)
+        assert (not a.any()) == name.endswith(first.removeprefix("*"))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -49,7 +49,7 @@ def test_one_module_goes_on_into_the_next_task(method):
     later = method.begin(state, phase(1, task=Task(1, 2, 2), index=1), BACKBONE)
     for name in same_names([state["module"], later["module"]]):
         assert np.array_equal(state["module"][name], later["module"][name])
-    assert method.factors(phase(1, task=Task(1, 2, 2), index=1)) == method.factors(phase(1))
+    assert method.trains(phase(1, task=Task(1, 2, 2), index=1)) == method.trains(phase(1))
 
 
 @pytest.mark.parametrize("name", ["rolora", "ffa"])

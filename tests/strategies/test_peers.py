@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from rounds import COUNTS, begun, steps, updates_of
 from small import BACKBONE, LINEARS, client_data, dataset, dense, model, phase
 
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.errors import ConfigError, MergeError
 from fcil.merging.lowrank import LowRank
 from fcil.merging.lowrank import dense as product
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Task
 from fcil.model.lora import DELTA, A, B, layers_of
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.server.traffic import Ledger, send
 from fcil.server.validation import expected, refusal
 from strategies._folding import compact

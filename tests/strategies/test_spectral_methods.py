@@ -159,9 +159,9 @@ def test_task_arithmetics_sum_is_consensus_that_nobody_has_to_agree_to_at_any_ex
 
 def test_magmax_learns_tasks_one_after_the_other_in_one_module():
     method = of("magmax")
-    assert method.remembers
-    assert not method.fresh
-    assert of("magmax", start="fresh").fresh
+    assert method.keeps_modules
+    assert not method.starts_fresh
+    assert of("magmax", start="fresh").starts_fresh
 
 
 def test_opcm_has_no_rounds_to_merge():

@@ -8,13 +8,13 @@ import reference
 import reference_peers as literal
 from small import BACKBONE, client_data, dataset, dense, model, phase
 
-from fcil.client.training import Train, run_client
+from fcil.client.settings import Train
+from fcil.client.training import run_client
 from fcil.errors import ConfigError
 from fcil.merging import packed
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Task
 from fcil.model.lora import DELTA, layers_of
 from fcil.registry import build_method
-from fcil.scenario.tasks import Task
 from fcil.statistics.gradients import SAMPLES, fisher_of, output_gram
 from fcil.statistics.inputs import input_gram
 

@@ -18,13 +18,11 @@ from fcil.engine.records import write_atomic
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.device import local_device, resolved
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
+from fcil.method.state import HEAD, MODULE, PAST
 from fcil.model.backbone import weights_sha256
 from fcil.threads import threads
 
 __all__ = ["Deployed", "Tuned", "check_merge", "check_trainer", "deploy", "expert", "fine_tune"]
-
-MODULE, HEAD, PAST = "module", "head", "past"
-"""Groups of the state of the methods that train a LoRA pair per task (strategies/_lora.py)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def fine_tune(stage: Stage, task: Task) -> Tuned:
     phases = [phase for phase in stage.phases(method, task.index) if phase.kind == TRAIN]
     state = _begun(method, phases[0], stage)
     for phase in phases:
-        state = method.merge(state, phase, [stage.update(method, phase, method.broadcast(state, phase))])
+        acting = method.acting(phase)
+        state = acting.merge(state, phase, [stage.update(method, phase, acting.broadcast(state, phase))])
     bad = [name for name, a in ungrouped(state).items() if not np.isfinite(a).all()]
     if bad:
         raise RunError(f"the expert of task {task.index + 1} diverged ({bad[0]} is not finite); lower train.lr")
@@ -151,8 +150,9 @@ def deploy(stage: Stage, method: Method, experts: Sequence[Tuned]) -> Deployed:
         state = {**state, MODULE: each.module, HEAD: {**state[HEAD], **each.head}}
         for phase in phases:
             if phase.kind == REPORT:
-                update = stage.report(method, phase, method.broadcast(state, phase))
-                state = method.merge(state, phase, [update])
+                acting = method.acting(phase)
+                update = stage.report(method, phase, acting.broadcast(state, phase))
+                state = acting.merge(state, phase, [update])
     began = time.perf_counter()
     with threads(stage.config.run.threads):
         arrays = method.deploy(state, phases[-1])

@@ -9,7 +9,8 @@ import torch
 
 from fcil.arrays import Arrays, digest
 from fcil.bench.merging.scoring import Scored
-from fcil.client.training import ClientData, run_client
+from fcil.client.data import ClientData
+from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data.dataset import prepare as as_batch
 from fcil.engine.simulation import Session, prepare
@@ -100,7 +101,7 @@ class Stage:
 
     def report(self, method: Method, phase: Phase, broadcast: Broadcast) -> ClientUpdate:
         """A report, taken once where several merges ask the same of the same model."""
-        local = method.local(phase)
+        local = method.acting(phase).local(phase)
         told = f"{phase.index} {digest(broadcast.arrays)} {digest(broadcast.references)}"
         known = next((update for asked, text, update in self._replies if asked == local and text == told), None)
         if known is None:

@@ -17,7 +17,7 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.nodes import Nodes
 from fcil.exchange.worker import Worker
-from fcil.scenario.tasks import Task
+from fcil.method import Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
 

@@ -15,8 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fcil.arrays import Arrays
 from fcil.config import Config, to_table
 from fcil.exchange.flower.packing import pack, unpack
-from fcil.method import Broadcast, ClientUpdate, Phase
-from fcil.scenario.tasks import Task
+from fcil.method import Broadcast, ClientUpdate, Phase, Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Partial
 

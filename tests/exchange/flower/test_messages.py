@@ -10,8 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.packing import pack, unpack
-from fcil.method import Broadcast, ClientUpdate, Local, Phase
-from fcil.scenario.tasks import Task
+from fcil.method import Broadcast, ClientUpdate, Local, Phase, Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Partial
 from fcil.server.traffic import update_bytes

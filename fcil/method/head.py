@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fcil.scenario.tasks import Task
+from fcil.method.phases import Task
 
 __all__ = ["bias", "block", "new_rows", "task_of", "tasks_of", "weight"]
 

@@ -1,0 +1,54 @@
+"""One client's samples of one task, as batches of model inputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcil.data.dataset import Dataset, prepare
+
+__all__ = ["ClientData"]
+
+AHEAD = 256
+"""Images that a GPU renders at once."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's samples of one task, seen through a transform."""
+
+    dataset: Dataset
+    indices: np.ndarray
+    """Into the training part."""
+    positions: np.ndarray
+    """The data set's label -> class position."""
+    size: int
+    """Side of the model's input."""
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, samples: np.ndarray, transform: np.random.Generator | None = None, batch: int = 0) -> Tensor:
+        """(n,) indices into the training part -> (n, 3, size, size); the training view if given a generator."""
+        return prepare(self.dataset.train.images[samples], self.dataset, self.size, transform, self.device, batch)
+
+    def labels(self, samples: np.ndarray) -> Tensor:
+        """(n,) indices into the training part -> (n,) int64 class positions."""
+        return torch.from_numpy(self.positions[self.dataset.train.labels[samples]]).to(self.device)
+
+    def batches(
+        self, batch: int, order: np.ndarray, transform: np.random.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Images (n, 3, size, size), class positions (n,) and samples (n,) in the order given; the last may be smaller.
+
+        A GPU is given several batches at once to render: it takes hardly longer than one.
+        """
+        ahead = max(1, AHEAD // batch) if self.device.type == "cuda" else 1
+        for begin in range(0, len(order), ahead * batch):
+            samples = self.indices[order[begin : begin + ahead * batch]]
+            images, labels = self.images(samples, transform, batch), self.labels(samples)
+            pieces = [samples[i : i + batch] for i in range(0, len(samples), batch)]
+            yield from zip(torch.split(images, batch), torch.split(labels, batch), pieces, strict=True)

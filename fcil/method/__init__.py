@@ -1,0 +1,60 @@
+"""The contract: what a client trains and reports, and how the server merges. All that a method's author must read.
+
+A method is a frozen dataclass whose fields are its settings. It has two halves in one file:
+
+    server half                                      client half
+    init, begin, broadcast, merge, deploy            adapter, local, loss, client_begin, client_end, scores
+    pure functions over named arrays                 declarations, and functions of the model
+
+A run walks through the phases of each task. In a *train* phase clients train what `local` names and may report
+statistics; in a *report* phase they only report. Every phase is the same four steps:
+
+    broadcast(state, phase) -> clients do local(phase) -> merge(state, phase, updates) -> deploy(state, phase)
+
+Three sets of weights are distinct on purpose: what the server keeps (`state`), what clients start from (`broadcast`)
+and what is evaluated (`deploy`). The server half is pure: states go in and come out, inputs are not mutated, and all
+randomness is `phase.generator(...)`.
+
+    phases            Task, Phase, Broadcast, ClientUpdate: what passes between server and clients
+    client            Local, Pass, Statistic: what is declared; Client, Step, Model: what a method's code is given
+    base, averaging   Method, the base of all; Averaging, of those that average what trains
+    state, head       the state's groups, and the names of the head's rows
+"""
+
+from fcil.arrays import Arrays, State
+from fcil.method.averaging import Averaging
+from fcil.method.base import Method
+from fcil.method.client import (
+    SCORES,
+    Adapter,
+    Client,
+    Collector,
+    Draw,
+    Local,
+    Model,
+    Pass,
+    Statistic,
+    Step,
+    Store,
+    as_broadcast,
+)
+from fcil.method.phases import (
+    REPORT,
+    TRAIN,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    Kind,
+    Phase,
+    Shapes,
+    Stream,
+    Task,
+)
+from fcil.method.server_optimizer import ServerOptimizer
+from fcil.method.state import Modules, of_task, split_tasks
+
+__all__ = [
+    "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client", "ClientUpdate",
+    "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes",
+    "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "of_task", "split_tasks",
+]  # fmt: skip

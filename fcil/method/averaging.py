@@ -1,0 +1,120 @@
+"""Federated averaging of whatever trains: the base of the methods that train modules inside the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcil.arrays import Arrays, State, weighted_total
+from fcil.errors import MergeError
+from fcil.method import head
+from fcil.method.base import Method
+from fcil.method.client import Local
+from fcil.method.phases import Backbone, Broadcast, ClientUpdate, Phase
+from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
+from fcil.method.state import Modules
+
+__all__ = ["EXAMPLES", "Averaging"]
+
+EXAMPLES = "examples"
+"""Name of sum_i n_i among the sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(Method):
+    """Train the adapter's arrays and the current head rows; the server takes their mean, weighted by examples.
+
+    McMahan et al., AISTATS 2017, arXiv 1602.05629, for any adapter; without one it is linear probing. The state has the
+    groups of `fcil.method.state.Modules`. A subclass says its `adapter`, and overrides what differs.
+    """
+
+    @property
+    def additive(self) -> bool:
+        """A weighted mean needs sums only."""
+        return True
+
+    @property
+    def server_optimizer(self) -> ServerOptimizer | None:
+        """How the server moves towards the mean of its clients; None puts the mean in place."""
+        return None
+
+    @property
+    def keeps_modules(self) -> bool:
+        """Whether every task's module is kept when the task ends, to be merged with the others'."""
+        return False
+
+    @property
+    def starts_fresh(self) -> bool:
+        """Whether each task begins with a new module, on the frozen backbone alone; else the last task's goes on."""
+        return self.keeps_modules
+
+    @property
+    def merges(self) -> str:
+        """Rounds, and tasks where every task's module is kept."""
+        return "rounds, tasks" if self.keeps_modules and self.stream == "federated" else super().merges
+
+    def trains(self, phase: Phase) -> tuple[str, ...]:
+        """Glob patterns of the adapter's arrays that train in this round."""
+        return self.adapter.trains if self.adapter else ()
+
+    def head_tasks(self, phase: Phase) -> tuple[int, ...]:
+        """The tasks whose head rows are sent and train; the current one, so that older rows keep their bits."""
+        return (phase.task.index,)
+
+    # ---- client half -------------------------------------------------------------------------------------------------
+
+    def local(self, phase: Phase) -> Local:
+        """Train the adapter's arrays and the head rows."""
+        return Local(trains=(*self.trains(phase), *(head.block(task) for task in self.head_tasks(phase))))
+
+    # ---- server half -------------------------------------------------------------------------------------------------
+
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """A module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
+        modules = Modules.of(state)
+        rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
+        first = not modules.head
+        module = modules.module
+        if self.adapter and (first or self.starts_fresh):
+            module = self.adapter.initial(backbone, phase.generator)
+        state = modules.begun(phase.task, module, rows, keep=self.keeps_modules and not first)
+        if self.starts_fresh and not first:  # moments of the last task's module say nothing of the new one
+            state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
+        return state
+
+    def broadcast(self, state: State, phase: Phase) -> Broadcast:
+        """The current module; for training the head rows that train too."""
+        modules = Modules.of(state)
+        rows = modules.head_rows(*self.head_tasks(phase)) if phase.kind == "train" else {}
+        return Broadcast({**modules.module, **rows})
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
+        counts = [u.num_examples for u in updates]
+        return {
+            **weighted_total([u.arrays for u in updates], counts, broadcast.arrays),
+            EXAMPLES: np.array(sum(counts), np.float64),
+        }
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """Start + sum_i n_i (theta_i - start) / sum_i n_i, or the server optimiser's step along that mean change.
+
+        Raises:
+            MergeError: nobody has any examples.
+        """
+        if not sums[EXAMPLES] > 0:
+            raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
+        modules = Modules.of(state)
+        start = {n: a for group in (modules.module, modules.head) for n, a in group.items() if n in sums}
+        changes = {name: sums[name] / sums[EXAMPLES] for name in start}
+        if self.server_optimizer:
+            changes, state = self.server_optimizer.step(changes, state)
+        moved = {name: (a + changes[name]).astype(np.float32) for name, a in start.items()}
+        return Modules.of(state).replaced(moved)
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The module as it is, and all head rows."""
+        modules = Modules.of(state)
+        return {**modules.module, **modules.head}

@@ -1,0 +1,117 @@
+"""The base of all methods: what each half of a method may override."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fcil.arrays import Arrays, State
+from fcil.method.client import Adapter, Client, Local, Model, Step
+from fcil.method.phases import TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Stream, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method: a frozen dataclass whose fields are its settings.
+
+    A subclass adds its settings as annotated fields (see `fcil.options.Option`) and overrides what differs; it has to
+    say `broadcast`, `local`, `merge` (or `sums` and `merge_sums`) and `deploy`, which `Averaging` has ready for methods
+    that average what trains. Its docstring begins with one line that says what it does, and names its source.
+    """
+
+    stream: ClassVar[Stream] = "federated"
+    """How the training data reach the method: other than federated are bounds for those that are."""
+
+    def acting(self, phase: Phase) -> Method:
+        """The method that does a phase: its `broadcast`, `local`, `loss`, `client_begin`, `client_end` and `merge`.
+
+        A method made of others returns the one whose turn it is. Everything else (phases, begin, deploy, scores,
+        the adapter) is asked of the whole.
+        """
+        return self
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The modules that this method trains inside the backbone; None leaves it as it is."""
+        return None
+
+    @property
+    def merges(self) -> str:
+        """What it merges, in the words of `fcil methods`: rounds (their clients), tasks, sums, or nothing."""
+        if self.stream != "federated":
+            return "nothing (one client)"
+        return "rounds" if TRAIN in self.phases(Task(0, 0, 1), 1) else "sums, once a task"
+
+    # ---- server half -------------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The phases of a task, given the protocol's number of training rounds."""
+        return (TRAIN,) * rounds
+
+    def init(self, backbone: Backbone, classes: int, seed: int) -> State:
+        """The state before the first task. Raises ConfigError where the settings do not fit the backbone."""
+        if self.adapter is not None:
+            self.adapter.check(backbone)
+        return {}
+
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """New arrays at a task's start (head rows, LoRA pairs, prompts); `phase` is the task's first."""
+        return state
+
+    def broadcast(self, state: State, phase: Phase) -> Broadcast:
+        """What clients receive in this phase."""
+        raise NotImplementedError(f"{type(self).__name__}.broadcast")
+
+    def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
+        """The state after this phase. `updates` are checked, at least one, and sorted by client.
+
+        A method whose merge needs only sums over clients has `sums` and `merge_sums` instead of this.
+        """
+        return self.merge_sums(state, phase, self.sums(phase, self.broadcast(state, phase), updates))
+
+    @property
+    def additive(self) -> bool:
+        """Whether sums over clients are all that merging needs, so that groups of clients may be summed far away."""
+        return False
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
+        raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """The state after this phase, given the sums over all clients."""
+        raise NotImplementedError(f"{type(self).__name__}.merge_sums")
+
+    def deploy(self, state: State, phase: Phase) -> Arrays:
+        """The arrays to evaluate after this phase."""
+        raise NotImplementedError(f"{type(self).__name__}.deploy")
+
+    # ---- client half -------------------------------------------------------------------------------------------------
+
+    def local(self, phase: Phase) -> Local:
+        """What a client does in this phase."""
+        raise NotImplementedError(f"{type(self).__name__}.local")
+
+    def client_begin(self, client: Client) -> None:
+        """Called once per client and phase, before training, with the broadcast's arrays loaded."""
+
+    def loss(self, step: Step) -> Tensor:
+        """The local objective on one batch: cross-entropy over the current task's classes only.
+
+        A penalty or a distillation term is added here, never to gradients. `step` gives the batch, the model, the
+        references, a generator for each purpose and the client's own store.
+        """
+        return step.cross_entropy()
+
+    def client_end(self, client: Client) -> None:
+        """Called once per client and phase, after training, with the trained arrays loaded; reports follow."""
+
+    def scores(self, model: Model, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, classes seen): the highest is the prediction. The linear heads, unless overridden."""
+        return model.logits(model.features(images))

@@ -1,0 +1,106 @@
+"""What passes between server and clients: a phase, what the server broadcasts in it, and what a client sends back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from fcil.arrays import Arrays
+from fcil.seeding import generator
+
+__all__ = [
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "Kind", "Phase", "Shapes", "Stream", "Task",
+]  # fmt: skip
+
+Kind = Literal["train", "report"]
+TRAIN: Kind = "train"
+REPORT: Kind = "report"
+Stream = Literal["federated", "pooled", "at_once"]
+"""Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Array name -> shape; -1 stands for a length that only the client knows."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block of consecutive class positions: inside a run a class is known by its position in the class order."""
+
+    index: int
+    """Position among the tasks, from 0."""
+    first: int
+    """The task's first class position."""
+    size: int
+    """Number of classes."""
+
+    @property
+    def seen(self) -> int:
+        """Number of classes seen up to and including this task."""
+        return self.first + self.size
+
+    @property
+    def positions(self) -> range:
+        """The class positions of this task."""
+        return range(self.first, self.seen)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a method may know of the frozen backbone without holding it."""
+
+    width: int
+    """Length of a feature vector."""
+    linears: Shapes
+    """Linear layer -> (out, in), in the order of the forward pass."""
+    blocks: int = 0
+    """Number of transformer blocks."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One exchange with the clients."""
+
+    index: int
+    """Position in the whole run, from 0."""
+    kind: Kind
+    task: Task
+    round: int
+    """Position within the task, from 1; a report after R rounds of training has round R + 1."""
+    seed: int
+    phases_left: int = 0
+    """Phases of this task that follow: what tells several reports apart."""
+
+    def generator(self, *purpose: str | int) -> np.random.Generator:
+        """The randomness of this phase for one purpose, for example `("batches", client)`."""
+        return generator(self.seed, self.task.index, self.round, *purpose)
+
+    def __str__(self) -> str:
+        return f"task {self.task.index + 1}, {'round' if self.kind == 'train' else 'report'} {self.round}"
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What all clients of a phase receive."""
+
+    arrays: Arrays
+    """Weights that make the model clients start from."""
+    references: Arrays = field(default_factory=dict)
+    """Read-only arrays beside them: a teacher, an anchor, earlier tasks' factors. Sent once to each client."""
+    patches: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Reference -> (an earlier reference, bytes): a client that holds the earlier one is sent only that many bytes."""
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client sends back. Everything in it is float32 or float64, finite, and declared by `Method.local`."""
+
+    client: int
+    phase: int
+    """`Phase.index` of the phase that it answers."""
+    num_examples: int
+    """Training samples the client holds in this task."""
+    arrays: Arrays
+    """What trained, under the names of the broadcast."""
+    statistics: Arrays = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """For the records: loss, seconds, images."""

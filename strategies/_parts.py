@@ -1,0 +1,33 @@
+"""Methods that are parts of another one: named in a setting, `name` or `name(key = value, ...)`, and found by name."""
+
+from dataclasses import fields
+
+from fcil.errors import ConfigError
+from fcil.method import Averaging
+from fcil.model.lora import Lora
+from fcil.registry import build_method, method_class, parse_call
+
+__all__ = ["lora_method"]
+
+
+def lora_method(text: str, setting: str, given: dict[str, object]) -> Averaging:
+    """The method that a setting of the outer method names, with those of `given` that it has as settings.
+
+    Raises:
+        ConfigError: no such method, one that trains no LoRA pairs or is itself made of others, or settings that it does
+            not admit.
+    """
+    where = f"method.{setting} = {text!r}"
+    name, own = parse_call(text, where)
+    kind = method_class(name, where)
+    if odd := sorted(given.keys() & own.keys()):
+        raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
+    known = {f.name for f in fields(kind)}
+    passed = {key: value for key, value in given.items() if key in known}
+    part = build_method(name, {**own, **passed}, lambda key: f"{where}: {key}")
+    made_of_others = type(part).acting is not Averaging.acting
+    if not isinstance(part, Averaging) or not isinstance(part.adapter, Lora) or made_of_others:
+        raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")
+    if part.stream != "federated":
+        raise ConfigError(f"{where}: {name} has one client and merges nothing; run it by itself, as method.name")
+    return part
