@@ -44,6 +44,11 @@ class ClosedForm(Method):
         """Nothing but the shape of the features."""
         return Broadcast(state["rows"])
 
+    @property
+    def additive(self) -> bool:
+        """All that is reported is sums."""
+        return True
+
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Over the clients."""
         return self.statistic(phase).total(updates)

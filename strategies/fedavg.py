@@ -29,6 +29,11 @@ class FedAvg(LoraMethod):
         """Train the factors and the head's new rows."""
         return Local(trains=(*(f"*{factor}" for factor in self.factors(phase)), head.block(phase.task.index)))
 
+    @property
+    def additive(self) -> bool:
+        """A mean weighted by examples needs two sums."""
+        return True
+
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
         counts = [u.num_examples for u in updates]

@@ -48,6 +48,11 @@ class FedEx(Folding):
         int, Option("components of a round's residual that are kept, the largest first; 0 keeps all", low=0)
     ] = 0
 
+    @property
+    def additive(self) -> bool:
+        """The residual needs every client's pair."""
+        return False
+
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """Average all that trained, and fold the residual.
 

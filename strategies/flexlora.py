@@ -24,6 +24,11 @@ class FlexLoRA(MixedRanks):
     2024, arXiv 2402.11505. By QR and SVD of stacked factors; no product of a layer's size is formed.
     """
 
+    @property
+    def additive(self) -> bool:
+        """Clients' products are stacked before they are cut."""
+        return False
+
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """B = U s^1/2 and A = s^1/2 V^T of sum_i w_i B_i A_i, largest components first.
 

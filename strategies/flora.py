@@ -35,6 +35,11 @@ class FLoRA(Folding, MixedRanks):
 
         return replace(super().local(phase), start=start)
 
+    @property
+    def additive(self) -> bool:
+        """Clients' pairs are stacked."""
+        return False
+
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """Fold the stack, client by client; the pair in the state stays at zero.
 

@@ -154,6 +154,11 @@ class LoRM(LoraMethod):
         past = state.get("past", {}) if self.gram_model == "deployed" else {}
         return Broadcast(super().broadcast(state, phase).arrays, past)
 
+    @property
+    def additive(self) -> bool:
+        """The normal equations are sums over clients."""
+        return True
+
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Over the clients: the moments of every matrix that trained; in a report G_i of every layer."""
         if phase.kind == "report":
