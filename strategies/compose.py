@@ -7,11 +7,12 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
-from fcil.method import TRAIN, Averaging, Kind, Method, Model, Phase, Task
+from fcil.method import TRAIN, Averaging, Backbone, Kind, Method, Model, Phase, Task
+from fcil.method.averaging import begin_task
 from fcil.model.lora import Lora
 from fcil.options import Option
 
-from ._lora import LoraMethod
+from ._lora import Rank
 from ._parts import lora_method
 
 __all__ = ["Compose"]
@@ -20,7 +21,7 @@ KEEP = "fedavg"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compose(LoraMethod):
+class Compose(Method):
     """One method trains and merges over a round's clients, another merges over tasks.
 
     Each is a method of its own; `fcil methods NAME` shows its settings. `task = "fedavg"` merges nothing over tasks:
@@ -30,6 +31,7 @@ class Compose(LoraMethod):
     round: Annotated[str, Option("the merge over clients: a method, or a method with settings, name(key = value)")] = (
         "fedavg"
     )
+    rank: Rank = 16
     task: Annotated[str, Option("the merge over tasks, written alike; fedavg lets one pair go on")] = "lorm"
     _round: Averaging = field(init=False, repr=False, compare=False)
     _task: Averaging = field(init=False, repr=False, compare=False)
@@ -54,14 +56,9 @@ class Compose(LoraMethod):
         return replace(deployed, zero=trained.zero)
 
     @property
-    def keeps_modules(self) -> bool:
-        """As the merge over tasks needs it."""
-        return self._task.keeps_modules
-
-    @property
-    def starts_fresh(self) -> bool:
-        """As the merge over tasks needs it."""
-        return self._task.starts_fresh
+    def merges(self) -> str:
+        """Rounds, and tasks unless one pair goes on."""
+        return "rounds, tasks" if self._task.keeps_modules else "rounds"
 
     @property
     def additive(self) -> bool:
@@ -71,6 +68,11 @@ class Compose(LoraMethod):
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and the reports that merging tasks needs."""
         return (TRAIN,) * rounds + tuple(kind for kind in self._task.phases(task, rounds) if kind != TRAIN)
+
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """Pairs and head rows as the merge over tasks needs them."""
+        kept = self._task.keeps_modules, self._task.starts_fresh
+        return begin_task(state, phase, backbone, self.adapter, *kept)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """What the merge over tasks deploys."""

@@ -53,6 +53,11 @@ class FisherAverage(MergeMethod):
         modules = Modules.of(state)
         return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
+    @property
+    def additive(self) -> bool:
+        """As other merges of changes: the mean of factors needs every client's Fisher beside its factors."""
+        return super().additive
+
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """As other merges of changes; of factors, array by array."""
         if self.of == "weights" or phase.kind == "report":

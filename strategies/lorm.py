@@ -110,11 +110,6 @@ class LoRM(LoraMethod):
         return True
 
     @property
-    def additive(self) -> bool:
-        """Moments and Grams add."""
-        return True
-
-    @property
     def adapter(self) -> Lora:
         """The factor that trains in a task's first round starts at zero."""
         return Lora(self.rank, zero={"A": A, "B": B}[self.train_order[0]])
@@ -160,6 +155,11 @@ class LoRM(LoraMethod):
         """The current module; for training the current head rows; for deployed Grams the earlier tasks' modules."""
         past = state.get("past", {}) if self.gram_model == "deployed" else {}
         return Broadcast(super().broadcast(state, phase).arrays, past)
+
+    @property
+    def additive(self) -> bool:
+        """The normal equations are sums over clients."""
+        return True
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Over the clients: the moments of every matrix that trained; in a report G_i of every layer."""

@@ -11,15 +11,30 @@ from fcil.arrays import Arrays, State, weighted_total
 from fcil.errors import MergeError
 from fcil.method import head
 from fcil.method.base import Method
-from fcil.method.client import Local
+from fcil.method.client import Adapter, Local
 from fcil.method.phases import Backbone, Broadcast, ClientUpdate, Phase
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
 from fcil.method.state import Modules
 
-__all__ = ["EXAMPLES", "Averaging"]
+__all__ = ["EXAMPLES", "Averaging", "begin_task"]
 
 EXAMPLES = "examples"
 """Name of sum_i n_i among the sums."""
+
+
+def begin_task(
+    state: State, phase: Phase, backbone: Backbone, adapter: Adapter | None, keeps_modules: bool, starts_fresh: bool
+) -> State:
+    """The state at a task's start: head rows for the new classes, and a new module where the task needs one."""
+    modules = Modules.of(state)
+    rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
+    first, module = not modules.head, modules.module
+    if adapter and (first or starts_fresh):
+        module = adapter.initial(backbone, phase.generator)
+    state = modules.begun(phase.task, module, rows, keep=keeps_modules and not first)
+    if starts_fresh and not first:  # moments of the last task's module say nothing of the new one
+        state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
+    return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +88,7 @@ class Averaging(Method):
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """A module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
-        modules = Modules.of(state)
-        rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
-        first = not modules.head
-        module = modules.module
-        if self.adapter and (first or self.starts_fresh):
-            module = self.adapter.initial(backbone, phase.generator)
-        state = modules.begun(phase.task, module, rows, keep=self.keeps_modules and not first)
-        if self.starts_fresh and not first:  # moments of the last task's module say nothing of the new one
-            state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
-        return state
+        return begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The current module; for training the head rows that train too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fcil.arrays import Arrays, State
 from fcil.method.client import Adapter, Client, Local, Model, Step
@@ -27,6 +27,22 @@ class Method:
 
     stream: ClassVar[Stream] = "federated"
     """How the training data reach the method: other than federated are bounds for those that are."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a merge to which an older class's `additive` would be applied.
+
+        Raises:
+            TypeError: `merge` comes from a class nearer than `additive` does, which speaks of another merge.
+        """
+        super().__init_subclass__(**kwargs)
+        merges, declares = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("merge", "additive"))
+        if declares is not Method and cls.__mro__.index(merges) < cls.__mro__.index(declares):
+            raise TypeError(
+                f"{cls.__name__}: takes its `merge` of {merges.__name__} and its `additive` of {declares.__name__}, "
+                "which speaks of another merge: with run.aggregate_on_worker this `merge` might never be called. State "
+                "`additive` beside `merge` (False where it needs single updates), or override `sums` and `merge_sums` "
+                "in its place"
+            )
 
     def acting(self, phase: Phase) -> Method:
         """The method that does a phase: its `broadcast`, `local`, `loss`, `client_begin`, `client_end` and `merge`.
@@ -71,13 +87,17 @@ class Method:
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """The state after this phase. `updates` are checked, at least one, and sorted by client.
 
-        A method whose merge needs only sums over clients has `sums` and `merge_sums` instead of this.
+        A method whose merge needs only sums over clients has `sums` and `merge_sums` instead of this, and says so by
+        `additive`. Whoever overrides this where a parent has declared `additive` states `additive` anew beside it.
         """
         return self.merge_sums(state, phase, self.sums(phase, self.broadcast(state, phase), updates))
 
     @property
     def additive(self) -> bool:
-        """Whether sums over clients are all that merging needs, so that groups of clients may be summed far away."""
+        """Whether `merge_sums` of sums over clients is the same as `merge`: then groups may be summed far away.
+
+        Declared, not guessed: a method with `sums` and `merge_sums` returns True here.
+        """
         return False
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:

@@ -198,7 +198,12 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
-    """One phase."""
+    """One phase.
+
+    Raises:
+        RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or as `receive`.
+        MergeError: as `receive`.
+    """
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
@@ -209,7 +214,8 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
         "clients": clients, "download_bytes": down,
     })  # fmt: skip
     asked = time.perf_counter()
-    replies = gather(request.method, request.expected, request.broadcast, exchange(request), emit)
+    arriving, on_error = exchange(request), plan.config.run.on_client_error
+    replies = gather(request.method, request.expected, request.broadcast, arriving, emit, on_error)
     updates = replies.updates
     gathered = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)

@@ -191,7 +191,7 @@ def test_reported_loss_is_the_mean_over_images_however_batches_are_cut():
     data, indices = replace(DATA, train_view=View()), (0, 1, 4, 5, 8, 9, 13)
     train = Train(epochs=2, batch=3, lr=1e-30, optimizer="sgd")
     update = run(adapted, Trainer(trains=("head.*",)), arrays, data=data, indices=indices, train=train)
-    images, labels = next(client_data(data, indices).batches(7, np.arange(7), None))
+    images, labels, _ = next(client_data(data, indices).batches(7, np.arange(7), None))
     adapted.load(arrays)
     with torch.no_grad():
         logits = adapted.logits(adapted.features(images)).tolist()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from small import BACKBONE, SIZE, client_data, dataset, model, small_settings
 
-from fcil.arrays import digest, grouped, ungrouped
+from fcil.arrays import digest, grouped, total, ungrouped
 from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.data.dataset import prepare
-from fcil.errors import MergeError
+from fcil.engine.simulation import prepare as prepared
+from fcil.errors import ConfigError, MergeError
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
@@ -66,10 +67,10 @@ def trajectory(name):
     return steps
 
 
-def close(left, right):
+def close(left, right, rtol=1e-4, atol=1e-5):
     assert left.keys() == right.keys()
     for name in left:
-        np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(left[name], right[name], rtol=rtol, atol=atol, err_msg=name)
 
 
 every_method = pytest.mark.parametrize("name", NAMES)
@@ -148,6 +149,40 @@ def test_order_of_clients_does_not_matter(name):
     method = of(name)
     for phase, before, _, updates, after in trajectory(name):
         close(ungrouped(method.acting(phase).merge(before, phase, updates[::-1])), ungrouped(after))
+
+
+@every_method
+def test_a_method_that_says_its_merge_needs_only_sums_merges_sums_of_groups_the_same(name):
+    """`additive` is a promise: what `run.aggregate_on_worker` does must be the merge, whatever `merge` itself does."""
+    method = of(name)
+    for phase, before, broadcast, updates, after in trajectory(name) if method.additive else ():
+
+        def merged(*groups, before=before, phase=phase, broadcast=broadcast):
+            sums = total([method.acting(phase).sums(phase, broadcast, group) for group in groups])
+            return method.acting(phase).merge_sums(before, phase, sums)
+
+        assert frozen(merged(updates)) == frozen(after)
+        for cut in range(1, CLIENTS):
+            close(ungrouped(merged(updates[:cut], updates[cut:])), ungrouped(after), 1e-6, 1e-7)
+
+
+def everywhere(name):
+    """The method's small settings at its defaults, and wherever else it can merge."""
+    places = [o.type for o in describe(method_class(name)) if o.name == "at"]
+    given = [{"at": at} for at in ("task", "round", "both") if any(f'"{at}"' in place for place in places)]
+    return [small_settings(name) | at for at in [{}, *given]]
+
+
+@every_method
+def test_a_method_that_needs_single_updates_is_not_asked_for_sums(name, digits_config):
+    for method in everywhere(name):
+        config = digits_config({"method": method, "run": {"aggregate_on_worker": True}})
+        settings = {key: value for key, value in method.items() if key != "name"}
+        if build_method(name, settings).additive:
+            prepared(config)
+        else:
+            with pytest.raises(ConfigError, match="needs the clients' single updates"):
+                prepared(config)
 
 
 @every_method

@@ -97,9 +97,9 @@ def test_compose_merges_clients_by_one_method_and_tasks_by_the_other():
         for position in (1, 2):
             at = replace(phase(task=task), round=position)
             state = both.begin(state, at, BACKBONE) if position == 1 else state
-            assert both.local(at) == clients.local(at)
+            assert both.acting(at).local(at) == clients.local(at)
             sent = updates(both, state, at)
-            after = both.merge(state, at, sent)
+            after = both.acting(at).merge(state, at, sent)
             for name, a in clients.merge(state, at, sent)["module"].items():
                 assert np.array_equal(after["module"][name], a)
             state = after

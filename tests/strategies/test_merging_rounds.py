@@ -156,7 +156,7 @@ def test_any_of_them_over_clients_goes_with_any_other_over_tasks():
         "compose", {"rank": RANK, "round": 'knots(reduce = "mean")', "task": "core_space(host = 'ties(top = 0.5)')"}
     )
     state = started(method)
-    after = method.acting(phase).merge(state, phase(2), updates_of(method, state, phase(2)))
+    after = method.acting(phase(2)).merge(state, phase(2), updates_of(method, state, phase(2)))
     second = phase(task=TASKS[1])
     deployed = method.deploy(method.begin(after, second, BACKBONE), second)
     assert all(np.isfinite(a).all() for a in deployed.values())

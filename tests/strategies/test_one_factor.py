@@ -58,7 +58,8 @@ def test_they_train_under_any_merge_over_tasks(name):
     assert method.additive
     first = phase(1)
     state = begun(method)
-    broadcast = method.broadcast(state, first)
-    assert all(not n.endswith(A) for n in method.local(first).trained(list(broadcast.arrays)))
+    acting = method.acting(first)
+    broadcast = acting.broadcast(state, first)
+    assert all(not n.endswith(A) for n in acting.local(first).trained(list(broadcast.arrays)))
     fresh = method.begin(state, phase(1, task=Task(1, 2, 2), index=1), BACKBONE)
     assert any(not np.array_equal(fresh["module"][n], a) for n, a in state["module"].items())

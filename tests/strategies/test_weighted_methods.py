@@ -33,13 +33,13 @@ def carried_out(name, **settings):
         for number, kind in enumerate(method.phases(task, TRAIN.rounds), 1):
             at = phase(number, kind, task, len(steps))
             state = method.begin(state, at, BACKBONE) if number == 1 else state
-            sent = method.broadcast(state, at)
+            sent = method.acting(at).broadcast(state, at)
             held = np.flatnonzero(np.isin(DATA.train.labels, task.positions))
             updates = [
                 run_client(method, adapted, client_data(DATA, held[c::2][: 5 + c]), TRAIN, at, sent, c, {})
                 for c in range(2)
             ]
-            after = method.merge(state, at, updates)
+            after = method.acting(at).merge(state, at, updates)
             steps.append((at, state, sent, updates, after))
             state = after
     return method, steps
