@@ -23,7 +23,7 @@ STRATEGY_MAY = (
     "fcil.threads",
 )
 FLOWER = (ROOT / "fcil" / "exchange" / "flower",)
-COMBINE = {"compose.py"}
+COMBINE = {"_parts.py"}
 """Methods made of others, which they find by name."""
 STRATEGIES = {path.stem for path in (ROOT / "strategies").glob("*.py") if not path.stem.startswith("_")}
 

@@ -240,7 +240,7 @@ client = ClientData(data, np.arange(n), np.arange(200), 224, torch.device("cpu")
 rng = np.random.default_rng(0)
 order = rng.permutation(n)[:640]
 sizes = []
-for images, labels in client.batches(16, order, rng):
+for images, labels, _ in client.batches(16, order, rng):
     assert images.shape == (16, 3, 224, 224)
     sizes.append(anonymous())
 from fcil.client.settings import Train
