@@ -43,9 +43,12 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 def _carry_out(session: Any, out: Path, console: Console) -> dict[str, Any]:
     from fcil.engine.simulation import simulate
     from fcil.report.live import live
+    from fcil.report.run import draw_run
 
     with live(session.plan, console) as listen:
-        return simulate(session, out, listen)
+        summary = simulate(session, out, listen)
+    draw_run(session, out, summary)
+    return summary
 
 
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
@@ -75,7 +78,8 @@ def _resume(given: argparse.Namespace, console: Console) -> None:
 
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.comparison import carry_out, cells, write_comparison
+    from fcil.engine.comparison import carry_out, cells
+    from fcil.report.comparison import write_comparison
     from fcil.report.tables import to_rich
 
     out = output_folder(given, after="-compare")

@@ -15,6 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
+from fcil.report.losses import losses
+from fcil.report.run import draw_run
 from fcil.server.loop import Progress
 from fcil.server.replies import Emit
 
@@ -59,4 +61,6 @@ def main(grid: Grid, context: Context) -> None:
     store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
     exchange = FlowerExchange(grid, config, store=store)
     summary = simulate(session, folder, _listen, exchange)
-    _log.info("%s: accuracy %.4f, sha256 %s", folder, summary["final_accuracy"], summary["sha256"])
+    draw_run(session, folder, summary)
+    lost = losses([summary]) or "no update missing"
+    _log.info("%s: accuracy %.4f, %s, sha256 %s", folder, summary["final_accuracy"], lost, summary["sha256"])

@@ -1,23 +1,15 @@
-"""Values of a sweep x methods x seeds: the runs of a comparison, re-using finished ones, and its tables."""
+"""Values of a sweep x methods x seeds: the runs of a comparison, re-using finished ones."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fcil.config import Config, load_variant, sweep_overrides, variant_names
-from fcil.engine.metrics import pooled_accuracies
-from fcil.engine.records import write_atomic
 from fcil.engine.simulation import Session, prepare
 from fcil.errors import ConfigError
-from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
-from fcil.report.tables import Row, compare_rows, to_csv, to_latex, to_markdown
 
-__all__ = ["Cell", "cells", "write_comparison"]
-
-MEGA = 1e6
+__all__ = ["Cell", "carry_out", "cells"]
 
 
 @dataclass(frozen=True)
@@ -73,46 +65,3 @@ def carry_out(made: Sequence[Cell], one: Callable[[Cell], dict[str, Any]]) -> It
     """The figures of every run, each with its label."""
     for cell in made:
         yield {**one(cell), "label": cell.label, "seed": cell.seed, "value": cell.value}
-
-
-def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    """The tables and plots of each value of a sweep in its folder, and all tables together; the tables' rows.
-
-    Without a sweep there is one table, under the empty value.
-    """
-    values = list(dict.fromkeys(run["value"] for run in runs))
-    tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in values}
-    if any(values):
-        _write_together(out, tables)
-    return tables
-
-
-def _write_together(out: Path, tables: Mapping[str, list[Row]]) -> None:
-    """comparison.csv with the value of the sweep as its first column, and comparison.md with a table for each."""
-    lines = [to_csv([]).strip(), *(line for rows in tables.values() for line in to_csv(rows).splitlines()[1:])]
-    key = next(iter(tables)).partition("=")[0]
-    first = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
-    csv = "".join(f"{value},{line}\n" for value, line in zip(first, lines, strict=True))
-    write_atomic(out / "comparison.csv", csv.encode())
-    md = "\n".join(f"**{value}**\n\n{to_markdown(rows)}" for value, rows in tables.items())
-    write_atomic(out / "comparison.md", md.encode())
-
-
-def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """comparison.csv, .md and .tex, and the plots of accuracy over tasks and against traffic."""
-    rows = compare_rows(runs)
-    for name, text in (("csv", to_csv(rows)), ("md", to_markdown(rows)), ("tex", to_latex(rows))):
-        write_atomic(out / f"comparison.{name}", text.encode())
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    curves = {}
-    points = {}
-    for label in labels:
-        mine = [run for run in runs if run["label"] == label]
-        curves[label] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
-        final = [run["final_accuracy"] for run in mine]
-        megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
-        std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
-        points[label] = (float(np.mean(final)), std, float(np.mean(megabytes)))
-    accuracy_over_tasks(out / "accuracy.png", curves)
-    accuracy_against_traffic(out / "traffic.png", points)
-    return rows

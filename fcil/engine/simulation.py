@@ -11,16 +11,14 @@ from fcil.config import Config, to_table
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.metrics import summarise
 from fcil.engine.provenance import provenance
-from fcil.engine.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_provenance, read_summary
+from fcil.engine.records import CONFIG, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
 from fcil.registry import build_method
-from fcil.report.diagnostics import diagnostics_plots
-from fcil.report.run import write_plots
-from fcil.server.loop import Exchange, Plan, Progress, make_plan, run, start
+from fcil.server.loop import Exchange, Plan, Progress, make_plan, run, start, updates_asked
 from fcil.server.replies import Emit
 
 _IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
@@ -138,6 +136,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         "seed": plan.config.run.seed,
         **summarise(progress.right, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
+        "asked": updates_asked(plan),
         "seconds": seconds,
         "right": progress.right,
         "total": _totals(plan),
@@ -151,7 +150,7 @@ def simulate(
     listen: Callable[[Emit, Progress], Emit] | None = None,
     exchange: Exchange | None = None,
 ) -> dict[str, Any]:
-    """Carry out a run, or what is left of it, in `folder`; the figures of the finished run.
+    """Carry out a run, or what is left of it, in `folder`; the figures of the finished run. Draws nothing.
 
     Args:
         listen: (the recorder's emit, where the run stands) -> what to call with every event, for a live display.
@@ -187,8 +186,6 @@ def simulate(
         done = run(plan, progress, exchange, emit, save, watch)
         recorder.write_matrix(done.right, _totals(plan))
         summary = _summary(plan, done)
-        write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
-        diagnostics_plots(folder)
         recorder.finish(summary)
         return summary
 

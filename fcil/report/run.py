@@ -1,16 +1,23 @@
 """The plots of one run, in its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fcil.data.dataset import Dataset
 from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
+from fcil.engine.records import PLOTS
+from fcil.engine.simulation import Session
+from fcil.report.diagnostics import diagnostics_plots
+from fcil.report.losses import losses
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
 from fcil.scenario.scenario import Scenario
 
-__all__ = ["holders", "write_plots"]
+__all__ = ["draw_run", "holders", "write_plots"]
+
+PICTURES = ("accuracy.png", "matrix.png", "clients.png")
 
 
 def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
@@ -22,11 +29,28 @@ def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
     return counts
 
 
-def write_plots(folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str) -> None:
-    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes)."""
+def write_plots(
+    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, lost: str = ""
+) -> None:
+    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes).
+
+    Args:
+        lost: the updates missing, in words; where any are, it is written over the results.
+    """
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
-    accuracy_over_tasks(folder / "accuracy.png", {label: pooled_accuracies(right, total)})
-    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}")
+    below = f"\n{lost}" if lost else ""
+    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(right, total)})
+    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}{below}")
     names = [data.classes[int(c)] for c in scenario.order]
     class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])
+
+
+def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None:
+    """Draw the plots of a finished run, where they are not drawn yet, and those of its diagnostics."""
+    if all((folder / PLOTS / name).exists() for name in PICTURES):
+        return
+    plan = session.plan
+    label, lost = plan.config.method.name, losses([summary])
+    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, lost)
+    diagnostics_plots(folder)

@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Watch",
     "ask",
+    "updates_asked",
     "make_plan",
     "receive",
     "run",
@@ -132,12 +133,21 @@ def start(plan: Plan) -> Progress:
     return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
 
 
+def _participants(plan: Plan, phase: Phase) -> list[int]:
+    share = plan.config.train.participation if phase.kind == "train" else 1.0
+    return plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+
+
+def updates_asked(plan: Plan) -> int:
+    """How many updates a whole run asks for."""
+    return sum(len(_participants(plan, phase)) for phase in plan.phases)
+
+
 def ask(plan: Plan, progress: Progress) -> Request:
     """The next request. Training rounds ask a share of the clients, reports ask all; both only those with samples."""
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
-    share = plan.config.train.participation if phase.kind == "train" else 1.0
-    clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+    clients = _participants(plan, phase)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
     cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     method = plan.method.acting(phase)

@@ -68,14 +68,6 @@ def flat(after, before):
     return np.concatenate([(dense(after, layer) - dense(before, layer)).ravel() for layer in layers])
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pictures take most of a small run's time."""
-    for name in ("write_plots", "diagnostics_plots"):
-        monkeypatch.setattr(f"fcil.engine.simulation.{name}", lambda *given: None)
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_the_run_has_the_same_bits_without_them(watched, tmp_path):
     method, _, summary, _, _ = watched
     plain = simulate(prepare(settings(method), tmp_path / "plain"), tmp_path / "plain")
@@ -139,11 +131,11 @@ def test_intruders_are_counted_by_the_definition(watched):
 
 def test_pictures_are_drawn(watched):
     _, folder, _, _, _ = watched
+    diagnostics_plots(folder)
     drawn = {p.name for p in (folder / "plots").iterdir()}
     assert {"kinship_clients.png", "kinship_tasks.png", "intruders.png"} <= drawn
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_killed_and_gone_on_with_the_records_are_the_same(watched, tmp_path, monkeypatch):
     method, whole, _, _, _ = watched
     config, broken = settings(method, diagnostics=True), tmp_path / "broken"

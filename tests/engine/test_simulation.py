@@ -22,6 +22,7 @@ from fcil.errors import ConfigError, MergeError, RunError
 from fcil.exchange.inline import Inline
 from fcil.merging import packed
 from fcil.model.backbone import Model
+from fcil.report.run import draw_run
 from fcil.scenario.partition import Partition
 from fcil.server.replies import Failure
 from strategies.lorm import LoRM
@@ -40,7 +41,10 @@ RUN = "import sys; from fcil.cli.main import main; sys.exit(main(sys.argv[1:]))"
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    return simulate(prepare(SMALL, folder), folder), folder
+    session = prepare(SMALL, folder)
+    summary = simulate(session, folder)
+    draw_run(session, folder, summary)
+    return summary, folder
 
 
 def test_what_deploys_counts_as_merging_and_not_as_evaluation(tmp_path, monkeypatch):
@@ -96,7 +100,7 @@ def test_every_reply_has_the_bytes_that_the_protocol_page_states(unbroken):
 
 def test_two_runs_in_fresh_processes_end_in_the_same_bits(unbroken, tmp_path):
     code = (
-        "from tests.test_engine import *; from pathlib import Path; import sys;"
+        "from tests.engine.test_simulation import *; from pathlib import Path; import sys;"
         "f = Path(sys.argv[1]); print(simulate(prepare(SMALL, f), f)['sha256'])"
     )
     told = subprocess.run(
@@ -120,12 +124,6 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="not a run folder"):
         resume(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    """Drawn once, for `unbroken`."""
-    monkeypatch.setattr("fcil.engine.simulation.write_plots", lambda *_: None)
 
 
 class Stop(BaseException):

@@ -18,11 +18,6 @@ run_client = worker_module.run_client
 SKIP = {"run": {"on_client_error": "skip"}}
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr("fcil.engine.simulation.write_plots", lambda *_: None)
-
-
 @pytest.fixture
 def config(digits_config):
     def make(**run):
@@ -70,7 +65,6 @@ def test_it_stops_the_run_with_phase_client_traceback_and_a_way_on(config, fault
     assert read_summary(tmp_path / "run") is None
 
     monkeypatch.undo()
-    monkeypatch.setattr("fcil.engine.simulation.write_plots", lambda *_: None)
     mended = simulate(resume(tmp_path / "run"), tmp_path / "run")
     whole = simulate(prepare(config(aggregate_on_worker=groups), tmp_path / "whole"), tmp_path / "whole")
     assert mended["sha256"] == whole["sha256"]
