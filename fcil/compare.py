@@ -89,7 +89,7 @@ def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, lis
 
 def _write_together(out: Path, tables: Mapping[str, list[Row]]) -> None:
     """comparison.csv with the value of the sweep as its first column, and comparison.md with a table for each."""
-    lines = [to_csv([]).strip(), *(line for rows in tables.values() for line in to_csv(rows).splitlines()[1:])]
+    lines = to_csv([row for rows in tables.values() for row in rows]).splitlines()
     key = next(iter(tables)).partition("=")[0]
     first = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
     csv = "".join(f"{value},{line}\n" for value, line in zip(first, lines, strict=True))
@@ -103,16 +103,15 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     rows = compare_rows(runs)
     for name, text in (("csv", to_csv(rows)), ("md", to_markdown(rows)), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
-    labels = list(dict.fromkeys(run["label"] for run in runs))
     curves = {}
     points = {}
-    for label in labels:
-        mine = [run for run in runs if run["label"] == label]
-        curves[label] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
+    for row in rows:
+        mine = [run for run in runs if run["label"] == row.label]
+        curves[row.title] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
         final = [run["final_accuracy"] for run in mine]
         megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
         std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
-        points[label] = (float(np.mean(final)), std, float(np.mean(megabytes)))
+        points[row.title] = (float(np.mean(final)), std, float(np.mean(megabytes)))
     accuracy_over_tasks(out / "accuracy.png", curves)
     accuracy_against_traffic(out / "traffic.png", points)
     return rows

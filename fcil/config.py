@@ -52,6 +52,9 @@ class Run:
     ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
     client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
     min_clients: Annotated[int, Option("good updates without which a round stops the run", low=1)] = 1
+    on_client_error: Annotated[
+        Literal["stop", "skip"], Option("an exception in a client's code stops the run, or costs that client's update")
+    ] = "stop"
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False

@@ -11,7 +11,7 @@ from fcil.device import check_device
 from fcil.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.errors import ConfigError
 from fcil.inline import Inline
-from fcil.loop import Exchange, Plan, Progress, make_plan, run, start
+from fcil.loop import Exchange, Plan, Progress, asked, make_plan, run, start
 from fcil.metrics import summarise
 from fcil.model.backbone import describe_backbone
 from fcil.provenance import provenance
@@ -19,6 +19,7 @@ from fcil.records import CONFIG, PLOTS, Recorder, left_aside, read_config, read_
 from fcil.registry import build_method
 from fcil.replies import Emit
 from fcil.report.diagnostics import diagnostics_plots
+from fcil.report.losses import losses
 from fcil.report.run import write_plots
 from fcil.store import ClientStore
 from fcil.worker import Worker
@@ -138,6 +139,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         "seed": plan.config.run.seed,
         **summarise(progress.right, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
+        "asked": asked(plan),
         "seconds": seconds,
         "right": progress.right,
         "total": _totals(plan),
@@ -187,7 +189,8 @@ def simulate(
         done = run(plan, progress, exchange, emit, save, watch)
         recorder.write_matrix(done.right, _totals(plan))
         summary = _summary(plan, done)
-        write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, done.right, plan.config.method.name)
+        label, lost = plan.config.method.name, losses([summary])
+        write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, done.right, label, lost)
         diagnostics_plots(folder)
         recorder.finish(summary)
         return summary

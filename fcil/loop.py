@@ -30,6 +30,7 @@ __all__ = [
     "Request",
     "Watch",
     "ask",
+    "asked",
     "make_plan",
     "receive",
     "run",
@@ -131,12 +132,21 @@ def start(plan: Plan) -> Progress:
     return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
 
 
+def _participants(plan: Plan, phase: Phase) -> list[int]:
+    share = plan.config.train.participation if phase.kind == "train" else 1.0
+    return plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+
+
+def asked(plan: Plan) -> int:
+    """How many updates a whole run asks for."""
+    return sum(len(_participants(plan, phase)) for phase in plan.phases)
+
+
 def ask(plan: Plan, progress: Progress) -> Request:
     """The next request. Training rounds ask a share of the clients, reports ask all; both only those with samples."""
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
-    share = plan.config.train.participation if phase.kind == "train" else 1.0
-    clients = plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+    clients = _participants(plan, phase)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
     cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     return Request(phase, plan.method.broadcast(state, phase), counts, state, plan.method.local(phase), cut)
@@ -196,7 +206,12 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
-    """One phase."""
+    """One phase.
+
+    Raises:
+        RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or as `receive`.
+        MergeError: as `receive`.
+    """
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
@@ -207,7 +222,8 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
         "clients": clients, "download_bytes": down,
     })  # fmt: skip
     asked = time.perf_counter()
-    replies = gather(plan.method, request.expected, request.broadcast, exchange(request), emit)
+    arriving, on_error = exchange(request), plan.config.run.on_client_error
+    replies = gather(plan.method, request.expected, request.broadcast, arriving, emit, on_error)
     updates = replies.updates
     gathered = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)

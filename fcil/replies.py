@@ -6,22 +6,31 @@ of workers, so the result has the same bits everywhere.
 """
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fcil.arrays import Arrays, nbytes, shapes, total
 from fcil.checks import Expected, arrays_refusal, refusal
-from fcil.method import Broadcast, ClientUpdate, Method, Shapes
+from fcil.errors import RunError
+from fcil.method import Broadcast, ClientUpdate, Method, Phase, Shapes
 from fcil.traffic import update_bytes
 
-__all__ = ["Emit", "Failure", "Gathered", "Partial", "Reply", "gather", "groups", "summed", "sums_shapes"]
+__all__ = [
+    "Emit", "Failure", "Gathered", "OnError", "Partial", "Reply", "crashed", "gather", "groups", "summed",
+    "sums_shapes",
+]  # fmt: skip
 
 HELD_BYTES = 1 << 25
 """Of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
+TRACEBACK = 8000
+"""Characters of a traceback that travel and are recorded, the last ones: they hold the exception and where it was."""
 
+OnError = Literal["stop", "skip"]
+"""What an exception in a client's code does: stops the run, or costs that client's update."""
 Emit = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run, in order."""
 
@@ -32,6 +41,13 @@ class Failure:
 
     client: int
     reason: str
+    traceback: str = ""
+    """Where the client's code raised an exception; empty where the update was lost or refused for another reason."""
+
+
+def crashed(client: int, error: BaseException) -> Failure:
+    """The failure of a client whose code raised `error`."""
+    return Failure(client, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-TRACEBACK:])
 
 
 @dataclass(frozen=True)
@@ -94,9 +110,11 @@ def summed(
             held.clear()
 
     for reply in replies:
-        reason = reply.reason if isinstance(reply, Failure) else refusal(reply, target, [u.client for u in members])
-        if isinstance(reply, Failure) or reason:
-            failures.append(Failure(reply.client, reason or ""))
+        if isinstance(reply, Failure):
+            failures.append(reply)
+            continue
+        if reason := refusal(reply, target, [u.client for u in members]):
+            failures.append(Failure(reply.client, reason))
             continue
         if (len(held) + 1) * update_bytes(reply) > HELD_BYTES:
             add_up()
@@ -128,16 +146,43 @@ def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: 
     return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
 
 
-def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[Reply], emit: Emit) -> Gathered:
-    """The good replies to a request; each client is told as an event, `client` or `refused`."""
+def _stopped(phase: Phase, crash: Failure) -> RunError:
+    """What a person is told of a client whose code raised; it comes from afar, so it may not steer the terminal."""
+    text = f"{phase}: client {crash.client} raised {crash.reason}\n\n{crash.traceback.rstrip()}\n\n"
+    return RunError(
+        "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+        + "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN`; or let it cost that client's "
+        "update only: the same command with `--set run.on_client_error=skip --output RUN`"
+    )
+
+
+def gather(
+    method: Method,
+    target: Expected,
+    broadcast: Broadcast,
+    replies: Iterable[Reply],
+    emit: Emit,
+    on_error: OnError = "stop",
+) -> Gathered:
+    """The good replies to a request; each client is told as an event, `client` or `refused`.
+
+    Raises:
+        RunError: a client's code raised an exception and `on_error` is "stop"; names the first that arrived.
+    """
     place = {"phase": target.phase.index, "task": target.phase.task.index, "round": target.phase.round}
     updates: list[ClientUpdate] = []
     partials: list[Partial] = []
     already: set[int] = set()
     expected_sums: Shapes | None = None
 
-    def refused(client: int, reason: str) -> None:
-        emit({"event": "refused", **place, "client": client, "reason": reason})
+    def refused(client: int, reason: str, **more: str) -> None:
+        emit({"event": "refused", **place, "client": client, "reason": reason, **more})
+
+    def failed(failures: Sequence[Failure]) -> None:
+        for f in failures:
+            refused(f.client, f.reason, **({"traceback": f.traceback} if f.traceback else {}))
+        for crash in (f for f in failures if f.traceback and on_error == "stop"):
+            raise _stopped(target.phase, crash)
 
     def accepted(update: ClientUpdate, size: int) -> None:
         updates.append(update)
@@ -146,15 +191,14 @@ def gather(method: Method, target: Expected, broadcast: Broadcast, replies: Iter
 
     for reply in replies:
         if isinstance(reply, Failure):
-            refused(reply.client, reply.reason)
+            failed([reply])
         elif isinstance(reply, ClientUpdate):
             reason = refusal(reply, target, already)
             refused(reply.client, reason) if reason else accepted(reply, update_bytes(reply))
         else:
+            failed(reply.failures)
             expected_sums = expected_sums or sums_shapes(method, target, broadcast)
             reason = _partial_refusal(reply, target, expected_sums, already)
-            for failure in reply.failures:
-                refused(failure.client, failure.reason)
             for position, member in enumerate(reply.members):
                 refused(member.client, reason) if reason else accepted(member, 0 if position else nbytes(reply.sums))
             partials += [reply] if reply.members and not reason else []

@@ -19,7 +19,7 @@ from fcil.method import Broadcast, ClientUpdate, Method, Phase
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
 from fcil.registry import build_method
-from fcil.replies import Failure, Partial, summed
+from fcil.replies import Failure, Partial, crashed, summed
 from fcil.scenario import Scenario, make_scenario
 from fcil.store import ClientStore
 from fcil.tasks import Task
@@ -76,19 +76,22 @@ class Worker:
         return replace(update, metrics={**update.metrics, **memory.metrics()})
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
-        """Several clients' parts, one after the other; one that raises costs its own update."""
+        """Several clients' parts, one after the other; one that raises is a failure with its traceback."""
         for client in clients:
             try:
                 yield self.work(phase, broadcast, client)
             except Exception as error:  # whatever a client's code may raise
-                yield Failure(client, f"{type(error).__name__}: {error}")
+                yield crashed(client, error)
 
     def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
-        """The sums over several clients' good updates."""
-        counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
-        target = expected(phase, broadcast, self.method.local(phase), counts)
-        with threads(self.config.run.threads):
-            return summed(self.method, target, broadcast, self.work_all(phase, broadcast, clients))
+        """The sums over several clients' good updates; if summing itself raises, every one of them is a failure."""
+        try:
+            counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
+            target = expected(phase, broadcast, self.method.local(phase), counts)
+            with threads(self.config.run.threads):
+                return summed(self.method, target, broadcast, self.work_all(phase, broadcast, clients))
+        except Exception as error:  # whatever `Method.sums` may raise
+            return Partial(phase.index, (), tuple(crashed(client, error) for client in clients))
 
     def batches(self, task: Task) -> int:
         """Number of evaluation batches after `task`."""

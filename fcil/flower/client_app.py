@@ -16,6 +16,7 @@ from fcil.arrays import Arrays
 from fcil.config import from_table
 from fcil.flower import messages
 from fcil.registry import build_method
+from fcil.replies import Failure
 from fcil.store import ClientStore
 from fcil.worker import Worker
 
@@ -76,8 +77,9 @@ def _work(message: Message, context: Context) -> Message:
         return Message(
             messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
         )
-    update = worker.work(work.phase, work.broadcast, work.clients[0])
-    return Message(messages.write_update(update), reply_to=message)
+    (reply,) = worker.work_all(work.phase, work.broadcast, work.clients[:1])
+    content = messages.write_failure(reply) if isinstance(reply, Failure) else messages.write_update(reply)
+    return Message(content, reply_to=message)
 
 
 @app.train()

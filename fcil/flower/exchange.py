@@ -74,12 +74,12 @@ def settle(reply: Message, client: int) -> Reply:
     if reply.has_error():
         return Failure(client, _reason(reply))
     try:
-        update = messages.read_update(reply.content)
+        told = messages.read_reply(reply.content)
     except ValueError as error:
         return Failure(client, f"malformed reply: {error}")
-    if update.client != client:
-        return Failure(client, f"its reply claims to be from client {update.client}")
-    return update
+    if told.client != client:
+        return Failure(client, f"its reply claims to be from client {told.client}")
+    return told
 
 
 def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:

@@ -17,18 +17,18 @@ from fcil.config import Config, to_table
 from fcil.flower.packing import pack, unpack
 from fcil.loop import Request
 from fcil.method import Broadcast, ClientUpdate, Phase
-from fcil.replies import Failure, Partial
+from fcil.replies import TRACEBACK, Failure, Partial
 from fcil.tasks import Task
 
 __all__ = [
     "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
-    "read_partial", "read_right", "read_shard", "read_update", "read_work", "request_contents", "write_hello",
-    "write_partial", "write_right", "write_update",
+    "read_partial", "read_reply", "read_right", "read_shard", "read_update", "read_work", "request_contents",
+    "write_failure", "write_hello", "write_partial", "write_right", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
 _ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
-_EXAMPLES = "num-examples"
+_EXAMPLES, _FAILURE = "num-examples", "failure"
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,28 @@ def read_update(content: RecordDict) -> ClientUpdate:
     return ClientUpdate(client, phase, count, arrays, statistics, numbers)
 
 
+def write_failure(failure: Failure) -> RecordDict:
+    """The reply of a client whose code raised an exception."""
+    return RecordDict({_FAILURE: ConfigRecord(asdict(failure))})
+
+
+def read_reply(content: RecordDict) -> ClientUpdate | Failure:
+    """A client's update, not yet checked against what was asked, or why it has none.
+
+    Raises:
+        ValueError: says what is malformed.
+    """
+    if _FAILURE not in content:
+        return read_update(content)
+    reason, trace = (_get(content, _FAILURE, key, str) for key in ("reason", "traceback"))
+    return Failure(_get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:])
+
+
 def write_partial(partial: Partial) -> RecordDict:
     """The reply for a group of clients."""
     arrays, index = pack({"sums": partial.sums})
     members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
-    told = {"members": members, "failures": [[f.client, f.reason] for f in partial.failures]}
+    told = {"members": members, "failures": [[f.client, f.reason, f.traceback] for f in partial.failures]}
     reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(told)})
     return RecordDict({_ARRAYS: arrays, _REPLY: reply})
 
@@ -204,7 +221,7 @@ def read_partial(content: RecordDict) -> Partial:
             )
             for m in told["members"]
         ]
-        failures = [Failure(whole(client), str(reason)) for client, reason in told["failures"]]
+        failures = [Failure(whole(c), str(reason), str(trace)[-TRACEBACK:]) for c, reason, trace in told["failures"]]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
     return Partial(phase, tuple(members), tuple(failures), sums)

@@ -41,6 +41,6 @@ class ClientActor:
         context = Context(message.metadata.run_id, message.metadata.dst_node_id, {}, RecordDict(), {})
         try:
             reply: Message = self.app(message, context)
-        except Exception as error:  # whatever a client's code may raise costs that client's update only
+        except Exception as error:  # outside a client's work, which the app tells by itself: one reply is lost
             return error_reply(message, RAISED, f"{type(error).__name__}: {error}")
         return reply

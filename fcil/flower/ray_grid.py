@@ -231,6 +231,7 @@ class RayGrid(Grid):
         self._pids.clear()
         self._starting.clear()
         self._idle.clear()
+        self._busy.clear()  # a listener that gave up may still hold `stream`, which would replace these
         self._cluster.close()
 
     def __enter__(self) -> Self:

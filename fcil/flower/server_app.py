@@ -17,6 +17,7 @@ from fcil.engine import prepare, simulate
 from fcil.flower.exchange import STORE, FlowerExchange
 from fcil.loop import Progress
 from fcil.replies import Emit
+from fcil.report.losses import losses
 
 __all__ = ["app", "settings"]
 
@@ -59,4 +60,5 @@ def main(grid: Grid, context: Context) -> None:
     store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
     exchange = FlowerExchange(grid, config, store=store)
     summary = simulate(session, folder, _listen, exchange)
-    _log.info("%s: accuracy %.4f, sha256 %s", folder, summary["final_accuracy"], summary["sha256"])
+    lost = losses([summary]) or "no update missing"
+    _log.info("%s: accuracy %.4f, %s, sha256 %s", folder, summary["final_accuracy"], lost, summary["sha256"])

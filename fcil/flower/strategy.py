@@ -144,12 +144,17 @@ class FcilStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check, merge, and show the arrays to deploy."""
+        """Check, merge, and show the arrays to deploy.
+
+        Raises:
+            RunError, MergeError: as in our loop (`fcil.loop.step`).
+        """
         request, self._asked = self._asked, None
         if request is None:
             return None, None
         settling = settled(self._sent, replies, request, "no reply")
-        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told)
+        on_error = self.plan.config.run.on_client_error
+        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told, on_error)
         self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
         counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.lost}

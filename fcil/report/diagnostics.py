@@ -16,6 +16,7 @@ from fcil.diagnostics import TOP
 from fcil.errors import ConfigError
 from fcil.records import EVENTS, PLOTS
 from fcil.report.canvas import SMALL, draw, legend, mark, thinned
+from fcil.report.losses import said
 
 __all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 
@@ -30,12 +31,26 @@ def read_diagnostics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: not a run folder.
     """
+    return [event for event in _events(folder, '"diagnostics"') if event["event"] == "diagnostics"]
+
+
+def _events(folder: Path, *words: str) -> list[dict[str, Any]]:
+    """The events in whose lines one of the words occurs."""
     try:
         whole, _, _ = (folder / EVENTS).read_text().rpartition("\n")  # of a run that goes on the last line may be torn
     except OSError:
         raise ConfigError(f"{folder}: not a run folder (it has no {EVENTS})") from None
-    events = [json.loads(line) for line in whole.splitlines() if '"diagnostics"' in line]
-    return [event for event in events if event["event"] == "diagnostics"]
+    return [json.loads(line) for line in whole.splitlines() if any(word in line for word in words)]
+
+
+def _lost(folder: Path) -> str:
+    """The updates that the phases done so far did without, in words, as a line of its own; nothing without losses."""
+    events = _events(folder, '"clients"', '"merged"')
+    asked = {event["phase"]: len(event["clients"]) for event in events if event["event"] == "phase"}
+    merged = {event["phase"]: event["updates"] for event in events if event["event"] == "merged"}
+    whole = sum(asked[phase] for phase in merged)
+    lost = said(whole - sum(merged.values()), whole)
+    return f"\n{lost}" if lost else ""
 
 
 def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
@@ -81,7 +96,9 @@ def kinship_heatmaps(
     draw(path, (0.9 + (PANEL + 0.3) * len(each), PANEL + 0.95), paint)
 
 
-def intruders_over_tasks(path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int) -> None:
+def intruders_over_tasks(
+    path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int, title: str = ""
+) -> None:
     """Intruder dimensions of the deployed model after each task, mean per layer of each kind.
 
     Args:
@@ -89,6 +106,7 @@ def intruders_over_tasks(path: Path, tasks: Sequence[int], counts: Mapping[str, 
         tasks: their numbers, from 1.
         counts: kind of layer -> mean number of intruders among the `top` first directions, after each task.
         top: directions looked at in each layer.
+        title: what else is to be said.
     """
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -99,6 +117,7 @@ def intruders_over_tasks(path: Path, tasks: Sequence[int], counts: Mapping[str, 
         axes.set_ylim(0, max(1.0, *(1.1 * max(values) for values in counts.values())))
         axes.grid(axis="y")
         axes.set(xlabel="tasks learned", ylabel=f"intruders per layer, of {top}")
+        axes.set_title(title, loc="left")
         handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
         legend(figure, handles, list(counts), 4.2)
 
@@ -117,18 +136,20 @@ def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def diagnostics_plots(folder: Path) -> list[Path]:
     """Draw what the run in `folder` recorded, into its plots/; the pictures' paths, none without diagnostics."""
-    events, drawn = read_diagnostics(folder), []
+    events, drawn, lost = read_diagnostics(folder), [], _lost(folder)
     ends = [event for event in events if "intruders" in event]
     last = {event["task"]: event for event in events if len(event.get("client_kinship", ())) > 1}
     if last:
         panels = {f"task {t + 1}": (np.array(e["client_kinship"]), e["clients"]) for t, e in last.items()}
         drawn.append(folder / PLOTS / "kinship_clients.png")
-        kinship_heatmaps(drawn[-1], panels, "client", "kinship of the clients' changes in a task's last round")
+        kinship_heatmaps(drawn[-1], panels, "client", "kinship of the clients' changes in a task's last round" + lost)
     if ends and len(ends[-1]["task_kinship"]) > 1:
         tasks = [t + 1 for t in ends[-1]["tasks"]]
         drawn.append(folder / PLOTS / "kinship_tasks.png")
-        kinship_heatmaps(drawn[-1], {"": (np.array(ends[-1]["task_kinship"]), tasks)}, "task", "kinship of tasks")
+        kinship_heatmaps(
+            drawn[-1], {"": (np.array(ends[-1]["task_kinship"]), tasks)}, "task", "kinship of tasks" + lost
+        )
     if ends and all(event["intruders"] for event in ends):
         drawn.append(folder / PLOTS / "intruders.png")
-        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP)
+        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP, lost.strip())
     return drawn

@@ -22,11 +22,18 @@ def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
     return counts
 
 
-def write_plots(folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str) -> None:
-    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes)."""
+def write_plots(
+    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, lost: str = ""
+) -> None:
+    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes).
+
+    Args:
+        lost: the updates missing, in words; where any are, it is written over the results.
+    """
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
-    accuracy_over_tasks(folder / "accuracy.png", {label: pooled_accuracies(right, total)})
-    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}")
+    below = f"\n{lost}" if lost else ""
+    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(right, total)})
+    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}{below}")
     names = [data.classes[int(c)] for c in scenario.order]
     class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])

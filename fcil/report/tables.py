@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fcil.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
+from fcil.report.losses import counts, said
 
 __all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]
 
@@ -23,6 +24,10 @@ MEGA = 1e6
 def _percent(share: float | None) -> str:
     """A dash where there is nothing to measure."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
+
+
+def _share(missing: int, asked: int) -> str:
+    return f"{missing} of {asked}" if asked else str(missing)
 
 
 def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
@@ -54,7 +59,7 @@ def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total:
     if summary.get("peak_memory_bytes"):
         figures.add_row("memory of a worker at its peak", f"{summary['peak_memory_bytes'] / MEGA:.0f} MB")
     if summary.get("refused"):
-        figures.add_row(Text("updates refused or missing", "bold"), str(summary["refused"]))
+        figures.add_row(Text("updates refused or missing", "bold"), _share(*counts([summary])))
     return Group(tasks, Text(), figures)
 
 
@@ -91,58 +96,77 @@ class Row:
     """One per column, in the summary's units; NaN where the method has no such figure."""
     std: tuple[float, ...]
     """Sample standard deviation over seeds (n - 1); NaN for a single one."""
+    missing: int = 0
+    """Updates that the runs of all seeds did without."""
+    asked: int = 0
+    """Updates that they asked for; 0 where that is not known."""
 
-    def cells(self, plus_minus: str) -> list[str]:
-        """Text of every column, mean and spread."""
+    @property
+    def title(self) -> str:
+        """The label, and what its runs lost."""
+        lost = said(self.missing, self.asked)
+        return f"{self.label} ({lost})" if lost else self.label
+
+    def cells(self, plus_minus: str, losses: bool = False) -> list[str]:
+        """Text of every column, mean and spread; with `losses` of one more, the updates missing."""
         shown = []
         for column, mean, std in zip(COLUMNS, self.mean, self.std, strict=True):
             text = "-" if np.isnan(mean) else f"{mean * column.factor:.{column.digits}f}"
             spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{column.digits}f}"
             shown.append(text + spread)
-        return [self.label, str(self.runs), *shown]
+        return [self.label, str(self.runs), *shown, *([_share(self.missing, self.asked)] if losses else [])]
 
 
 def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Mean and spread over seeds for every label, in the order of their first run."""
     rows = []
     for label in dict.fromkeys(run["label"] for run in runs):
-        values = np.array([[c.value(run) for c in COLUMNS] for run in runs if run["label"] == label], np.float64)
+        mine = [run for run in runs if run["label"] == label]
+        values = np.array([[c.value(run) for c in COLUMNS] for run in mine], np.float64)
         std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
-        rows.append(Row(label, len(values), tuple(values.mean(0).tolist()), tuple(std.tolist())))
+        rows.append(Row(label, len(values), tuple(values.mean(0).tolist()), tuple(std.tolist()), *counts(mine)))
     return rows
 
 
-def _heads() -> list[str]:
-    return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS)]
+def _lossy(rows: Sequence[Row]) -> bool:
+    """Whether a table needs a column for updates missing: one without losses does not speak of them."""
+    return any(row.missing for row in rows)
+
+
+def _heads(losses: bool) -> list[str]:
+    return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS), *(["missing [updates]"] if losses else [])]
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
     """For the terminal. Text, not markup: rich would take the `[s]` of a head, or of a label, for a style."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for head in _heads():
+    losses = _lossy(rows)
+    for head in _heads(losses):
         justify: Literal["left", "right"] = "left" if head == "method" else "right"
         fixed = head.startswith("forgetting")  # as wide as its figures: others wrap on a narrow terminal
         table.add_column(Text(head.replace(" [", "\n[")), justify=justify, overflow="fold", no_wrap=fixed)
     for row in rows:
-        table.add_row(*map(Text, row.cells("±")))
+        table.add_row(*map(Text, row.cells("±", losses)))
     return table
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Plain numbers of full precision, in the units of the summary (shares, bytes, seconds)."""
-    text = io.StringIO()
+    text, losses = io.StringIO(), _lossy(rows)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "seeds", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))])
+    heads = ["method", "seeds", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))]
+    writer.writerow([*heads, *(["updates_missing", "updates_asked"] if losses else [])])
     for row in rows:
         pairs = zip(row.mean, row.std, strict=True)
         numbers = ["" if np.isnan(n) else repr(n) for pair in pairs for n in pair]
-        writer.writerow([row.label, row.runs, *numbers])
+        writer.writerow([row.label, row.runs, *numbers, *([row.missing, row.asked or ""] if losses else [])])
     return text.getvalue()
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """A table for a README."""
-    lines = [_heads(), ["---", *["---:"] * (len(COLUMNS) + 1)], *(row.cells("±") for row in rows)]
+    heads = _heads(_lossy(rows))
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row.cells("±", _lossy(rows)) for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
@@ -159,10 +183,11 @@ def _escaped(text: str) -> str:
 
 def to_latex(rows: Sequence[Row]) -> str:
     """A booktabs table for a paper."""
-    body = [" & ".join([_escaped(row.label), *row.cells(r"$\pm$")[1:]]) for row in rows]
-    head = " & ".join(_escaped(h) for h in _heads())
+    heads = _heads(_lossy(rows))
+    body = [" & ".join([_escaped(row.label), *row.cells(r"$\pm$", _lossy(rows))[1:]]) for row in rows]
+    head = " & ".join(map(_escaped, heads))
     rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(COLUMNS) + 1)}}}", *rules, r"\end{tabular}", ""])
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", ""])
 
 
 def _range(setting: Described) -> str:

@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from flwr.app import ConfigRecord, Message
@@ -56,7 +57,12 @@ def _answer(message, context):
     work = messages.read_work(message.content)
     fault = _fault(work)
     _before(fault, work)
+    if fault == "raises in its work":
+        with mock.patch("fcil.worker.run_client", side_effect=RuntimeError("boom")):
+            return client_app.train(message, context)
     reply = client_app.train(message, context)
+    if work.summed:
+        return reply
     content = messages.write_update(_changed(fault, messages.read_update(reply.content)))
     if fault == "garbage":
         content["reply"] = ConfigRecord({**content["reply"], "index": "[[1,"})

@@ -8,9 +8,10 @@ import pytest
 from flower_runs import InProcess, finish, first_phase, inline, inline_without, refused, session, settings
 from flwr.app import Message, RecordDict
 
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, RunError
 from fcil.flower import client_app
 from fcil.flower.exchange import FlowerExchange
+from fcil.local import run_client
 from fcil.loop import ask, start
 
 
@@ -49,6 +50,31 @@ def test_a_bad_reply_costs_that_client_only(fault, reason, tmp_path):
     assert list(refused(events)) == [1]
     assert reason in refused(events)[1]
     assert "frame" not in refused(events)[1]  # one line, not a traceback
+    assert progress.sha256() == inline_without(1).sha256()
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    def run(*given):
+        if given[6] == 1:
+            raise RuntimeError("boom")
+        return run_client(*given)
+
+    monkeypatch.setattr("fcil.worker.run_client", run)
+
+
+def test_an_exception_in_a_clients_code_stops_the_run_with_its_traceback(raising):
+    with pytest.raises(RunError, match=r"^task 1, round 1: client 1 raised RuntimeError: boom") as told:
+        first_phase(exchange())
+    assert "Traceback" in str(told.value)
+    assert "in run\n" in str(told.value)
+
+
+def test_or_costs_that_client_only_and_the_traceback_is_in_the_records(raising):
+    progress, events = first_phase(exchange(), run={"on_client_error": "skip"})
+    assert refused(events) == {1: "RuntimeError: boom"}
+    (event,) = [e for e in events if e["event"] == "refused"]
+    assert "in run\n" in event["traceback"]
     assert progress.sha256() == inline_without(1).sha256()
 
 

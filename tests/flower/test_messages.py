@@ -89,10 +89,27 @@ def test_sums_of_a_group_survive_with_its_members_and_failures(sums):
     work = messages.read_work(contents[1])
     assert (work.clients, work.summed) == ((1, 2), True)
     members = (ClientUpdate(1, 3, 9, {}, {}, {"loss": 0.5}),)
-    partial = Partial(3, members, (Failure(2, "ValueError: a\nb"),), sums)
+    partial = Partial(3, members, (Failure(2, "ValueError: a\nb"), Failure(4, "c", "Traceback\n  ...\nc\n")), sums)
     back = messages.read_partial(messages.write_partial(partial))
     assert (back.phase, back.members, back.failures) == (3, members, partial.failures)
     assert equal(back.sums, sums)
+
+
+def test_a_failure_survives_and_keeps_the_end_of_its_traceback():
+    failure = Failure(2, "ValueError: a\nb", "Traceback\n  ...\nValueError: a\nb\n")
+    assert messages.read_reply(messages.write_failure(failure)) == failure
+    endless = messages.read_reply(messages.write_failure(Failure(2, "a", "x" * 10**6 + "end")))
+    assert (len(endless.traceback), endless.traceback[-4:]) == (8000, "xend")
+    group = Partial(0, (), (Failure(2, "a", "x" * 10**6 + "end"),), {})
+    assert messages.read_partial(messages.write_partial(group)).failures == (endless,)
+    update = ClientUpdate(2, 7, 31, {}, {}, {})
+    assert messages.read_reply(messages.write_update(update)) == update
+
+
+@pytest.mark.parametrize("told", [{}, {"client": "2"}, {"client": 2, "reason": 3}, {"client": 2, "reason": "a"}])
+def test_a_malformed_failure_is_told(told):
+    with pytest.raises(ValueError, match="record 'failure' has no"):
+        messages.read_reply(RecordDict({"failure": ConfigRecord(told)}))
 
 
 def test_malformed_groups_are_told():

@@ -12,7 +12,7 @@ from flower_processes import alive, children, gone
 from flower_runs import finish, first_phase, inline, inline_without, refused, settings
 
 from fcil.engine import prepare
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, RunError
 from fcil.flower.exchange import FlowerExchange, ray_exchange
 from fcil.flower.ray_cluster import _quietly, cores, slots
 from fcil.flower.ray_grid import RayGrid
@@ -186,6 +186,19 @@ def test_a_bad_client_costs_its_own_update(grid, tmp_path, fault, reason):
     assert reason in refused(events)[1]
     assert progress.sha256() == inline_without(1).sha256()
     assert len(grid.pids()) == grid.workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [{}, {"aggregate_on_worker": True}], ids=["single", "groups"])
+def test_an_exception_in_a_clients_code_stops_the_run_or_costs_its_update(grid, tmp_path, run):
+    faults = {"0": {"2": "raises in its work"}}  # of three clients, 2 is a group of its own
+    with pytest.raises(RunError, match=r"^task 1, round 1: client 2 raised RuntimeError: boom") as told:
+        first_phase(faulty(grid, tmp_path, faults, **run), run=run)
+    assert "in work_all" in str(told.value)
+    skipping = {**run, "on_client_error": "skip"}
+    _, events = first_phase(faulty(grid, tmp_path, faults, **skipping), run=skipping)
+    assert refused(events) == {2: "RuntimeError: boom"}
+    assert all("in work_all" in e["traceback"] for e in events if e["event"] == "refused")
 
 
 @pytest.mark.slow

@@ -1,15 +1,19 @@
 """How our Ray starts and ends: one Ray for each test, so all are slow."""
 
+import gc
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import ray
 from flower_processes import children, gone
 from flower_runs import TABLE, finish, inline, settings
 
+from fcil.engine import prepare, simulate
 from fcil.errors import ConfigError, RunError
-from fcil.flower.exchange import ray_exchange
+from fcil.flower.exchange import FlowerExchange, ray_exchange
 from fcil.flower.ray_cluster import cores
 from fcil.flower.ray_grid import RayGrid
 
@@ -22,6 +26,20 @@ def test_an_app_that_cannot_be_loaded_is_an_error_not_a_hang():
     with pytest.raises(RunError, match="no_such_module"):
         other.pids()
     other.close()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_client_stops_ends_its_workers_and_starts_no_others(tmp_path):
+    """The exception holds the grid's half-read replies; when it is let go, Ray is gone already."""
+    (tmp_path / "faults.json").write_text(json.dumps({"0": {"1": "raises in its work"}}))
+    config, before = settings(run=ON_RAY), children()
+    grid = RayGrid(3, workers=min(2, cores()), app="faulty_app:app")
+    exchange = FlowerExchange(grid, config, store=str(tmp_path / "clients"))
+    with pytest.raises(RunError, match="client 1 raised"):
+        simulate(prepare(config), tmp_path / "run", exchange=exchange)
+    gc.collect()
+    assert not ray.is_initialized()
+    assert gone({*children()} - before)
 
 
 DRIVER = """

@@ -48,3 +48,15 @@ def test_rounds_out_of_order_are_refused():
     strategy = FcilStrategy(session().plan)
     with pytest.raises(RunError, match="run rounds in order"):
         strategy.configure_train(2, ArrayRecord(), ConfigRecord(), InProcess(client_app.app))
+
+
+def test_an_exception_in_a_clients_code_stops_flowers_loop_too(monkeypatch):
+    def run(*given):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("fcil.worker.run_client", run)
+    events = []
+    strategy = FcilStrategy(session().plan, emit=events.append)
+    with pytest.raises(RunError, match=r"raised RuntimeError: boom"):
+        Strategy.start(strategy, InProcess(client_app.app), ArrayRecord(), strategy.num_phases)
+    assert "in run\n" in events[-1]["traceback"]
