@@ -21,6 +21,8 @@ Arrays = Mapping[str, np.ndarray]
 """Array name -> array."""
 State = Mapping[str, Arrays]
 """What a server remembers: group name -> arrays. Groups and names contain no colon."""
+EMPTY = ":"
+"""Stands for the name in a flat table (`ungrouped`) where a group has no arrays."""
 
 
 def as_float32(arrays: Arrays) -> dict[str, np.ndarray]:
@@ -125,14 +127,22 @@ def digest(arrays: Arrays) -> str:
 
 
 def ungrouped(state: State) -> dict[str, np.ndarray]:
-    """A state as one flat table, `group:name`, the form in which it is stored."""
-    return {f"{group}:{name}": a for group, arrays in state.items() for name, a in arrays.items()}
+    """A state as one flat table, `group:name`, the form in which it is hashed and stored.
+
+    A group without arrays has the place `group::`, with an array of no values: no array can have that name, since names
+    contain no colon.
+    """
+    return {
+        f"{group}:{name}": a
+        for group, arrays in state.items()
+        for name, a in (arrays or {EMPTY: np.zeros(0, np.float32)}).items()
+    }
 
 
 def grouped(flat: Arrays) -> dict[str, dict[str, np.ndarray]]:
-    """Undoes `ungrouped`; groups that held nothing are gone."""
+    """Undoes `ungrouped`."""
     state: dict[str, dict[str, np.ndarray]] = {}
     for key, a in flat.items():
         group, _, name = key.partition(":")
-        state.setdefault(group, {})[name] = a
+        state.setdefault(group, {}).update({} if name == EMPTY else {name: a})
     return state

@@ -113,7 +113,8 @@ def _checksum(progress: str, arrays: Arrays) -> str:
 
 
 def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> None:
-    arrays = {name: np.ascontiguousarray(a) for name, a in ungrouped(progress.state).items()}
+    # not ascontiguousarray, which gives a scalar an axis
+    arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
     told = json.dumps({
         "position": progress.position, "right": progress.right, "totals": progress.totals, "events": events_bytes,
         "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.held.items()},
