@@ -13,7 +13,7 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "Arrays", "State", "added", "as_float32", "digest", "grouped", "matching", "nbytes",
+    "Arrays", "State", "added", "as_float32", "digest", "grouped", "names_matching", "nbytes",
     "same_names", "shapes", "symmetric_half", "total", "ungrouped", "weighted_mean", "weighted_total",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ def as_float32(arrays: Arrays) -> dict[str, np.ndarray]:
     return {name: np.asarray(a, np.float32) for name, a in arrays.items()}
 
 
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+def names_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The names that match one of the glob patterns, in their own order."""
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 

@@ -10,7 +10,7 @@ import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has t
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["side_by_side", "threads"]
+__all__ = ["map_in_threads", "threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """work(item) of each, in their order, as many at a time as `threads` allows.
 
     Each has one thread of linear algebra, so the bits do not depend on that number. For pieces of tens of milliseconds

@@ -36,7 +36,9 @@ class FlexLoRA(LoraMethod):
 
     def local(self, phase: Phase) -> Local:
         """Train the leading components of both factors, and the head's new rows."""
-        return replace(super().local(phase), start=lambda a, client: leading(a, rank_of(client, self.ranks, self.rank)))
+        return replace(
+            super().local(phase), receives=lambda a, client: leading(a, rank_of(client, self.ranks, self.rank))
+        )
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """B = U s^1/2 and A = s^1/2 V^T of sum_i w_i B_i A_i, largest components first.

@@ -43,7 +43,7 @@ class FLoRA(FoldingMethod):
             new = {n: uniform(rng, a.shape) for n, a in arrays.items() if n.endswith(A)}
             return leading({**arrays, **new}, rank_of(client, self.ranks, self.rank))
 
-        return replace(super().local(phase), start=start)
+        return replace(super().local(phase), receives=start)
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """Fold the stack, client by client; the pair in the state stays at zero.

@@ -39,7 +39,7 @@ from fcil.statistics.inputs import (
     input_sketch,
     projected_gram,
 )
-from fcil.threads import side_by_side
+from fcil.threads import map_in_threads
 
 from ._lora import LoraMethod
 
@@ -172,7 +172,7 @@ class LoRM(LoraMethod):
 
     def _over_layers(self, work: Callable[[str], Result], names: Sequence[str]) -> list[Result]:
         """Side by side where Grams are large; the others' rounds consist of too many short steps to gain by it."""
-        return side_by_side(work, names) if self.gram_a != "diagonal" else list(map(work, names))
+        return map_in_threads(work, names) if self.gram_a != "diagonal" else list(map(work, names))
 
     def _moments(self, name: str, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Moments:
         start, thetas = broadcast.arrays[name], [u.arrays[name] for u in updates]

@@ -19,7 +19,7 @@ def updates_of(method, at, broadcast, counts=COUNTS):
     names = local.trained(list(broadcast.arrays))
     for client, count in enumerate(counts):
         rng = np.random.default_rng([at.index, client])
-        start = local.start(broadcast.arrays, client)
+        start = local.receives(broadcast.arrays, client)
         arrays = {n: (start[n] + rng.normal(size=start[n].shape)).astype("f4") for n in names}
         yield ClientUpdate(client, at.index, count, arrays)
 

@@ -10,7 +10,7 @@ from fcil.arrays import (
     as_float32,
     digest,
     grouped,
-    matching,
+    names_matching,
     nbytes,
     same_names,
     symmetric_half,
@@ -125,8 +125,8 @@ def test_states_are_tables_and_back():
 
 def test_patterns_bytes_and_casts():
     names = ["head.1.weight", "head.10.weight", "blocks.0.lora_A", "blocks.0.lora_B"]
-    assert matching(names, ["head.1.*"]) == ["head.1.weight"]
-    assert matching(names, ["*.lora_B", "*.lora_A"]) == names[2:]
+    assert names_matching(names, ["head.1.*"]) == ["head.1.weight"]
+    assert names_matching(names, ["*.lora_B", "*.lora_A"]) == names[2:]
     arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4, np.float32)}
     assert nbytes(arrays) == 48 + 16
     assert nbytes(as_float32(arrays)) == 24 + 16

@@ -16,7 +16,7 @@ from fcil.exchange.worker import Worker
 from fcil.model.backbone import Model, describe_backbone
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import make_plan, run, start
+from fcil.server.loop import initial_progress, make_plan, run
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def blocks(page, language):
 def final(method):
     worker = Worker(CONFIG, method)
     plan = make_plan(CONFIG, method, worker.scenario, describe_backbone(CONFIG.model))
-    return run(plan, start(plan), Inline(worker), lambda event: None, lambda progress: None).sha256()
+    return run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None).sha256()
 
 
 def test_the_method_of_the_guide_works_and_is_fedavg_at_strength_zero(tmp_path):

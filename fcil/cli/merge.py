@@ -18,13 +18,13 @@ __all__ = ["merge_models", "merge_models_command"]
 def _batches(config: Any, count: int) -> list[Any]:
     """The first `count` training images of a seeded order, as the model sees them, 32 at a time."""
     from fcil.data import load
-    from fcil.data.dataset import prepare
+    from fcil.data.dataset import model_inputs
     from fcil.seeding import generator
 
     data, size = load(config.data, config.model.image_size), config.model.image_size
     order = generator(config.run.seed, "merge-models").permutation(len(data.train))[:count]
     chosen = [np.sort(order[begin : begin + 32]) for begin in range(0, len(order), 32)]
-    return [prepare(data.train.images[each], data, size) for each in chosen]
+    return [model_inputs(data.train.images[each], data, size) for each in chosen]
 
 
 def _check(given: argparse.Namespace) -> None:

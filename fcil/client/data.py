@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcil.data.dataset import Dataset, prepare
+from fcil.data.dataset import Dataset, model_inputs
 
 __all__ = ["ClientData"]
 
@@ -33,7 +33,7 @@ class ClientData:
 
     def images(self, samples: np.ndarray, transform: np.random.Generator | None = None, batch: int = 0) -> Tensor:
         """(n,) indices into the training part -> (n, 3, size, size); the training view if given a generator."""
-        return prepare(self.dataset.train.images[samples], self.dataset, self.size, transform, self.device, batch)
+        return model_inputs(self.dataset.train.images[samples], self.dataset, self.size, transform, self.device, batch)
 
     def labels(self, samples: np.ndarray) -> Tensor:
         """(n,) indices into the training part -> (n,) int64 class positions."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcil.arrays import Arrays, matching
+from fcil.arrays import Arrays, names_matching
 from fcil.client.session import Session
 from fcil.method import Pass
 from fcil.model.adapted import AdaptedModel
@@ -23,7 +23,7 @@ def collect(each: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
     """
     model, references, data = client.model, client.broadcast.references, client.data
     seen_under = each.model(arrays, references)
-    model.load(seen_under, matching(seen_under, each.gradients))
+    model.load(seen_under, names_matching(seen_under, each.gradients))
     extra = [of(arrays, references) for of in each.extra_models]
     collectors = [statistic.start(arrays, model, client.generator) for statistic in each.statistics]
     observers: dict[str, list[Callable[[Tensor], None]]] = {}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcil.arrays import matching
+from fcil.arrays import names_matching
 from fcil.client.data import ClientData
 from fcil.client.reporting import collect
 from fcil.client.session import Batch, Session
@@ -23,7 +23,7 @@ def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.o
     """Groups by learning rate; built anew in each round, so it has no memory across rounds."""
     rates: dict[float, list[Tensor]] = {}
     for name, leaf in leaves.items():
-        own = [rate for pattern, rate in local.lr.items() if matching([name], (pattern,))]
+        own = [rate for pattern, rate in local.lr.items() if names_matching([name], (pattern,))]
         rates.setdefault(own[0] if own else train.lr, []).append(leaf)
     groups = [{"params": tensors, "lr": rate} for rate, tensors in rates.items()]
     if train.optimizer == "sgd":
@@ -57,7 +57,7 @@ def run_client(
     began = time.perf_counter()
     method = method.acting(phase)
     local = method.local(phase)
-    started = {**local.start(broadcast.arrays, client), **local.frozen(broadcast.references)}
+    started = {**local.receives(broadcast.arrays, client), **local.frozen(broadcast.references)}
     session = Session(client, phase, model, replace(broadcast, arrays=started), store, data)
     names = local.trained(list(started))
     leaves = model.load(started, names)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fcil.data.transforms import View, render
 
-__all__ = ["Dataset", "Ragged", "Split", "normalise", "prepare"]
+__all__ = ["Dataset", "Ragged", "Split", "normalise", "model_inputs"]
 
 RGB = tuple[float, float, float]
 HALF: RGB = (0.5, 0.5, 0.5)
@@ -110,7 +110,7 @@ def normalise(x: Tensor, mean: RGB, std: RGB) -> Tensor:
     return x.expand(-1, 3, -1, -1).contiguous().sub_(low).div_(spread)
 
 
-def prepare(
+def model_inputs(
     images: Sequence[np.ndarray] | np.ndarray,  # n times (h, w, c) uint8
     dataset: Dataset,
     size: int,

@@ -103,7 +103,7 @@ class Diagnostics:
     def _clients(self, request: Request, updates: Sequence[ClientUpdate]) -> dict[str, Any]:
         changes = []
         for update in updates:
-            began = request.local.start(request.broadcast.arrays, update.client)
+            began = request.local.receives(request.broadcast.arrays, update.client)
             changes.append(_between({**began, **update.arrays}, began))
         values = {
             f"client{update.client}/{layer}": _spectrum(change)

@@ -115,7 +115,7 @@ class Rehearsal:
         """One client's reply to a few steps, in as many variations as clients are asked."""
         began = time.perf_counter()
         reply = self._probe(request)
-        probed = request.local.start(request.broadcast.arrays, reply.client)
+        probed = request.local.receives(request.broadcast.arrays, reply.client)
         self.startup = self.startup or time.perf_counter() - began
         if request.phase.index in self._to_time:
             self._time(request)
@@ -211,7 +211,7 @@ def _varied(request: Request, reply: ClientUpdate, probed: Arrays) -> ClientUpda
         probed: what the client whose reply it is began with.
     """
     rng = request.phase.generator("rehearsal", reply.client)
-    sent = request.local.start(request.broadcast.arrays, reply.client)
+    sent = request.local.receives(request.broadcast.arrays, reply.client)
     arrays = {}
     for name, a in reply.arrays.items():
         change = np.resize(a - probed[name], sent[name].shape)  # of another shape where clients' pairs are smaller

@@ -15,7 +15,7 @@ from fcil.engine.simulation import Session
 from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
 from fcil.method import Phase
-from fcil.server.loop import Plan, run, start
+from fcil.server.loop import Plan, initial_progress, run
 
 __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
@@ -146,7 +146,7 @@ def forecast(session: Session) -> Forecast:
         events.append(event)
 
     rehearsal = Rehearsal(session.worker, plan)
-    done = run(plan, start(plan), rehearsal, emit, lambda progress: None)
+    done = run(plan, initial_progress(plan), rehearsal, emit, lambda progress: None)
     workers = _workers(plan)
     phases = _phases(plan, rehearsal, events, workers)
     seconds = {

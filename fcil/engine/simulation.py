@@ -18,7 +18,7 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
 from fcil.registry import build_method
-from fcil.server.loop import Exchange, Plan, Progress, make_plan, run, start, updates_asked
+from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_plan, run, updates_asked
 from fcil.server.replies import Emit
 
 _IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
@@ -72,7 +72,7 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
             "one of the two to false"
         )
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
-    start(plan)  # raises where the method's settings do not fit the backbone
+    initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)
 
 
@@ -169,7 +169,7 @@ def simulate(
         finished = read_summary(folder)
         if finished is not None:
             return finished
-        progress = progress or start(plan)
+        progress = progress or initial_progress(plan)
         emit = listen(recorder.emit, progress) if listen else recorder.emit
         for warning in warnings:
             emit({"event": "warning", "reason": warning})

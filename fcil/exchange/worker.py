@@ -14,7 +14,7 @@ from fcil.client.store import ClientStore
 from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
-from fcil.data.dataset import Dataset, prepare
+from fcil.data.dataset import Dataset, model_inputs
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
@@ -115,7 +115,7 @@ class Worker:
             self.model.load(arrays)
             for begin in range(shard * size, len(chosen), shards * size):
                 batch = chosen[begin : begin + size]
-                images = prepare(
+                images = model_inputs(
                     test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
                 )
                 predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()

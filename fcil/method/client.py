@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from fcil.arrays import Arrays, matching
+from fcil.arrays import Arrays, names_matching
 from fcil.method.phases import Backbone, Broadcast, Phase, Shapes
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Local:
     """Glob pattern -> learning rate in place of `train.lr`; the first that matches counts."""
     passes: tuple[Pass, ...] = ()
     """What is reported, after training."""
-    start: Callable[[Arrays, int], Arrays] = as_broadcast
+    receives: Callable[[Arrays, int], Arrays] = as_broadcast
     """(the broadcast's arrays, client) -> what this client is sent of them, begins with and sends back, under the same
     names: smaller pairs, or a new draw from the phase's seed. Cheap: the server calls it to check and to count."""
     frozen: Callable[[Arrays], Arrays] = no_arrays
@@ -264,8 +264,8 @@ class Local:
             ValueError: a pattern matches nothing, or a learning rate is not positive: a mistake in the method.
         """
         for pattern in (*self.trains, *self.lr):
-            if not matching(names, (pattern,)):
+            if not names_matching(names, (pattern,)):
                 raise ValueError(f"`local` names {pattern!r}, but the broadcast has no such array: {sorted(names)}")
         if any(rate <= 0 for rate in self.lr.values()):
             raise ValueError(f"`local` has a learning rate that is not positive: {dict(self.lr)}")
-        return matching(names, self.trains)
+        return names_matching(names, self.trains)

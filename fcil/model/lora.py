@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcil.arrays import Arrays, matching
+from fcil.arrays import Arrays, names_matching
 from fcil.errors import ConfigError
 from fcil.merging.lowrank import LowRank
 from fcil.method import Backbone, Draw
@@ -41,7 +41,7 @@ class Lora:
         """Adapted layer -> (out, in), in the order of the forward pass."""
         return {
             name: (backbone.linears[name][0], backbone.linears[name][1])
-            for name in matching(backbone.linears, self.targets)
+            for name in names_matching(backbone.linears, self.targets)
         }
 
     def check(self, backbone: Backbone) -> None:
@@ -71,7 +71,7 @@ class Lora:
 
         slots: dict[str, tuple[nn.Module, str]] = {}
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
-        for name in matching(names, self.targets):
+        for name in names_matching(names, self.targets):
             parent, _, child = name.rpartition(".")
             module = network.get_submodule(name)
             layer = module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ __all__ = [
     "make_plan",
     "receive",
     "run",
-    "start",
+    "initial_progress",
 ]
 
 
@@ -128,7 +128,7 @@ def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Back
     return Plan(config, method, scenario, backbone, tuple(phases))
 
 
-def start(plan: Plan) -> Progress:
+def initial_progress(plan: Plan) -> Progress:
     """Before the first phase."""
     return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
 
@@ -217,7 +217,9 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
-    receivers, begin = (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.start)
+    receivers, begin = (
+        (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.receives)
+    )
     ledger, down = send(progress.ledger, request.broadcast, receivers, begin)
     emit({
         "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,

@@ -28,7 +28,7 @@ def send(
     """The ledger after sending `broadcast` to `clients`, and the bytes that it takes.
 
     Args:
-        start: what a client is sent of the broadcast's arrays (`Local.start`).
+        start: what a client is sent of the broadcast's arrays (`Local.receives`).
     """
     clients = list(clients)
     asked, held, sent = sum(1 << client for client in clients), dict(ledger.held), 0

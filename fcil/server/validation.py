@@ -29,7 +29,7 @@ class Expected:
     num_examples: dict[int, int]
     """Client asked -> samples that it holds."""
     own: Mapping[int, Shapes] = field(default_factory=dict)
-    """Client -> the shapes of its arrays, where `Local.start` makes them differ."""
+    """Client -> the shapes of its arrays, where `Local.receives` makes them differ."""
 
 
 def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
@@ -39,7 +39,9 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
         name: shape for each in local.passes for s in each.statistics for name, shape in s.shapes(sent).items()
     }
     trained = local.trained(list(sent))
-    started = {c: shapes(local.start(broadcast.arrays, c)) for c in num_examples if local.start is not as_broadcast}
+    started = {
+        c: shapes(local.receives(broadcast.arrays, c)) for c in num_examples if local.receives is not as_broadcast
+    }
     own = {c: {name: found[name] for name in trained} for c, found in started.items()}
     return Expected(phase, {name: sent[name] for name in trained}, statistics, num_examples, own)
 

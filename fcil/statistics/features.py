@@ -19,7 +19,7 @@ from fcil.seeding import generator
 
 __all__ = [
     "FACTOR", "GRAM", "HELD", "Drift", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection",
-    "side_by_side",
+    "features_of_models",
 ]  # fmt: skip
 
 GRAM = "gram"
@@ -58,7 +58,7 @@ def lots(seed: int, count: int) -> np.ndarray:
     return drawn
 
 
-def side_by_side(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
+def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
     """(n, models * width) -> (n, len(chosen) * width): the features under the chosen models."""
     parts = features.chunk(models, 1)
     return torch.cat([parts[i] for i in chosen], 1)
@@ -186,7 +186,7 @@ class FeatureSums:
             return np.asarray(lots(self.map.seed, 1 << int(samples.max()).bit_length())[samples] < self.held_out)
 
         return _Sums(
-            lambda features: phi(side_by_side(features, self.models, self.chosen)),
+            lambda features: phi(features_of_models(features, self.models, self.chosen)),
             self.task.first, totals, self._sent, held if self.held_out else None,
         )  # fmt: skip
 
@@ -266,7 +266,7 @@ class Drift:
         phi, m = self.map.on(model.device, width), self.map.size(width)
 
         def seen(chosen: tuple[int, ...]) -> Phi:
-            return lambda features: phi(side_by_side(features, self.models, chosen))
+            return lambda features: phi(features_of_models(features, self.models, chosen))
 
         zero = torch.zeros((m, m), dtype=torch.float64, device=model.device)
         return _Pairs(seen(self.new), seen(self.old), zero, zero.clone(), self.wire)

@@ -24,7 +24,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
 from fcil.method import Task
 from fcil.registry import build_method
-from fcil.server.loop import run, start
+from fcil.server.loop import initial_progress, run
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_fi
         ("test", {"method": {"name": "compose", "rank": 2, "round": "fedavg", "task": "lorm"}}),
     ])  # fmt: skip
     session = prepare(config)
-    done = run(session.plan, start(session.plan), Inline(session.worker), lambda e: None, lambda p: None)
+    done = run(session.plan, initial_progress(session.plan), Inline(session.worker), lambda e: None, lambda p: None)
     deployed = session.plan.method.deploy(done.state, session.plan.phases[-1])
     past = grouped({name.replace("/", ":", 1): a for name, a in done.state["past"].items()})
     modules = [*(past[f"task{t}"] for t in range(2)), done.state[MODULE]]

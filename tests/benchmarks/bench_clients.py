@@ -16,7 +16,7 @@ import numpy as np
 from fcil.config import Config, from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.server.loop import start, step
+from fcil.server.loop import initial_progress, step
 
 TABLE = {
     "data": {"name": "fashion-mnist", "test_limit": 100},
@@ -37,7 +37,7 @@ def resident(pid: int | str) -> int:
 def one_phase(config: Config, exchange: FlowerExchange) -> tuple[float, float, int]:
     """Overhead of a client in ms, seconds of the phase, bytes up."""
     plan, events = prepare(config).plan, list[Mapping[str, Any]]()
-    step(plan, start(plan), exchange, events.append)
+    step(plan, initial_progress(plan), exchange, events.append)
     own = sum(e["train_seconds"] + e["report_seconds"] for e in events if e["event"] == "client")
     merged = next(e for e in events if e["event"] == "merged")
     seconds = merged["seconds_clients"]
@@ -47,7 +47,7 @@ def one_phase(config: Config, exchange: FlowerExchange) -> tuple[float, float, i
 def memory(config: Config, exchange: FlowerExchange, rounds: int) -> None:
     """Print the growth of the server and the workers over the rounds of a task."""
     plan = prepare(config).plan
-    progress = start(plan)
+    progress = initial_progress(plan)
     pids = ["self", *exchange.grid.pids()]  # type: ignore[attr-defined]
     told = []
     for _ in range(rounds):

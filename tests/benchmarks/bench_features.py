@@ -21,7 +21,7 @@ from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare
 from fcil.merging import packed
 from fcil.merging.ridge import GRID, ridge_rows
-from fcil.server.loop import ask, start
+from fcil.server.loop import ask, initial_progress
 from fcil.statistics.features import GRAM, class_sums
 from fcil.threads import threads
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def pairs(config: Config, images: int, repeats: int) -> float:
     """Median of (one report) / (bare forward loop)."""
     session = prepare(config)
-    request = ask(session.plan, start(session.plan))
+    request = ask(session.plan, initial_progress(session.plan))
     worker = session.worker
     held = worker.scenario.parts[0][0][:images]
     size = config.model.image_size
@@ -58,7 +58,7 @@ def pairs(config: Config, images: int, repeats: int) -> float:
 def rounding(config: Config) -> list[tuple[float, float]]:
     """(penalty, relative change of H) of a whole task's sums, rounded to float32."""
     session = prepare(config)
-    request = ask(session.plan, start(session.plan))
+    request = ask(session.plan, initial_progress(session.plan))
     sums = session.plan.method.sums(request.phase, request.broadcast, [
         session.worker.work(request.phase, request.broadcast, client) for client in request.num_examples
     ])  # fmt: skip

@@ -22,7 +22,7 @@ from fcil.client.data import ClientData
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.worker import Worker
-from fcil.server.loop import ask, start
+from fcil.server.loop import ask, initial_progress
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,7 +32,7 @@ def bare(config: Config, clients: list[int], rounds: list[int]) -> float:
     torch.set_num_threads(config.run.threads)
     worker = Worker.of(config)
     plan = prepare(config).plan
-    request = ask(plan, start(plan))
+    request = ask(plan, initial_progress(plan))
     taken = 0.0
     for client in clients:
         data = ClientData(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from fcil.data.dataset import HALF, Dataset, Split, prepare
+from fcil.data.dataset import HALF, Dataset, Split, model_inputs
 from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN
 from fcil.data.transforms import resized
 
@@ -64,7 +64,7 @@ def case(name: str, shape: tuple[int, int], train: bool, from_files: bool = Fals
         torch.stack([pipeline(image) for image in images])
 
     def ours() -> None:
-        prepare(stored, data, SIZE, rng if train else None)
+        model_inputs(stored, data, SIZE, rng if train else None)
 
     theirs(), ours()
     pairs = [(seconds(theirs), seconds(ours)) for _ in range(REPEATS)]

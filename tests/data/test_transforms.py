@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
-from fcil.data.dataset import Dataset, Ragged, Split, prepare
+from fcil.data.dataset import Dataset, Ragged, Split, model_inputs
 from fcil.data.resampling import resample
 from fcil.data.transforms import View, boxes, render, resized
 
@@ -186,7 +186,7 @@ def test_one_channel_is_shown_as_three_and_normalised_per_channel():
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
     part = Split(images, np.zeros(4, np.int64))
     data = Dataset("grey", ("a",), part, part, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
-    x = prepare(images, data, 8)
+    x = model_inputs(images, data, 8)
     assert x.shape == (4, 3, 8, 8)
     for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
         np.testing.assert_allclose(x[:, channel], (images[..., 0] / 255 - mean) / std, atol=1e-6)

@@ -21,7 +21,7 @@ from fcil.model.backbone import Model
 from fcil.report.diagnostics import diagnostics_plots, read_diagnostics
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, start
+from fcil.server.loop import ask, initial_progress
 
 SMALL = Config(
     data=Data(train_limit=80, test_limit=40),
@@ -79,15 +79,15 @@ def test_kinship_of_clients_is_the_cosine_of_their_dense_changes(watched):
     _, folder, _, events, exchange = watched
     for event, (request, updates) in zip(events, exchange.heard, strict=True):
         if request.phase.kind == "train":
-            start = request.broadcast.arrays
-            v = np.array([flat({**start, **u.arrays}, start) for u in updates])
+            initial_progress = request.broadcast.arrays
+            v = np.array([flat({**initial_progress, **u.arrays}, initial_progress) for u in updates])
             v /= np.linalg.norm(v, axis=1, keepdims=True)
             np.testing.assert_allclose(event["client_kinship"], v @ v.T, atol=1e-5)
             assert event["clients"] == [u.client for u in updates]
             values = load_file(folder / "diagnostics" / f"phase{request.phase.index:06d}.safetensors")
             for update in updates:
-                for layer in list(changes_in(start))[::5]:
-                    whole = dense({**start, **update.arrays}, layer) - dense(start, layer)
+                for layer in list(changes_in(initial_progress))[::5]:
+                    whole = dense({**initial_progress, **update.arrays}, layer) - dense(initial_progress, layer)
                     mine = values[f"client{update.client}/{layer}"]
                     expected = np.linalg.svd(whole, compute_uv=False)[: len(mine)]
                     np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6 * expected[0])
@@ -183,7 +183,7 @@ def test_a_dense_change_is_added_to_its_pair():
 
 def test_a_client_that_sends_back_what_it_got_is_akin_to_nobody(tmp_path):
     session = prepare(settings("fedavg", diagnostics=True), tmp_path)
-    request = ask(session.plan, start(session.plan))
+    request = ask(session.plan, initial_progress(session.plan))
     moved, still = (session.worker.work(request.phase, request.broadcast, client) for client in (0, 1))
     still = replace(still, arrays={name: request.broadcast.arrays[name] for name in still.arrays})
     event = Diagnostics(tmp_path / "diagnostics", session.plan)(request, [moved, still], request.state, False)

@@ -18,7 +18,7 @@ from fcil.model.backbone import Model, describe_backbone
 from fcil.model.precision import resolve
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, make_plan, run, start
+from fcil.server.loop import ask, initial_progress, make_plan, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +37,7 @@ CONFIG = Config(
 def _run(config):
     worker = Worker.of(config)
     plan = make_plan(config, worker.method, worker.scenario, describe_backbone(config.model))
-    return worker, run(plan, start(plan), Inline(worker), lambda event: None, lambda progress: None)
+    return worker, run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None)
 
 
 def test_a_cuda_run_is_close_to_the_cpu_and_repeats_itself():
@@ -57,7 +57,7 @@ def test_bf16_runs_on_the_device():
 def test_fp16_trains_with_scaled_steps_on_the_device():
     worker = Worker.of(replace(CONFIG, model=Model(precision="fp16")))
     plan = make_plan(worker.config, worker.method, worker.scenario, describe_backbone(worker.config.model))
-    request = ask(plan, start(plan))
+    request = ask(plan, initial_progress(plan))
     update = worker.work(request.phase, request.broadcast, min(request.num_examples))
     assert 0 <= update.metrics["skipped_steps"] < update.metrics["images"]
     assert all(np.isfinite(a).all() for a in update.arrays.values())
@@ -86,7 +86,7 @@ def test_ray_workers_share_a_gpu(tmp_path):
     plan = make_plan(config, worker.method, worker.scenario, describe_backbone(config.model))
     exchange = ray_exchange(config, tmp_path)
     try:
-        done = run(plan, start(plan), exchange, lambda event: None, lambda progress: None)
+        done = run(plan, initial_progress(plan), exchange, lambda event: None, lambda progress: None)
     finally:
         exchange.close()
     assert done.right == _run(CONFIG)[1].right

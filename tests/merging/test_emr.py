@@ -11,7 +11,7 @@ from problems import close
 from small import BACKBONE, SIZE, dataset, model, phase
 from test_sparse import opposed
 
-from fcil.data.dataset import prepare
+from fcil.data.dataset import model_inputs
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
 from fcil.merging.lowrank import LowRank, dense
@@ -84,7 +84,7 @@ def test_masks_take_a_bit_an_entry():
 # ---- the router ------------------------------------------------------------------------------------------------------
 
 TASKS = (Task(0, 0, 2), Task(1, 2, 2), Task(2, 4, 2))
-IMAGES = prepare(dataset().test.images[:6], dataset(), SIZE)
+IMAGES = model_inputs(dataset().test.images[:6], dataset(), SIZE)
 
 
 def learned(method, disjoint, tasks=TASKS):

@@ -14,8 +14,8 @@ from small import BACKBONE, SIZE, client_data, dataset, model, small_settings
 from fcil.arrays import digest, grouped, total, ungrouped
 from fcil.client.settings import Train
 from fcil.client.training import run_client
-from fcil.data.dataset import prepare
-from fcil.engine.simulation import prepare as prepared
+from fcil.data.dataset import model_inputs
+from fcil.engine.simulation import model_inputs as prepared
 from fcil.errors import ConfigError, MergeError
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.options import describe
@@ -224,7 +224,7 @@ def test_a_state_survives_storage(name):
 def test_what_is_deployed_fits_the_model_and_scores_every_class_seen(name):
     method = of(name)
     adapted = model(method.adapter)
-    images = prepare(DATA.test.images[:5], DATA, SIZE)
+    images = model_inputs(DATA.test.images[:5], DATA, SIZE)
     for phase, _, _, _, after in trajectory(name):
         adapted.load(method.deploy(after, phase))
         scores = method.scores(adapted, images)

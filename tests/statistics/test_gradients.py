@@ -8,7 +8,7 @@ from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, p
 from fcil.arrays import shapes
 from fcil.client.settings import Train
 from fcil.client.training import run_client
-from fcil.data.dataset import prepare
+from fcil.data.dataset import model_inputs
 from fcil.merging import packed
 from fcil.method import Broadcast, Local, Method, Task, head
 from fcil.model.lora import DELTA, A, B, Lora
@@ -55,7 +55,7 @@ def samples():
             outputs[layer] = output
 
         module.register_forward_hook(keep)
-    images = prepare(DATA.train.images[INDICES], DATA, SIZE)
+    images = model_inputs(DATA.train.images[INDICES], DATA, SIZE)
     for image, label in zip(images, DATA.train.labels[INDICES], strict=True):
         network.zero_grad()
         weight.grad = bias.grad = None

@@ -17,7 +17,7 @@ from fcil.model.backbone import describe_backbone, load_backbone
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import make_plan, run, start
+from fcil.server.loop import initial_progress, make_plan, run
 from strategies.fedavg import FedAvg
 from strategies.joint import Joint
 from strategies.sequential import Sequential
@@ -26,7 +26,7 @@ from strategies.sequential import Sequential
 def carried_out(config, method):
     worker = Worker(config, method)
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
-    return run(plan, start(plan), Inline(worker), lambda event: None, lambda progress: None), plan
+    return run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None), plan
 
 
 def test_one_client_holds_everything_task_by_task_or_at_once():

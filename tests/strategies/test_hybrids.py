@@ -13,7 +13,7 @@ from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model
 from fcil.arrays import digest
 from fcil.client.settings import Train
 from fcil.client.training import run_client
-from fcil.data.dataset import prepare
+from fcil.data.dataset import model_inputs
 from fcil.errors import ConfigError
 from fcil.merging.ridge import transport, transported
 from fcil.method import Phase, Task
@@ -82,7 +82,7 @@ def modules(deployed):
 def features(method, arrays, indices, frozen=False):
     """z of training images in float64, frozen features to the left where the method has them."""
     adapted = model(method.adapter)
-    images = prepare(DATA.train.images[indices], DATA, SIZE)
+    images = model_inputs(DATA.train.images[indices], DATA, SIZE)
     found = []
     for each in ([{}] if method.concat or frozen else []) + ([] if frozen else [modules(arrays)]):
         adapted.load(each)
@@ -180,7 +180,7 @@ def test_scores_are_those_of_the_deployed_head_on_the_features_that_were_summed(
     adapted, chosen = model(method.adapter), np.arange(6)
     adapted.load(deployed)
     with torch.no_grad():
-        scores = method.scores(adapted, prepare(DATA.train.images[chosen], DATA, SIZE)).numpy()
+        scores = method.scores(adapted, model_inputs(DATA.train.images[chosen], DATA, SIZE)).numpy()
     rows = np.concatenate([deployed[f"head.{t}.weight"] for t in range(3)])
     close(scores, phi(method, features(method, deployed, chosen)) @ rows.T, 1e-4)
 

@@ -10,7 +10,7 @@ from fcil.config import load_config, load_variant, variant_names
 from fcil.data import FAMILIES
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
-from fcil.server.loop import start, step
+from fcil.server.loop import initial_progress, step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = sorted(CONFIGS.glob("paper/*_beta*.toml"))
@@ -71,7 +71,7 @@ def test_one_round_of_each_runs_on_data_in_the_original_format(path, files):
     ]  # fmt: skip
     session = prepare(load_config(path, overrides))
     plan, events = session.plan, []
-    progress = start(plan)
+    progress = initial_progress(plan)
     for _ in range(2):
         progress = step(plan, progress, Inline(session.worker), events.append)
     assert not [e for e in events if e["event"] == "refused"]

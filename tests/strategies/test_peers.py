@@ -32,7 +32,7 @@ ALL = [*EXACT, FlexLoRA(rank=RANK), FlexLoRA(rank=RANK, ranks=(1, 4, 2))]
 
 def before(method, sent, client, at):
     """The product that a client's pair begins with, per layer."""
-    start = method.local(at).start(sent, client)
+    start = method.local(at).receives(sent, client)
     return {layer: dense(start, layer) for layer in layers_of(sent)}
 
 
@@ -54,7 +54,7 @@ def test_a_client_trains_beside_all_that_was_folded(method):
     for at, _, _, after in steps(method):
         broadcast = method.broadcast(after, at)
         local, whole = method.local(at), method.deploy(after, at)
-        start, frozen = local.start(broadcast.arrays, 0), local.frozen(broadcast.references)
+        start, frozen = local.receives(broadcast.arrays, 0), local.frozen(broadcast.references)
         for layer in layers_of(broadcast.arrays):
             own = dense(start, layer) + frozen.get(layer + DELTA, 0)
             np.testing.assert_allclose(own, dense(whole, layer), rtol=1e-4, atol=1e-4)
@@ -130,7 +130,7 @@ def test_updates_of_zero_move_nothing(method):
     state, at = begun(method), phase(1)
     sent = method.broadcast(state, at).arrays
     local = method.local(at)
-    still = [ClientUpdate(c, 0, 5, dict(local.start(sent, c))) for c in range(3)]
+    still = [ClientUpdate(c, 0, 5, dict(local.receives(sent, c))) for c in range(3)]
     after = method.merge(state, at, still)
     for layer in layers_of(sent):
         assert not dense(method.deploy(after, at), layer).any()
@@ -145,7 +145,7 @@ def test_nobody_with_examples_is_an_error(method):
 
 def test_every_round_of_flora_begins_with_a_new_pair_and_an_unchanged_model():
     method = FLoRA(rank=RANK)
-    first, second = (method.local(phase(n)).start(begun(method)["module"], 0) for n in (1, 2))
+    first, second = (method.local(phase(n)).receives(begun(method)["module"], 0) for n in (1, 2))
     for layer in LINEARS:
         assert not second[layer + B].any()
         assert not np.array_equal(first[layer + A], second[layer + A])

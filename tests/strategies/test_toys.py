@@ -7,12 +7,12 @@ from sklearn.linear_model import Ridge
 from toys import Anchored, NearestMean, Replay, RidgeHead
 
 from fcil.client.store import ClientStore
-from fcil.data.dataset import prepare
+from fcil.data.dataset import model_inputs
 from fcil.engine.metrics import summarise
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
-from fcil.server.loop import make_plan, run, start
+from fcil.server.loop import initial_progress, make_plan, run
 from strategies.fedavg import FedAvg
 
 
@@ -20,7 +20,7 @@ def carried_out(config, method, store=None, worker=None):
     worker = worker or Worker(config, method, store)
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
     events = []
-    progress = run(plan, start(plan), Inline(worker), events.append, lambda _: None)
+    progress = run(plan, initial_progress(plan), Inline(worker), events.append, lambda _: None)
     assert not [event for event in events if event["event"] == "refused"]
     return progress, worker, plan
 
@@ -32,7 +32,7 @@ def accuracy(progress, worker):
 def features(worker, part, indices):
     """Pooled features of the bare backbone, in one go."""
     worker.model.load({})
-    images = prepare(part.images[indices], worker.dataset, worker.config.model.image_size)
+    images = model_inputs(part.images[indices], worker.dataset, worker.config.model.image_size)
     with torch.no_grad():
         return worker.model.features(images).double().numpy()
 

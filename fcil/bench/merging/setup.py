@@ -12,7 +12,7 @@ from fcil.bench.merging.scoring import Scored
 from fcil.client.data import ClientData
 from fcil.client.training import run_client
 from fcil.config import Config
-from fcil.data.dataset import prepare as as_batch
+from fcil.data.dataset import model_inputs as as_batch
 from fcil.engine.simulation import Session, prepare
 from fcil.errors import ConfigError
 from fcil.method import Adapter, Broadcast, ClientUpdate, Local, Method, Phase

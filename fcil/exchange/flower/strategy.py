@@ -22,7 +22,7 @@ from fcil.errors import RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange, settled
 from fcil.method import Phase
-from fcil.server.loop import Plan, Progress, Request, ask, receive, run, start
+from fcil.server.loop import Plan, Progress, Request, ask, initial_progress, receive, run
 from fcil.server.replies import Emit, gather
 
 __all__ = ["FcilStrategy"]
@@ -60,7 +60,7 @@ class FcilStrategy(Strategy):
             store: folder of the clients' own arrays, where the nodes share this machine's disk.
         """
         self.plan, self.emit, self.save, self.store = plan, emit, save, store
-        self.progress = progress or start(plan)
+        self.progress = progress or initial_progress(plan)
         self._exchange: FlowerExchange | None = None
         self._asked: Request | None = None
         self._sent: dict[int, Message] = {}
@@ -79,7 +79,7 @@ class FcilStrategy(Strategy):
 
     # ---- our loop over Flower's grid ---------------------------------------------------------------------------------
 
-    def start(
+    def initial_progress(
         self,
         grid: Grid,
         initial_arrays: ArrayRecord | None = None,

@@ -11,7 +11,7 @@ from fcil.config import from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.internals import empty_run, error_reply, identify, number
 from fcil.exchange.inline import Inline
-from fcil.server.loop import run, start, step
+from fcil.server.loop import initial_progress, run, step
 
 TABLE = {
     "data": {"name": "digits", "train_limit": 120, "test_limit": 60},
@@ -38,7 +38,9 @@ def plan(**sections):
 def finish(exchange, plan=None, events=None):
     """A whole run."""
     plan = plan or session().plan
-    return run(plan, start(plan), exchange, (events if events is not None else []).append, lambda progress: None)
+    return run(
+        plan, initial_progress(plan), exchange, (events if events is not None else []).append, lambda progress: None
+    )
 
 
 @functools.cache
@@ -54,14 +56,14 @@ def inline_without(client):
         def __call__(self, request):
             return (reply for reply in super().__call__(request) if reply.client != client)
 
-    return step(session().plan, start(session().plan), Without(session().worker), lambda event: None)
+    return step(session().plan, initial_progress(session().plan), Without(session().worker), lambda event: None)
 
 
 def first_phase(exchange, **sections):
     """Progress after the first phase, and the events."""
     events = []
     made = plan(**sections)
-    return step(made, start(made), exchange, events.append), events
+    return step(made, initial_progress(made), exchange, events.append), events
 
 
 def refused(events):

@@ -12,7 +12,7 @@ from fcil.client.training import run_client
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import client_app
 from fcil.exchange.flower.exchange import FlowerExchange
-from fcil.server.loop import ask, start
+from fcil.server.loop import ask, initial_progress
 
 
 def exchange(app=client_app.app, store="", seed=0, **options):
@@ -30,7 +30,7 @@ def test_the_longest_client_is_asked_first_and_common_records_are_shared():
     carrier = exchange()
     first_phase(carrier)
     sent = [m for m in carrier.grid.sent if m.metadata.message_type == "train"]
-    counts = ask(session().plan, start(session().plan)).num_examples
+    counts = ask(session().plan, initial_progress(session().plan)).num_examples
     asked = [counts[carrier.grid.partitions[m.metadata.dst_node_id]] for m in sent]
     assert asked == sorted(counts.values(), reverse=True)
     assert len({id(m.content["arrays"]) for m in sent}) == 1
