@@ -6,11 +6,16 @@ the process, or on the order in which clients are served; that is what makes run
 ones end in the same bits.
 """
 
+from __future__ import annotations
+
 import hashlib
 from operator import index
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["generator", "torch_generator"]
 
@@ -30,5 +35,7 @@ def generator(seed: int, *path: str | int) -> np.random.Generator:
 
 def torch_generator(seed: int, *path: str | int) -> torch.Generator:
     """The same for torch, on the CPU."""
+    import torch  # slow to import, and settings are checked without it
+
     low, high, *_ = _words(seed, path)
     return torch.Generator().manual_seed((high << 31) ^ low)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
-import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there when `_blas` looks for it
-import torch
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["map_in_threads", "threads"]
@@ -19,12 +17,17 @@ Result = TypeVar("Result")
 @cache
 def _blas() -> ThreadpoolController:
     """Looks through all loaded libraries, which takes milliseconds: once is enough."""
+    import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there to be seen
+    import torch  # noqa: F401  so does this
+
     return ThreadpoolController()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
+    import torch  # slow to import, and settings are checked without it
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -40,5 +43,7 @@ def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> lis
     Each has one thread of linear algebra, so the bits do not depend on that number. For pieces of tens of milliseconds
     and more: with short ones the threads wait for the interpreter's lock.
     """
+    import torch
+
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, items))

@@ -1,12 +1,12 @@
 """EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
@@ -16,6 +16,9 @@ from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Emr"]
 
@@ -77,6 +80,8 @@ class Emr(MergeMethod):
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
+        import torch
+
         if RESCALERS not in model.arrays:
             return super().scores(model, images)
         routed, arrays = [], {name: a.cpu().numpy() for name, a in model.arrays.items()}

@@ -11,8 +11,9 @@ from fcil.data.transforms import REFERENCE
 from fcil.engine.provenance import commit, versions
 from fcil.errors import ConfigError
 from fcil.exchange.device import local_device
-from fcil.model.backbone import Model, describe_backbone
+from fcil.model.backbone import describe_backbone
 from fcil.model.precision import bf16_in_hardware, resolve
+from fcil.model.settings import Model
 
 __all__ = ["findings"]
 

@@ -12,7 +12,6 @@ from fcil.data.families.fashion_mnist import FASHION_MNIST
 from fcil.data.families.folder import FOLDER
 from fcil.data.families.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.family import Family
-from fcil.data.loading import load_family
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.options import nearest
@@ -39,5 +38,7 @@ def load(settings: Data, size: int, download: bool = False) -> Dataset:
     Raises:
         ConfigError: unknown name, or files that are missing, damaged or not official; says what to put where.
     """
+    from fcil.data.loading import load_family  # what reads files is slow to import; families are known without it
+
     data = load_family(family(settings.name), settings, size, download)
     return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))

@@ -1,15 +1,19 @@
 """What every data set looks like once it is loaded, and how a batch of it reaches the model."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.data.transforms import View, render
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Dataset", "Ragged", "Split", "normalise", "model_inputs"]
 
@@ -30,7 +34,7 @@ class Ragged:
     """(n,) int64, where each image begins."""
 
     @classmethod
-    def of(cls, pixels: np.ndarray, shapes: np.ndarray) -> "Ragged":
+    def of(cls, pixels: np.ndarray, shapes: np.ndarray) -> Ragged:
         """Images that follow each other without gaps."""
         ends = shapes.prod(1).cumsum()
         return cls(pixels, shapes, ends - shapes.prod(1))
@@ -39,12 +43,12 @@ class Ragged:
         return len(self.shapes)
 
     @overload
-    def __getitem__(self, chosen: slice) -> "Ragged": ...
+    def __getitem__(self, chosen: slice) -> Ragged: ...
 
     @overload
     def __getitem__(self, chosen: np.ndarray) -> list[np.ndarray]: ...
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Ragged | list[np.ndarray]":
+    def __getitem__(self, chosen: slice | np.ndarray) -> Ragged | list[np.ndarray]:
         """A stretch of the images, or views of those that an index array names, (h, w, c) each."""
         shapes, offsets = self.shapes[chosen], self.offsets[chosen]
         if isinstance(chosen, slice):
@@ -67,7 +71,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> "Split":
+    def first(self, count: int) -> Split:
         """The first `count` images; all for 0."""
         return Split(self.images[:count], self.labels[:count], self.digest) if count else self
 
@@ -106,6 +110,8 @@ def _content(part: Split) -> Iterator[bytes]:
 
 def normalise(x: Tensor, mean: RGB, std: RGB) -> Tensor:
     """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w), each channel minus its mean over its std; may overwrite `x`."""
+    import torch
+
     low, spread = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (mean, std))
     return x.expand(-1, 3, -1, -1).contiguous().sub_(low).div_(spread)
 

@@ -5,17 +5,24 @@ bicubic resampling matrices (Keys' kernel with a = -0.5, antialiased as in Pillo
 columns, the crop.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["gather", "resample"]
 
 
 def _cubic(x: Tensor) -> Tensor:
     """Keys' cubic convolution kernel with a = -0.5."""
+    import torch
+
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -35,6 +42,8 @@ def _resampling(first: Tensor, length: Tensor, out: Tensor, rows: int, width: in
     Returns:
         (n, rows, width) float32, rows summing to one. Pixels outside the stretch have no weight.
     """
+    import torch
+
     step = (length / out)[:, None]
     stretch = step.clamp(min=1)
     centre = (torch.arange(rows, device=first.device) + 0.5) * step
@@ -52,6 +61,7 @@ def _axis(
     stored: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int, device: torch.device
 ) -> Tensor:
     """(n, size, widest) matrices of one axis: `stored` pixels to `whole`, of these a stretch, that to `size`."""
+    import torch
 
     def tensor(a: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device)
@@ -73,6 +83,8 @@ def gather(
     Nothing else of a memory map is read. Bytes, not floats, go over the bus, and from pinned memory, so that the copy
     does not wait.
     """
+    import torch
+
     high, wide = extent.max(0)
     batch = np.zeros((len(images), high, wide, images[0].shape[-1]), np.uint8)
     for one, image, (top, left), (h, w) in zip(batch, images, corner, extent, strict=True):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fcil.data.family import Listing, Part
 from fcil.data.settings import Data
@@ -69,6 +68,8 @@ def list_digest(settings: Data) -> str:
 
 
 def _parsed(path: Path) -> Any:
+    import yaml  # slow to import, and only needed here
+
     try:
         text = path.read_text()
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it

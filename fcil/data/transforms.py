@@ -1,15 +1,18 @@
 """From stored pixels to the model's input: views are declared, drawn per image and computed on the model's device."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from fcil.data.resampling import resample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["REFERENCE", "View", "boxes", "render", "resized"]
 
@@ -103,6 +106,8 @@ def _drawn(
 
 def _bytes(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
     """One image on the CPU, in whole bytes after each stage as in torchvision: (c, size, size) uint8."""
+    import torch
+    from torch.nn import functional as F
 
     def to(x: Tensor, shape: tuple[int, int]) -> Tensor:
         if x.shape[-2:] == shape:
@@ -134,6 +139,8 @@ def render(
     What is drawn depends on the generator, the view and the images' shapes only. On a CPU, torch resizes bytes, which
     is several times faster than the batched products that a GPU gets. Those clamp once, at the end, and never round.
     """
+    import torch
+
     device = torch.device(device)
     whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
     begins = range(0, len(images), batch or max(1, len(images)))

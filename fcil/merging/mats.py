@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from fcil.arrays import added
 from fcil.errors import MergeError
@@ -66,6 +65,8 @@ def conjugate_gradients(
 
 def _inverse(gram: np.ndarray) -> np.ndarray:
     """(n, n) of about the inverse of a Gram, given as its upper half, in units of its diagonal; zero without energy."""
+    from scipy.linalg import cho_factor, cho_solve  # slow to import, and settings are checked without it
+
     energy = packed.diagonal(gram)
     scale = np.zeros_like(energy)
     scale[energy > 0] = energy[energy > 0] ** -0.5

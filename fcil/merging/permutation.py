@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from fcil.errors import MergeError
 
@@ -24,6 +23,8 @@ def best_match(similarity: np.ndarray) -> np.ndarray:
     Raises:
         MergeError: not square, or not finite.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and settings are checked without it
+
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise MergeError(f"units are matched one to one; a similarity of shape {similarity.shape} is not square")
     if not np.isfinite(similarity).all():

@@ -19,9 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
-from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dlantr, dpocon, dpotrf, dpotrs
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.errors import MergeError
@@ -116,6 +113,8 @@ def _small_moments(start: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarr
 
     [sum (Theta_i - start) G_i, sum (Theta_i - start) diag(G_i)], (out, 2 in), is added up inside the products.
     """
+    from scipy.linalg.blas import dgemm  # slow to import, and settings are checked without it
+
     out, width = start.shape
     grams = np.stack([gram for _, gram in pairs]).astype(np.float64)
     rights, each = np.zeros((len(pairs), width, 2 * width)), np.arange(width)
@@ -153,6 +152,8 @@ def _unit_diagonal(gram: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _factor(matrix: np.ndarray, cut_off: float) -> np.ndarray | None:
     """The Cholesky factor, in the matrix's place, if the condition number rules out eigenvalues under the cut-off."""
+    from scipy.linalg.lapack import dlantr, dpocon, dpotrf
+
     # of one triangle, by columns and by rows: together at least that of the whole
     norm = dlantr("1", matrix, uplo="L") + dlantr("I", matrix, uplo="L")
     factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
@@ -164,6 +165,9 @@ def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndar
 
     By Cholesky where no eigenvalue can fall under the cut-off, else by eigenvectors.
     """
+    from scipy.linalg import eigh
+    from scipy.linalg.lapack import dpotrs
+
     energy = packed.diagonal(gram)
     if len(right) > len(energy):  # the inverse and a product are faster than that many solves
         return np.asarray(right @ _solve_right(np.eye(len(energy)), gram, cut_off))

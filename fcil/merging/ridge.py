@@ -8,7 +8,6 @@ tasks, so what is solved here is the same for every split of the data. Everythin
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from fcil.arrays import symmetric_half
 from fcil.errors import MergeError
@@ -39,11 +38,13 @@ def biases(counts: np.ndarray, present: np.ndarray | float = 0.0) -> np.ndarray:
 
 def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
     """Cholesky of G + penalty I in the place of one whole matrix."""
+    from scipy.linalg import cho_factor  # slow to import, and settings are checked without it
+
     matrix = packed.upper(gram)
     np.einsum("ii->i", matrix)[:] += penalty
     try:  # transposed it is in LAPACK's order, so that nothing is copied
         factor, lower = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+    except np.linalg.LinAlgError:
         raise MergeError(
             f"G + {penalty:g} I of {len(matrix)} features is not positive definite in float64; raise method.penalty"
         ) from None
@@ -64,6 +65,8 @@ def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.n
     Raises:
         MergeError: the penalty is too small for this G.
     """
+    from scipy.linalg import cho_solve
+
     return np.asarray(cho_solve(_factor(gram, penalty), class_sums.T, check_finite=False).T)
 
 
@@ -113,6 +116,8 @@ def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarra
     mu = strength * float(packed.diagonal(gram).mean())
     if mu == 0:
         return np.eye(len(cross))
+    from scipy.linalg import cho_solve
+
     shifted = cross + mu * np.eye(len(cross))
     return np.asarray(cho_solve(_factor(gram, mu), shifted.T, check_finite=False).T)
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import timm
 import torch
@@ -15,34 +14,14 @@ from fcil.errors import ConfigError
 from fcil.method import Backbone
 from fcil.model import tiny
 from fcil.model.embedded import asset
-from fcil.model.precision import Precision
+from fcil.model.settings import INCLUDED, TINY, Model
 from fcil.model.weights import SUFFIXES, load_weights, resize
-from fcil.options import Option, nearest
+from fcil.options import nearest
 
 __all__ = ["Model", "describe_backbone", "load_backbone", "weights_left_out", "weights_sha256"]
 
 EMBEDDED = "vit_tiny_fashion.safetensors"
-RANDOM, HUB, INCLUDED = "random", "timm", "embedded"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """`[model]`: the frozen backbone."""
-
-    backbone: Annotated[str, Option(f'name of a timm vision transformer, or "{tiny.NAME}", the embedded one')] = (
-        tiny.NAME
-    )
-    weights: Annotated[
-        str,
-        Option('"embedded", a .safetensors, .pth or .npz file, "timm" (downloads), or "random" (to test and time)'),
-    ] = INCLUDED
-    image_size: Annotated[
-        int, Option("side of the input; position embeddings are resampled to it", "pixels", low=4)
-    ] = 32
-    precision: Annotated[
-        Precision,
-        Option('of forward and backward passes; "auto" is what the device has; sums and merges stay in float64'),
-    ] = "fp32"
+RANDOM, HUB = "random", "timm"
 
 
 def _build(settings: Model, pretrained: bool = False) -> nn.Module:
@@ -51,10 +30,10 @@ def _build(settings: Model, pretrained: bool = False) -> nn.Module:
     Raises:
         ConfigError: not a timm ViT, an image size that does not fit, or a download that failed.
     """
-    if settings.backbone == tiny.NAME:
+    if settings.backbone == TINY:
         return _fit(tiny.vit_tiny(), settings)
     if not timm.is_model(settings.backbone):
-        names = [tiny.NAME, *timm.list_models("*vit*")]
+        names = [TINY, *timm.list_models("*vit*")]
         known = nearest(settings.backbone, names) if len(settings.backbone) > 3 else ""
         raise ConfigError(f"model.backbone = {settings.backbone!r}: not a timm model. {known[:200]}")
     try:
@@ -90,9 +69,9 @@ def _fit(network: nn.Module, settings: Model) -> nn.Module:
 def _path(settings: Model) -> Path:
     """The weights file."""
     if settings.weights == INCLUDED:
-        if settings.backbone != tiny.NAME:
+        if settings.backbone != TINY:
             raise ConfigError(
-                f'model.weights = "{INCLUDED}": only {tiny.NAME} ships with weights; for {settings.backbone} give the '
+                f'model.weights = "{INCLUDED}": only {TINY} ships with weights; for {settings.backbone} give the '
                 f'path of a file ({", ".join(SUFFIXES)}), or "{HUB}" to download'
             )
         return asset(EMBEDDED)

@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fcil.model.settings import Precision
+
 __all__ = ["DTYPES", "Precision", "ScaledSteps", "bf16_in_hardware", "resolve"]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VOLTA = 7
 """Compute capability from which GPUs multiply float16 faster than float32."""

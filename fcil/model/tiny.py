@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from fcil.data.families.idx import read_idx
 from fcil.seeding import torch_generator
 
-__all__ = ["NAME", "vit_tiny"]
+__all__ = ["vit_tiny"]
 
-NAME = "fcil_vit_tiny"
 SIZE = 32
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from fcil.data.family import Family, Listing, Part
 from fcil.data.settings import Data
@@ -27,7 +25,9 @@ def _test_quarter(labels: np.ndarray) -> np.ndarray:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    from sklearn.datasets import load_digits  # slow to import, and only needed here
+    import torch  # slow to import, as is the next, and only needed here
+    from sklearn.datasets import load_digits
+    from torch.nn import functional as F
 
     own_split(settings)
     bunch = load_digits()
