@@ -94,6 +94,13 @@ class MergeMethod(Averaging):
         return (Pass(wanted),) if wanted else ()
 
     @property
+    def needs_only_changes(self) -> bool:
+        """Whether `combine` needs nothing but the changes, and what it deploys no forward pass of its own: then it can
+        be hosted in another basis, where statistics of layer inputs mean nothing.
+        """
+        return not any(self.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
+
+    @property
     def merges(self) -> str:
         """What the setting `at` admits."""
         return "tasks, or rounds"

@@ -55,6 +55,11 @@ class Emr(MergeMethod):
         """A pair on every layer, and masks where samples are routed."""
         return _MaskedLora(self.rank) if self.router else super().adapter
 
+    @property
+    def needs_only_changes(self) -> bool:
+        """The router has a forward pass of its own."""
+        return not self.router
+
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """The elected change of every layer, dense; a client votes for signs by its examples."""
         votes = multiples(experts)

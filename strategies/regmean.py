@@ -9,7 +9,7 @@ from fcil.merging.lowrank import LowRank
 from fcil.merging.weighted import gram_mean
 from fcil.method import Kind, Statistic
 from fcil.options import Option
-from fcil.statistics.inputs import InputEnergy, InputGram, input_energy, input_gram
+from fcil.statistics.gram_form import GramForm
 
 from ._merging import Draw, MergeMethod
 
@@ -34,11 +34,11 @@ class RegMean(MergeMethod):
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
         """The Grams."""
-        return (InputGram() if self.gram == "full" else InputEnergy(),)
+        return (GramForm(self.gram).statistic,)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Layer by layer, in factors."""
-        name = input_gram if self.gram == "full" else input_energy
+        form = GramForm(self.gram)
         for layer in layers(experts):
-            grams = [expert.statistics[name(layer)] for expert in experts]
+            grams = [form.read(expert.statistics, layer) for expert in experts]
             yield layer, gram_mean([expert.changes[layer] for expert in experts], grams, self.shrink)
