@@ -12,10 +12,10 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.lowrank import LowRank, dense, stacked
-from fcil.method import Broadcast, Local, Modules, Phase
-from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.method import Averaging, Broadcast, Local, Modules, Phase
+from fcil.model.lora import DELTA, A, B, Lora, layers_of
 
-from ._lora import LoraMethod
+from ._lora import Rank
 from ._mixed import leading
 
 __all__ = ["FoldingMethod", "compact"]
@@ -39,11 +39,18 @@ def folded_changes(references: Arrays) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldingMethod(LoraMethod):
+class FoldingMethod(Averaging):
     """The base of the methods whose rounds leave a change that their pair of rank `rank` cannot hold.
 
     A subclass overrides `merge`, and folds there what every client's pair adds to W0.
     """
+
+    rank: Rank = 16
+
+    @property
+    def adapter(self) -> Lora:
+        """A pair on qkv, proj, fc1 and fc2 of every block."""
+        return Lora(self.rank)
 
     @property
     def additive(self) -> bool:

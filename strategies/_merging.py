@@ -95,8 +95,9 @@ class MergeMethod(Averaging):
 
     @property
     def needs_only_changes(self) -> bool:
-        """Whether `combine` needs nothing but the changes, and what it deploys no forward pass of its own: then it can
-        be hosted in another basis, where statistics of layer inputs mean nothing.
+        """Whether `combine` needs nothing beside the changes, nor what it deploys a forward pass of its own.
+
+        Such a merge can be hosted in another basis, in which statistics of layer inputs mean nothing.
         """
         return not any(self.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
 
