@@ -1,4 +1,4 @@
-"""What methods share that fold changes into the frozen weights: W0 + folded change + B A, of which B A trains.
+"""The base of methods that fold changes into the frozen weights: W0 + folded change + B A, of which B A trains.
 
 The folded change stays in `module`, behind the pair that trains: its components from `rank` on. So what is deployed is
 the module as it is, and any merge over tasks finds the whole change of a task in one pair. Clients get the folded
@@ -54,7 +54,7 @@ class FoldingMethod(Averaging):
 
     @property
     def additive(self) -> bool:
-        """What is folded needs every client's pair."""
+        """Folding needs every client's pair."""
         return False
 
     def local(self, phase: Phase) -> Local:

@@ -1,4 +1,4 @@
-"""What LoRM remembers of finished tasks, and its merge over tasks: (sum_t B_t A_t G_t)(sum_t G_t)^+, in factors."""
+"""LoRM's merge over tasks, (sum_t B_t A_t G_t)(sum_t G_t)^+ in factors, and the Grams that it keeps for it."""
 
 from collections.abc import Sequence
 

@@ -30,7 +30,7 @@ class Consensus(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense; a client's change counts by its examples."""
+        """Merge layer by layer, dense; a client's change counts by its examples."""
         weights = multiples(experts)
         for layer in layers(experts):
             changes = [expert.changes[layer] for expert in experts]

@@ -37,9 +37,9 @@ class CoreSpace(MergeMethod):
         object.__setattr__(self, "_hosted", hosted)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """The hosted merge of the core matrices, brought back: rank at most that of all changes together."""
+        """Merge the core matrices by the hosted method, and map them back at the rank of all changes at most."""
         return merged_in(core, experts, lambda inside: self._hosted.combine(inside, draw))
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """The same with what the hosted merge does in rounds."""
+        """Merge the core matrices as the hosted method merges rounds."""
         return merged_in(core, experts, lambda inside: self._hosted.combine_round(inside, draw))

@@ -29,7 +29,7 @@ class Dare(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """The mean or TIES of the thinned dense changes; a mask for every expert and layer."""
+        """Merge the thinned dense changes by their mean or TIES; every expert and layer has a mask of its own."""
         entries = Entries(experts, self.drop, lambda place, layer: draw("mask", number(experts, place), layer))
         if self.reduce == "mean":
             return mean_of(entries, self.scale)

@@ -61,13 +61,13 @@ class Emr(MergeMethod):
         return not self.router
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """The elected change of every layer, dense; a client votes for signs by its examples."""
+        """Elect the change of every layer, dense; a client votes for signs by its examples."""
         votes = multiples(experts)
         for layer in layers(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
+        """Deploy the elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
         experts = self.task_experts(state)
         if not self.router or not experts:
             return super().deploy(state, phase)

@@ -19,5 +19,5 @@ class FFA(LoraMethod):
     """
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
-        """B alone."""
+        """B alone trains."""
         return (f"*{B}",)

@@ -29,11 +29,11 @@ class Iso(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer; a client's change counts by its examples."""
+        """Merge layer by layer; a client's change counts by its examples."""
         return self._flat(experts, None)
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Of no more components than a pair can hold: of a flat spectrum none leads, so that cutting it is a toss."""
+        """Merge into no more components than a pair can hold: a flat spectrum has no leading ones to keep."""
         return self._flat(experts, self.rank)
 
     def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:

@@ -28,6 +28,6 @@ class MagMax(MergeMethod):
     scale: Scale = 0.5
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense; examples do not count."""
+        """Merge layer by layer, dense; examples do not count."""
         for layer in layers(experts):
             yield layer, self.scale * mag_max([expert.changes[layer] for expert in experts])

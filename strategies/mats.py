@@ -34,16 +34,16 @@ class MaTS(MergeMethod):
     shrink: Annotated[float, Option("off-diagonals of G_i and S_i are multiplied by it", low=0, high=1)] = 1.0
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
-        """Inputs going forward and gradients coming back, in one pass."""
+        """One pass that sees inputs going forward and gradients coming back."""
         return (gradient_pass(task, InputGram()),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The pairs and, for a report too, the head rows that the loss needs."""
+        """Send the pairs and, for a report too, the head rows that the loss needs."""
         modules = Modules.of(state)
         return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense."""
+        """Merge layer by layer, dense."""
         samples = [max(float(expert.statistics[SAMPLES][0]), 1.0) for expert in experts]
         for layer in layers(experts):
             inputs = [shrunk(e.statistics[input_gram(layer)], self.shrink) for e in experts]

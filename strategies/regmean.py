@@ -33,11 +33,11 @@ class RegMean(MergeMethod):
     ] = 0.95
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
-        """The Grams."""
+        """Every expert's Gram matrices."""
         return (GramForm(self.gram).statistic,)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer, in factors."""
+        """Merge layer by layer, in factors."""
         form = GramForm(self.gram)
         for layer in layers(experts):
             grams = [form.read(expert.statistics, layer) for expert in experts]

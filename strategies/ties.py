@@ -27,5 +27,5 @@ class Ties(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """TIES on the dense changes."""
+        """Merge the dense changes by TIES."""
         return trim_elect_merge(Entries(experts), self.top, self.scale)

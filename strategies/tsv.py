@@ -23,7 +23,7 @@ class Tsv(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer; a client's change counts by its examples."""
+        """Merge layer by layer; a client's change counts by its examples."""
         weights = multiples(experts)
         for layer in layers(experts):
             yield layer, tsv_m([expert.changes[layer] for expert in experts], weights).times(self.scale)
