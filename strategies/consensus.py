@@ -21,6 +21,7 @@ class Consensus(MergeMethod):
 
     Wang et al., "Localizing task information for improved model merging and compression", ICML 2024, arXiv 2405.07813.
     The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
+    Literal transcription: `tests/reference_spectral.py`, `consensus_ta`.
     """
 
     threshold: Annotated[

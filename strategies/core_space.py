@@ -23,6 +23,7 @@ class CoreSpace(MergeMethod):
 
     Panariello et al., "Accurate and efficient low-rank model merging in Core Space", NeurIPS 2025, arXiv 2509.17786.
     Merges that need statistics of the layers' inputs cannot be hosted: those are not in core space.
+    Literal transcription: `tests/reference_ties.py`, `core`.
     """
 
     host: Annotated[str, Option("the merge that works there: a method, or with settings, name(key = value)")] = "ties"

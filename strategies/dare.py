@@ -21,6 +21,7 @@ class Dare(MergeMethod):
 
     Yu et al., "Language models are super Mario", ICML 2024, arXiv 2311.03099, on the products B_i A_i. The default p
     is the one that KnOTS (arXiv 2410.19735) found for LoRA on ViT-B; for whole weights DARE goes up to 0.99.
+    Literal transcription: `tests/reference_ties.py`, `thinned`.
     """
 
     drop: Annotated[float, Option("p, the share of entries dropped; below 1", low=0, high=0.999)] = 0.2

@@ -42,6 +42,7 @@ class Emr(MergeMethod):
     change is the merged model. With it every sample goes through every task's model, lambda_t M_t tau, and the class of
     largest probability among its own task's classes wins: T forward passes, and no data or upload beside the changes.
     Probabilities are fair between tasks of as many classes; the fewer a task has, the surer its model looks.
+    Literal transcription: `tests/reference_spectral.py`, `emr`.
     """
 
     router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False

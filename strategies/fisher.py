@@ -28,6 +28,7 @@ class FisherAverage(MergeMethod):
     over samples, so that an expert counts by its data. Of whole weights it costs out x in floats a layer and does not
     depend on how a change is cut into factors; of factors it costs what these cost, and does: B M and M^-1 A are the
     same change with another Fisher, so that it only makes sense among clients that began with one pair.
+    Literal transcription: `tests/reference_peers.py`, `fisher_mean`.
     """
 
     of: Annotated[

@@ -20,6 +20,7 @@ class Iso(MergeMethod):
 
     Marczak et al., "No task left behind: isotropic model merging with common and task-specific subspaces", ICML 2025,
     arXiv 2502.04959. The sum grows with what is summed: over a round's n clients set `scale` near 1 / n.
+    Literal transcription: `tests/reference_spectral.py`, `iso_c` and `iso_cts`.
     """
 
     variant: Annotated[Literal["c", "cts"], Option("Iso-C or Iso-CTS")] = "c"

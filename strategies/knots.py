@@ -25,6 +25,7 @@ class Knots(MergeMethod):
     Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv 2410.19735. The defaults are those of its
     ViT-B/32 runs: lambda 0.6 and the top 20 % for TIES; 0.7, all entries and p = 0.1 for DARE-TIES. The mean is, as the
     paper proves, task arithmetic.
+    Literal transcription: `tests/reference_ties.py`, `knots`.
     """
 
     reduce: Annotated[Literal["ties", "dare_ties", "mean"], Option("how the coordinates are merged")] = "ties"

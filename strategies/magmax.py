@@ -20,6 +20,7 @@ class MagMax(MergeMethod):
     """Of every entry the task's change of largest magnitude; tasks are learned one after the other in one module.
 
     Marczak et al., "MagMax: leveraging model merging for seamless continual learning", ECCV 2024, arXiv 2407.06322.
+    Literal transcription: `tests/reference_spectral.py`, `mag_max`.
     """
 
     start: Annotated[

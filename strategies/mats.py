@@ -27,6 +27,7 @@ class MaTS(MergeMethod):
     Tam et al., "Merging by matching models in task parameter subspaces", TMLR 2024, arXiv 2312.04339. G_i is a sum and
     S_i a mean over samples, so that an expert counts by its data once. A client reports in (in + 1) / 2 and
     out (out + 1) / 2 floats a layer, too much for every round of a large model.
+    Literal transcription: `tests/reference_peers.py`, `mats`.
     """
 
     iterations: Annotated[int, Option("steps of conjugate gradients a layer, at most", low=1)] = 100

@@ -22,6 +22,7 @@ class Opcm(MergeMethod):
 
     Tang et al., "Merging models on the fly without retraining", NeurIPS 2025, arXiv 2501.09522. A round's clients have
     no order, so it merges tasks only.
+    Literal transcription: `tests/reference_spectral.py`, `opcm`.
     """
 
     at: Annotated[Literal["task"], Option("what is merged: tasks' modules")] = "task"

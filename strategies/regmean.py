@@ -23,6 +23,7 @@ class RegMean(MergeMethod):
     Jin et al., "Dataless knowledge fusion by merging weights of language models", ICLR 2023, arXiv 2212.09849. Grams
     are sums over tokens, so that an expert counts by its data: there is no other weight. They are taken through the
     expert's own model, over a task through the one that the task's rounds ended with.
+    Literal transcription: `tests/reference.py`, `match`.
     """
 
     gram: Annotated[

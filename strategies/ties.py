@@ -21,6 +21,7 @@ class Ties(MergeMethod):
 
     Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on the products B_i A_i. Votes and means are weighted
     by examples over a round's clients, and alike over tasks, as in the paper.
+    Literal transcription: `tests/reference_ties.py`, `ties`.
     """
 
     top: Annotated[float, Option("share of an expert's entries that stays, over all layers", above=0, high=1)] = 0.2

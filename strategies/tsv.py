@@ -18,6 +18,7 @@ class Tsv(MergeMethod):
 
     Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv 2412.00081. Over a round's clients use it with care: they
     share a start, their vectors are nearly the same, and small differences come out at full strength.
+    Literal transcription: `tests/reference_spectral.py`, `tsv_m`.
     """
 
     scale: Scale = 1.0
