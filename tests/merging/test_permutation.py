@@ -146,7 +146,7 @@ def test_a_permuted_vit_is_the_same_function_and_is_undone(alpha):
     with torch.no_grad():
         torch.testing.assert_close(b(x), a(x), rtol=1e-4, atol=1e-4)
     seen = alignment.correlations(a, b, [x[:6], x[6:]])
-    orders = alignment.match(a, a.state_dict(), b.state_dict(), seen, alpha)
+    orders = alignment.match_units(a, a.state_dict(), b.state_dict(), seen, alpha)
     for name, w in alignment.permuted(b.state_dict(), orders).items():
         assert torch.equal(w, a.state_dict()[name]), name
 
@@ -156,7 +156,7 @@ def test_two_that_left_one_start_are_matched_in_the_order_they_have(alpha):
     a, gen = tiny_vit().eval(), torch.Generator().manual_seed(1)
     near = {n: w + 0.02 * torch.randn(w.shape, generator=gen) for n, w in a.state_dict().items()}
     seen = alignment.correlations(a, with_state(near), [images()])
-    orders = alignment.match(a, a.state_dict(), near, seen, alpha)
+    orders = alignment.match_units(a, a.state_dict(), near, seen, alpha)
     assert [order.moved for order in orders.values()] == [0, 0]
 
 
@@ -201,7 +201,7 @@ def test_other_blocks_and_other_shapes_are_refused():
     odd = tiny_vit()
     odd.blocks[1].attn.q_norm = torch.nn.LayerNorm(16)
     with pytest.raises(MergeError, match="q_norm"):
-        alignment.match(odd, odd.state_dict(), odd.state_dict())
+        alignment.match_units(odd, odd.state_dict(), odd.state_dict())
     a = tiny_vit().state_dict()
     with pytest.raises(MergeError, match=r"norm\.weight"):
         alignment.average(a, {**a, "norm.weight": torch.zeros(3)})
