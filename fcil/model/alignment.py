@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fcil.errors import MergeError
-from fcil.merging.permutation import best_match, cosine, fitted, match_heads, mixed
+from fcil.merging.permutation import best_match, blend, cosine, fit_least_squares, match_heads
 
 __all__ = ["Orders", "average", "correlations", "match_units", "permuted", "refit"]
 
@@ -92,10 +92,10 @@ def _match_block(
     if correlation is not None:
         d = q.shape[-1]
         by_part = correlation.reshape(3, heads, d, heads, d).transpose(0, 1, 3, 2, 4)
-        q, k, v = (mixed(w, by_part[i], alpha) for i, w in enumerate((q, k, v)))
+        q, k, v = (blend(w, by_part[i], alpha) for i, w in enumerate((q, k, v)))
     qk_order, v_order = match_heads((q + k) / 2, v)
     rows = [np.column_stack([_rows(s, f"{block}.mlp.fc1"), s[f"{block}.mlp.fc2.weight"].double().T]) for s in (a, b)]
-    hidden = best_match(mixed(cosine(*rows), activations.get(f"{block}.mlp.fc1"), alpha))
+    hidden = best_match(blend(cosine(*rows), activations.get(f"{block}.mlp.fc1"), alpha))
     return Orders(qk_order, v_order, hidden)
 
 
@@ -205,7 +205,7 @@ def refit(a: nn.Module, b: nn.Module, merged: State, batches: Iterable[Tensor]) 
     for layer, (gram, cross) in sums.items():
         has_bias = f"{layer}.bias" in merged
         wb, columns = _rows(merged, layer), slice(None) if has_bias else slice(-1)
-        solved = fitted(wb[:, columns], gram.numpy()[columns, columns], cross.numpy()[:, columns])
+        solved = fit_least_squares(wb[:, columns], gram.numpy()[columns, columns], cross.numpy()[:, columns])
         width = wb.shape[1] - 1
         out[f"{layer}.weight"] = torch.from_numpy(solved[:, :width].copy()).float()
         if has_bias:

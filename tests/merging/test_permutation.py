@@ -12,7 +12,7 @@ from small import SIZE, tiny_vit
 
 from fcil.cli.main import main
 from fcil.errors import MergeError
-from fcil.merging.permutation import Mlp, best_match, fitted, match_heads, merge_mlps, outputs
+from fcil.merging.permutation import Mlp, best_match, fit_least_squares, layer_outputs, match_heads, merge_mlps
 from fcil.model import alignment, tiny
 
 seeds = st.integers(0, 2**32 - 1)
@@ -27,7 +27,7 @@ def shuffled(network, rng):
 
 
 def function(network, x):
-    return outputs(network, x)[-1]
+    return layer_outputs(network, x)[-1]
 
 
 @given(seeds, st.integers(1, 9))
@@ -81,11 +81,11 @@ def test_a_merged_network_comes_nearer_to_both_when_fitted():
 def test_a_fit_solves_least_squares_and_keeps_what_inputs_do_not_say(seed):
     rng = np.random.default_rng(seed)
     z, y, start = rng.standard_normal((3, 5)), rng.standard_normal((3, 2)), rng.standard_normal((2, 5))
-    w = fitted(start, z.T @ z, y.T @ z)
+    w = fit_least_squares(start, z.T @ z, y.T @ z)
     np.testing.assert_allclose(z @ w.T, y, atol=1e-6)  # fewer samples than inputs: they can be met
     unseen = np.linalg.svd(z)[2][3:]
     np.testing.assert_allclose(unseen @ w.T, unseen @ start.T, atol=1e-9)
-    np.testing.assert_array_equal(fitted(start, np.zeros((5, 5)), np.zeros((2, 5))), start)
+    np.testing.assert_array_equal(fit_least_squares(start, np.zeros((5, 5)), np.zeros((2, 5))), start)
 
 
 def test_heads_are_matched_as_wholes():
