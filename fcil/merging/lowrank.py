@@ -1,7 +1,8 @@
 """Compute with changes of weight matrices as low-rank factors, over which all merges of LoRA are written.
 
 A change is B A with B (out, k) and A (k, in), in float64; its product is formed by `dense` only. The rank k of a sum or
-a difference of changes is the sum of their ranks, until `truncated` makes it smaller again.
+a difference of changes is the sum of their ranks, until `truncated` makes it smaller again. Literal transcription of
+`truncated`: `best_of_rank` in `tests/reference_peers.py`.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ class LowRank:
     """A change of a weight matrix, B A, (out, in), as its factors."""
 
     b: np.ndarray
-    """(out, k)."""
+    """The factor B, (out, k)."""
     a: np.ndarray
-    """(k, in)."""
+    """The factor A, (k, in)."""
 
     def __post_init__(self) -> None:
         if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:

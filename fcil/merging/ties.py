@@ -1,4 +1,4 @@
-"""TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708) and DARE (Yu et al., ICML 2024, arXiv 2311.03099).
+"""Merge by TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708) and DARE (Yu et al., ICML 2024, arXiv 2311.03099).
 
 Both work on the entries of the products B_i A_i, which are formed anew in every pass, some rows at a time, and never
 held: beside the factors there is one dense layer, the result.
@@ -37,7 +37,7 @@ class Entries:
     experts: Sequence[Expert]
     """Experts with the same layers and shapes."""
     drop: float = 0.0
-    """p, from 0 to below 1."""
+    """The drop rate p, from 0 to below 1."""
     masks: Masks | None = None
     """Needed if entries are dropped."""
 

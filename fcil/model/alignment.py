@@ -51,8 +51,8 @@ def _blocks(network: nn.Module) -> Iterator[tuple[str, int]]:
     for i, block in enumerate(network.blocks):  # type: ignore[arg-type]
         names = {name for name, _ in block.named_parameters() if name.startswith(("attn.", "mlp."))}
         if not {f"{layer}.weight" for layer in LAYERS} <= names or names - KNOWN:
-            odd = sorted(names - KNOWN) or sorted(KNOWN - names)
-            raise MergeError(f"blocks.{i}: not a plain attention and MLP block ({', '.join(odd[:3])})")
+            unexpected = sorted(names - KNOWN) or sorted(KNOWN - names)
+            raise MergeError(f"blocks.{i}: not a plain attention and MLP block ({', '.join(unexpected[:3])})")
         yield f"blocks.{i}", int(block.attn.num_heads)
 
 

@@ -28,7 +28,7 @@ def _places() -> list[Path]:
 
 
 def asset(name: str) -> Path:
-    """The path of an embedded file.
+    """Find an embedded file and return its path.
 
     Raises:
         ConfigError: the file is not there, which means a broken installation.
