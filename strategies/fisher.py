@@ -8,7 +8,7 @@ import numpy as np
 
 from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
 from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task
 from fcil.model.lora import DELTA
@@ -76,6 +76,6 @@ class FisherAverage(MergeMethod):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense."""
         weights = list(shares(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             fishers = [expert.statistics[fisher_of(layer + DELTA)] for expert in experts]
             yield layer, fisher_mean([expert.changes[layer] for expert in experts], fishers, weights, self.floor)

@@ -60,7 +60,7 @@ def merge_models(given: argparse.Namespace, console: Console) -> None:
     batches = _batches(config, given.images) if config else []
     try:
         seen = alignment.correlations(a, b, batches) if batches and given.alpha < 1 else None
-        orders = alignment.match(a, a.state_dict(), b.state_dict(), seen, given.alpha)
+        orders = alignment.match_units(a, a.state_dict(), b.state_dict(), seen, given.alpha)
         aligned = alignment.permuted(b.state_dict(), orders)
         merged = alignment.average(a.state_dict(), aligned)
         if given.fit:
