@@ -19,7 +19,7 @@ from fcil.method.state import Modules
 __all__ = ["EXAMPLES", "Averaging", "begin_task"]
 
 EXAMPLES = "examples"
-"""Name of sum_i n_i among the sums."""
+"""Name of sum_i n_i, the examples of all clients together, among the sums of `Averaging.sums`."""
 
 
 def begin_task(

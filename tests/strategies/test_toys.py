@@ -83,14 +83,15 @@ def test_a_penalty_of_strength_zero_is_fedavg_bit_for_bit_and_a_strong_one_holds
 
 def test_a_store_survives_rounds_tasks_and_workers_and_follows_the_client(digits_config, tmp_path):
     config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "train": {"batch": 8}})
-    progress, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path))
+    progress, worker, _ = carried_out(config, Replay(rank=2), ClientStore(tmp_path))
     again = ClientStore(tmp_path)  # as another worker would open it
     assert progress.position == 4
     for client in range(3):
         kept = again.read(client, progress.position)
         assert kept["owner"] == [client]
         assert kept["phase"] == [3]
-        assert len(kept["images"]) == 8  # two from each of two tasks of two rounds
+        assert len(kept["samples"]) == 8  # two from each of two tasks of two rounds
+        assert set(kept["samples"].tolist()) <= {i for parts in worker.scenario.parts for i in parts[client].tolist()}
     other, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path / "other"))
     assert other.sha256() == progress.sha256()
     assert carried_out(config, FedAvg(rank=2))[0].sha256() != progress.sha256()
