@@ -58,10 +58,19 @@ class Session:
         return self._generators[purpose]
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or an array as it was broadcast before training, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast before training, as a tensor on the model's device.
+
+        Raises:
+            KeyError: neither has this name.
+            ValueError: both have it.
+        """
         if name not in self._constants:
-            references = self.broadcast.references
-            array = references[name] if name in references else self.broadcast.arrays[name]
+            arrays, references = self.broadcast.arrays, self.broadcast.references
+            if name in arrays and name in references:
+                raise ValueError(
+                    f"constant({name!r}): it is the name of an array and of a reference; give references a prefix"
+                )
+            array = references[name] if name in references else arrays[name]
             self._constants[name] = torch.tensor(array, device=self.model.device)
         return self._constants[name]
 

@@ -122,7 +122,11 @@ class Client(Protocol):
         """
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or an array as it was broadcast before training, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast before training, as a tensor on the model's device.
+
+        Raises:
+            ValueError: the name stands for both.
+        """
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
         """(n,) indices -> (n, 3, h, w): the images as the test view shows them, or augmented as in training.

@@ -89,18 +89,6 @@ class Broadcast:
     patches: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Reference -> (an earlier reference, bytes): a client that holds the earlier one is sent only that many bytes."""
 
-    def __post_init__(self) -> None:
-        """Refuse a name that stands for two arrays, of which `constant` could give only one.
-
-        Raises:
-            ValueError: a reference has the name of one of the arrays.
-        """
-        both = sorted(self.arrays.keys() & self.references.keys())
-        if both:
-            raise ValueError(
-                f"broadcast: {', '.join(both[:3])} is the name of an array and of a reference; give references a prefix"
-            )
-
 
 @dataclass(frozen=True)
 class ClientUpdate:

@@ -223,6 +223,17 @@ def test_in_a_run_a_client_holds_what_it_was_given_so_far(digits_config):
             assert seen[task.index, client] == {i for t in parts[: task.index + 1] for i in t[client].tolist()}
 
 
+def test_a_constant_is_a_reference_or_what_was_broadcast_and_never_one_of_two():
+    client = session(MINE)
+    client.broadcast = Broadcast({"a": np.ones(2), "b": np.ones(3)}, {"anchor/a": np.zeros(2), "b": np.zeros(3)})
+    assert client.constant("a").tolist() == [1, 1]
+    assert client.constant("anchor/a").tolist() == [0, 0]
+    with pytest.raises(ValueError, match="'b'.* is the name of an array and of a reference; give references a prefix"):
+        client.constant("b")
+    with pytest.raises(KeyError):
+        client.constant("c")
+
+
 # ---- the store -------------------------------------------------------------------------------------------------------
 
 

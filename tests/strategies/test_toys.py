@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from toys import Anchored, NearestMean, Replay, RidgeHead
+from toys import Anchored, Calibrated, NearestMean, Replay, RidgeHead
 
 from fcil.client.store import ClientStore
 from fcil.data.dataset import model_inputs
@@ -110,3 +110,18 @@ def test_nearest_class_mean_predicts_by_its_own_scores(digits_config):
     nearest = np.square(seen[:, None] - means[None]).sum(2).argmin(1)
     assert sum(progress.right[-1]) == (nearest == test.labels).sum()
     assert accuracy(progress, worker) > 0.4
+
+
+# ---- (5) a head that the server trains, on arrays alone --------------------------------------------------------------
+
+
+def test_a_server_may_train_a_head_on_drawn_features_in_equal_bits_and_touches_nothing_else(digits_config):
+    config = digits_config({"data": {"train_limit": 120}, "train": {"rounds": 1}})
+    plain, *_ = carried_out(config, FedAvg(rank=2))
+    none, *_ = carried_out(config, Calibrated(rank=2, steps=0))
+    once, again = (carried_out(config, Calibrated(rank=2))[0] for _ in range(2))
+    assert none.sha256() == plain.sha256()
+    assert once.sha256() == again.sha256() != plain.sha256()
+    for name, a in plain.state["module"].items():
+        np.testing.assert_array_equal(a, once.state["module"][name])
+    assert all(not np.array_equal(a, once.state["head"][name]) for name, a in plain.state["head"].items())
