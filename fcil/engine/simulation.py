@@ -48,7 +48,7 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
-        folder: the run folder, where clients may keep what is theirs.
+        folder: the run folder, where clients may keep what is theirs; without one they keep it in memory.
 
     Raises:
         ConfigError: whatever would stop the run later.

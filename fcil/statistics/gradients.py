@@ -6,24 +6,28 @@ information. Sums over samples, so that they add over clients; see `fcil.statist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcil.arrays import Arrays, symmetric_half
+from fcil.arrays import Arrays, names_matching, shapes, symmetric_half
 from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SAMPLES", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram"]
+__all__ = [
+    "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram",
+]  # fmt: skip
 
 SAMPLES = "samples"
 """Name of the number of samples behind a client's output Grams, (1,)."""
+WHOLE_WEIGHTS = (f"*{DELTA}",)
+"""Pattern of the whole weights of the layers that have LoRA pairs, for `fisher_pass`."""
 
 
 def fisher_of(name: str) -> str:
@@ -36,9 +40,14 @@ def output_gram(layer: str) -> str:
     return f"{layer}.output_gram"
 
 
+def _sides(sizes: Shapes) -> dict[str, tuple[int, int]]:
+    """Layer that has a LoRA pair -> (out, in)."""
+    return {layer: (sizes[layer + B][0], sizes[layer + A][1]) for layer in layers_of(sizes)}
+
+
 def at_zero_delta(arrays: Arrays, references: Arrays) -> Arrays:
     """The model with a dense change of zero on every adapted layer: its gradient is that of the whole weight."""
-    sides = {layer: (len(arrays[layer + B]), arrays[layer + A].shape[1]) for layer in layers_of(arrays)}
+    sides = _sides(shapes(arrays))
     return {**arrays, **{layer + DELTA: np.zeros(side, np.float32) for layer, side in sides.items()}}
 
 
@@ -99,32 +108,48 @@ class _Outers(_Squares):
 
 @dataclass(frozen=True)
 class Fisher:
-    """sum over samples of the squared gradient: of each adapted layer's whole weight, or of factors and head rows.
+    """sum over samples of the squared gradient of named arrays, under the names of `fisher_of`.
 
-    Wants a pass with batches of one sample (`fisher_pass`): the square of a sum is not the sum of squares.
+    It is a sum, to be divided by the number of samples, which the server knows. Needs a pass with batches of one sample
+    (`fisher_pass`): the square of a sum is not the sum of squares.
     """
 
     task: Task
-    whole: bool
+    patterns: tuple[str, ...]
+    """Glob patterns of arrays of the broadcast, of whatever adapter; or WHOLE_WEIGHTS."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(out, in) per layer, or the shapes of A, B and the task's head rows."""
-        if self.whole:
-            sides = {layer: (broadcast[layer + B][0], broadcast[layer + A][1]) for layer in layers_of(broadcast)}
-            return {fisher_of(layer + DELTA): side for layer, side in sides.items()}
-        rows = (head.weight(self.task.index), head.bias(self.task.index))
-        return {fisher_of(n): shape for n, shape in broadcast.items() if n.endswith((A, B)) or n in rows}
+        """The shapes of the arrays that match; of whole weights (out, in) per layer.
+
+        Raises:
+            ValueError: a pattern matches nothing, or the task's head rows, of which the loss is made, are not sent.
+        """
+        if head.weight(self.task.index) not in broadcast:
+            raise ValueError(
+                f"Fisher: the broadcast lacks {head.block(self.task.index)}, from which the loss is computed; a phase "
+                "that only reports sends it too if the method's `broadcast` puts it there"
+            )
+        known = {**broadcast, **{layer + DELTA: side for layer, side in _sides(broadcast).items()}}
+        for pattern in self.patterns:
+            if not names_matching(known, (pattern,)):
+                raise ValueError(f"Fisher: {pattern!r} matches no array of the broadcast: {sorted(broadcast)}")
+        return {fisher_of(name): known[name] for name in names_matching(known, self.patterns)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
         """Sum g^2."""
         return _Squares(model, self.task)
 
 
-def fisher_pass(task: Task, whole: bool) -> Pass:
-    """The pass in which `Fisher` is summed, one sample at a time."""
-    if whole:
-        return Pass((Fisher(task, True),), at_zero_delta, gradients=(f"*{DELTA}",), batch=1)
-    return Pass((Fisher(task, False),), gradients=(f"*{A}", f"*{B}", head.block(task.index)), batch=1)
+def fisher_pass(task: Task, patterns: Sequence[str]) -> Pass:
+    """The pass in which `Fisher` is summed, one sample at a time.
+
+    Args:
+        patterns: glob patterns of the arrays, for example `adapter.trains`; WHOLE_WEIGHTS for those of W0 + B A.
+    """
+    names = tuple(patterns)
+    if names == WHOLE_WEIGHTS:
+        return Pass((Fisher(task, names),), at_zero_delta, gradients=names, batch=1)
+    return Pass((Fisher(task, names),), gradients=names, batch=1)
 
 
 @dataclass(frozen=True)
