@@ -95,10 +95,9 @@ class Live:
             self._line(f"{self._place(event)}: {event['updates']}/{asked} clients, {self._speed()}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
-        shares = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["right"], event["total"], strict=True))
-        self._line(
-            f"after task {event['task'] + 1}/{self._tasks}: accuracy {100 * event['accuracy']:.1f} %  (by task: {shares})"
-        )
+        accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["right"], event["total"], strict=True))
+        place = f"after task {event['task'] + 1}/{self._tasks}"
+        self._line(f"{place}: accuracy {100 * event['accuracy']:.1f} %  (by task: {accuracies})")
 
     def _on_round(self, event: Mapping[str, Any]) -> None:
         self._line(f"after {self._place(event)}: accuracy {100 * event['accuracy']:.1f} %")
