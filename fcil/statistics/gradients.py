@@ -1,7 +1,7 @@
-"""What a client may report of its loss's gradients: Fisher diagonals, and covariances of gradients at layers' outputs.
+"""Statistics of a client's gradients: Fisher diagonals, and second moments of the gradients at layers' outputs.
 
 The loss is the cross-entropy of the true labels over the current task's classes, as in training: the *empirical* Fisher
-information. Sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
+information. They are sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcil.arrays import Arrays, names_matching, shapes, symmetric_half
+from fcil.arrays import Arrays, names_matching, symmetric_half
 from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
 
@@ -31,12 +31,12 @@ WHOLE_WEIGHTS = (f"*{DELTA}",)
 
 
 def fisher_of(name: str) -> str:
-    """Name of the Fisher diagonal of an array; of a layer's whole weight, under `<layer>.delta`."""
+    """Name the Fisher diagonal of an array; a layer's whole weight goes by `<layer>.delta`."""
     return f"{name}.fisher"
 
 
 def output_gram(layer: str) -> str:
-    """Name of the upper half of S = sum g g^T of a layer, g being the loss's gradient at its output."""
+    """Name the upper half of S = sum g g^T of a layer, g being the loss's gradient at its output."""
     return f"{layer}.output_gram"
 
 
@@ -46,14 +46,14 @@ def _sides(sizes: Shapes) -> dict[str, tuple[int, int]]:
 
 
 def at_zero_delta(arrays: Arrays, references: Arrays) -> Arrays:
-    """The model with a dense change of zero on every adapted layer: its gradient is that of the whole weight."""
-    sides = _sides(shapes(arrays))
+    """Add a dense change of zero to every adapted layer: its gradient is that of the whole weight."""
+    sides = {layer: (len(arrays[layer + B]), arrays[layer + A].shape[1]) for layer in layers_of(arrays)}
     return {**arrays, **{layer + DELTA: np.zeros(side, np.float32) for layer, side in sides.items()}}
 
 
 @dataclass
 class _Squares:
-    """Differentiates the loss of each batch and adds up the squares."""
+    """Collects squared gradients of the loss of each batch."""
 
     model: Model
     task: Task
@@ -62,11 +62,11 @@ class _Squares:
     gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def add(self, name: str, share: Tensor) -> None:
-        """Add one batch's share, in float64."""
+        """Add one batch's share to a sum, in float64."""
         self.sums[name] = self.sums[name].add_(share) if name in self.sums else share.double()
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """The loss is summed over samples: each one's gradient at a token is its own, whatever the batch."""
+        """Differentiate the loss, summed over samples: a sample's gradient at a token does not depend on its batch."""
         import torch
         from torch.nn import functional as F
 
@@ -77,33 +77,33 @@ class _Squares:
             self.add(fisher_of(name), g.square())
 
     def finish(self) -> Arrays:
-        """The sums in float32."""
+        """Turn the sums into float32 arrays."""
         return {name: s.float().cpu().numpy() for name, s in self.sums.items()}
 
 
 @dataclass
 class _Outers(_Squares):
-    """Adds up outer products of the gradients at layers' outputs instead."""
+    """Collects outer products of the gradients at layers' outputs instead."""
 
     samples: int = 0
 
     def add(self, name: str, share: Tensor) -> None:
-        """Gradients of arrays are only taken so that those at the outputs pass by."""
+        """Drop an array's gradient, which is only taken so that those at the outputs can be observed."""
 
     def observe(self, layer: str, g: Tensor) -> None:
-        """Add g g^T over tokens."""
+        """Add g g^T over tokens to a layer's sum."""
         g = g.detach().float().flatten(0, -2)
         _Squares.add(self, output_gram(layer), g.T @ g)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Count, and differentiate."""
+        """Count the samples, and differentiate the loss."""
         self.samples += len(labels)
         _Squares.batch(self, features, labels, samples)
 
     def finish(self) -> Arrays:
-        """Upper halves in float32, and the count."""
-        found = {name: symmetric_half(gram) for name, gram in _Squares.finish(self).items()}
-        return {SAMPLES: np.array([self.samples], np.float32), **found}
+        """Turn the sums into upper halves in float32, and add the number of samples."""
+        grams = {name: symmetric_half(gram) for name, gram in _Squares.finish(self).items()}
+        return {SAMPLES: np.array([self.samples], np.float32), **grams}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Fisher:
         return {fisher_of(name): known[name] for name in names_matching(known, self.patterns)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
-        """Sum g^2."""
+        """Start to sum g^2."""
         return _Squares(model, self.task)
 
 
@@ -154,22 +154,22 @@ def fisher_pass(task: Task, patterns: Sequence[str]) -> Pass:
 
 @dataclass(frozen=True)
 class OutputGram:
-    """S = sum over tokens of g g^T of every adapted layer, out (out + 1) / 2 floats each, and the number of samples."""
+    """Statistic S = sum g g^T over tokens of every adapted layer, out (out + 1) / 2 floats each, and sample count."""
 
     task: Task
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(out (out + 1) / 2,) per layer: the upper half, row by row; and (1,)."""
+        """Shapes: (out (out + 1) / 2,) per layer, the upper half row by row, and (1,) for the number of samples."""
         sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
         return {SAMPLES: (1,), **{output_gram(layer): (n * (n + 1) // 2,) for layer, n in sides.items()}}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
-        """Sum while the gradients pass by."""
+        """Start a collector that observes the gradients at layers' outputs."""
         sums = _Outers(model, self.task)
         sums.gradients = {layer: partial(sums.observe, layer) for layer in layers_of(arrays)}
         return sums
 
 
 def gradient_pass(task: Task, *others: Statistic) -> Pass:
-    """The pass in which `OutputGram` is summed, and other statistics that need no gradient."""
+    """Make the pass that sums `OutputGram`, and other statistics that need no gradient."""
     return Pass((OutputGram(task), *others), gradients=(f"*{B}",))

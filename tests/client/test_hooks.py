@@ -228,7 +228,7 @@ def test_a_constant_is_a_reference_or_what_was_broadcast_and_never_one_of_two():
     client.broadcast = Broadcast({"a": np.ones(2), "b": np.ones(3)}, {"anchor/a": np.zeros(2), "b": np.zeros(3)})
     assert client.constant("a").tolist() == [1, 1]
     assert client.constant("anchor/a").tolist() == [0, 0]
-    with pytest.raises(ValueError, match="'b'.* is the name of an array and of a reference; give references a prefix"):
+    with pytest.raises(ValueError, match=r"'b'.* is the name of an array and of a reference; give references a prefix"):
         client.constant("b")
     with pytest.raises(KeyError):
         client.constant("c")
