@@ -113,12 +113,12 @@ def test_nothing_in_fcil_imports_or_names_a_strategy():
 
 
 ORDER = (
-    ("errors",),
+    ("errors", "checkout"),
     ("arrays", "options", "seeding", "threads"),
     ("method", "data", "merging"),
-    ("scenario", "model"),
+    ("scenario", "model", "registry"),
     ("statistics", "client"),
-    ("config", "registry"),
+    ("config",),
     ("server",),
     ("exchange",),
     ("engine",),

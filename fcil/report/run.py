@@ -51,6 +51,6 @@ def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None
     if all((folder / PLOTS / name).exists() for name in PICTURES):
         return
     plan = session.plan
-    label, lost = plan.config.method.name, losses([summary])
+    label, lost = plan.config.method.label, losses([summary])
     write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, lost)
     diagnostics_plots(folder)
