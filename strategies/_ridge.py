@@ -1,4 +1,4 @@
-"""What methods share that solve a ridge head from sums: the statistic, the solution, and random features."""
+"""The base of methods that solve a ridge head from sums: the statistic, the solution, and random features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class RidgeMethod(ClosedForm):
 
     @property
     def random_features(self) -> int | None:
-        """M of relu(R z); 0 where R has no rows, so that features stay as they are; None where there is no R."""
+        """M, the number of random features relu(R z); 0 leaves features as they are, None has no R at all."""
         return None
 
     @property
@@ -89,7 +89,7 @@ class RidgeMethod(ClosedForm):
         return {**solved, PROJECTION: np.array(r)}
 
     def input_width(self, state: State) -> int:
-        """Length of z, of which random features are made."""
+        """Length of z, the feature vector of which random features are made."""
         return feature_width(state)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:

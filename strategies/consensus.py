@@ -21,6 +21,7 @@ class Consensus(MergeMethod):
 
     Wang et al., "Localizing task information for improved model merging and compression", ICML 2024, arXiv 2405.07813.
     The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
+    Literal transcription: `tests/reference_spectral.py`, `consensus_ta`.
     """
 
     threshold: Annotated[
@@ -30,7 +31,7 @@ class Consensus(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense; a client's change counts by its examples."""
+        """Merge layer by layer, dense; a client's change counts by its examples."""
         weights = multiples(experts)
         for layer in layers(experts):
             changes = [expert.changes[layer] for expert in experts]

@@ -42,6 +42,7 @@ class Emr(MergeMethod):
     change is the merged model. With it every sample goes through every task's model, lambda_t M_t tau, and the class of
     largest probability among its own task's classes wins: T forward passes, and no data or upload beside the changes.
     Probabilities are fair between tasks of as many classes; the fewer a task has, the surer its model looks.
+    Literal transcription: `tests/reference_spectral.py`, `emr`.
     """
 
     router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False
@@ -55,14 +56,19 @@ class Emr(MergeMethod):
         """A pair on every layer, and masks where samples are routed."""
         return _MaskedLora(self.rank) if self.router else super().adapter
 
+    @property
+    def needs_only_changes(self) -> bool:
+        """The router has a forward pass of its own."""
+        return not self.router
+
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """The elected change of every layer, dense; a client votes for signs by its examples."""
+        """Elect the change of every layer, dense; a client votes for signs by its examples."""
         votes = multiples(experts)
         for layer in layers(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
+        """Deploy the elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
         experts = self.task_experts(state)
         if not self.router or not experts:
             return super().deploy(state, phase)

@@ -32,7 +32,7 @@ class Kinship(MergeMethod):
     near: Annotated[float, Option("pairs whose kinship reaches it are not merged", low=-1, high=1)] = 0.95
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """The fittest linear combination of the changes, in factors."""
+        """Deploy the fittest linear combination of the changes, in factors."""
         names = layers(experts)
         changes = [expert.changes for expert in experts if expert.weight > 0]
         if not changes:

@@ -32,7 +32,7 @@ class NCM(ClosedForm):
         return FeatureSums(phase.task, FeatureMap(self.normalise), gram=False)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """As a linear head: of -||phi - mean||^2 / 2 all but ||phi||^2 / 2, which is the same for all classes."""
+        """Deploy the means as a linear head: -||phi - mean||^2 / 2 less ||phi||^2 / 2, the same for all classes."""
         rows: dict[str, np.ndarray] = {}
         for task in range(phase.task.index + 1):
             count = state[SUMS][counts(task)]
@@ -41,5 +41,5 @@ class NCM(ClosedForm):
         return as_float32(rows)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """The linear head on what was summed."""
+        """The linear head on the features that were summed."""
         return model.logits(FeatureMap(self.normalise).apply(model.features(images)).float())

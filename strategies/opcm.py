@@ -22,6 +22,7 @@ class Opcm(MergeMethod):
 
     Tang et al., "Merging models on the fly without retraining", NeurIPS 2025, arXiv 2501.09522. A round's clients have
     no order, so it merges tasks only.
+    Literal transcription: `tests/reference_spectral.py`, `opcm`.
     """
 
     at: Annotated[Literal["task"], Option("what is merged: tasks' modules")] = "task"
@@ -31,11 +32,11 @@ class Opcm(MergeMethod):
 
     @property
     def merges(self) -> str:
-        """A sequence of tasks; a round's clients have no order."""
+        """Tasks only: a round's clients have no order."""
         return "tasks"
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """All layers' sums, in factors, and one factor for all of them."""
+        """Merge all layers in factors, scaled by one factor for all of them."""
         names = layers(experts)
         sums = {layer: project_and_add([e.changes[layer] for e in experts], self.alpha) for layer in names}
         wanted = float(np.mean([_norm(list(expert.changes.values())) for expert in experts]))
@@ -45,5 +46,5 @@ class Opcm(MergeMethod):
 
 
 def _norm(changes: Sequence[LowRank]) -> float:
-    """Of all layers together."""
+    """Frobenius norm of the changes of all layers together."""
     return float(np.sqrt(sum(max(inner(change, change), 0.0) for change in changes)))

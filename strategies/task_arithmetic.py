@@ -25,7 +25,7 @@ class TaskArithmetic(MergeMethod):
     sum: Annotated[Literal["mean", "sum"], Option("the changes' mean, or their sum as in the paper")] = "mean"
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """The weighted sum of B_i A_i times lambda, in factors."""
+        """Sum the weighted B_i A_i times lambda, in factors."""
         weights = list(shares(experts)) if self.sum == "mean" else multiples(experts)
         for layer in layers(experts):
             yield layer, stacked([e.changes[layer] for e in experts], [self.scale * w for w in weights])
