@@ -1,6 +1,6 @@
 """What can go wrong through no fault of the program: one clear message for a person, no traceback."""
 
-__all__ = ["ConfigError", "FcilError", "MergeError", "RunError"]
+__all__ = ["ConfigError", "FcilError", "MergeError", "MethodError", "RunError"]
 
 
 class FcilError(Exception):
@@ -15,6 +15,12 @@ class ConfigError(FcilError):
 
 class MergeError(FcilError):
     """Arrays that cannot be merged: no clients, names or shapes that differ, values that are not finite."""
+
+
+class MethodError(FcilError):
+    """A method that breaks the contract."""
+
+    exit_code = 1
 
 
 class RunError(FcilError):
