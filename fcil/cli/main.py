@@ -126,10 +126,10 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
 
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
-    from fcil.registry import method_names
+    from fcil.registry import installed_names, method_names
     from fcil.report.methods import method_page, methods_table
 
-    console.print(method_page(given.name) if given.name else methods_table(method_names()))
+    console.print(method_page(given.name) if given.name else methods_table([*method_names(), *installed_names()]))
 
 
 def _settings_shown(given: argparse.Namespace, console: Console) -> None:

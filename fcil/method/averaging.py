@@ -56,6 +56,14 @@ class Averaging(Method):
         return None
 
     @property
+    def is_mean(self) -> bool:
+        """Whether clients that all send the same make that the model of the next round, as of any mean they do.
+
+        False where the server moves beyond or short of what they send, or adds noise; the contract battery goes by it.
+        """
+        return self.server_optimizer is None
+
+    @property
     def keeps_modules(self) -> bool:
         """Whether every task's module is kept when the task ends, to be merged with the others'."""
         return False

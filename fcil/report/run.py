@@ -52,6 +52,6 @@ def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None
     if all((folder / PLOTS / name).exists() for name in PICTURES):
         return
     plan = session.plan
-    label, missing = plan.config.method.name, missing_updates([summary])
+    label, missing = plan.config.method.label, missing_updates([summary])
     write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, missing)
     diagnostics_plots(folder)
