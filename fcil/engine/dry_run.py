@@ -133,7 +133,7 @@ class Rehearsal:
             yield imitated
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """No right answers; the first and the last task's evaluation is timed on some batches."""
+        """No correct answers; the first and the last task's evaluation is timed on some batches."""
         began = time.perf_counter()
         self.evaluated.append(task)
         tasks = self.plan.scenario.tasks

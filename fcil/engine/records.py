@@ -103,9 +103,14 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The figures of a finished run, None while it is not finished."""
     try:
-        return dict(json.loads((folder / SUMMARY).read_text()))
+        return _with_new_keys(json.loads((folder / SUMMARY).read_text()))
     except FileNotFoundError:
         return None
+
+
+def _with_new_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with keys renamed since it was written: `correct` was `right`."""
+    return {"correct" if key == "right" else key: value for key, value in record.items()}
 
 
 def _checksum(progress: str, arrays: Arrays) -> str:
@@ -115,13 +120,13 @@ def _checksum(progress: str, arrays: Arrays) -> str:
 def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> None:
     # not ascontiguousarray, which gives a scalar an axis
     arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
-    told = json.dumps({
-        "position": progress.position, "right": progress.right, "totals": progress.totals, "events": events_bytes,
+    metadata = json.dumps({
+        "position": progress.position, "correct": progress.correct, "totals": progress.totals, "events": events_bytes,
         "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.held.items()},
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
     aside = folder / f".{path.name}.{os.getpid()}"
-    save_file(arrays, aside, {"progress": told, "sha256": _checksum(told, arrays)})
+    save_file(arrays, aside, {"progress": metadata, "sha256": _checksum(metadata, arrays)})
     with open(aside, "rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)
@@ -140,10 +145,10 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
             raise ValueError("its checksum does not match")
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(str(error)) from None
-    told = json.loads(meta["progress"])
-    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in told["ledger"].items()})
-    right = tuple(tuple(row) for row in told["right"])
-    return Progress(told["position"], grouped(arrays), ledger, right, told["totals"]), int(told["events"])
+    saved = _with_new_keys(json.loads(meta["progress"]))
+    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
+    correct = tuple(tuple(row) for row in saved["correct"])
+    return Progress(saved["position"], grouped(arrays), ledger, correct, saved["totals"]), int(saved["events"])
 
 
 class Recorder:
@@ -197,12 +202,12 @@ class Recorder:
         os.fsync(self._events.fileno())
         _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
-    def write_matrix(self, right: Sequence[Sequence[int]], total: Sequence[int]) -> None:
+    def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
         """accuracy_matrix.csv, empty cells for tasks not seen yet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
-        for t, row in enumerate(accuracy_matrix(right, total)):
+        for t, row in enumerate(accuracy_matrix(correct, total)):
             writer.writerow([t + 1, *("" if np.isnan(value) else repr(float(value)) for value in row)])
         write_atomic(self.folder / MATRIX, text.getvalue().encode())
 

@@ -134,11 +134,11 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {
         "method": plan.config.method.name,
         "seed": plan.config.run.seed,
-        **summarise(progress.right, _totals(plan)),
+        **summarise(progress.correct, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
         "seconds": seconds,
-        "right": progress.right,
+        "correct": progress.correct,
         "total": _totals(plan),
         "sha256": progress.sha256(),
     }
@@ -177,14 +177,14 @@ def simulate(
         def save(now: Progress) -> None:
             recorder.save(now)
             if plan.ends_task(now.position - 1):
-                recorder.write_matrix(now.right, _totals(plan))
+                recorder.write_matrix(now.correct, _totals(plan))
 
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
-        recorder.write_matrix(done.right, _totals(plan))
+        recorder.write_matrix(done.correct, _totals(plan))
         summary = _summary(plan, done)
         recorder.finish(summary)
         return summary

@@ -100,7 +100,7 @@ class Worker:
         return -(-seen // self.config.run.evaluation_batch)
 
     def evaluate(self, arrays: Arrays, task: Task, shard: int = 0, shards: int = 1) -> np.ndarray:
-        """Right answers per task on every `shards`-th batch of the test images of all classes seen.
+        """Correct answers per task on every `shards`-th batch of the test images of all classes seen.
 
         Returns:
             (task.index + 1,) int64. Batches are cut the same way for any number of shards, so the sum over shards does
@@ -109,7 +109,7 @@ class Worker:
         chosen = np.concatenate(self.scenario.tests[: task.index + 1])
         of_task = np.repeat(np.arange(task.index + 1), [len(t) for t in self.scenario.tests[: task.index + 1]])
         size = self.config.run.evaluation_batch
-        right = np.zeros(task.index + 1, np.int64)
+        correct = np.zeros(task.index + 1, np.int64)
         test, positions = self.dataset.test, self.scenario.positions
         with threads(self.config.run.threads), torch.no_grad():
             self.model.load(arrays)
@@ -119,5 +119,5 @@ class Worker:
                     test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
                 )
                 predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
-                np.add.at(right, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
-        return right
+                np.add.at(correct, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
+        return correct

@@ -48,7 +48,7 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     points = {}
     for row in rows:
         mine = [run for run in runs if run["label"] == row.label]
-        curves[row.title] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
+        curves[row.title] = np.stack([pooled_accuracies(run["correct"], run["total"]) for run in mine])
         final = [run["final_accuracy"] for run in mine]
         megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
         std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0

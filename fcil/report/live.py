@@ -95,7 +95,7 @@ class Live:
             self._line(f"{self._place(event)}: {event['updates']}/{asked} clients, {self._rest()}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
-        each = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["right"], event["total"], strict=True))
+        each = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["correct"], event["total"], strict=True))
         self._line(
             f"after task {event['task'] + 1}/{self._tasks}: accuracy {100 * event['accuracy']:.1f} %  (by task: {each})"
         )

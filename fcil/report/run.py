@@ -30,7 +30,7 @@ def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
 
 
 def write_plots(
-    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, lost: str = ""
+    folder: Path, scenario: Scenario, data: Dataset, correct: Sequence[Sequence[int]], label: str, lost: str = ""
 ) -> None:
     """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes).
 
@@ -40,8 +40,8 @@ def write_plots(
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
     below = f"\n{lost}" if lost else ""
-    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(right, total)})
-    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}{below}")
+    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(correct, total)})
+    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(correct, total), f"{label} on {data.name}{below}")
     names = [data.classes[int(c)] for c in scenario.order]
     class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])
 
@@ -52,5 +52,5 @@ def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None
         return
     plan = session.plan
     label, lost = plan.config.method.name, losses([summary])
-    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, lost)
+    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["correct"], label, lost)
     diagnostics_plots(folder)

@@ -66,7 +66,7 @@ class Exchange(Protocol):
         """Replies in the order of their arrival. Never raises for a single client."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Right answers per task seen, (task.index + 1,), under the deployed arrays."""
+        """Correct answers per task seen, (task.index + 1,), under the deployed arrays."""
 
     def close(self) -> None:
         """End what was started for the run."""
@@ -99,8 +99,8 @@ class Progress:
     """Phases done."""
     state: State
     ledger: Ledger = field(default_factory=Ledger)
-    right: tuple[tuple[int, ...], ...] = ()
-    """Right answers: after task t, on task s."""
+    correct: tuple[tuple[int, ...], ...] = ()
+    """Correct answers: after task t, on task s."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Bytes up and down, seconds by activity, images, updates refused; and the most memory that a client took."""
 
@@ -196,15 +196,15 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     began = time.perf_counter()
     deployed = plan.method.deploy(progress.state, phase)
     ready = time.perf_counter()
-    right = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    correct = [int(r) for r in exchange.evaluate(deployed, phase.task)]
     seconds = time.perf_counter() - ready
-    total = [len(t) for t in plan.scenario.tests[: len(right)]]
+    total = [len(t) for t in plan.scenario.tests[: len(correct)]]
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
-        "right": right, "total": total, "accuracy": sum(right) / sum(total), "seconds": seconds,
+        "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
     })  # fmt: skip
-    rows = (*progress.right, tuple(right)) if ends_task else progress.right
-    return replace(progress, right=rows).add(seconds_merging=ready - began, seconds_evaluation=seconds)
+    rows = (*progress.correct, tuple(correct)) if ends_task else progress.correct
+    return replace(progress, correct=rows).add(seconds_merging=ready - began, seconds_evaluation=seconds)
 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:

@@ -160,7 +160,7 @@ def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, t
         return simulate(prepare(config, tmp_path / folder), tmp_path / folder)
 
     single, grouped = run("single"), run("grouped", aggregate_on_worker=True)
-    assert np.abs(np.subtract(single["right"][-1], grouped["right"][-1])).sum() <= 1
+    assert np.abs(np.subtract(single["correct"][-1], grouped["correct"][-1])).sum() <= 1
     assert grouped["upload_bytes"] < single["upload_bytes"]
     assert grouped["download_bytes"] <= single["download_bytes"] / 2.5  # three groups instead of nine clients
     assert grouped["images"] == single["images"]

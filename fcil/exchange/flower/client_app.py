@@ -98,8 +98,8 @@ def report(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Every so-many-th batch of the test images."""
     shard = messages.read_shard(message.content)
-    right = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
-    return Message(messages.write_right(right), reply_to=message)
+    correct = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
+    return Message(messages.write_correct(correct), reply_to=message)
 
 
 @app.query("hello")

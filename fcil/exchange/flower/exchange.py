@@ -181,13 +181,13 @@ class FlowerExchange:
             for reply in replies(self.grid, list(sent.values()), self.config.run.client_timeout):
                 shard = next(s for s, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
                 try:
-                    right = None if reply.has_error() else messages.read_right(reply.content, task)
-                    reason = _reason(reply) if right is None else reason
+                    correct = None if reply.has_error() else messages.read_correct(reply.content, task)
+                    reason = _reason(reply) if correct is None else reason
                 except ValueError as error:
-                    right, reason = None, str(error)
-                if right is not None and shard in missing:
+                    correct, reason = None, str(error)
+                if correct is not None and shard in missing:
                     missing.discard(shard)
-                    total += right
+                    total += correct
         if missing:
             raise RunError(
                 f"task {task.index + 1}: {len(missing)} of {shards} shares of the evaluation failed twice: {reason}; "

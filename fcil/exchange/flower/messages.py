@@ -21,8 +21,8 @@ from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
     "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
-    "read_partial", "read_reply", "read_right", "read_shard", "read_update", "read_work", "request_contents",
-    "write_failure", "write_hello", "write_partial", "write_right", "write_update",
+    "read_partial", "read_reply", "read_correct", "read_shard", "read_update", "read_work", "request_contents",
+    "write_failure", "write_hello", "write_partial", "write_correct", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
@@ -226,17 +226,17 @@ def read_partial(content: RecordDict) -> Partial:
     return Partial(phase, tuple(members), tuple(failures), sums)
 
 
-def write_right(right: np.ndarray) -> RecordDict:
-    """Right answers per task."""
-    return RecordDict({_METRICS: MetricRecord({"right": [int(r) for r in right]})})
+def write_correct(correct: np.ndarray) -> RecordDict:
+    """Correct answers per task."""
+    return RecordDict({_METRICS: MetricRecord({"correct": [int(r) for r in correct]})})
 
 
-def read_right(content: RecordDict, task: Task) -> np.ndarray:
-    """Undo `write_right`; ValueError where it does not fit the task."""
-    right = _get(content, _METRICS, "right", list)
-    if len(right) != task.index + 1 or not all(type(r) is int and r >= 0 for r in right):
-        raise ValueError(f"right answers {right[:8]} do not fit {task.index + 1} tasks")
-    return np.asarray(right, np.int64)
+def read_correct(content: RecordDict, task: Task) -> np.ndarray:
+    """Undo `write_correct`; ValueError where it does not fit the task."""
+    correct = _get(content, _METRICS, "correct", list)
+    if len(correct) != task.index + 1 or not all(type(r) is int and r >= 0 for r in correct):
+        raise ValueError(f"correct answers {correct[:8]} do not fit {task.index + 1} tasks")
+    return np.asarray(correct, np.int64)
 
 
 def write_hello(partition: int) -> RecordDict:

@@ -34,8 +34,8 @@ def _nothing(_: Any) -> None:
     """Where nobody listens."""
 
 
-def _accuracy(right: Sequence[int], total: int) -> MetricRecord:
-    return MetricRecord({"accuracy": sum(right) / total, "right": list(right)})
+def _accuracy(correct: Sequence[int], total: int) -> MetricRecord:
+    return MetricRecord({"accuracy": sum(correct) / total, "correct": list(correct)})
 
 
 class FcilStrategy(Strategy):
@@ -95,7 +95,7 @@ class FcilStrategy(Strategy):
 
         def listen(event: Mapping[str, Any]) -> None:
             if event["event"] in ("task", "round"):
-                result.evaluate_metrics_serverapp[event["phase"] + 1] = _accuracy(event["right"], sum(event["total"]))
+                result.evaluate_metrics_serverapp[event["phase"] + 1] = _accuracy(event["correct"], sum(event["total"]))
             self.emit(event)
 
         def save(progress: Progress) -> None:
@@ -171,8 +171,8 @@ class FcilStrategy(Strategy):
         if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
-        right = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
-        row = tuple(int(r) for r in right)
-        self.progress = replace(self.progress, right=(*self.progress.right, row))
+        correct = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
+        row = tuple(int(r) for r in correct)
+        self.progress = replace(self.progress, correct=(*self.progress.correct, row))
         self.save(self.progress)
         return _accuracy(row, sum(len(t) for t in self.plan.scenario.tests[: len(row)]))

@@ -33,7 +33,7 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     finally:
         exchange.close()
     assert done.sha256() == inline().sha256()
-    assert done.right == inline().right
+    assert done.correct == inline().correct
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too
@@ -59,7 +59,7 @@ def test_closed_forms_and_bounds_end_in_the_same_bits_on_two_workers(tmp_path, m
         exchange.close()
     alone = finish(Inline(session.worker), session.plan)
     assert done.sha256() == alone.sha256()
-    assert done.right == alone.right
+    assert done.correct == alone.correct
 
 
 @pytest.mark.parametrize(
