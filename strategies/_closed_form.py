@@ -1,12 +1,26 @@
 """What methods have in common that solve a head of sums of features: one report a task, and sums that only add."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fcil.arrays import Arrays, State
-from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task, head
+from fcil.method import (
+    REPORT,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    GramForm,
+    Kind,
+    Local,
+    Method,
+    Pass,
+    Phase,
+    Task,
+    gram_forms,
+    head,
+)
 from fcil.statistics.features import FeatureSums
 
 __all__ = ["ROWS", "SUMS", "ClosedForm", "feature_width"]
@@ -54,6 +68,11 @@ class ClosedForm(Method):
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """The statistic's sums over the clients, in float64."""
         return self.statistic(phase).total(updates)
+
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramForm]:
+        """The statistic's sums have a Gram as its upper half, also where clients send a factor of it."""
+        width = broadcast.arrays[head.weight(phase.task.index)].shape[1]
+        return {**super().gram_sums(phase, broadcast), **gram_forms(self.statistic(phase).total_shapes(width))}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The sums over all tasks so far."""

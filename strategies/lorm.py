@@ -1,6 +1,6 @@
 """LoRM: closed-form merging of LoRA factors over clients, round by round, and over tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from fcil.method import (
     TRAIN,
     Broadcast,
     ClientUpdate,
+    GramForm,
     Kind,
     Local,
     Pass,
@@ -202,6 +203,17 @@ class LoRM(LoraMethod):
         else:
             gram = gram_of_sketch(statistics[input_sketch(layer)], statistics[input_energy(layer)])
         return gram if self.gram_shrink == 1 else packed.shrunk(gram, self.gram_shrink)
+
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramForm]:
+        """The Gram among the moments of every matrix that trained; in a report all sums."""
+        if phase.kind == "report":
+            return {layer + A: self._form(layer + A) for layer in layers_of(broadcast.arrays)}
+        forms = {name: self._form(name) for name in self.local(phase).trained(list(broadcast.arrays))}
+        forms[head.bias(phase.task.index)] = "diagonal"
+        return {Moments.gram_name(name): form for name, form in forms.items()}
+
+    def _form(self, name: str) -> GramForm:
+        return "half" if self._whole(name) else "diagonal"
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Match responses over the clients, or close the task and keep its Grams."""

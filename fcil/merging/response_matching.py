@@ -48,15 +48,20 @@ class Moments:
     response: np.ndarray | None = None
     """(out, in): sum_i (Theta_i - start) G_i, where Grams are whole."""
 
+    @staticmethod
+    def gram_name(name: str) -> str:
+        """The name of the Gram sum among `arrays`."""
+        return f"{name}.gram"
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Under names that begin with `name`; undone by `read`."""
-        found = {f"{name}.gram": self.gram, f"{name}.weighted": self.weighted}
+        found = {self.gram_name(name): self.gram, f"{name}.weighted": self.weighted}
         return found if self.response is None else {**found, f"{name}.response": self.response}
 
     @classmethod
     def read(cls, arrays: Arrays, name: str) -> "Moments":
         """From arrays made by `arrays`."""
-        return cls(arrays[f"{name}.gram"], arrays[f"{name}.weighted"], arrays.get(f"{name}.response"))
+        return cls(arrays[cls.gram_name(name)], arrays[f"{name}.weighted"], arrays.get(f"{name}.response"))
 
 
 def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray], whole: bool) -> Moments:

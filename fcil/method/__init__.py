@@ -44,17 +44,21 @@ from fcil.method.phases import (
     Backbone,
     Broadcast,
     ClientUpdate,
+    GramForm,
+    GramShape,
     Kind,
     Phase,
     Shapes,
     Stream,
     Task,
+    gram_forms,
 )
 from fcil.method.server_optimizer import ServerOptimizer
 from fcil.method.state import Modules, of_task, split_tasks
 
 __all__ = [
     "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client", "ClientUpdate",
-    "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes",
-    "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "of_task", "split_tasks",
+    "Collector", "Draw", "GramForm", "GramShape", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase",
+    "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "gram_forms",
+    "of_task", "split_tasks",
 ]  # fmt: skip

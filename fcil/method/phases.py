@@ -1,5 +1,6 @@
 """What passes between server and clients: a phase, what the server broadcasts in it, and what a client sends back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +11,8 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "Kind", "Phase", "Shapes", "Stream", "Task",
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramForm", "GramShape", "Kind", "Phase", "Shapes",
+    "Stream", "Task", "gram_forms",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
@@ -20,6 +22,37 @@ Stream = Literal["federated", "pooled", "at_once"]
 """Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
+GramForm = Literal["whole", "half", "diagonal"]
+"""How an array holds a Gram matrix of n features: (n, n), its upper half row by row, or its diagonal, (n,)."""
+
+
+class GramShape(tuple[int, ...]):
+    """The shape of an array that holds a Gram matrix, sum x x^T: the server refuses negative entries on its diagonal.
+
+    >>> GramShape((6,), "half") == (6,)
+    True
+    """
+
+    form: GramForm
+
+    def __new__(cls, shape: tuple[int, ...], form: GramForm) -> "GramShape":
+        """Raise ValueError where no Gram matrix in this form has the shape."""
+        n = shape[0]
+        fits = {
+            "whole": len(shape) == 2 and n == shape[-1],
+            "half": len(shape) == 1 and (n < 0 or (root := math.isqrt(2 * n)) * (root + 1) == 2 * n),
+            "diagonal": len(shape) == 1,
+        }
+        if not fits[form]:
+            raise ValueError(f"no Gram matrix has the shape {shape} in the form {form!r}")
+        declared = super().__new__(cls, shape)
+        declared.form = form
+        return declared
+
+
+def gram_forms(shapes: Shapes) -> dict[str, GramForm]:
+    """The arrays that are declared to be Gram matrices, each with its form."""
+    return {name: shape.form for name, shape in shapes.items() if isinstance(shape, GramShape)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, nbytes, shapes, total
 from fcil.errors import RunError
-from fcil.method import Broadcast, ClientUpdate, Method, Phase, Shapes
+from fcil.method import Broadcast, ClientUpdate, GramShape, Method, Phase, Shapes
 from fcil.server.traffic import update_bytes
 from fcil.server.validation import Expected, arrays_refusal, refusal
 
@@ -131,7 +131,8 @@ def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shape
         return {name: np.zeros([max(n, 0) for n in shape], np.float32) for name, shape in wanted.items()}
 
     blank = ClientUpdate(0, target.phase.index, 1, zeros(target.arrays), zeros(target.statistics))
-    return shapes(method.sums(target.phase, broadcast, [blank]))
+    sums, forms = shapes(method.sums(target.phase, broadcast, [blank])), method.gram_sums(target.phase, broadcast)
+    return {name: GramShape(shape, forms[name]) if name in forms else shape for name, shape in sums.items()}
 
 
 def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: set[int]) -> str | None:

@@ -8,15 +8,13 @@ import numpy as np
 
 from fcil.arrays import Arrays, shapes
 from fcil.merging import packed
-from fcil.method import Broadcast, ClientUpdate, Local, Phase, Shapes, as_broadcast
+from fcil.method import Broadcast, ClientUpdate, GramShape, Local, Phase, Shapes, as_broadcast
 
 __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
-GRAM, ENERGY = "gram", "energy"
-"""How the names of Gram matrices (whole, upper halves, or diagonals alone) and of their diagonals end."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +33,28 @@ class Expected:
 def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
     """What clients that do `local` in answer to `broadcast` send back."""
     sent = shapes(broadcast.arrays)
-    statistics = {
-        name: shape for each in local.passes for s in each.statistics for name, shape in s.shapes(sent).items()
-    }
     trained = local.trained(list(sent))
     started = {
         c: shapes(local.receives(broadcast.arrays, c)) for c in num_examples if local.receives is not as_broadcast
     }
     own = {c: {name: found[name] for name in trained} for c, found in started.items()}
-    return Expected(phase, {name: sent[name] for name in trained}, statistics, num_examples, own)
+    return Expected(phase, {name: sent[name] for name in trained}, local.reported(sent), num_examples, own)
 
 
-def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
+def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
+    if a.ndim != len(wanted) or not all(w in (-1, s) for s, w in zip(a.shape, wanted, strict=True)):
+        return False
+    form = wanted.form if isinstance(wanted, GramShape) else None
+    return (form != "whole" or a.shape[0] == a.shape[1]) and (form != "half" or packed.is_half(a))
 
 
-def _negative(name: str, a: np.ndarray) -> int:
+def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
     """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
-    if not name.endswith((GRAM, ENERGY)) or a.ndim > 2:
+    if not isinstance(wanted, GramShape):
         return 0
-    if a.ndim == 2:
-        return int((np.diagonal(a) < 0).sum()) if a.shape[0] == a.shape[1] else 0
-    half = name.endswith(GRAM) and packed.is_half(a)
-    return int(((packed.diagonal(a) if half else a) < 0).sum())
+    if wanted.form != "diagonal":
+        a = np.diagonal(a) if wanted.form == "whole" else packed.diagonal(a)
+    return int((a < 0).sum())
 
 
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
@@ -68,13 +65,13 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
     for name, a in arrays.items():
         if a.dtype not in (np.float32, np.float64):
             return f"{what} {name}: type {a.dtype}, not float32 or float64"
-        if not _fits(a.shape, wanted[name]):
+        if not _fits(a, wanted[name]):
             return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
         with np.errstate(over="ignore"):  # a float64 that the state's float32 cannot hold is as bad as infinity
             finite = np.isfinite(a.astype(kind, copy=False))
         if not finite.all():
             return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
-        negative = _negative(name, a)
+        negative = _negative(a, wanted[name])
         if negative:
             return f"{what} {name}: {negative} entries of a Gram's diagonal are negative; no sum of squares is"
     return None

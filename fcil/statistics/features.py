@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fcil.arrays import Arrays, added, symmetric_half
-from fcil.method import ClientUpdate, Draw, Model, Shapes, Task, head
+from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
 from fcil.seeding import generator
 
 __all__ = [
@@ -149,23 +149,23 @@ class FeatureSums:
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
 
-    def _totals(self, width: int) -> dict[str, tuple[int, ...]]:
+    def total_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what `total` gives, for features of a length."""
         m, c = self.map.size(width * len(self.chosen)), self.task.size
         own: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
-        whole = {GRAM: (m * (m + 1) // 2,)} if self.gram else {}
+        whole = {GRAM: GramShape((m * (m + 1) // 2,), "half")} if self.gram else {}
         return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **own}.items()}
 
     def zeros(self, width: int) -> dict[str, np.ndarray]:
         """The sums over no samples, as `total` gives them, for features of a length."""
-        return {name: np.zeros(shape) for name, shape in self._totals(width).items()}
+        return {name: np.zeros(shape) for name, shape in self.total_shapes(width).items()}
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """As in the class's text, given a head block of the task, which may have no rows."""
         width = broadcast[head.weight(self.task.index)][1]
         m = self.map.size(width * len(self.chosen))
         factor = (min(self.sketch, m), m)
-        sums = self._totals(width).items()
+        sums = self.total_shapes(width).items()
         return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums}
 
     def _sent_as(self, name: str) -> str:
@@ -203,7 +203,7 @@ class FeatureSums:
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """The sums over clients in float64, every G as its upper half."""
-        names = list(self._totals(1))
+        names = list(self.total_shapes(1))
         return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
     def _read(self, name: str, sent: Arrays) -> np.ndarray:
@@ -258,7 +258,7 @@ class Drift:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(M, M) and (M (M + 1) / 2,)."""
         m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.new))
-        return {CROSS: (m, m), OLD_GRAM: (m * (m + 1) // 2,)}
+        return {CROSS: (m, m), OLD_GRAM: GramShape((m * (m + 1) // 2,), "half")}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Pairs:
         """Zero sums."""

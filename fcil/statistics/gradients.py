@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcil.arrays import Arrays, symmetric_half
-from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
+from fcil.method import Draw, GramShape, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
 
 __all__ = ["SAMPLES", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram"]
@@ -130,7 +130,10 @@ class OutputGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(out (out + 1) / 2,) per layer: the upper half, row by row; and (1,)."""
         sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
-        return {SAMPLES: (1,), **{output_gram(layer): (n * (n + 1) // 2,) for layer, n in sides.items()}}
+        return {
+            SAMPLES: (1,),
+            **{output_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in sides.items()},
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
         """Sum while the gradients pass by."""

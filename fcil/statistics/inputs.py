@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
-from fcil.method import Draw, Model, Shapes, head
+from fcil.method import Draw, GramShape, Model, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
@@ -103,7 +103,9 @@ class InputEnergy:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(in,) per layer."""
-        return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
+        return {
+            input_energy(layer): GramShape((broadcast[layer + A][1],), "diagonal") for layer in layers_of(broadcast)
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum x_j^2 over tokens."""
@@ -119,7 +121,7 @@ class InputGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(in (in + 1) / 2,) per layer: the upper half, row by row."""
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
-        return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
+        return {input_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in widths.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum x x^T over tokens."""
@@ -178,7 +180,7 @@ class ProjectedGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(r (r + 1) / 2,) per layer: the upper half, row by row."""
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
-        return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
+        return {projected_gram(layer): GramShape((r * (r + 1) // 2,), "half") for layer, r in ranks.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
@@ -225,7 +227,8 @@ class HeadGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """(d (d + 1) / 2,), or (d,)."""
         d = broadcast[head.weight(self.task)][1]
-        return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
+        whole = GramShape((d * (d + 1) // 2,), "half")
+        return {head_gram(self.task): GramShape((d,), "diagonal") if self.amount == 0 else whole}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _HeadSums:
         """Sum over samples."""

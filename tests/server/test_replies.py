@@ -184,3 +184,40 @@ def test_groups_are_added_in_the_order_of_their_clients():
         sums = gathered(order)[0].sums()
         for name, a in total([p.sums for p in parts]).items():
             np.testing.assert_array_equal(sums[name], a)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "round"),
+    [
+        ("lorm", {"rank": 2}, 1),
+        ("lorm", {"rank": 2}, 2),
+        ("lorm", {"rank": 2, "gram_a": "full"}, 2),
+        ("lorm", {"rank": 2, "gram_a": "sketch:3"}, 3),
+        ("ranpac", {"size": 5}, 1),
+        ("ranpac", {"size": 5, "sketch": 2}, 1),
+        ("regmean", {"rank": 2, "at": "task"}, 2),
+    ],
+)
+def test_sums_of_grams_with_a_negative_diagonal_are_refused(name, settings, round):
+    method = build_method(name, settings)
+    kind = method.phases(phase(1).task, 1 if name == "regmean" else 2)[round - 1]
+    at = replace(phase(round), kind=kind)
+    broadcast = method.broadcast(method.begin(method.init(BACKBONE, 4, 0), at, BACKBONE), at)
+    target = expected(at, broadcast, method.local(at), COUNTS)
+    rng = np.random.default_rng(0)
+    blank = {
+        n: {k: rng.uniform(1, 2, shape).astype(np.float32) for k, shape in shapes.items()}
+        for n, shapes in (("arrays", target.arrays), ("statistics", target.statistics))
+    }
+    good = summed(method, target, broadcast, [ClientUpdate(0, at.index, COUNTS[0], **blank)])
+    assert good.members
+    assert gather(method, target, broadcast, [good], lambda event: None).partials
+    grams = method.gram_sums(at, broadcast)
+    assert grams
+    for gram in grams:
+        a = good.sums[gram].copy()
+        a[0] = -1.0  # entry (0, 0) comes first, in a half as in a diagonal
+        events = []
+        bad = replace(good, sums={**good.sums, gram: a})
+        assert not gather(method, target, broadcast, [bad], events.append).partials
+        assert f"sum {gram}: 1 entries of a Gram's diagonal are negative" in events[0]["reason"]

@@ -69,8 +69,8 @@ class Judge:
         self.own = [accuracy(s, t.positions) for s, t in zip(self.alone, self.tasks, strict=True)]
         if lost := [t.index + 1 for t, a in zip(self.tasks, self.own, strict=True) if not a > 0]:
             raise RunError(
-                f"the expert of task {lost[0]} has no correct answer on the {part} images, so nothing can be normalised "
-                "by it; train longer (train.rounds, train.epochs) or with more images"
+                f"the expert of task {lost[0]} has no correct answer on the {part} images, so nothing can be "
+                "normalised by it; train longer (train.rounds, train.epochs) or with more images"
             )
 
     def doubts(self) -> Iterator[str]:
