@@ -19,7 +19,7 @@ from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.exchange.device import PeakMemory
 from fcil.exchange.worker import Worker
-from fcil.method import ClientUpdate, Method, Phase, Task
+from fcil.method import ClientUpdate, Method, Phase, Task, head
 from fcil.server.loop import Plan, Request
 from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
@@ -76,7 +76,7 @@ def between(measured: Mapping[int, Sequence[Cost]], at: int) -> list[Cost]:
 def kind_of_work(method: Method, phase: Phase) -> tuple[object, ...]:
     """Equal for phases that cost the same but for what grows with the tasks."""
     local = method.acting(phase).local(phase)
-    patterns = tuple(p.replace(f"head.{phase.task.index}.", "head.") for p in local.trains)
+    patterns = tuple(head.without_task(pattern, phase.task.index) for pattern in local.trains)
     return phase.kind, patterns, len(local.passes)
 
 
