@@ -19,7 +19,7 @@ class ClassSums:
     sums: dict = field(default_factory=dict)
 
     def shapes(self, broadcast):
-        return {"gram": GramShape((-1, -1), "whole"), "sums": (self.task.size, -1), "counts": (self.task.size,)}
+        return {"gram": GramShape((-1, -1), "matrix"), "sums": (self.task.size, -1), "counts": (self.task.size,)}
 
     def start(self, arrays, model, generator):
         return ClassSums(self.task)

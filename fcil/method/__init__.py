@@ -37,6 +37,7 @@ from fcil.method.client import (
     Step,
     Store,
     as_broadcast,
+    local_model,
 )
 from fcil.method.phases import (
     REPORT,
@@ -44,21 +45,21 @@ from fcil.method.phases import (
     Backbone,
     Broadcast,
     ClientUpdate,
-    GramForm,
+    GramLayout,
     GramShape,
     Kind,
     Phase,
     Shapes,
     Stream,
     Task,
-    gram_forms,
+    gram_layouts,
 )
 from fcil.method.server_optimizer import ServerOptimizer
 from fcil.method.state import Modules, of_task, split_tasks
 
 __all__ = [
     "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client", "ClientUpdate",
-    "Collector", "Draw", "GramForm", "GramShape", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase",
-    "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "gram_forms",
-    "of_task", "split_tasks",
+    "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase",
+    "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast",
+    "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

@@ -13,12 +13,12 @@ from fcil.method.phases import (
     Backbone,
     Broadcast,
     ClientUpdate,
-    GramForm,
+    GramLayout,
     Kind,
     Phase,
     Stream,
     Task,
-    gram_forms,
+    gram_layouts,
 )
 
 if TYPE_CHECKING:
@@ -115,12 +115,12 @@ class Method:
         """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
         raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
 
-    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramForm]:
-        """Which of `sums` are Gram matrices, and in which form: the server refuses sums with a negative diagonal.
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
+        """Which of `sums` are Gram matrices, and in which layout: the server refuses sums with a negative diagonal.
 
         Unless overridden, those under the names of statistics that are Gram matrices.
         """
-        return gram_forms(self.local(phase).reported(shapes(broadcast.arrays)))
+        return gram_layouts(self.local(phase).reported(shapes(broadcast.arrays)))
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The state after this phase, given the sums over all clients."""

@@ -11,8 +11,8 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramForm", "GramShape", "Kind", "Phase", "Shapes",
-    "Stream", "Task", "gram_forms",
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "Kind", "Phase", "Shapes",
+    "Stream", "Task", "gram_layouts",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
@@ -22,7 +22,7 @@ Stream = Literal["federated", "pooled", "at_once"]
 """Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
-GramForm = Literal["whole", "half", "diagonal"]
+GramLayout = Literal["matrix", "half", "diagonal"]
 """How an array holds a Gram matrix of n features: (n, n), its upper half row by row, or its diagonal, (n,)."""
 
 
@@ -33,26 +33,26 @@ class GramShape(tuple[int, ...]):
     True
     """
 
-    form: GramForm
+    layout: GramLayout
 
-    def __new__(cls, shape: tuple[int, ...], form: GramForm) -> "GramShape":
-        """Raise ValueError where no Gram matrix in this form has the shape."""
+    def __new__(cls, shape: tuple[int, ...], layout: GramLayout) -> "GramShape":
+        """Raise ValueError where no Gram matrix in this layout has the shape."""
         n = shape[0]
         fits = {
-            "whole": len(shape) == 2 and n == shape[-1],
+            "matrix": len(shape) == 2 and n == shape[-1],
             "half": len(shape) == 1 and (n < 0 or (root := math.isqrt(2 * n)) * (root + 1) == 2 * n),
             "diagonal": len(shape) == 1,
         }
-        if not fits[form]:
-            raise ValueError(f"no Gram matrix has the shape {shape} in the form {form!r}")
+        if not fits[layout]:
+            raise ValueError(f"no Gram matrix has the shape {shape} in the layout {layout!r}")
         declared = super().__new__(cls, shape)
-        declared.form = form
+        declared.layout = layout
         return declared
 
 
-def gram_forms(shapes: Shapes) -> dict[str, GramForm]:
-    """The arrays that are declared to be Gram matrices, each with its form."""
-    return {name: shape.form for name, shape in shapes.items() if isinstance(shape, GramShape)}
+def gram_layouts(shapes: Shapes) -> dict[str, GramLayout]:
+    """The arrays that are declared to be Gram matrices, each with its layout."""
+    return {name: shape.layout for name, shape in shapes.items() if isinstance(shape, GramShape)}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ class Failure:
 
 def crashed(client: int, error: BaseException) -> Failure:
     """The failure of a client whose code raised `error`."""
-    return Failure(client, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-TRACEBACK:])
+    return Failure(
+        client, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-TRACEBACK:]
+    )
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shape
         return {name: np.zeros([max(n, 0) for n in shape], np.float32) for name, shape in wanted.items()}
 
     blank = ClientUpdate(0, target.phase.index, 1, zeros(target.arrays), zeros(target.statistics))
-    sums, forms = shapes(method.sums(target.phase, broadcast, [blank])), method.gram_sums(target.phase, broadcast)
-    return {name: GramShape(shape, forms[name]) if name in forms else shape for name, shape in sums.items()}
+    sums, layouts = shapes(method.sums(target.phase, broadcast, [blank])), method.gram_sums(target.phase, broadcast)
+    return {name: GramShape(shape, layouts[name]) if name in layouts else shape for name, shape in sums.items()}
 
 
 def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: set[int]) -> str | None:

@@ -44,16 +44,16 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
 def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
     if a.ndim != len(wanted) or not all(w in (-1, s) for s, w in zip(a.shape, wanted, strict=True)):
         return False
-    form = wanted.form if isinstance(wanted, GramShape) else None
-    return (form != "whole" or a.shape[0] == a.shape[1]) and (form != "half" or packed.is_half(a))
+    layout = wanted.layout if isinstance(wanted, GramShape) else None
+    return (layout != "matrix" or a.shape[0] == a.shape[1]) and (layout != "half" or packed.is_half(a))
 
 
 def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
     """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
     if not isinstance(wanted, GramShape):
         return 0
-    if wanted.form != "diagonal":
-        a = np.diagonal(a) if wanted.form == "whole" else packed.diagonal(a)
+    if wanted.layout != "diagonal":
+        a = np.diagonal(a) if wanted.layout == "matrix" else packed.diagonal(a)
     return int((a < 0).sum())
 
 

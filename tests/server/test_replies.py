@@ -167,7 +167,7 @@ def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, t
 
 
 def test_a_method_that_needs_single_updates_cannot_be_summed(digits_config, monkeypatch):
-    monkeypatch.setattr("fcil.engine.simulation.build_method", lambda name, settings: Method())
+    monkeypatch.setattr("fcil.engine.checks.build_method", lambda name, settings: Method())
     with pytest.raises(ConfigError, match="needs the clients' single updates"):
         prepare(digits_config({"run": {"aggregate_on_worker": True}}))
 

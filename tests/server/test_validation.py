@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import BACKBONE, phase
 
-from fcil.method import ClientUpdate, GramShape, gram_forms
+from fcil.method import ClientUpdate, GramShape, gram_layouts
 from fcil.server.validation import expected, refusal
 from strategies.lorm import LoRM
 
@@ -32,7 +32,7 @@ def test_a_good_reply_passes():
 def test_only_what_trains_is_expected():
     assert all(".lora_A" in n or n.startswith("head.0.") for n in WANTED.arrays)
     assert all(n.endswith(("input_energy", "gram")) for n in WANTED.statistics)
-    assert gram_forms(WANTED.statistics).keys() == WANTED.statistics.keys()
+    assert gram_layouts(WANTED.statistics).keys() == WANTED.statistics.keys()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
 
 
 def test_a_whole_gram_is_judged_by_its_diagonal_and_a_factor_not_at_all():
-    gram, factor = (replace(WANTED, statistics={"gram": shape}) for shape in (GramShape((-1, -1), "whole"), (-1, -1)))
+    gram, factor = (replace(WANTED, statistics={"gram": shape}) for shape in (GramShape((-1, -1), "matrix"), (-1, -1)))
     for wanted, matrix, reason in (
         (gram, np.array([[1.0, -1.0], [-1.0, 1.0]]), None),
         (gram, np.diag([1.0, -1.0]), "1 entries of a Gram's diagonal are negative"),
@@ -130,10 +130,12 @@ def test_a_whole_gram_is_judged_by_its_diagonal_and_a_factor_not_at_all():
         assert told is None if reason is None else reason in told
 
 
-@pytest.mark.parametrize(("form", "shape"), [("whole", (2, 3)), ("whole", (4,)), ("half", (5,)), ("diagonal", (2, 2))])
-def test_a_shape_that_no_gram_has_is_refused_where_it_is_declared(form, shape):
-    with pytest.raises(ValueError, match=f"no Gram matrix has the shape .* in the form '{form}'"):
-        GramShape(shape, form)
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("matrix", (2, 3)), ("matrix", (4,)), ("half", (5,)), ("diagonal", (2, 2))]
+)
+def test_a_shape_that_no_gram_has_is_refused_where_it_is_declared(layout, shape):
+    with pytest.raises(ValueError, match=f"no Gram matrix has the shape .* in the layout '{layout}'"):
+        GramShape(shape, layout)
 
 
 def test_a_half_of_a_length_that_only_the_client_knows_must_be_a_half():
