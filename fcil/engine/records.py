@@ -122,7 +122,7 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
     arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
     metadata = json.dumps({
         "position": progress.position, "correct": progress.correct, "totals": progress.totals, "events": events_bytes,
-        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.held.items()},
+        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
     aside = folder / f".{path.name}.{os.getpid()}"

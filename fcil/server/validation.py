@@ -1,4 +1,4 @@
-"""Every reply is checked before it touches the state; a bad one is refused whole."""
+"""Checks every client's reply before it touches the state; a bad one is refused whole."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,26 +19,26 @@ COUNTED = ("images", "peak_memory_bytes")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a good reply to a request holds."""
+    """The names, shapes and counts of a good reply to a request."""
 
     phase: Phase
     arrays: Shapes
     statistics: Shapes
     num_examples: dict[int, int]
-    """Client asked -> samples that it holds."""
-    own: Mapping[int, Shapes] = field(default_factory=dict)
+    """Client that is asked -> number of training samples that it holds."""
+    arrays_of: Mapping[int, Shapes] = field(default_factory=dict)
     """Client -> the shapes of its arrays, where `Local.receives` makes them differ."""
 
 
 def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dict[int, int]) -> Expected:
-    """What clients that do `local` in answer to `broadcast` send back."""
+    """The reply to expect from clients that do `local` in answer to `broadcast`."""
     sent = shapes(broadcast.arrays)
     trained = local.trained(list(sent))
-    started = {
+    initial = {
         c: shapes(local.receives(broadcast.arrays, c)) for c in num_examples if local.receives is not as_broadcast
     }
-    own = {c: {name: found[name] for name in trained} for c, found in started.items()}
-    return Expected(phase, {name: sent[name] for name in trained}, local.reported(sent), num_examples, own)
+    arrays_of = {c: {name: own[name] for name in trained} for c, own in initial.items()}
+    return Expected(phase, {name: sent[name] for name in trained}, local.reported(sent), num_examples, arrays_of)
 
 
 def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
@@ -58,7 +58,7 @@ def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
 
 
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
-    """Why arrays must not be merged, or None: names, types, shapes, values not finite in `kind`, negative energy."""
+    """The reason why arrays must not be merged, or None: names, types, shapes, values not finite, negative Grams."""
     if arrays.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
@@ -78,7 +78,7 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
 
 
 def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> str | None:
-    """Why this reply must not be merged, or None.
+    """The reason why a reply must not be merged, or None.
 
     Args:
         already: clients whose replies to the same request were accepted before.
@@ -94,6 +94,6 @@ def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> 
     for name in COUNTED:
         if not 0 <= update.metrics.get(name, 0) < float("inf"):
             return f"metric {name} = {update.metrics[name]}: must be a finite number, not negative"
-    return arrays_refusal("array", update.arrays, wanted.own.get(update.client, wanted.arrays)) or arrays_refusal(
+    return arrays_refusal("array", update.arrays, wanted.arrays_of.get(update.client, wanted.arrays)) or arrays_refusal(
         "statistic", update.statistics, wanted.statistics
     )

@@ -1,4 +1,4 @@
-"""One Flower Strategy for every method.
+"""Runs any fcil method as a Flower Strategy.
 
     strategy = FcilStrategy(prepare(config).plan)
     strategy.start(grid)                                                # our loop over Flower's grid
@@ -31,7 +31,7 @@ _log = logging.getLogger("flwr")
 
 
 def _nothing(_: Any) -> None:
-    """Where nobody listens."""
+    """Do nothing with an event or a checkpoint."""
 
 
 def _accuracy(correct: Sequence[int], total: int) -> MetricRecord:
@@ -39,7 +39,7 @@ def _accuracy(correct: Sequence[int], total: int) -> MetricRecord:
 
 
 class FcilStrategy(Strategy):
-    """A method and its plan, as a Flower Strategy."""
+    """A Flower Strategy that carries out the plan of a run with any method."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class FcilStrategy(Strategy):
         save: Callable[[Progress], None] = _nothing,
         store: str = "",
     ) -> None:
-        """Begin, or go on.
+        """Begin a run, or go on with one.
 
         Args:
-            plan: what `fcil.engine.simulation.prepare` lays out.
-            progress: where an earlier run stopped.
+            plan: the run's plan, from `fcil.engine.simulation.prepare`.
+            progress: the progress at which an earlier run stopped.
             emit: called with every event.
             save: called with the progress after every phase.
             store: folder of the clients' own arrays, where the nodes share this machine's disk.
@@ -67,11 +67,11 @@ class FcilStrategy(Strategy):
 
     @property
     def num_phases(self) -> int:
-        """How many rounds Flower's loop has to run."""
+        """Number of rounds that Flower's loop has to run."""
         return len(self.plan.phases)
 
     def summary(self) -> None:
-        """Say what is going to happen."""
+        """Log what is going to run."""
         config = self.plan.config
         _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.scenario.tasks),
                   config.partition.clients, config.run.seed)  # fmt: skip
@@ -136,7 +136,7 @@ class FcilStrategy(Strategy):
         return list(self._sent.values())
 
     def _told(self, event: Mapping[str, Any]) -> None:
-        """Refused updates are named in Flower's log too."""
+        """Emit an event, and name refused updates in Flower's log too."""
         if event["event"] == "refused":
             _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
         self.emit(event)
@@ -144,7 +144,7 @@ class FcilStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check, merge, and show the arrays to deploy.
+        """Check and merge the replies; returns the arrays to deploy and the numbers of good and refused updates.
 
         Raises:
             RunError, MergeError: as in our loop (`fcil.server.loop.step`).
@@ -163,11 +163,11 @@ class FcilStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No messages: test data are the server's (or our workers'), and `aggregate_evaluate` sees to them."""
+        """Return no messages: test data are the server's (or our workers'), and `aggregate_evaluate` sees to them."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """At a task's end one row of the accuracy matrix."""
+        """Evaluate at a task's end, which adds a row to the accuracy matrix."""
         if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
