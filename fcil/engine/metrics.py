@@ -1,4 +1,4 @@
-"""Accuracy counts -> the figures of class-incremental learning. Pure.
+"""Computes the figures of class-incremental learning from counts of correct answers; pure functions.
 
 A row of `correct` counts, for each task seen so far, the test images that are classified correctly among all classes
 seen, with no task id; `total[s]` is how many task s has. There is a row after every task or, where all classes are
@@ -12,11 +12,11 @@ import numpy as np
 __all__ = ["accuracy_matrix", "pooled_accuracies", "summarise"]
 
 SEQUENTIAL = ("average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer")
-"""Figures that need an evaluation after every task."""
+"""Names of the figures that need an evaluation after every task."""
 
 
 def accuracy_matrix(correct: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
-    """(tasks done, tasks): row t, column s is the accuracy on task s after task t.
+    """Accuracies, (tasks done, tasks): row t, column s is the accuracy on task s after task t.
 
     NaN where s was not seen yet, and in the rows of tasks after which nothing was evaluated.
     """
@@ -27,7 +27,7 @@ def accuracy_matrix(correct: Sequence[Sequence[int]], total: Sequence[int]) -> n
 
 
 def pooled_accuracies(correct: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
-    """(tasks done,) correct / total over all images seen after each task; NaN where nothing was evaluated."""
+    """Accuracies, (tasks done,): correct / total of all images seen after a task; NaN where nothing was evaluated."""
     pooled = np.full(len(correct[-1]) if correct else 0, np.nan)
     for row in correct:
         pooled[len(row) - 1] = sum(row) / sum(total[: len(row)])
@@ -35,7 +35,7 @@ def pooled_accuracies(correct: Sequence[Sequence[int]], total: Sequence[int]) ->
 
 
 def summarise(correct: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float | None]:
-    """The figures that papers report, of the tasks done so far (at least one).
+    """Compute the figures that papers report, of the tasks done so far (at least one).
 
     All but the first two are None where all classes were learned at once: they are about a sequence.
 

@@ -1,4 +1,4 @@
-"""The run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
+"""Reads and writes a run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
 
 config.toml          resolved settings, and under [provenance] the method's defaults, versions, commit and hashes
 metrics.jsonl        one line per event
@@ -53,7 +53,7 @@ CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
 
 
 def left_aside(path: Path) -> bool:
-    """Whether a path is that of a file being written, `.name.pid`, which a kill may have left behind."""
+    """Whether a path is that of a file being written, `.name.pid`, which a killed process may have left behind."""
     return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
 
 
@@ -89,19 +89,19 @@ def _read_table(folder: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> Config:
-    """The settings of the run in `folder`; raises ConfigError if there is none."""
+    """Read the settings of the run in `folder`; raises ConfigError if there is none."""
     table = _read_table(folder)
     table.pop("provenance", None)
     return from_table([(str(folder / CONFIG), table)])
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Versions and hashes recorded when the run started."""
+    """Read the versions and hashes that were recorded when the run started."""
     return dict(_read_table(folder).get("provenance", {}))
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The figures of a finished run, None while it is not finished."""
+    """Read the figures of a finished run; None while it is not finished."""
     try:
         return _with_new_keys(json.loads((folder / SUMMARY).read_text()))
     except FileNotFoundError:
@@ -136,7 +136,7 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
 
 
 def _read_checkpoint(path: Path) -> tuple[Progress, int]:
-    """Progress and the length of the event log at that time; ValueError if the file is torn or corrupt."""
+    """Read the progress, and the bytes of the event log at that time; ValueError if the file is torn or corrupt."""
     try:
         with safe_open(path, "numpy") as file:
             meta = file.metadata() or {}
@@ -169,7 +169,7 @@ class Recorder:
 
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
-        """A new run; the caller has made sure that the folder holds no other."""
+        """Begin to record a new run; the caller has made sure that the folder holds no other."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -178,7 +178,7 @@ class Recorder:
         return cls(folder)
 
     def latest(self) -> tuple[Progress | None, list[str]]:
-        """The newest good checkpoint, with the event log cut back to it, and a warning for each one passed over."""
+        """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""
         warnings = []
         for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
             try:
@@ -193,17 +193,17 @@ class Recorder:
         return None, warnings
 
     def emit(self, event: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """Write an event as one line of metrics.jsonl."""
         self._events.write(json.dumps(event).encode() + b"\n")
         self._events.flush()
 
     def save(self, progress: Progress) -> None:
-        """A checkpoint, after the events that it stands for are on disk."""
+        """Write a checkpoint, after the events that led to it are on disk."""
         os.fsync(self._events.fileno())
         _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
     def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
-        """accuracy_matrix.csv, empty cells for tasks not seen yet."""
+        """Write accuracy_matrix.csv, with empty cells for tasks not seen yet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
@@ -212,9 +212,9 @@ class Recorder:
         write_atomic(self.folder / MATRIX, text.getvalue().encode())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """summary.json: from now on the run counts as finished."""
+        """Write summary.json: from now on the run counts as finished."""
         write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the event log, which unlocks the folder."""
         self._events.close()

@@ -205,8 +205,8 @@ def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchan
     """Make the exchange for `run.exchange = "ray"`; close it when the run ends, also when it fails.
 
     Args:
-        run_folder: the run's folder, in whose `clients/` clients keep their own arrays; on a cluster of several machines
-            it must be on a disk that all of them see.
+        run_folder: the run's folder, in whose `clients/` clients keep their own arrays; on a cluster of several
+            machines it must be on a disk that all of them see.
 
     Raises:
         ConfigError: Ray has no room for the workers, or does not answer.

@@ -79,7 +79,7 @@ class FcilStrategy(Strategy):
 
     # ---- our loop over Flower's grid ---------------------------------------------------------------------------------
 
-    def initial_progress(
+    def start(
         self,
         grid: Grid,
         initial_arrays: ArrayRecord | None = None,
