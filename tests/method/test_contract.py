@@ -15,7 +15,7 @@ from fcil.arrays import digest, grouped, total, ungrouped
 from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
-from fcil.engine.simulation import model_inputs as prepared
+from fcil.engine.simulation import prepare as prepared
 from fcil.errors import ConfigError, MergeError
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.options import describe
