@@ -50,7 +50,7 @@ LINEARS = {
         "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
     }.items()
 }  # fmt: skip
-BACKBONE = Backbone(WIDTH, LINEARS)
+BACKBONE = Backbone(WIDTH, LINEARS, 2, (8, 8))
 
 
 def model(adapter, precision="fp32", seed=0):
@@ -88,7 +88,7 @@ def representatives(*functions):
 def small_settings(name):
     """[method] of a run: its name, and settings small enough for a tiny backbone."""
     known = {option.name for option in describe(method_class(name))}
-    return {"name": name} | {key: value for key, value in {"rank": 2, "size": 24}.items() if key in known}
+    return {"name": name} | {key: value for key, value in {"rank": 2, "size": 24, "length": 3}.items() if key in known}
 
 
 def phase(round=1, kind="train", task=None, index=None, seed=0):

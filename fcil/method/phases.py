@@ -54,6 +54,8 @@ class Backbone:
     """Linear layer -> (out, in), in the order of the forward pass."""
     blocks: int = 0
     """Number of transformer blocks."""
+    patch: tuple[int, int] = (0, 0)
+    """Height and width of a patch, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def weights_left_out(settings: Model) -> list[str]:
 
 
 def describe_backbone(settings: Model) -> Backbone:
-    """Width and linear layers of the blocks, without allocating a weight; checks the weights file on the way.
+    """Width, patch size and the blocks' linear layers, without allocating a weight; checks the weights file on the way.
 
     Raises:
         ConfigError: as `load_backbone`, except for what only a download could show.
@@ -163,4 +163,6 @@ def describe_backbone(settings: Model) -> Backbone:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and name.startswith("blocks.")
     }
-    return Backbone(int(network.num_features), linears, len(network.blocks))  # type: ignore[arg-type]
+    embed: Any = network.patch_embed
+    height, width = embed.patch_size
+    return Backbone(int(network.num_features), linears, len(network.blocks), (height, width))  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""The forward pass of a timm ViT with prompts, put together from the network's own pieces."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcil.errors import ConfigError
+
+__all__ = ["PromptSlot", "add_slots", "embed", "prompted_features", "run_blocks"]
+
+PIECES = ("patch_embed", "_pos_embed", "norm_pre", "blocks", "norm", "forward_head", "num_prefix_tokens")
+
+
+class PromptSlot(nn.Module):
+    """Holds the prompts of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: Tensor | None = None  # (length, width)
+
+
+def embed(network: Any, images: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, tokens, width): prefix and patches as the first block sees them, with their positions."""
+    tokens: Tensor = network.norm_pre(network._pos_embed(network.patch_embed(images)))
+    return tokens
+
+
+def run_blocks(network: Any, tokens: Tensor, prompts: Sequence[Tensor | None] = ()) -> Tensor:
+    """(n, tokens, width) -> the same after all blocks and the last norm, without the prompts' outputs.
+
+    Args:
+        prompts: for block 0, 1, ..., (length, width) or one set for each image, (n, length, width). They take the place
+            of those that the block before has put out; with None, and after the last, these go on.
+    """
+    prefix, length = network.num_prefix_tokens, 0
+    for block, prompt in zip_longest(network.blocks, prompts):
+        if prompt is not None:
+            batch = prompt.expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, :prefix], batch, tokens[:, prefix + length :]], 1)
+            length = batch.shape[1]
+        tokens = block(tokens)
+    # left out before pooling: a mean over tokens is one over the image's own patches, whatever the backbone pools
+    tokens = network.norm(torch.cat([tokens[:, :prefix], tokens[:, prefix + length :]], 1))
+    return tokens
+
+
+def prompted_features(network: Any, images: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, width) with the prompts that the slots hold; without any, the backbone's own feature."""
+    prompts = [slot.tokens for slot in network.prompt_slots]
+    features: Tensor = network.forward_head(run_blocks(network, embed(network, images), prompts), pre_logits=True)
+    return features
+
+
+def add_slots(network: Any, count: int) -> list[PromptSlot]:
+    """Slots before the first `count` blocks, as `network.prompt_slots`.
+
+    Raises:
+        ConfigError: a piece is missing, or without prompts the pieces do not make up the network's own forward pass:
+            blocks that take positions beside the tokens (rotary, relative) have none for a prompt.
+    """
+    missing = [piece for piece in PIECES if not hasattr(network, piece)]
+    if missing or not _is_plain(network):
+        why = f"it has no {', '.join(missing)}" if missing else "its blocks take more than the tokens"
+        raise ConfigError(f"model.backbone: {type(network).__name__} cannot be prompted, {why}; name a plain ViT")
+    slots = [PromptSlot() for _ in range(count)]
+    network.prompt_slots = nn.ModuleList(slots)
+    return slots
+
+
+@torch.no_grad()
+def _is_plain(network: Any) -> bool:
+    """Whether an image goes through the pieces as it goes through the network, on one made of a ramp of colours."""
+    weight = next(network.parameters())
+    height, width = network.patch_embed.img_size
+    image = torch.linspace(-1, 1, 3 * height * width, device=weight.device).view(1, 3, height, width).to(weight.dtype)
+    tokens = network._pos_embed(network.patch_embed(image))
+    if not isinstance(tokens, Tensor):  # a timm ViT with positions of another kind returns these beside the tokens
+        return False
+    return torch.allclose(run_blocks(network, embed(network, image)), network.forward_features(image), 1e-3, 1e-4)
