@@ -56,6 +56,8 @@ class Backbone:
     """Number of transformer blocks."""
     patch: tuple[int, int] = (0, 0)
     """Height and width of a patch, in pixels."""
+    no_prompts: str = ""
+    """Why no tokens can be put beside the network's own; empty where they can."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fcil.method import Backbone
 from fcil.model import tiny
 from fcil.model.embedded import asset
 from fcil.model.precision import Precision
+from fcil.model.prompt_forward import refusal
 from fcil.model.weights import SUFFIXES, load_weights, resize
 from fcil.options import Option, nearest
 
@@ -164,5 +165,10 @@ def describe_backbone(settings: Model) -> Backbone:
         if isinstance(module, nn.Linear) and name.startswith("blocks.")
     }
     embed: Any = network.patch_embed
-    height, width = embed.patch_size
-    return Backbone(int(network.num_features), linears, len(network.blocks), (height, width))  # type: ignore[arg-type]
+    return Backbone(
+        int(network.num_features),  # type: ignore[arg-type]
+        linears,
+        len(network.blocks),  # type: ignore[arg-type]
+        tuple(embed.patch_size),
+        refusal(network),
+    )

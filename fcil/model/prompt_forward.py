@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 
-__all__ = ["PromptSlot", "add_slots", "embed", "prompted_features", "run_blocks"]
+__all__ = ["PromptSlot", "add_slots", "embed", "prompted_features", "refusal", "run_blocks"]
 
 PIECES = ("patch_embed", "_pos_embed", "norm_pre", "blocks", "norm", "forward_head", "num_prefix_tokens")
 
@@ -58,25 +58,35 @@ def add_slots(network: Any, count: int) -> list[PromptSlot]:
     """Slots before the first `count` blocks, as `network.prompt_slots`.
 
     Raises:
-        ConfigError: a piece is missing, or without prompts the pieces do not make up the network's own forward pass:
-            blocks that take positions beside the tokens (rotary, relative) have none for a prompt.
+        ConfigError: `refusal` has a reason, or without prompts the pieces do not do what the network does.
     """
-    missing = [piece for piece in PIECES if not hasattr(network, piece)]
-    if missing or not _is_plain(network):
-        why = f"it has no {', '.join(missing)}" if missing else "its blocks take more than the tokens"
-        raise ConfigError(f"model.backbone: {type(network).__name__} cannot be prompted, {why}; name a plain ViT")
+    reason = refusal(network)
+    if not reason and not _pieces_are_the_network(network):
+        reason = f"{type(network).__name__} cannot be prompted: its own forward pass is another"
+    if reason:
+        raise ConfigError(f"model.backbone: {reason}; name a plain ViT")
     slots = [PromptSlot() for _ in range(count)]
     network.prompt_slots = nn.ModuleList(slots)
     return slots
 
 
+def refusal(network: Any) -> str:
+    """Why no tokens can be added to a network's own, seen without running it; empty where they can.
+
+    A piece of the forward pass is missing, or the blocks take positions beside the tokens (rotary, relative), which a
+    prompt has none of.
+    """
+    missing = [piece for piece in PIECES if not hasattr(network, piece)]
+    if not missing and not hasattr(network, "rope"):
+        return ""
+    why = f"it has no {', '.join(missing)}" if missing else "its blocks take more than the tokens"
+    return f"{type(network).__name__} cannot be prompted: {why}"
+
+
 @torch.no_grad()
-def _is_plain(network: Any) -> bool:
-    """Whether an image goes through the pieces as it goes through the network, on one made of a ramp of colours."""
+def _pieces_are_the_network(network: Any) -> bool:
+    """Whether an image, a ramp of colours, goes through the pieces as it goes through the network."""
     weight = next(network.parameters())
     height, width = network.patch_embed.img_size
-    image = torch.linspace(-1, 1, 3 * height * width, device=weight.device).view(1, 3, height, width).to(weight.dtype)
-    tokens = network._pos_embed(network.patch_embed(image))
-    if not isinstance(tokens, Tensor):  # a timm ViT with positions of another kind returns these beside the tokens
-        return False
-    return torch.allclose(run_blocks(network, embed(network, image)), network.forward_features(image), 1e-3, 1e-4)
+    ramp = torch.linspace(-1, 1, 3 * height * width, device=weight.device).view(1, 3, height, width).to(weight.dtype)
+    return torch.allclose(run_blocks(network, embed(network, ramp)), network.forward_features(ramp), 1e-3, 1e-4)

@@ -53,9 +53,11 @@ class Prompts:
         return range(blocks if self.depth == "deep" else min(blocks, 1))
 
     def check(self, backbone: Backbone) -> None:
-        """Raise ConfigError for a length below 1, or a backbone without transformer blocks or patches."""
+        """Raise ConfigError for a length below 1, or a backbone that is no plain vision transformer."""
         if self.length < 1:
             raise ConfigError(f"method.length = {self.length}: must be at least 1")
+        if backbone.no_prompts:
+            raise ConfigError(f"model.backbone: {backbone.no_prompts}; name a plain ViT")
         if backbone.blocks < 1 or min(backbone.patch) < 1:
             raise ConfigError("method: prompts need a vision transformer; the backbone has no blocks or no patches")
 
