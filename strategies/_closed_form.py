@@ -1,4 +1,4 @@
-"""What methods have in common that solve a head of sums of features: one report a task, and sums that only add."""
+"""The base of methods that solve a head from sums of features: one report a task, and sums that only add."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ def feature_width(state: State) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedForm(Method):
-    """Nothing trains: the backbone is frozen, and each task is one pass over its data."""
+    """The base of closed-form classifiers: nothing trains, and each task is one pass over its data."""
 
     def statistic(self, phase: Phase) -> FeatureSums:
-        """The sums of a task."""
+        """What a client sums over a task's samples."""
         raise NotImplementedError(f"{type(self).__name__}.statistic")
 
     @property
@@ -34,27 +34,27 @@ class ClosedForm(Method):
         return True
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """One report, whatever the protocol's rounds."""
+        """One report per task, whatever the protocol's rounds."""
         return (REPORT,)
 
     def local(self, phase: Phase) -> Local:
-        """Sum over the task's samples."""
+        """Sum the statistic over the task's samples."""
         return Local(passes=(Pass((self.statistic(phase),)),))
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """Zero sums for the new classes, and a head without rows, which says how long features are."""
+        """Add zero sums for the new classes, and a head without rows, which tells clients how long features are."""
         rows = {head.weight(phase.task.index): np.zeros((0, backbone.width), np.float32)}
         fresh = self.statistic(phase).zeros(backbone.width)
         return {**state, ROWS: rows, SUMS: {**fresh, **state.get(SUMS, {})}}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """Nothing but the shape of the features."""
+        """Send a head without rows: nothing but the length of the features."""
         return Broadcast(state[ROWS])
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """The statistic's sums over the clients, in float64."""
+        """Add the clients' sums, in float64."""
         return self.statistic(phase).total(updates)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """The sums over all tasks so far."""
+        """Add the task's sums to those of the tasks before."""
         return {**state, SUMS: {**state[SUMS], **{name: state[SUMS][name] + a for name, a in sums.items()}}}

@@ -1,4 +1,4 @@
-"""What methods share that fold changes into the frozen weights: W0 + folded change + B A, of which B A trains.
+"""The base of methods that fold changes into the frozen weights: W0 + folded change + B A, of which B A trains.
 
 The folded change stays in `module`, behind the pair that trains: its components from `rank` on. So what is deployed is
 the module as it is, and any merge over tasks finds the whole change of a task in one pair. Clients get the folded
@@ -12,10 +12,10 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.lowrank import LowRank, dense, stacked
-from fcil.method import Broadcast, Local, Modules, Phase
-from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.method import Averaging, Broadcast, Local, Modules, Phase
+from fcil.model.lora import DELTA, A, B, Lora, layers_of
 
-from ._lora import LoraMethod
+from ._lora import Rank
 from ._mixed import leading
 
 __all__ = ["FoldingMethod", "compact"]
@@ -39,15 +39,22 @@ def folded_changes(references: Arrays) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldingMethod(LoraMethod):
+class FoldingMethod(Averaging):
     """The base of the methods whose rounds leave a change that their pair of rank `rank` cannot hold.
 
     A subclass overrides `merge`, and folds there what every client's pair adds to W0.
     """
 
+    rank: Rank = 16
+
+    @property
+    def adapter(self) -> Lora:
+        """A pair on qkv, proj, fc1 and fc2 of every block."""
+        return Lora(self.rank)
+
     @property
     def additive(self) -> bool:
-        """What is folded needs every client's pair."""
+        """Folding needs every client's pair."""
         return False
 
     def local(self, phase: Phase) -> Local:

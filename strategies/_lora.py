@@ -1,4 +1,4 @@
-"""What methods that train LoRA pairs share: the rank, the adapter, and pairs that can learn again after a merge."""
+"""The base of methods that average LoRA pairs, and pairs that can learn again after a merge."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What methods that merge whole changes of the weights share: over a round's clients, over tasks, or both.
+"""The base of methods that merge weight updates: over a round's clients, over tasks, or both.
 
 A published merge says in `combine` how experts become one. What an expert is depends on where it is used:
 
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, total
-from fcil.merging.expert import Expert, layers, moved
+from fcil.merging.expert import Expert, check_compatible, check_moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import (
     REPORT,
@@ -89,9 +89,17 @@ class MergeMethod(Averaging):
         return ()
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
-        """The passes over a client's data in which that is summed; to be overridden where it needs gradients."""
+        """The passes over a client's data in which `reports` are summed; overridden where they need gradients."""
         wanted = self.reports(kind)
         return (Pass(wanted),) if wanted else ()
+
+    @property
+    def needs_only_changes(self) -> bool:
+        """Whether `combine` needs nothing beside the changes, nor what it deploys a forward pass of its own.
+
+        Such a merge can be hosted in another basis, in which statistics of layer inputs mean nothing.
+        """
+        return not any(self.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
 
     @property
     def merges(self) -> str:
@@ -100,12 +108,12 @@ class MergeMethod(Averaging):
 
     @property
     def keeps_modules(self) -> bool:
-        """Tasks are merged from their own pairs."""
+        """Every task's pairs are kept where tasks are merged."""
         return self.at != "round"
 
     @property
     def starts_fresh(self) -> bool:
-        """See `start`."""
+        """With `start` = fresh every task's pairs begin on W0 alone."""
         return self.keeps_modules and self.start == "fresh"
 
     @property
@@ -119,27 +127,27 @@ class MergeMethod(Averaging):
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
     def local(self, phase: Phase) -> Local:
-        """Train as in federated averaging; report what `combine` needs where it is used."""
+        """Train as in federated averaging; report what `combine` needs in the phases that it merges."""
         if phase.kind == "report":
             return Local(passes=self.passes(REPORT, phase.task))
         wanted = self.passes(TRAIN, phase.task) if self.at != "task" else ()
         return Local(super().local(phase).trains, passes=wanted)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """Of a report the statistics, over all clients; else what averaging needs."""
+        """Add the clients' statistics in a report; in a round sum what averaging needs."""
         if phase.kind == "report":
             return total([u.statistics for u in updates])
         return super().sums(phase, broadcast, updates)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """Keep the task's statistics, or average."""
+        """Keep the task's statistics after a report; average after a round."""
         if phase.kind == "report":
             kept = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
             return {**state, KEPT: {**state.get(KEPT, {}), **kept}}
         return super().merge_sums(state, phase, sums)
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """Average, and where rounds are merged put the merged pairs in the place of the mean ones."""
+        """Average; where rounds are merged, put the merged pairs in the place of the averaged ones."""
         averaged = super().merge(state, phase, updates)
         if phase.kind == "report" or self.at == "task":
             return averaged
@@ -158,8 +166,8 @@ class MergeMethod(Averaging):
             trained = changes_of({**modules.module, **update.arrays})
             changes = {layer: pair.minus(start[layer]) for layer, pair in trained.items()}
             experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
-        layers(experts)
-        moved(experts)
+        check_compatible(experts)
+        check_moved(experts)
         return experts
 
     def _draw(self, phase: Phase) -> Draw:
@@ -179,7 +187,7 @@ class MergeMethod(Averaging):
         experts = self.task_experts(state)
         if not experts:
             return super().deploy(state, phase)
-        layers(experts)
+        check_compatible(experts)
         alone = len(experts) == 1
         merged: dict[str, np.ndarray] = {}
         for layer, change in experts[0].changes.items() if alone else self.combine(experts, self._draw(phase)):

@@ -1,4 +1,4 @@
-"""Clients with LoRA pairs of different ranks: each holds, trains and sends the leading components of the server's."""
+"""Helpers for clients with LoRA pairs of different ranks: each holds the leading components of the server's pair."""
 
 from collections.abc import Sequence
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Methods that are parts of another one: named in a setting, `name` or `name(key = value, ...)`, and found by name."""
+"""Find the methods that another method is made of: a setting names them, `name` or `name(key = value, ...)`."""
 
 from dataclasses import fields
 

@@ -1,11 +1,12 @@
-"""What methods share that solve a ridge head from sums: the statistic, the solution, and random features."""
+"""The base of methods that solve a ridge head from sums: the statistic, the solution, and random features."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import best_penalty, biases, ridge_rows
@@ -23,6 +24,9 @@ from fcil.statistics.features import (
 )  # fmt: skip
 
 from ._closed_form import SUMS, ClosedForm, feature_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PROJECTION", "RidgeMethod"]
 
@@ -49,7 +53,7 @@ class RidgeMethod(ClosedForm):
 
     @property
     def random_features(self) -> int | None:
-        """M of relu(R z); 0 where R has no rows, so that features stay as they are; None where there is no R."""
+        """M, the number of random features relu(R z); 0 leaves features as they are, None has no R at all."""
         return None
 
     @property
@@ -89,7 +93,7 @@ class RidgeMethod(ClosedForm):
         return {**solved, PROJECTION: np.array(r)}
 
     def input_width(self, state: State) -> int:
-        """Length of z, of which random features are made."""
+        """Length of z, the feature vector of which random features are made."""
         return feature_width(state)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:

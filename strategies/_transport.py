@@ -1,4 +1,4 @@
-"""Sums of old features carried over to new ones in closed form, when the backbone has changed between two tasks.
+"""Carry sums of old features over to new ones in closed form, when the backbone has changed between two tasks.
 
 The linear map T from old to new features that fits best on the current task's data turns G into T G T^T and Q into T Q
 (`fcil.merging.ridge.transport`). A client sums old and new features of the same samples: C = sum new old^T, G_o.
@@ -16,13 +16,13 @@ __all__ = ["carried", "split_drift"]
 
 
 def split_drift(sums: Arrays) -> tuple[Arrays, Arrays]:
-    """The sums that the head needs, and those of which the map from old to new features is made."""
+    """Split the sums into those of the head and those of which the map from old to new features is made."""
     drift = {name: a for name, a in sums.items() if name in (CROSS, OLD_GRAM)}
     return {name: a for name, a in sums.items() if name not in drift}, drift
 
 
 def carried(sums: Arrays, drift: Arrays, tasks: Sequence[int], mu: float) -> dict[str, np.ndarray]:
-    """G and Q of earlier tasks, as sums of features that have become T phi.
+    """Turn G and Q of earlier tasks into sums of the features T phi.
 
     Args:
         drift: C, (M, M), and G_o, as `split_drift` gives them.

@@ -1,9 +1,9 @@
 """Any merge over clients with any merge over tasks."""
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, cast
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
@@ -14,6 +14,9 @@ from fcil.options import Option
 
 from ._lora import Rank
 from ._parts import lora_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Compose"]
 
@@ -51,7 +54,7 @@ class Compose(Method):
 
     @property
     def adapter(self) -> Lora:
-        """As the merge over tasks deploys it; the factor that the merge over clients trains first starts at zero."""
+        """The adapter of the merge over tasks; the factor that the merge over clients trains first starts at zero."""
         deployed, trained = cast(Lora, self._task.adapter), cast(Lora, self._round.adapter)
         return replace(deployed, zero=trained.zero)
 
@@ -62,7 +65,7 @@ class Compose(Method):
 
     @property
     def additive(self) -> bool:
-        """Where both merges are."""
+        """Additive where both merges are."""
         return self._round.additive and self._task.additive
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
@@ -70,7 +73,7 @@ class Compose(Method):
         return (TRAIN,) * rounds + tuple(kind for kind in self._task.phases(task, rounds) if kind != TRAIN)
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """Pairs and head rows as the merge over tasks needs them."""
+        """New pairs and head rows as the merge over tasks needs them."""
         kept = self._task.keeps_modules, self._task.starts_fresh
         return begin_task(state, phase, backbone, self.adapter, *kept)
 
@@ -79,5 +82,5 @@ class Compose(Method):
         return self._task.deploy(state, phase)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """As the merge over tasks, whose arrays are deployed, reads them."""
+        """The scores of the merge over tasks, whose arrays are deployed."""
         return self._task.scores(model, images)

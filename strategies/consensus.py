@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.sparse import consensus_ta
 from fcil.options import Option
 
@@ -21,6 +21,7 @@ class Consensus(MergeMethod):
 
     Wang et al., "Localizing task information for improved model merging and compression", ICML 2024, arXiv 2405.07813.
     The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
+    Literal transcription: `tests/reference_spectral.py`, `consensus_ta`.
     """
 
     threshold: Annotated[
@@ -30,8 +31,8 @@ class Consensus(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense; a client's change counts by its examples."""
-        weights = multiples(experts)
-        for layer in layers(experts):
+        """Merge layer by layer, dense; a client's change counts by its examples."""
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             changes = [expert.changes[layer] for expert in experts]
             yield layer, self.scale * consensus_ta(changes, weights, self.threshold, self.agree)

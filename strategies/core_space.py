@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fcil.errors import ConfigError
-from fcil.merging.core_space import core
+from fcil.merging.core_space import core_basis
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.shared_basis import merged_in
-from fcil.method import REPORT, TRAIN, Task
+from fcil.merging.shared_basis import merge_in_basis
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -24,6 +23,7 @@ class CoreSpace(MergeMethod):
 
     Panariello et al., "Accurate and efficient low-rank model merging in Core Space", NeurIPS 2025, arXiv 2509.17786.
     Merges that need statistics of the layers' inputs cannot be hosted: those are not in core space.
+    Literal transcription: `tests/reference_ties.py`, `core`.
     """
 
     host: Annotated[str, Option("the merge that works there: a method, or with settings, name(key = value)")] = "ties"
@@ -31,22 +31,16 @@ class CoreSpace(MergeMethod):
 
     def __post_init__(self) -> None:
         hosted = lora_method(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
-        if not isinstance(hosted, MergeMethod) or not _free(hosted):
+        if not isinstance(hosted, MergeMethod) or not hosted.needs_only_changes:
             raise ConfigError(
                 f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"
             )
         object.__setattr__(self, "_hosted", hosted)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """The hosted merge of the core matrices, brought back: rank at most that of all changes together."""
-        return merged_in(core, experts, lambda inside: self._hosted.combine(inside, draw))
+        """Merge the core matrices by the hosted method, and map them back at the rank of all changes at most."""
+        return merge_in_basis(core_basis, experts, lambda inside: self._hosted.combine(inside, draw))
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """The same with what the hosted merge does in rounds."""
-        return merged_in(core, experts, lambda inside: self._hosted.combine_round(inside, draw))
-
-
-def _free(hosted: MergeMethod) -> bool:
-    """Whether it needs nothing but changes: no statistics, and no forward pass of its own."""
-    reports = any(hosted.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
-    return not reports and not getattr(hosted, "router", False)
+        """Merge the core matrices as the hosted method merges rounds."""
+        return merge_in_basis(core_basis, experts, lambda inside: self._hosted.combine_round(inside, draw))

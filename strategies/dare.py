@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, number
-from fcil.merging.ties import Entries, mean_of, trim_elect_merge
+from fcil.merging.expert import Expert, expert_number
+from fcil.merging.ties import Entries, entrywise_mean, trim_elect_merge
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod, Scale
@@ -21,6 +21,7 @@ class Dare(MergeMethod):
 
     Yu et al., "Language models are super Mario", ICML 2024, arXiv 2311.03099, on the products B_i A_i. The default p
     is the one that KnOTS (arXiv 2410.19735) found for LoRA on ViT-B; for whole weights DARE goes up to 0.99.
+    Literal transcription: `tests/reference_ties.py`, `thinned`.
     """
 
     drop: Annotated[float, Option("p, the share of entries dropped; below 1", low=0, high=0.999)] = 0.2
@@ -29,8 +30,8 @@ class Dare(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """The mean or TIES of the thinned dense changes; a mask for every expert and layer."""
-        entries = Entries(experts, self.drop, lambda place, layer: draw("mask", number(experts, place), layer))
+        """Merge the thinned dense changes by their mean or TIES; every expert and layer has a mask of its own."""
+        entries = Entries(experts, self.drop, lambda place, layer: draw("mask", expert_number(experts, place), layer))
         if self.reduce == "mean":
-            return mean_of(entries, self.scale)
+            return entrywise_mean(entries, self.scale)
         return trim_elect_merge(entries, self.top, self.scale)

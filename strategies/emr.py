@@ -1,21 +1,24 @@
 """EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.method import SCORES, Arrays, Model, Modules, Phase, State, head
 from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Emr"]
 
@@ -42,6 +45,7 @@ class Emr(MergeMethod):
     change is the merged model. With it every sample goes through every task's model, lambda_t M_t tau, and the class of
     largest probability among its own task's classes wins: T forward passes, and no data or upload beside the changes.
     Probabilities are fair between tasks of as many classes; the fewer a task has, the surer its model looks.
+    Literal transcription: `tests/reference_spectral.py`, `emr`.
     """
 
     router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False
@@ -55,28 +59,35 @@ class Emr(MergeMethod):
         """A pair on every layer, and masks where samples are routed."""
         return _MaskedLora(self.rank) if self.router else super().adapter
 
+    @property
+    def needs_only_changes(self) -> bool:
+        """The router has a forward pass of its own."""
+        return not self.router
+
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """The elected change of every layer, dense; a client votes for signs by its examples."""
-        votes = multiples(experts)
-        for layer in layers(experts):
+        """Elect the change of every layer, dense; a client votes for signs by its examples."""
+        votes = relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
+        """Deploy the elected change; with the router the tasks' masks, (T, bytes), rescalers, (T,), and numbers too."""
         experts = self.task_experts(state)
         if not self.router or not experts:
             return super().deploy(state, phase)
         arrays: dict[str, np.ndarray] = dict(Modules.of(state).head)
         own = kept = np.zeros(len(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
-            own, kept = own + elected.own, kept + elected.kept
+            own, kept = own + elected.task_l1, kept + elected.masked_l1
         tasks = np.array(head.tasks_of(Modules.of(state).head), np.float32)
         return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
+        import torch
+
         if RESCALERS not in model.arrays:
             return super().scores(model, images)
         routed, arrays = [], {name: a.cpu().numpy() for name, a in model.arrays.items()}

@@ -15,4 +15,5 @@ class FedAvg(ServerSettings, LoraMethod):
     McMahan et al., AISTATS 2017, arXiv 1602.05629, on LoRA factors (FedIT, Zhang et al., arXiv 2305.05644). The product
     of the means is not the mean of the products; that error is part of the method. With `server` it is FedAvgM (Hsu et
     al., arXiv 1909.06335), FedAdagrad, FedYogi or FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295).
+    Literal transcription: `tests/reference.py`, `fedavg`.
     """

@@ -42,6 +42,7 @@ class FedEx(FoldingMethod):
 
     Singhal et al., "FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of foundation models", ACL
     2025, arXiv 2410.09432. Down go the means, r (out + in) floats a layer, and the residual, (n - 1) r (out + in).
+    Literal transcription: `tests/reference_peers.py`, `fedex_residual`.
     """
 
     residual_rank: Annotated[

@@ -16,8 +16,9 @@ class FFA(LoraMethod):
 
     Sun et al., "Improving LoRA in privacy-preserving federated learning", ICLR 2024, arXiv 2403.12313. The change B A
     is linear in what trains, so that no average and no noise is distorted. A travels once to each client.
+    Literal transcription: `tests/reference.py`, `fedavg`.
     """
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
-        """B alone."""
+        """B alone trains."""
         return (f"*{B}",)

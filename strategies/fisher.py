@@ -8,7 +8,7 @@ import numpy as np
 
 from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
 from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task
 from fcil.model.lora import DELTA
@@ -28,6 +28,7 @@ class FisherAverage(MergeMethod):
     over samples, so that an expert counts by its data. Of whole weights it costs out x in floats a layer and does not
     depend on how a change is cut into factors; of factors it costs what these cost, and does: B M and M^-1 A are the
     same change with another Fisher, so that it only makes sense among clients that began with one pair.
+    Literal transcription: `tests/reference_peers.py`, `fisher_mean`.
     """
 
     of: Annotated[
@@ -45,21 +46,21 @@ class FisherAverage(MergeMethod):
             )
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
-        """One sample at a time, with gradients."""
+        """One pass with gradients, one sample at a time."""
         return (fisher_pass(task, self.of == "weights"),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The pairs and, for a report too, the head rows that the loss needs."""
+        """Send the pairs and, for a report too, the head rows that the loss needs."""
         modules = Modules.of(state)
         return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
     @property
     def additive(self) -> bool:
-        """As other merges of changes: the mean of factors needs every client's Fisher beside its factors."""
+        """Whether rounds are averaged: a mean weighted by Fisher needs every client's update."""
         return super().additive
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """As other merges of changes; of factors, array by array."""
+        """Merge changes as the other methods do, or with `of` = factors array by array."""
         if self.of == "weights" or phase.kind == "report":
             return super().merge(state, phase, updates)
         weights = shares([Expert({}, u.num_examples) for u in updates])
@@ -73,8 +74,8 @@ class FisherAverage(MergeMethod):
         return Modules.of(state).replaced(as_float32(merged))
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense."""
+        """Merge layer by layer, dense."""
         weights = list(shares(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             fishers = [expert.statistics[fisher_of(layer + DELTA)] for expert in experts]
             yield layer, fisher_mean([expert.changes[layer] for expert in experts], fishers, weights, self.floor)

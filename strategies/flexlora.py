@@ -22,6 +22,7 @@ class FlexLoRA(LoraMethod):
 
     Bai et al., "Federated fine-tuning of large language models under heterogeneous tasks and client resources", NeurIPS
     2024, arXiv 2402.11505. By QR and SVD of stacked factors; no product of a layer's size is formed.
+    Literal transcription: `tests/reference_peers.py`, `best_of_rank`.
     """
 
     ranks: Ranks = ()

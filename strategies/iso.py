@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import iso_c, iso_cts
 from fcil.options import Option
@@ -20,6 +20,7 @@ class Iso(MergeMethod):
 
     Marczak et al., "No task left behind: isotropic model merging with common and task-specific subspaces", ICML 2025,
     arXiv 2502.04959. The sum grows with what is summed: over a round's n clients set `scale` near 1 / n.
+    Literal transcription: `tests/reference_spectral.py`, `iso_c` and `iso_cts`.
     """
 
     variant: Annotated[Literal["c", "cts"], Option("Iso-C or Iso-CTS")] = "c"
@@ -29,16 +30,16 @@ class Iso(MergeMethod):
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer; a client's change counts by its examples."""
+        """Merge layer by layer; a client's change counts by its examples."""
         return self._flat(experts, None)
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Of no more components than a pair can hold: of a flat spectrum none leads, so that cutting it is a toss."""
+        """Merge into no more components than a pair can hold: a flat spectrum has no leading ones to keep."""
         return self._flat(experts, self.rank)
 
     def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:
-        weights = multiples(experts)
-        for layer in layers(experts):
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             changes = [expert.changes[layer] for expert in experts]
             if self.variant == "c":
                 merged = iso_c(changes, weights, rank)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fcil.merging import knots
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.shared_basis import merged_in
+from fcil.merging.shared_basis import merge_in_basis
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -25,6 +25,7 @@ class Knots(MergeMethod):
     Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv 2410.19735. The defaults are those of its
     ViT-B/32 runs: lambda 0.6 and the top 20 % for TIES; 0.7, all entries and p = 0.1 for DARE-TIES. The mean is, as the
     paper proves, task arithmetic.
+    Literal transcription: `tests/reference_ties.py`, `knots`.
     """
 
     reduce: Annotated[Literal["ties", "dare_ties", "mean"], Option("how the coordinates are merged")] = "ties"
@@ -42,7 +43,7 @@ class Knots(MergeMethod):
 
     @property
     def merge_of_coordinates(self) -> MergeMethod:
-        """The merge that is hosted."""
+        """The merge that works on the coordinates."""
         published = {"ties": (0.2, 0.6), "dare_ties": (1.0, 0.7), "mean": (1.0, 1.0)}
         top, scale = published[self.reduce]
         top, scale = top if self.top is None else self.top, scale if self.scale is None else self.scale
@@ -53,6 +54,6 @@ class Knots(MergeMethod):
         return Dare(reduce="ties", top=top, scale=scale, drop=self.drop)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """U times the merged coordinates, or, for rows, the merged coordinates times V^T."""
-        space = knots.columns if self.stack == "columns" else knots.rows
-        return merged_in(space, experts, lambda inside: self.merge_of_coordinates.combine(inside, draw))
+        """Merge the coordinates; return U times them or, for rows, them times V^T."""
+        space = knots.column_basis if self.stack == "columns" else knots.row_basis
+        return merge_in_basis(space, experts, lambda inside: self.merge_of_coordinates.combine(inside, draw))

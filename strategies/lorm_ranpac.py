@@ -1,13 +1,13 @@
 """LoRM + RanPAC: a backbone adapted by federated LoRA, under a ridge head in closed form."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
@@ -37,6 +37,9 @@ from ._ridge import PROJECTION, RidgeMethod
 from ._transport import carried, split_drift
 from .ranpac import RandomFeatures, Sketch
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["LoRMRanPAC"]
 
 MODULES = "modules"
@@ -55,7 +58,7 @@ def _modules(task: int, arrays: Arrays, references: Arrays) -> dict[str, np.ndar
 
 
 def _bare(arrays: Arrays, references: Arrays) -> Arrays:
-    """The frozen backbone; a model of `Pass`."""
+    """The frozen backbone without modules; a model of `Pass`."""
     return {}
 
 
@@ -92,27 +95,27 @@ class LoRMRanPAC(RidgeMethod):
 
     @property
     def random_features(self) -> int:
-        """M."""
+        """M, the number of random features."""
         return self.size
 
     @property
     def sketch_rank(self) -> int:
-        """K."""
+        """The rank k of the factor in whose form G is sent."""
         return self.sketch
 
     @property
     def adapter(self) -> Lora:
-        """The tuner's pairs."""
+        """The adapter of the tuner, the method that trains LoRA."""
         assert isinstance(self._tuner.adapter, Lora)
         return self._tuner.adapter
 
     @property
     def additive(self) -> bool:
-        """The head's sums are; the tuner's merge may be."""
+        """The head's sums add; the tuner's merge may not."""
         return self._tuner.additive
 
     def acting(self, phase: Phase) -> Method:
-        """The tuner, but in the last phase of a task, which is the head's."""
+        """The tuner acts in all phases of a task but the last, which is the head's."""
         return self._tuner.acting(phase) if phase.phases_left else self
 
     def last_tuned(self, task: int) -> int:
@@ -120,7 +123,7 @@ class LoRMRanPAC(RidgeMethod):
         return task if self.adapt == "every_task" else 0
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """The tuner's in tasks in which it works, then one report for the head."""
+        """The tuner's phases in the tasks in which it trains, then one report for the head."""
         tuned = self.last_tuned(task.index) == task.index
         return (*(self._tuner.phases(task, rounds) if tuned else ()), REPORT)
 
@@ -135,13 +138,13 @@ class LoRMRanPAC(RidgeMethod):
         return Local(passes=(Pass(statistics, partial(_modules, self.last_tuned(task)), extra_models=tuple(extra)),))
 
     def statistic(self, phase: Phase) -> FeatureSums:
-        """Of the adapted features, to the right of the frozen ones with `concat`."""
+        """G, Q and counts of the adapted features, which stand to the right of the frozen ones with `concat`."""
         drift = self.drift(phase)
         models = drift.models if drift else 1 + self.concat
         return replace(super().statistic(phase), models=models, chosen=(1, 0) if self.concat else (0,))
 
     def drift(self, phase: Phase) -> Drift | None:
-        """The sums by which older ones are carried over, where there are any."""
+        """The statistic by which older sums are carried over to new features; None where there is nothing to carry."""
         if not self.transport or phase.task.index == 0:
             return None
         new, old = ((1, 0), (1, 2)) if self.concat else ((0,), (1,))
@@ -150,6 +153,8 @@ class LoRMRanPAC(RidgeMethod):
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """The ridge head; within a task, where there is none yet, the tuner's."""
+        import torch
+
         if PROJECTION not in model.arrays:
             return self._tuner.scores(model, images)
         features = model.features(images)
@@ -187,12 +192,12 @@ class LoRMRanPAC(RidgeMethod):
         return {**before, **_after(task, {n: a for n, a in deployed.items() if not n.startswith("head.")})}
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """Of features, and of old and new ones together."""
+        """Add the clients' sums of features, and of old and new features together."""
         drift = self.drift(phase)
         return {**super().sums(phase, broadcast, updates), **(drift.total(updates) if drift else {})}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """Older sums are carried over, then this task's are added."""
+        """Carry older sums over to the new features, then add this task's."""
         state = {**state, MODULES: self._kept(state, phase)}
         sums, drift = split_drift(sums)
         if drift:

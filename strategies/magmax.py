@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.sparse import mag_max
 from fcil.options import Option
 
@@ -20,6 +20,7 @@ class MagMax(MergeMethod):
     """Of every entry the task's change of largest magnitude; tasks are learned one after the other in one module.
 
     Marczak et al., "MagMax: leveraging model merging for seamless continual learning", ECCV 2024, arXiv 2407.06322.
+    Literal transcription: `tests/reference_spectral.py`, `mag_max`.
     """
 
     start: Annotated[
@@ -28,6 +29,6 @@ class MagMax(MergeMethod):
     scale: Scale = 0.5
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense; examples do not count."""
-        for layer in layers(experts):
+        """Merge layer by layer, dense; examples do not count."""
+        for layer in check_compatible(experts):
             yield layer, self.scale * mag_max([expert.changes[layer] for expert in experts])

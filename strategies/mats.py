@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from fcil.arrays import State
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.mats import kronecker_match
 from fcil.merging.packed import shrunk
 from fcil.method import Broadcast, Kind, Modules, Pass, Phase, Task
@@ -27,6 +27,7 @@ class MaTS(MergeMethod):
     Tam et al., "Merging by matching models in task parameter subspaces", TMLR 2024, arXiv 2312.04339. G_i is a sum and
     S_i a mean over samples, so that an expert counts by its data once. A client reports in (in + 1) / 2 and
     out (out + 1) / 2 floats a layer, too much for every round of a large model.
+    Literal transcription: `tests/reference_peers.py`, `mats`.
     """
 
     iterations: Annotated[int, Option("steps of conjugate gradients a layer, at most", low=1)] = 100
@@ -34,18 +35,18 @@ class MaTS(MergeMethod):
     shrink: Annotated[float, Option("off-diagonals of G_i and S_i are multiplied by it", low=0, high=1)] = 1.0
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
-        """Inputs going forward and gradients coming back, in one pass."""
+        """One pass that sees inputs going forward and gradients coming back."""
         return (gradient_pass(task, InputGram()),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The pairs and, for a report too, the head rows that the loss needs."""
+        """Send the pairs and, for a report too, the head rows that the loss needs."""
         modules = Modules.of(state)
         return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """Layer by layer, dense."""
+        """Merge layer by layer, dense."""
         samples = [max(float(expert.statistics[SAMPLES][0]), 1.0) for expert in experts]
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             inputs = [shrunk(e.statistics[input_gram(layer)], self.shrink) for e in experts]
             outputs = [
                 shrunk(e.statistics[output_gram(layer)], self.shrink) / n for e, n in zip(experts, samples, strict=True)

@@ -1,10 +1,11 @@
 """NCM: the nearest class mean of a frozen backbone's features."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import biases, class_means
@@ -13,6 +14,9 @@ from fcil.options import Option
 from fcil.statistics.features import FeatureMap, FeatureSums, class_sums, counts
 
 from ._closed_form import SUMS, ClosedForm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["NCM"]
 
@@ -32,7 +36,7 @@ class NCM(ClosedForm):
         return FeatureSums(phase.task, FeatureMap(self.normalise), gram=False)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """As a linear head: of -||phi - mean||^2 / 2 all but ||phi||^2 / 2, which is the same for all classes."""
+        """Deploy the means as a linear head: -||phi - mean||^2 / 2 less ||phi||^2 / 2, the same for all classes."""
         rows: dict[str, np.ndarray] = {}
         for task in range(phase.task.index + 1):
             count = state[SUMS][counts(task)]
@@ -41,5 +45,5 @@ class NCM(ClosedForm):
         return as_float32(rows)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """The linear head on what was summed."""
+        """The linear head on the features that were summed."""
         return model.logits(FeatureMap(self.normalise).apply(model.features(images)).float())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.lowrank import LowRank, inner
 from fcil.merging.spectral import project_and_add
 from fcil.options import Option
@@ -22,6 +22,7 @@ class Opcm(MergeMethod):
 
     Tang et al., "Merging models on the fly without retraining", NeurIPS 2025, arXiv 2501.09522. A round's clients have
     no order, so it merges tasks only.
+    Literal transcription: `tests/reference_spectral.py`, `opcm`.
     """
 
     at: Annotated[Literal["task"], Option("what is merged: tasks' modules")] = "task"
@@ -31,12 +32,12 @@ class Opcm(MergeMethod):
 
     @property
     def merges(self) -> str:
-        """A sequence of tasks; a round's clients have no order."""
+        """Tasks only: a round's clients have no order."""
         return "tasks"
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """All layers' sums, in factors, and one factor for all of them."""
-        names = layers(experts)
+        """Merge all layers in factors, scaled by one factor for all of them."""
+        names = check_compatible(experts)
         sums = {layer: project_and_add([e.changes[layer] for e in experts], self.alpha) for layer in names}
         wanted = float(np.mean([_norm(list(expert.changes.values())) for expert in experts]))
         norm = _norm(list(sums.values()))
@@ -45,5 +46,5 @@ class Opcm(MergeMethod):
 
 
 def _norm(changes: Sequence[LowRank]) -> float:
-    """Of all layers together."""
+    """Frobenius norm of the changes of all layers together."""
     return float(np.sqrt(sum(max(inner(change, change), 0.0) for change in changes)))

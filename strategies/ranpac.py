@@ -29,10 +29,10 @@ class RanPAC(RidgeMethod):
 
     @property
     def random_features(self) -> int:
-        """M."""
+        """M, the number of random features."""
         return self.size
 
     @property
     def sketch_rank(self) -> int:
-        """K."""
+        """The rank k of the factor in whose form G is sent."""
         return self.sketch

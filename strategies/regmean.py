@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.lowrank import LowRank
 from fcil.merging.weighted import gram_mean
 from fcil.method import Kind, Statistic
 from fcil.options import Option
-from fcil.statistics.inputs import InputEnergy, InputGram, input_energy, input_gram
+from fcil.statistics.gram_form import GramForm
 
 from ._merging import Draw, MergeMethod
 
@@ -23,6 +23,7 @@ class RegMean(MergeMethod):
     Jin et al., "Dataless knowledge fusion by merging weights of language models", ICLR 2023, arXiv 2212.09849. Grams
     are sums over tokens, so that an expert counts by its data: there is no other weight. They are taken through the
     expert's own model, over a task through the one that the task's rounds ended with.
+    Literal transcription: `tests/reference.py`, `match`.
     """
 
     gram: Annotated[
@@ -33,12 +34,12 @@ class RegMean(MergeMethod):
     ] = 0.95
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
-        """The Grams."""
-        return (InputGram() if self.gram == "full" else InputEnergy(),)
+        """Every expert's Gram matrices."""
+        return (GramForm(self.gram).statistic,)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer, in factors."""
-        name = input_gram if self.gram == "full" else input_energy
-        for layer in layers(experts):
-            grams = [expert.statistics[name(layer)] for expert in experts]
+        """Merge layer by layer, in factors."""
+        form = GramForm(self.gram)
+        for layer in check_compatible(experts):
+            grams = [form.read(expert.statistics, layer) for expert in experts]
             yield layer, gram_mean([expert.changes[layer] for expert in experts], grams, self.shrink)

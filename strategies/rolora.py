@@ -21,6 +21,7 @@ class RoLoRA(LoraMethod):
     Chen et al., "Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA", NeurIPS 2025, arXiv
     2502.01755. With one factor shared, the product of the means is the mean of the products. Half the upload of FedAvg
     on both factors; LoRM without its Grams and without its merge over tasks: one module goes on through all of them.
+    Literal transcription: `tests/reference.py`, `fedavg`.
     """
 
     train_order: Annotated[

@@ -21,11 +21,12 @@ class Ties(MergeMethod):
 
     Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on the products B_i A_i. Votes and means are weighted
     by examples over a round's clients, and alike over tasks, as in the paper.
+    Literal transcription: `tests/reference_ties.py`, `ties`.
     """
 
     top: Annotated[float, Option("share of an expert's entries that stays, over all layers", above=0, high=1)] = 0.2
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
-        """TIES on the dense changes."""
+        """Merge the dense changes by TIES."""
         return trim_elect_merge(Entries(experts), self.top, self.scale)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import tsv_m
 
@@ -18,12 +18,13 @@ class Tsv(MergeMethod):
 
     Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv 2412.00081. Over a round's clients use it with care: they
     share a start, their vectors are nearly the same, and small differences come out at full strength.
+    Literal transcription: `tests/reference_spectral.py`, `tsv_m`.
     """
 
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Layer by layer; a client's change counts by its examples."""
-        weights = multiples(experts)
-        for layer in layers(experts):
+        """Merge layer by layer; a client's change counts by its examples."""
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, tsv_m([expert.changes[layer] for expert in experts], weights).times(self.scale)

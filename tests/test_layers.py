@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fcil.registry import method_names
+from fcil.method import Method
+from fcil.registry import method_class, method_names
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for folder in ("fcil", "strategies") for p in (ROOT / folder).rglob("*.py"))
@@ -19,8 +20,6 @@ STRATEGY_MAY = (
     "fcil.statistics",
     "fcil.model",
     "fcil.options",
-    "fcil.client.training",
-    "fcil.threads",
 )
 FLOWER = ROOT / "fcil" / "exchange" / "flower"
 SERVER_APP = ROOT / "fcil" / "cli" / "server_app.py"
@@ -143,6 +142,13 @@ def test_rooms_import_only_from_rooms_below_them():
         for other in (n for n in imported(path) if n in MODULES and room_of(n) and room_of(name)):
             same = room_of(other) == room_of(name)
             assert same or FLOOR[room_of(other)] < FLOOR[room_of(name)], f"{name} imports {other}"
+
+
+def test_methods_are_made_by_composition_and_not_by_deep_inheritance():
+    """Method, the average, a family of methods, a method: four classes at most."""
+    for name in method_names():
+        lineage = [c.__name__ for c in method_class(name).__mro__ if issubclass(c, Method)]
+        assert len(lineage) <= 4, f"{name}: {' < '.join(lineage)}"
 
 
 def test_few_modules_stand_outside_a_room():

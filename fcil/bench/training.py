@@ -28,10 +28,9 @@ from fcil.data.transforms import View
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.device import repeatable
 from fcil.method import ClientUpdate, Method, Phase, Task
-from fcil.model import tiny
 from fcil.model.adapted import AdaptedModel
-from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
-from fcil.model.precision import Precision
+from fcil.model.backbone import RANDOM, describe_backbone, load_backbone
+from fcil.model.settings import TINY, Model, Precision
 from fcil.registry import build_method
 from fcil.scenario.tasks import Tasks
 from fcil.seeding import generator
@@ -58,7 +57,7 @@ class Setting:
     @property
     def model(self) -> Model:
         """The backbone; the embedded one has its weights, others random ones unless a file is given."""
-        own = self.backbone == tiny.NAME
+        own = self.backbone == TINY
         return Model(
             backbone=self.backbone,
             weights=self.weights or ("embedded" if own else RANDOM),

@@ -13,15 +13,15 @@ __all__ = ["bench_commands"]
 
 
 def _merge_bench(given: argparse.Namespace, console: Console) -> None:
-    from fcil.bench.merging.records import draw_all, write
-    from fcil.bench.merging.run import carry_out
     from fcil.bench.merging.settings import load_suite
-    from fcil.bench.merging.tables import to_rich, told
 
     out = output_folder(given, before="merge-bench-")
     if len(set(given.seeds)) < len(given.seeds):
         raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: names one twice")
     suite = load_suite(given.config, given.set)
+    from fcil.bench.merging.records import draw_all, write  # slow to import: not before the settings are read
+    from fcil.bench.merging.run import carry_out
+    from fcil.bench.merging.tables import to_rich, told
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)

@@ -37,9 +37,11 @@ def data_prepare(given: argparse.Namespace, console: Console) -> None:
 def data_preview(given: argparse.Namespace, console: Console) -> None:
     """`fcil data preview CONFIG`."""
     from fcil.config import load_config
-    from fcil.report.preview import preview
 
-    preview(load_config(given.config, given.set), output_folder(given, after="-preview"), console)
+    config = load_config(given.config, given.set)
+    from fcil.report.preview import preview  # slow to import: not before the settings are known to be good
+
+    preview(config, output_folder(given, after="-preview"), console)
 
 
 def data_commands(data: argparse.ArgumentParser) -> None:

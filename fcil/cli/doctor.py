@@ -6,13 +6,14 @@ import torch
 
 from fcil.data import FAMILIES, Data
 from fcil.data.decode import cores
-from fcil.data.loading import state
+from fcil.data.loading import readiness
 from fcil.data.transforms import REFERENCE
 from fcil.engine.provenance import commit, versions
 from fcil.errors import ConfigError
 from fcil.exchange.device import local_device
-from fcil.model.backbone import Model, describe_backbone
+from fcil.model.backbone import describe_backbone
 from fcil.model.precision import bf16_in_hardware, resolve
+from fcil.model.settings import Model
 
 __all__ = ["findings"]
 
@@ -62,5 +63,5 @@ def findings(root: str = "", size: int = REFERENCE) -> list[tuple[str, str]]:
         ('precision "auto"', f"{resolve('auto', device)} on {device}"),
         ("memory", _free_memory()),
         ("embedded ViT", _weights()),
-        *((f"data {name}", state(one, Data(name=name, root=root), size)) for name, one in FAMILIES.items()),
+        *((f"data {name}", readiness(one, Data(name=name, root=root), size)) for name, one in FAMILIES.items()),
     ]

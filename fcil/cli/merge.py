@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from fcil.cli.arguments import at_least_1, pixels, set_argument
@@ -17,6 +16,8 @@ __all__ = ["merge_models", "merge_models_command"]
 
 def _batches(config: Any, count: int) -> list[Any]:
     """The first `count` training images of a seeded order, as the model sees them, 32 at a time."""
+    import numpy as np
+
     from fcil.data import load
     from fcil.data.dataset import model_inputs
     from fcil.seeding import generator
@@ -49,7 +50,8 @@ def merge_models(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.engine.records import write_atomic
     from fcil.model import alignment
-    from fcil.model.backbone import Model, load_backbone
+    from fcil.model.backbone import load_backbone
+    from fcil.model.settings import Model
 
     _check(given)
     config = load_config(given.config, given.set) if given.config else None
@@ -58,7 +60,7 @@ def merge_models(given: argparse.Namespace, console: Console) -> None:
     batches = _batches(config, given.images) if config else []
     try:
         seen = alignment.correlations(a, b, batches) if batches and given.alpha < 1 else None
-        orders = alignment.match(a, a.state_dict(), b.state_dict(), seen, given.alpha)
+        orders = alignment.match_units(a, a.state_dict(), b.state_dict(), seen, given.alpha)
         aligned = alignment.permuted(b.state_dict(), orders)
         merged = alignment.average(a.state_dict(), aligned)
         if given.fit:

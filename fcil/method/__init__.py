@@ -37,6 +37,7 @@ from fcil.method.client import (
     Step,
     Store,
     as_broadcast,
+    local_model,
 )
 from fcil.method.phases import (
     REPORT,
@@ -56,5 +57,6 @@ from fcil.method.state import Modules, of_task, split_tasks
 __all__ = [
     "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client", "ClientUpdate",
     "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes",
-    "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "of_task", "split_tasks",
+    "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "local_model",
+    "of_task", "split_tasks",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORES", "Adapter", "Client", "Collector", "Draw", "Local", "Model", "Pass", "Statistic", "Step", "Store",
-    "as_broadcast",
+    "as_broadcast", "local_model",
 ]  # fmt: skip
 
 SCORES = "scores."

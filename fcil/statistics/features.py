@@ -4,18 +4,24 @@ One pass over a task's data, batch by batch: no matrix of all samples is ever he
 gives them; what is made of them and all sums are float64, so they do not depend on how samples are cut into batches.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, Model, Shapes, Task, head
 from fcil.seeding import generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Phi = Callable[[Tensor], Tensor]
 
 __all__ = [
     "FACTOR", "GRAM", "HELD", "Drift", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection",
@@ -29,7 +35,6 @@ HELD = "held_out."
 """Prefix of the sums over held-out samples."""
 CROSS, OLD_GRAM = "cross", "old_gram"
 Wire = Literal["float64", "float32"]
-Phi = Callable[[Tensor], Tensor]
 
 
 def class_sums(task: int) -> str:
@@ -60,6 +65,8 @@ def lots(seed: int, count: int) -> np.ndarray:
 
 def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
     """(n, models * width) -> (n, len(chosen) * width): the features under the chosen models."""
+    import torch
+
     parts = features.chunk(models, 1)
     return torch.cat([parts[i] for i in chosen], 1)
 
@@ -79,6 +86,8 @@ class FeatureMap:
 
     def apply(self, features: Tensor, projection: Tensor | None = None) -> Tensor:
         """(n, width) -> (n, M) float64; with random features, given R (M, width), of which no row means none."""
+        import torch
+
         x = features.double()
         if self.normalised:
             x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -86,6 +95,8 @@ class FeatureMap:
 
     def on(self, device: torch.device, width: int) -> Phi:
         """`apply`, with R at hand on a device."""
+        import torch
+
         if not self.random:
             return self.apply
         r = torch.tensor(projection(self.seed, self.random, width)).double().to(device)
@@ -108,6 +119,8 @@ class _Sums:
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch."""
+        import torch
+
         x, local = self.phi(features), labels - self.first
         if self.held is None:
             return self._add("", x, local)
@@ -116,7 +129,9 @@ class _Sums:
         self._add(HELD, x[held], local[held])
 
     def _add(self, prefix: str, x: Tensor, labels: Tensor) -> None:
-        hot = torch.nn.functional.one_hot(labels, len(self.totals[prefix + "counts"])).double()
+        from torch.nn import functional as F
+
+        hot = F.one_hot(labels, len(self.totals[prefix + "counts"])).double()
         self.totals[prefix + "counts"] += hot.sum(0)
         self.totals[prefix + "class_sums"].addmm_(hot.T, x)
         if prefix + GRAM in self.totals:
@@ -173,6 +188,8 @@ class FeatureSums:
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Zero sums."""
+        import torch
+
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
         shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if self.gram else {})}
@@ -215,6 +232,8 @@ class FeatureSums:
 
 def largest(gram: Tensor, rank: int) -> np.ndarray:
     """F, (k, M), of the k = min(rank, M) largest eigenvalues of G (M, M): F^T F is the nearest matrix of rank k."""
+    import torch
+
     values, vectors = torch.linalg.eigh(gram)
     kept = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
     return np.ascontiguousarray(kept.T.cpu().numpy())
@@ -262,6 +281,8 @@ class Drift:
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Pairs:
         """Zero sums."""
+        import torch
+
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.new)
         phi, m = self.map.on(model.device, width), self.map.size(width)
 

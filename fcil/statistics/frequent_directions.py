@@ -1,7 +1,11 @@
 """Frequent directions: a Gram matrix in k rows, summed over a stream of inputs without ever being formed."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FrequentDirections"]
 
@@ -18,11 +22,15 @@ class FrequentDirections:
     """
 
     def __init__(self, width: int, rows: int) -> None:
+        import torch
+
         self.rows = min(rows, width)
         self.kept = torch.zeros(0, width, dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
         """Take up inputs, (n, in)."""
+        import torch
+
         for block in torch.split(x, max(BLOCK, self.rows)):
             self.kept = torch.cat([self.kept.to(x.device), block.double()])
             if len(self.kept) > self.rows:
@@ -30,6 +38,8 @@ class FrequentDirections:
 
     def _shrink(self) -> None:
         """Lower all squared singular values by the (k + 1)-th, which leaves k directions."""
+        import torch
+
         values, vectors = torch.linalg.eigh(self.kept @ self.kept.T)  # ascending
         top, cut = values[-self.rows :], values[-self.rows - 1].clamp_min(0)
         share = ((top - cut).clamp_min(0) / top.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
@@ -37,5 +47,7 @@ class FrequentDirections:
 
     def sketch(self) -> Tensor:
         """S, (k, in), filled up with rows of zeros."""
+        import torch
+
         missing = self.kept.new_zeros(self.rows - len(self.kept), self.kept.shape[1])
         return torch.cat([self.kept, missing])

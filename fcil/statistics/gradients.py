@@ -4,18 +4,21 @@ The loss is the cross-entropy of the true labels over the current task's classes
 information. Sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SAMPLES", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram"]
 
@@ -55,6 +58,9 @@ class _Squares:
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """The loss is summed over samples: each one's gradient at a token is its own, whatever the batch."""
+        import torch
+        from torch.nn import functional as F
+
         logits = self.model.logits(features, (self.task.index,))
         loss = F.cross_entropy(logits, labels - self.task.first, reduction="sum")
         leaves = {name: leaf for name, leaf in self.model.arrays.items() if leaf.requires_grad}

@@ -4,14 +4,14 @@ Each statistic says the shape of what arrives (so that the server can check it) 
 Observed inputs are taken to float32; sums run in float32 over a batch and in float64 over batches; float32 is sent.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
@@ -19,12 +19,15 @@ from fcil.method import Draw, Model, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Observers = Mapping[str, Callable[[Tensor], None]]
+
 __all__ = [
     "HeadGram", "InputEnergy", "InputGram", "InputSketch", "ProjectedGram", "gram_of_sketch", "head_gram",
     "input_energy", "input_gram", "input_sketch", "projected_gram",
 ]  # fmt: skip
-
-Observers = Mapping[str, Callable[[Tensor], None]]
 
 
 def projected_gram(layer: str) -> str:
@@ -182,6 +185,8 @@ class ProjectedGram:
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
+        import torch
+
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
 
         def exact(a: Tensor, x: Tensor) -> Tensor:

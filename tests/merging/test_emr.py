@@ -22,7 +22,7 @@ from fcil.registry import build_method
 def merged(layers):
     """Elected layers and the rescalers over all of them."""
     elected = [elect(changes) for changes in layers]
-    return elected, rescalers(sum(e.own for e in elected), sum(e.kept for e in elected))
+    return elected, rescalers(sum(e.task_l1 for e in elected), sum(e.masked_l1 for e in elected))
 
 
 def restored_all(elected, factors):

@@ -202,10 +202,10 @@ def downloads(method, rounds, clients=lambda number: range(3)):
     state, ledger = begun(method), Ledger()
     for number in range(1, rounds + 1):
         at = phase(number)
-        broadcast = method.broadcast(state, at)
-        ledger, sent = send(ledger, broadcast, clients(number), method.local(at).start)
+        broadcast = method.acting(at).broadcast(state, at)
+        ledger, sent = send(ledger, broadcast, clients(number), method.local(at).receives)
         yield sent // 4
-        state = method.merge(state, at, list(updates_of(method, at, broadcast)))
+        state = method.acting(at).merge(state, at, list(updates_of(method, at, broadcast)))
 
 
 def test_flora_sends_all_clients_factors_once_a_round():
@@ -240,7 +240,8 @@ def test_a_merge_over_tasks_finds_a_tasks_whole_change_and_the_next_task_begins_
     alone = both.deploy(first, at)
     task = Task(1, 2, 2)
     begins = both.begin(first, phase(1, task=task, index=2), BACKBONE)
-    assert not both.broadcast(begins, phase(1, task=task, index=2)).references
+    second_task = phase(1, task=task, index=2)
+    assert not both.acting(second_task).broadcast(begins, second_task).references
     *_, (at, sent, _, second) = steps(both, 2, begins, task)
     merged = both.deploy(second, at)
     for layer in layers_of(sent):
