@@ -55,7 +55,7 @@ def prompted_features(network: Any, images: Tensor) -> Tensor:
 
 
 def add_slots(network: Any, count: int) -> list[PromptSlot]:
-    """Slots before the first `count` blocks, as `network.prompt_slots`.
+    """Add a slot before each of the first `count` blocks, as `network.prompt_slots`.
 
     Raises:
         ConfigError: `refusal` has a reason, or without prompts the pieces do not do what the network does.
@@ -71,10 +71,10 @@ def add_slots(network: Any, count: int) -> list[PromptSlot]:
 
 
 def refusal(network: Any) -> str:
-    """Why no tokens can be added to a network's own, seen without running it; empty where they can.
+    """Say why no tokens can be added to a network's own, without running it; empty where they can.
 
-    A piece of the forward pass is missing, or the blocks take positions beside the tokens (rotary, relative), which a
-    prompt has none of.
+    A piece of the forward pass is missing, or the blocks take positions beside the tokens (rotary, relative), and a
+    prompt has none.
     """
     missing = [piece for piece in PIECES if not hasattr(network, piece)]
     if not missing and not hasattr(network, "rope"):

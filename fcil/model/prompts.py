@@ -35,7 +35,7 @@ def prompt_name(block: int | str) -> str:
 
 @dataclass(frozen=True)
 class Prompts:
-    """`length` prompts before the first block, or with "deep" other ones before every block.
+    """Puts `length` prompts before the first block, or with "deep" other ones before every block.
 
     Without dropout, which is the default of the paper's public code (`MODEL.PROMPT.DROPOUT = 0`, KMnP/vpt).
     """
@@ -45,7 +45,7 @@ class Prompts:
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """All prompts."""
+        """Train the prompts of every block."""
         return (prompt_name("*"),)
 
     def blocks(self, blocks: int) -> range:
@@ -62,7 +62,7 @@ class Prompts:
             raise ConfigError("method: prompts need a vision transformer; the backbone has no blocks or no patches")
 
     def initial(self, backbone: Backbone, draw: Draw) -> dict[str, np.ndarray]:
-        """Prompts of each block, U(-v, v) with v^2 = 6 / (3 patch height x patch width + width), as in KMnP/vpt.
+        """Draw the prompts of each block from U(-v, v) with v^2 = 6 / (3 patch height x patch width + width), as in KMnP/vpt.
 
         That is Xavier's uniform start of the patch embedding, from 3 x height x width colours to the width.
         """

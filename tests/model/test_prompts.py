@@ -57,12 +57,12 @@ def test_features_are_those_of_the_literal_forward_pass(depth):
     for name, (slot, attribute) in adapter.install(network).items():
         setattr(slot, attribute, torch.tensor(arrays[name]).double())
     weights = {name: w.detach() for name, w in network.state_dict().items()}
-    given = [torch.tensor(arrays[prompt_name(block)]).double() for block in adapter.blocks(2)]
+    prompts = [torch.tensor(arrays[prompt_name(block)]).double() for block in adapter.blocks(2)]
     with torch.no_grad():
         ours = adapter.features(network, images().double())
         for image, feature in zip(images().double(), ours, strict=True):
             literal = getattr(reference_prompts, depth)
-            theirs = literal(image, weights, given if depth == "deep" else given[0], 2, 2, 8)
+            theirs = literal(image, weights, prompts if depth == "deep" else prompts[0], 2, 2, 8)
             close(feature, theirs, 1e-9)
     close(loaded(depth).features(images()).double(), ours, 1e-5)
 
