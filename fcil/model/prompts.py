@@ -62,7 +62,7 @@ class Prompts:
             raise ConfigError("method: prompts need a vision transformer; the backbone has no blocks or no patches")
 
     def initial(self, backbone: Backbone, draw: Draw) -> dict[str, np.ndarray]:
-        """Draw the prompts of each block from U(-v, v) with v^2 = 6 / (3 patch height x patch width + width), as in KMnP/vpt.
+        """Draw prompts from U(-v, v) with v^2 = 6 / (3 patch height x patch width + width), as in KMnP/vpt.
 
         That is Xavier's uniform start of the patch embedding, from 3 x height x width colours to the width.
         """
