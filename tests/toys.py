@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Averaging, Broadcast, Local, Method, Modules, Pass, head
+from fcil.method import Averaging, Broadcast, GramShape, Local, Method, Modules, Pass, head
 from fcil.model.prompt_forward import embed, run_blocks
 from strategies.fedavg import FedAvg
 
@@ -20,7 +20,7 @@ class ClassSums:
     sums: dict = field(default_factory=dict)
 
     def shapes(self, broadcast):
-        return {"gram": (-1, -1), "sums": (self.task.size, -1), "counts": (self.task.size,)}
+        return {"gram": GramShape((-1, -1), "matrix"), "sums": (self.task.size, -1), "counts": (self.task.size,)}
 
     def start(self, arrays, model, generator):
         return ClassSums(self.task)
