@@ -1,16 +1,12 @@
 """Arguments that several commands take, checked as they are read."""
 
 import argparse
-import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["at_least_1", "listed", "output_folder", "pixels", "seeds", "set_argument"]
+from fcil.engine.folders import run_folder
 
-RUNS = Path("runs")
-NAME_LENGTH = 100
-"""Characters of settings that the name of a folder may hold; of more there is a hash."""
+__all__ = ["at_least_1", "listed", "output_folder", "pixels", "seeds", "set_argument"]
 
 
 def at_least_1(what: str) -> Callable[[str], int]:
@@ -49,11 +45,5 @@ def set_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def output_folder(given: argparse.Namespace, before: str = "", after: str = "") -> Path:
-    """Where to write: --output, or a folder of its own for each config with its --set values.
-
-    So the same command finds the same run again, and one with other settings does not run into it.
-    """
-    changes = "".join("+" + re.sub(r"[^\w.=,-]+", "_", text.replace(" ", "")) for text in sorted(given.set))
-    if len(changes) > NAME_LENGTH:
-        changes = f"+{hashlib.sha256(changes.encode()).hexdigest()[:12]}"
-    return given.output or RUNS / f"{before}{given.config.stem}{changes}{after}"
+    """Where to write: --output, or a folder of its own for each config with its --set values."""
+    return given.output or run_folder(given.config.stem, given.set, before, after)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcil.config import Config, load_variant, sweep_overrides, variant_names
+from fcil.config import Config, Overrides, Source, load_variant, sweep_overrides, variant_names
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 
@@ -35,7 +35,7 @@ class Cell:
         return prepare(self.config, self.folder)
 
 
-def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Cell]:
+def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path) -> list[Cell]:
     """All runs of a comparison, every one of them checked before the first begins; one value of a sweep after another.
 
     Args:
@@ -46,7 +46,8 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
     """
     labels = list(labels) or variant_names(path)
     if not labels:
-        raise ConfigError(f"{path}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
+        source = path if isinstance(path, Path) else "settings"
+        raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
     for what, given in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(given)) < len(given):
             raise ConfigError(f"{what} {','.join(given)}: names one twice")
@@ -56,7 +57,7 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
             label,
             seed,
             out / value / f"{label}-seed{seed}",
-            load_variant(path, label, [*overrides, *([value] if value else []), f"run.seed={seed}"]),
+            load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
             value,
         )
         for value in swept or [""]

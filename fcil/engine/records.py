@@ -41,6 +41,7 @@ __all__ = [
     "Recorder",
     "left_aside",
     "read_config",
+    "read_progress",
     "read_provenance",
     "read_summary",
     "write_atomic",
@@ -130,6 +131,11 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
         old.unlink()
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    return sorted((folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True)
+
+
 def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     """Progress and the length of the event log at that time; ValueError if the file is torn or corrupt."""
     try:
@@ -144,6 +150,16 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in told["ledger"].items()})
     right = tuple(tuple(row) for row in told["right"])
     return Progress(told["position"], grouped(arrays), ledger, right, told["totals"]), int(told["events"])
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Where a run stands by its newest good checkpoint, None before the first; nothing in the folder is touched."""
+    for path in _checkpoints(folder):
+        try:
+            return _read_checkpoint(path)[0]
+        except ValueError:
+            continue
+    return None
 
 
 class Recorder:
@@ -175,7 +191,7 @@ class Recorder:
     def latest(self) -> tuple[Progress | None, list[str]]:
         """The newest good checkpoint, with the event log cut back to it, and a warning for each one passed over."""
         warnings = []
-        for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
+        for path in _checkpoints(self.folder):
             try:
                 progress, length = _read_checkpoint(path)
             except ValueError as error:
