@@ -11,6 +11,8 @@ Names are imported when they are first asked for, so that `import fcil` costs no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fcil.checkout import install
+
 if TYPE_CHECKING:
     from fcil.api import compare, load_config, methods, open_run, run
     from fcil.config import Config
@@ -25,6 +27,8 @@ __all__ = [
     "Comparison", "Config", "ConfigError", "FcilError", "MergeError", "MethodInfo", "Run", "RunError", "SettingInfo",
     "compare", "load_config", "methods", "open_run", "run",
 ]  # fmt: skip
+
+install()
 
 _HOMES = {
     **dict.fromkeys(("compare", "load_config", "methods", "open_run", "run"), "fcil.api"),

@@ -19,7 +19,7 @@ from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
 from fcil.method import Method
-from fcil.registry import method_names
+from fcil.registry import installed_names, method_names
 from fcil.report.comparison_result import Comparison
 from fcil.report.methods import MethodInfo, methods_info
 from fcil.report.run_result import Run
@@ -115,8 +115,8 @@ def run(
         config, overrides, sections: as in `load_config`.
         output: the run folder; by default one in runs/ for each configuration with its overrides, so that the same call
             finds the same run again.
-        method: a method's name, its section, or a method itself, `LoRM(rank=4)`. One of a class of your own works with
-            the inline exchange only: elsewhere clients are other processes, which build methods by name.
+        method: a method's name, its section, or a method itself, `LoRM(rank=4)`. One whose class other processes cannot
+            import, because it is defined in a notebook or in the script itself, works with the inline exchange only.
         exchange: clients in this process, or on Ray workers, in place of `run.exchange`; the same bits.
         progress: show how far it is.
 
@@ -187,5 +187,5 @@ def compare(
 
 
 def methods() -> list[MethodInfo]:
-    """All methods, sorted by name: what each does, where it is from, what it needs, and its settings."""
-    return methods_info(method_names())
+    """All methods, shipped and installed: what each does, where it is from, what it needs, and its settings."""
+    return methods_info([*method_names(), *installed_names()])

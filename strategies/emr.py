@@ -10,7 +10,7 @@ import numpy as np
 
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.method import SCORES, Arrays, Model, Modules, Phase, State, head
 from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
@@ -66,8 +66,8 @@ class Emr(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Elect the change of every layer, dense; a client votes for signs by its examples."""
-        votes = multiples(experts)
-        for layer in layers(experts):
+        votes = relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
@@ -77,10 +77,10 @@ class Emr(MergeMethod):
             return super().deploy(state, phase)
         arrays: dict[str, np.ndarray] = dict(Modules.of(state).head)
         own = kept = np.zeros(len(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
-            own, kept = own + elected.own, kept + elected.kept
+            own, kept = own + elected.task_l1, kept + elected.masked_l1
         tasks = np.array(head.tasks_of(Modules.of(state).head), np.float32)
         return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 

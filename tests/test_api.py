@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_methods import write
 
 import fcil
 from fcil.cli.main import main
+from fcil.config import MethodChoice, to_table
 from fcil.config import load_config as load_file
-from fcil.config import to_table
-from fcil.engine.own_method import code_digest
+from fcil.engine.own_method import choice_of, code_digest
 from fcil.method import Method
-from fcil.registry import method_names
+from fcil.registry import method_class, method_names
 from strategies.fedavg import FedAvg
 from strategies.lorm import LoRM
 
@@ -237,37 +238,50 @@ def test_it_is_readable_as_text_and_as_html(finished, tmp_path):
 # ---- a method of one's own -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Halved(FedAvg):
-    """Half of the loss."""
+def halved():
+    """A class that no other process can import, as in a notebook's cell."""
 
-    share: float = 0.5
+    @dataclass(frozen=True, kw_only=True)
+    class Halved(FedAvg):
+        """Half of the loss."""
 
-    def loss(self, step):
-        return self.share * step.cross_entropy()
+        share: float = 0.5
+
+        def loss(self, step):
+            return self.share * step.cross_entropy()
+
+    return Halved
 
 
 def test_a_shipped_method_may_be_given_by_name_by_section_or_as_an_object(finished):
-    for method in ("fedavg", {"rank": 2}, FedAvg(rank=2)):
-        run = fcil.run({**SMALL, "method": {"rank": 2, "name": "fedavg"}}, method=method, output=finished.folder) if (
-            method != "fedavg"
-        ) else fcil.run(SMALL, method=method, output=finished.folder)  # fmt: skip
+    for method in ("fedavg", {"rank": 2}, {"name": "fedavg", "rank": 2}, FedAvg(rank=2)):
+        run = fcil.run(SMALL, method=method, output=finished.folder)
         assert run.sha256 == finished.sha256
         assert run.method == "fedavg"
 
 
 def test_a_method_of_ones_own_is_given_as_an_object(finished, tmp_path):
-    run = fcil.run("small.toml", method=Halved(rank=2), output=tmp_path / "own")
-    assert run.method == f"Halved@{code_digest(Halved)[:8]}"
+    kind = halved()
+    run = fcil.run("small.toml", method=kind(rank=2), output=tmp_path / "own")
+    assert run.method == f"Halved@{code_digest(kind)[:8]}"
     assert run.config.method.settings == {"rank": 2}
     assert run.sha256 != finished.sha256
     stamp = (run.folder / "summary.json").stat().st_mtime_ns
-    assert fcil.run("small.toml", method=Halved(rank=2), output=run.folder).sha256 == run.sha256
+    assert fcil.run("small.toml", method=halved()(rank=2), output=run.folder).sha256 == run.sha256
     assert (run.folder / "summary.json").stat().st_mtime_ns == stamp
     with pytest.raises(fcil.ConfigError, match=r"differs in method\.share"):
-        fcil.run("small.toml", method=Halved(rank=2, share=0.25), output=run.folder)
+        fcil.run("small.toml", method=kind(rank=2, share=0.25), output=run.folder)
     with pytest.raises(fcil.ConfigError, match="no such method"):
         fcil.run(run.config, output=run.folder)
+
+
+def test_a_method_from_a_file_or_a_module_goes_by_its_name(tmp_path, monkeypatch):
+    write(tmp_path, "kept_here.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("kept_here:Mine", f"{tmp_path / 'kept_here.py'}:Mine"):
+        assert choice_of(method_class(name)(rank=4)) == (MethodChoice(name, {"rank": 4}), None)
+    with pytest.raises(fcil.ConfigError, match=r"method\.pull \(kept_here:Mine\) = -1.0: must be at least 0"):
+        choice_of(method_class("kept_here:Mine")(pull=-1.0))
 
 
 def test_another_version_of_its_code_is_another_method():
@@ -294,7 +308,7 @@ def test_another_version_of_its_code_is_another_method():
 
 def test_on_ray_an_object_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(fcil.ConfigError, match=r'method\.name = "path/to/file\.py:Halved"'):
-        fcil.run("small.toml", method=Halved(rank=2), exchange="ray", output=tmp_path / "ray")
+        fcil.run("small.toml", method=halved()(rank=2), exchange="ray", output=tmp_path / "ray")
     assert not (tmp_path / "ray").exists()
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands take, checked as they are read."""
+"""Define and check command-line arguments that several commands share."""
 
 import argparse
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from fcil.engine.folders import run_folder
 
-__all__ = ["at_least_1", "listed", "output_folder", "pixels", "seeds", "set_argument"]
+__all__ = ["at_least_1", "comma_separated", "output_folder", "pixels", "seeds", "set_argument"]
 
 
 def at_least_1(what: str) -> Callable[[str], int]:
-    """A whole number of something, as an argument."""
+    """Make a parser of a whole number of at least 1; `what` is counted, for the message."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or not int(text):
@@ -23,8 +23,8 @@ def at_least_1(what: str) -> Callable[[str], int]:
 pixels = at_least_1("pixels")
 
 
-def listed(text: str) -> list[str]:
-    """Words, at least one, as an argument."""
+def comma_separated(text: str) -> list[str]:
+    """Parse words separated by commas, at least one."""
     words = [part.strip() for part in text.split(",") if part.strip()]
     if not words:
         raise argparse.ArgumentTypeError(f"{text!r}: name at least one")
@@ -32,18 +32,18 @@ def listed(text: str) -> list[str]:
 
 
 def seeds(text: str) -> list[int]:
-    """Seeds, at least one, as an argument."""
-    words = listed(text)
+    """Parse seeds separated by commas, at least one."""
+    words = comma_separated(text)
     if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f"{text!r}: write seeds as 0,1,2")
     return [int(word) for word in words]
 
 
 def set_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --set."""
+    """Add the option --set, which overrides one setting and may be repeated."""
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
 
 
-def output_folder(given: argparse.Namespace, before: str = "", after: str = "") -> Path:
-    """Where to write: --output, or a folder of its own for each config with its --set values."""
-    return given.output or run_folder(given.config.stem, given.set, before, after)
+def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -> Path:
+    """Choose the folder to write to: --output, or one named by the config and its --set values."""
+    return args.output or run_folder(args.config.stem, args.set, before, after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,14 @@ class Cell:
         return prepare(self.config, self.folder)
 
 
+def folder_name(label: str) -> str:
+    """A label as a part of a folder's name: as it is, or where it holds a path or a class, its end and a hash."""
+    if not re.search(r"[/:\\]", label):
+        return label
+    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")
+    return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
 def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path) -> list[Cell]:
     """All runs of a comparison, every one of them checked before the first begins; one value of a sweep after another.
 
@@ -56,7 +66,7 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
         Cell(
             label,
             seed,
-            out / value / f"{label}-seed{seed}",
+            out / value / f"{folder_name(label)}-seed{seed}",
             load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
             value,
         )

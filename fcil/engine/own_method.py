@@ -1,10 +1,11 @@
 """A method that is given as an object, from a notebook or a script: what the records call it and keep of it.
 
-A class that the registry knows goes by its name there. Any other is called `Class@digest` after its code, so that a run
-is not taken for one of another version of the class: a notebook's cell is soon changed and executed again.
+A class that the registry can find goes by its name there. Any other is called `Class@digest` after its code, so that a
+run is not taken for one of another version of the class: a notebook's cell is soon changed and executed again.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from types import CodeType, FunctionType
@@ -15,6 +16,7 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import parse
 from fcil.registry import method_class, method_names
+from fcil.registry.files import SHA256
 
 __all__ = ["choice_of"]
 
@@ -55,13 +57,21 @@ def code_digest(kind: type) -> str:
     return sha.hexdigest()
 
 
-def _registered(kind: type[Method]) -> str | None:
-    """The name by which the registry finds a class."""
-    for name in method_names():
+def _reference(kind: type[Method]) -> str | None:
+    """The name by which any process finds a class: shipped, or by its file or module; None where there is no such.
+
+    A class of `__main__`, of a notebook's cell or inside a function is in nobody else's reach.
+    """
+    module = sys.modules.get(kind.__module__)
+    if kind.__module__ == "__main__" or module is None or getattr(module, kind.__name__, None) is not kind:
+        return None
+    home = module.__file__ if hasattr(module, SHA256) else kind.__module__
+    candidates = [*method_names(), f"{home}:{kind.__name__}"]
+    for name in candidates:
         try:
             if method_class(name) is kind:
                 return name
-        except ConfigError:  # a broken draft is no concern of this method
+        except ConfigError:  # a broken draft, which is no concern of this method
             continue
     return None
 
@@ -98,8 +108,8 @@ def choice_of(method: Method) -> tuple[MethodChoice, Method | None]:
         ConfigError: a setting out of its range, or of a type that no settings file can hold.
     """
     kind = type(method)
-    registered = _registered(kind)
-    name = registered or f"{kind.__name__}@{code_digest(kind)[:8]}"
+    reference = _reference(kind)
+    name = reference or f"{kind.__name__}@{code_digest(kind)[:8]}"
     settings = _settings(method, name)
     parse(kind, settings, lambda key: f"method.{key} ({name})")
-    return MethodChoice(name, settings), None if registered else method
+    return MethodChoice(name, settings), None if reference else method

@@ -14,6 +14,7 @@ from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
 from fcil.method import Method
 from fcil.model.backbone import weights_left_out, weights_sha256
+from fcil.registry import sources
 
 __all__ = ["PACKAGES", "commit", "provenance", "versions"]
 
@@ -50,10 +51,17 @@ def _method(config: Config, method: Method) -> dict[str, Any]:
     return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
 
 
+def _sources(method: Method) -> dict[str, Any]:
+    """The files that define the method and its parts, where they are not shipped ones: file or module -> SHA-256."""
+    files = sources(method)
+    return {"method_sources": {file.name: file.sha256 for file in files}} if files else {}
+
+
 def provenance(config: Config, data: Dataset, method: Method) -> dict[str, Any]:
     """The [provenance] section of a run's config.toml."""
     return {
         "method": _method(config, method),
+        **_sources(method),
         "commit": commit(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "precision": resolved(config).model.precision,

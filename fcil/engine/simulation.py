@@ -49,7 +49,7 @@ def prepare(config: Config, folder: Path | None = None, method: Method | None = 
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
-        folder: the run folder, where clients may keep what is theirs.
+        folder: the run folder, where clients may keep what is theirs; without one they keep it in memory.
         method: in place of the one that the settings name, of a class that the registry does not know.
 
     Raises:
@@ -68,7 +68,7 @@ def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[
     """What makes it another run than the folder's: settings that change its numbers, weights, data. None: the same run.
 
     Raises:
-        ConfigError: it is the same, but its "auto" precision means another one here.
+        ConfigError: it is the same, but the method's file has changed, or its "auto" precision means another one here.
     """
 
     def numbers(c: Config) -> dict[str, Any]:
@@ -82,6 +82,8 @@ def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[
     found = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
     found += [f"{of} files" for of in ("weights", "data") if before.get(f"{of}_sha256") != told[f"{of}_sha256"]]
     began = before.get("precision", given.model.precision)
+    if not found:
+        _check_sources(folder, before.get("method_sources", {}), told.get("method_sources", {}))
     if found or began == told["precision"]:
         return found
     if config.model.precision != "auto":
@@ -90,6 +92,17 @@ def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[
         f'{folder}: was begun in {began}, and model.precision = "auto" means {told["precision"]} on this machine. '
         f"Go on where it began, or here with `fcil run CONFIG --set model.precision={began} --output {folder}`"
     )
+
+
+def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on where a file that defines the method is not the one that the run began with."""
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise ConfigError(
+            f"{folder}: the run began with another content of {', '.join(changed)}, and would be a run of two methods. "
+            f"To go on, put back what [provenance] in its {CONFIG} has the SHA-256 of; or choose another --output, or "
+            "delete the folder"
+        )
 
 
 def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
@@ -120,7 +133,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     totals = progress.totals
     seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
     return {
-        "method": plan.config.method.name,
+        "method": plan.config.method.label,
         "seed": plan.config.run.seed,
         **summarise(progress.right, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},

@@ -1,4 +1,4 @@
-"""The frozen backbone: any timm ViT by name, from local weights, or the embedded one."""
+"""Load the frozen backbone: any timm ViT by name with local or downloaded weights, or the embedded one."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ RANDOM, HUB = "random", "timm"
 
 
 def _build(settings: Model, pretrained: bool = False) -> nn.Module:
-    """The network at the wanted image size, without a classifier.
+    """Build the network at the image size of the settings, without a classifier.
 
     Raises:
         ConfigError: not a timm ViT, an image size that does not fit, or a download that failed.
@@ -55,7 +55,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fit(network: nn.Module, settings: Model) -> nn.Module:
-    """Resample the position embeddings to the wanted image size."""
+    """Resample the position embeddings to the image size of the settings."""
     embed: Any = network.patch_embed
     if settings.image_size % (patch := embed.patch_size[0]):
         raise ConfigError(
@@ -67,7 +67,7 @@ def _fit(network: nn.Module, settings: Model) -> nn.Module:
 
 
 def _path(settings: Model) -> Path:
-    """The weights file."""
+    """The path of the weights file."""
     if settings.weights == INCLUDED:
         if settings.backbone != TINY:
             raise ConfigError(
@@ -91,7 +91,7 @@ def _random(settings: Model) -> nn.Module:
 
 
 def load_backbone(settings: Model) -> nn.Module:
-    """The backbone with its weights, frozen, in eval mode, at the wanted image size.
+    """Load the backbone with its weights, frozen, in eval mode, at the image size of the settings.
 
     Raises:
         ConfigError: unknown name, weights that are missing, damaged or of another network, or an image size that does
@@ -107,7 +107,7 @@ def load_backbone(settings: Model) -> nn.Module:
 
 
 def weights_sha256(settings: Model) -> str:
-    """SHA-256 of the weights: of the file, or of the arrays where timm brings them."""
+    """SHA-256 of the weights: of their file, or of the arrays where timm downloads them."""
     if settings.weights == RANDOM:
         return RANDOM
     if settings.weights != HUB:
@@ -118,7 +118,7 @@ def weights_sha256(settings: Model) -> str:
 
 
 def _outline(settings: Model) -> tuple[nn.Module, list[str]]:
-    """The network without its weights, checked against their file; what of the file is left out."""
+    """Build the network without memory for weights, check the file against it, and name the arrays it leaves out."""
     with torch.device("meta"):
         network = _build(settings)
     named = settings.weights not in (HUB, RANDOM)
@@ -131,7 +131,7 @@ def weights_left_out(settings: Model) -> list[str]:
 
 
 def describe_backbone(settings: Model) -> Backbone:
-    """Width and linear layers of the blocks, without allocating a weight; checks the weights file on the way.
+    """Describe the backbone, its width and linear layers, without allocating a weight; also checks the weights file.
 
     Raises:
         ConfigError: as `load_backbone`, except for what only a download could show.

@@ -15,7 +15,7 @@ from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
 from fcil.errors import ConfigError
 from fcil.report.frames import frame
 from fcil.report.html import html_table
-from fcil.report.losses import losses
+from fcil.report.missing_updates import missing_updates
 from fcil.report.tables import MEGA, percent, run_figures
 
 __all__ = ["Run"]
@@ -172,8 +172,8 @@ class Run:
     def _title(self) -> str:
         tasks = len(self.config.tasks.sizes) or self.config.tasks.count
         done = "" if self.finished else f", not finished: {len(self.accuracy)} of {tasks} tasks done"
-        missing = losses([self._totals])
-        return f"{self.method}, seed {self.seed}{done}{f', {missing}' if missing else ''}"
+        missing = missing_updates([self._totals])
+        return f"{self.config.method.label}, seed {self.seed}{done}{f', {missing}' if missing else ''}"
 
     def __repr__(self) -> str:
         """What it is, how it ended and what it took, in up to three lines."""
