@@ -1,4 +1,4 @@
-"""VPT: prompts beside the image's tokens train and are averaged."""
+"""VPT: train visual prompts beside the image's tokens, and average them."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,7 +14,9 @@ __all__ = ["VPT"]
 
 @dataclass(frozen=True, kw_only=True)
 class VPT(ServerSettings, Averaging):
-    """The mean of visual prompts, weighted by examples; one set of prompts goes on through all tasks.
+    """Train visual prompts beside the image's tokens, and average them.
+
+    The mean is weighted by examples; one set of prompts goes on through all tasks.
 
     Jia et al., "Visual prompt tuning", ECCV 2022, arXiv 2203.12119. What is sent are length x width floats, with "deep"
     for every block, and the head's new rows. Without dropout; `server` as in FedAvg.
