@@ -14,7 +14,7 @@ __all__ = ["VPT"]
 
 @dataclass(frozen=True, kw_only=True)
 class VPT(ServerSettings, Averaging):
-    """Train visual prompts beside the image's tokens, and average them.
+    """Train prompts beside the image's tokens, and average them.
 
     The mean is weighted by examples; one set of prompts goes on through all tasks.
 
