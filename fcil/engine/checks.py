@@ -21,9 +21,9 @@ def check_settings(config: Config) -> Method:
         ConfigError: no such method or data set, a setting that the method does not admit, or two that contradict.
     """
     method = build_method(config.method.name, config.method.settings)
-    known = family(config.data.name)
-    if known.classes and not config.data.unofficial:  # otherwise the files say how many there are
-        make_tasks(known.classes, config.tasks)
+    data_set = family(config.data.name)
+    if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
+        make_tasks(data_set.classes, config.tasks)
     if config.run.min_clients > config.partition.clients:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
