@@ -1,0 +1,5 @@
+"""Federated class-incremental learning with a frozen ViT."""
+
+from fcil.checkout import install
+
+install()

@@ -16,6 +16,7 @@ from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
+from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
 
@@ -68,10 +69,23 @@ class Run:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """`[method]`: its name, and its settings as given; the method's own class checks them."""
+    """`[method]`: its name, and its settings as given; the method's own class checks them.
+
+    Paths of method files are made absolute, in the settings too, where they name parts: others work in other folders.
+    """
 
     name: str = "lorm"
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = {key: _absolute(value) for key, value in self.settings.items()}
+        object.__setattr__(self, "name", absolute(self.name))
+        object.__setattr__(self, "settings", settings)
+
+    @property
+    def label(self) -> str:
+        """Its name as tables and pictures show it: of a path only the last part."""
+        return label(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +104,12 @@ class Config:
 SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
 }  # fmt: skip
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_absolute(each) for each in value)
+    return absolute(value) if isinstance(value, str) else value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Errors that are not faults of the program: each is shown to the user as one clear message, without a traceback."""
 
-__all__ = ["ConfigError", "FcilError", "MergeError", "RunError"]
+__all__ = ["ConfigError", "FcilError", "MergeError", "MethodError", "RunError"]
 
 
 class FcilError(Exception):
@@ -15,6 +15,12 @@ class ConfigError(FcilError):
 
 class MergeError(FcilError):
     """Arrays that cannot be merged: no clients, names or shapes that differ, values that are not finite."""
+
+
+class MethodError(FcilError):
+    """A method that breaks the contract."""
+
+    exit_code = 1
 
 
 class RunError(FcilError):

@@ -10,10 +10,10 @@ from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
-from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task
+from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task, head
 from fcil.model.lora import DELTA
 from fcil.options import Option
-from fcil.statistics.gradients import fisher_of, fisher_pass
+from fcil.statistics.gradients import WHOLE_WEIGHTS, fisher_of, fisher_pass
 
 from ._merging import Draw, MergeMethod
 
@@ -47,7 +47,8 @@ class FisherAverage(MergeMethod):
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
         """One pass with gradients, one sample at a time."""
-        return (fisher_pass(task, self.of == "weights"),)
+        factors = (*self.adapter.trains, head.block(task.index))
+        return (fisher_pass(task, WHOLE_WEIGHTS if self.of == "weights" else factors),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send the pairs and, for a report too, the head rows that the loss needs."""

@@ -1,18 +1,19 @@
 """Small things that tests are made with: a random ViT of two blocks, a data set of random patterns, phases."""
 
 import numpy as np
-import torch
-from timm.models.vision_transformer import VisionTransformer
 
-from fcil.client.data import ClientData
-from fcil.data.dataset import Dataset, Split
-from fcil.data.transforms import View
-from fcil.method import Backbone, Phase, Task
-from fcil.model.adapted import AdaptedModel
-from fcil.options import describe
+from fcil.battery.tiny import BACKBONE, LINEARS, SIZE, WIDTH, client_data, tiny_vit
+from fcil.battery.tiny import patterns as dataset
+from fcil.battery.tiny import tiny_model as model
+from fcil.battery.trial import small
+from fcil.method import Phase, Task
 from fcil.registry import build_method, method_class, method_names
 
-SIZE, WIDTH = 16, 32
+__all__ = [
+    "BACKBONE", "BENCH", "LINEARS", "SIZE", "WIDTH", "client_data", "dataset", "dense", "model", "phase",
+    "representatives", "small_settings", "tiny_vit",
+]  # fmt: skip
+
 BENCH = """
 data = {train_limit = 90, test_limit = 80}
 model = {image_size = 16}
@@ -29,52 +30,6 @@ scale = [0.0, 1.0]
 """A merging benchmark of seconds; the fixture `bench_file` has it on disk."""
 
 
-def tiny_vit(seed=0):
-    """Two blocks of width 32 on four patches; 5 tokens."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        network = VisionTransformer(
-            img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2, mlp_ratio=2.0, num_classes=0
-        )
-        for weight in network.parameters():  # timm's own start is so small that layers hardly do anything
-            if weight.dim() == 2:
-                torch.nn.init.normal_(weight, std=0.2)
-    return network
-
-
-LINEARS = {
-    f"blocks.{block}.{layer}": shape
-    for block in range(2)
-    for layer, shape in {
-        "attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH),
-        "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
-    }.items()
-}  # fmt: skip
-BACKBONE = Backbone(WIDTH, LINEARS)
-
-
-def model(adapter, precision="fp32", seed=0):
-    return AdaptedModel(tiny_vit(seed), adapter, "cpu", precision)
-
-
-def dataset(samples=48, classes=4, seed=0):
-    """A pattern per class under noise; the training part and an equally large test part."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.integers(0, 256, (classes, SIZE, SIZE, 1))
-
-    def part():
-        labels = np.arange(samples) % classes
-        noise = rng.integers(0, 256, (samples, SIZE, SIZE, 1))
-        return Split(((3 * patterns[labels] + noise) // 4).astype(np.uint8), labels.astype(np.int64))
-
-    view = View(crop="area", scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=True)
-    return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), train_view=view)
-
-
-def client_data(data, indices):
-    return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))
-
-
 def representatives(*functions):
     """One of the methods that share these functions and the phases of a task: others would only say the same again."""
     found = {}
@@ -87,8 +42,7 @@ def representatives(*functions):
 
 def small_settings(name):
     """[method] of a run: its name, and settings small enough for a tiny backbone."""
-    known = {option.name for option in describe(method_class(name))}
-    return {"name": name} | {key: value for key, value in {"rank": 2, "size": 24}.items() if key in known}
+    return {"name": name} | small(method_class(name))
 
 
 def phase(round=1, kind="train", task=None, index=None, seed=0):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fcil.cli.arguments import listed, output_folder, pixels, seeds, set_argument
+from fcil.cli.arguments import comma_separated, output_folder, pixels, seeds, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.merge import merge_models_command
@@ -126,10 +126,10 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
 
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
-    from fcil.registry import method_names
+    from fcil.registry import installed_names, method_names
     from fcil.report.methods import method_page, methods_table
 
-    console.print(method_page(given.name) if given.name else methods_table(method_names()))
+    console.print(method_page(given.name) if given.name else methods_table([*method_names(), *installed_names()]))
 
 
 def _settings_shown(given: argparse.Namespace, console: Console) -> None:
@@ -204,7 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
-    compare.add_argument("--methods", type=listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
+    compare.add_argument(
+        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
+    )
     compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
     bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")

@@ -32,7 +32,7 @@ def collect(data_pass: Pass, client: Session, arrays: Arrays, batch: int) -> Arr
         gradients |= collector.gradients
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
-    transform = client.generator("statistics augmentation") if data_pass.transform == "train" else None
+    transform = client.stream("statistics augmentation") if data_pass.transform == "train" else None
     by_layer = {layer: _call_all(many) for layer, many in observers.items()}
     with torch.set_grad_enabled(bool(data_pass.gradients)):
         for _ in range(data_pass.repeats):

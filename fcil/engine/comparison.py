@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,14 @@ class Cell:
         return prepare(self.config, self.folder)
 
 
+def folder_name(label: str) -> str:
+    """A label as a part of a folder's name: as it is, or where it holds a path or a class, its end and a hash."""
+    if not re.search(r"[/:\\]", label):
+        return label
+    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")
+    return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
 def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Cell]:
     """Lay out all runs of a comparison, one value of a sweep after another, and check them before the first begins.
 
@@ -55,7 +65,7 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
         Cell(
             label,
             seed,
-            out / value / f"{label}-seed{seed}",
+            out / value / f"{folder_name(label)}-seed{seed}",
             load_variant(path, label, [*overrides, *([value] if value else []), f"run.seed={seed}"]),
             value,
         )

@@ -13,7 +13,7 @@ from fcil.config import Config
 from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
 from fcil.model.backbone import weights_left_out, weights_sha256
-from fcil.registry import build_method
+from fcil.registry import build_method, sources
 
 __all__ = ["PACKAGES", "commit", "provenance", "versions"]
 
@@ -51,10 +51,17 @@ def _method(config: Config) -> dict[str, Any]:
     return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
 
 
+def _sources(config: Config) -> dict[str, Any]:
+    """The files that define the method and its parts, where they are not shipped ones: file or module -> SHA-256."""
+    files = sources(build_method(config.method.name, config.method.settings))
+    return {"method_sources": {file.name: file.sha256 for file in files}} if files else {}
+
+
 def provenance(config: Config, data: Dataset) -> dict[str, Any]:
     """The [provenance] section of a run's config.toml."""
     return {
         "method": _method(config),
+        **_sources(config),
         "commit": commit(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "precision": resolved(config).model.precision,

@@ -48,7 +48,7 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
-        folder: the run folder, where clients may keep arrays of their own.
+        folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
 
     Raises:
         ConfigError: whatever would stop the run later.
@@ -66,7 +66,8 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     """Settings, weights or data in which `config` differs from the run in `folder`; empty if it is the same run.
 
     Raises:
-        ConfigError: it is the same run, but its "auto" precision means another one on this machine.
+        ConfigError: it is the same run, but the method's file has changed, or its "auto" precision means another one
+            on this machine.
     """
 
     def numbers(c: Config) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     names = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
     names += [f"{of} files" for of in ("weights", "data") if recorded.get(f"{of}_sha256") != info[f"{of}_sha256"]]
     precision = recorded.get("precision", old.model.precision)
+    if not names:
+        _check_sources(folder, recorded.get("method_sources", {}), info.get("method_sources", {}))
     if names or precision == info["precision"]:
         return names
     if config.model.precision != "auto":
@@ -88,6 +91,17 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
         f'{folder}: was begun in {precision}, and model.precision = "auto" means {info["precision"]} on this machine. '
         f"Go on where it began, or here with `fcil run CONFIG --set model.precision={precision} --output {folder}`"
     )
+
+
+def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on where a file that defines the method is not the one that the run began with."""
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise ConfigError(
+            f"{folder}: the run began with another content of {', '.join(changed)}, and would be a run of two methods. "
+            f"To go on, put back what [provenance] in its {CONFIG} has the SHA-256 of; or choose another --output, or "
+            "delete the folder"
+        )
 
 
 def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
@@ -118,7 +132,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     totals = progress.totals
     seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
     return {
-        "method": plan.config.method.name,
+        "method": plan.config.method.label,
         "seed": plan.config.run.seed,
         **summarise(progress.correct, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},

@@ -1,4 +1,4 @@
-"""Frequent directions: a Gram matrix in k rows, summed over a stream of inputs without ever being formed."""
+"""Sketch a Gram matrix in k rows by frequent directions, over a stream of inputs and without ever forming it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 __all__ = ["FrequentDirections"]
 
 BLOCK = 256
-"""Inputs that are taken up at a time, at least; an eigen-decomposition of (k + BLOCK)^2 numbers for each."""
+"""Fewest inputs that are added at a time, each time with an eigen-decomposition of (k + BLOCK)^2 numbers."""
 
 
 class FrequentDirections:
-    """S, (k, in), such that S^T S approaches G = sum x x^T from below.
+    """Sketches G = sum x x^T by S, (k, in), such that S^T S approaches G from below.
 
     For every j <= k: || G - S^T S ||_2 <= (trace(G) - the j largest eigenvalues of G) / (k + 1 - j). Liberty, KDD 2013;
     the bound is that of Ghashami, Liberty, Phillips and Woodruff, arXiv 1501.01711, for a cut at the (k + 1)-th value.
@@ -28,7 +28,7 @@ class FrequentDirections:
         self.kept = torch.zeros(0, width, dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
-        """Take up inputs, (n, in)."""
+        """Add inputs, (n, in), to the sketch."""
         import torch
 
         for block in torch.split(x, max(BLOCK, self.rows)):
@@ -46,8 +46,8 @@ class FrequentDirections:
         self.kept = (share * vectors[:, -self.rows :]).T @ self.kept
 
     def sketch(self) -> Tensor:
-        """S, (k, in), filled up with rows of zeros."""
+        """Give S, (k, in), filled up with rows of zeros."""
         import torch
 
-        missing = self.kept.new_zeros(self.rows - len(self.kept), self.kept.shape[1])
-        return torch.cat([self.kept, missing])
+        padding = self.kept.new_zeros(self.rows - len(self.kept), self.kept.shape[1])
+        return torch.cat([self.kept, padding])

@@ -163,6 +163,10 @@ def test_names_of_run_folders():
     many = [f"section{k}.key=value" for k in range(50)]
     assert len(folder(*many).name) < 120
     assert folder(*many) != folder(*many[1:])
+    mine = [folder(f"method.name={path}") for path in ("a/mine.py:Mine", "b/mine.py:Mine", "a_mine.py_Mine")]
+    assert len(set(mine)) == 3
+    assert all(path.parent == Path("runs") and ":" not in path.name for path in mine)
+    assert mine[0].name.startswith("x+method.name=mine.py_Mine-")
 
 
 SHOWN = {
@@ -183,16 +187,16 @@ def test_small_commands(words, capsys):
 
 
 def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
-    import fcil.registry as registry
+    from fcil.registry import shipped
 
-    original = registry.import_module
+    original = shipped.import_module
 
     def broken(name):
         if name.endswith(".fedavg"):
             raise ImportError("No module named 'nope'")
         return original(name)
 
-    monkeypatch.setattr(registry, "import_module", broken)
+    monkeypatch.setattr(shipped, "import_module", broken)
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
     assert "strategies/fedavg.py cannot be imported" in told
@@ -202,9 +206,9 @@ def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("classes", "told"), [([], "it defines none"), (["One", "Two"], "it defines 2: One, Two")])
 def test_a_strategy_file_has_one_method(classes, told, monkeypatch, capsys):
-    import fcil.registry as registry
+    from fcil.registry import shipped
 
-    original = registry.import_module
+    original = shipped.import_module
 
     def other(name):
         if not name.endswith(".fedavg"):
@@ -214,7 +218,7 @@ def test_a_strategy_file_has_one_method(classes, told, monkeypatch, capsys):
             setattr(module, one, type(one, (Method,), {"__module__": name}))
         return module
 
-    monkeypatch.setattr(registry, "import_module", other)
+    monkeypatch.setattr(shipped, "import_module", other)
     assert main(["methods", "fedavg"]) == 2
     assert f"strategies/fedavg.py: must define exactly one subclass of fcil.method.Method; {told}" in " ".join(
         capsys.readouterr().err.split()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from fcil import registry
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.method import Method
+from fcil.registry.shipped import package
 from strategies.fedavg import FedAvg
 
 DRAFT = """
@@ -86,7 +86,6 @@ def test_a_first_merge_and_other_sums_need_no_declaration():
 
 def test_a_file_with_such_a_class_is_told_as_a_mistake_in_the_settings(tmp_path, monkeypatch, digits_config):
     (tmp_path / "half_of_it.py").write_text(DRAFT)
-    package = registry._package()
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(package(), "__path__", [*package().__path__, str(tmp_path)])
     with pytest.raises(ConfigError, match=r"strategies/half_of_it\.py cannot be imported: TypeError: Half: .*additive"):
         prepare(digits_config({"method": {"name": "half_of_it"}}))

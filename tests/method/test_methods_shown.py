@@ -58,6 +58,6 @@ def test_every_method_is_listed_with_its_line_and_has_a_page_with_its_settings(n
     for setting in describe(method_class(name)):
         line = next(line for line in page.splitlines() if re.match(rf"\s*{setting.name}\b", line))
         assert setting.option.help in line
-    reports = any(build_method(name, {}).local(phase(r)).passes for r in (1, 2))
+    reports = any(build_method(name, {}).acting(phase(r)).local(phase(r)).passes for r in (1, 2))
     ends = "report" in build_method(name, {}).phases(Task(0, 0, 1), 2)
     assert ("data-free" in row) == (not reports and not ends)

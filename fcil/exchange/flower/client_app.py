@@ -9,16 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fcil.arrays import Arrays
 from fcil.client.store import ClientStore
 from fcil.config import from_table
+from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
+from fcil.exchange.flower.method_files import at_home, node_method
 from fcil.exchange.worker import Worker
-from fcil.registry import build_method
-from fcil.server.replies import Failure
+from fcil.server.replies import Failure, Partial, crashed
 
 __all__ = ["app", "worker_for"]
 
@@ -54,16 +55,27 @@ def _store(job: messages.Job, context: Context) -> ClientStore:
 
 
 def worker_for(job: messages.Job, context: Context) -> Worker:
-    """The resident worker of a run; the one of an earlier run is let go."""
+    """The resident worker of a run; the one of an earlier run is let go.
+
+    Raises:
+        ConfigError: the run cannot be worked for here: the method's code is missing or another one.
+    """
     local = {section: {key: str(context.node_config[name])} for name, (section, key) in _LOCAL.items()
            if name in context.node_config}  # fmt: skip
-    key = hashlib.sha256(f"{job.config}{json.dumps(local)}".encode()).hexdigest(), job.store
+    key = hashlib.sha256(f"{job.config}{job.sources}{json.dumps(local)}".encode()).hexdigest(), job.store
     if key not in _workers:
         _workers.clear()
-        config = from_table([("message", json.loads(job.config)), ("node config", local)])
-        method = build_method(config.method.name, config.method.settings)
+        config = from_table([("message", at_home(json.loads(job.config), job.sources)), ("node config", local)])
+        method = node_method(config.method.name, config.method.settings, job.sources)
         _workers[key] = Worker(config, method, _store(job, context))
     return _workers[key]
+
+
+def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
+    """The reply of a node that cannot work for a run."""
+    if work.summed:
+        return messages.write_partial(Partial(work.phase.index, (), tuple(crashed(c, error) for c in work.clients)))
+    return messages.write_failure(crashed(work.clients[0], error))
 
 
 def _work(message: Message, context: Context) -> Message:
@@ -72,7 +84,10 @@ def _work(message: Message, context: Context) -> Message:
     if partition is not None and work.clients != (partition,):
         clients = ", ".join(map(str, work.clients))
         raise ValueError(f"asked for client {clients}, but this node holds the data of client {partition}")
-    worker = worker_for(work.job, context)
+    try:
+        worker = worker_for(work.job, context)
+    except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
+        return Message(_refused(work, error), reply_to=message)
     if work.summed:
         return Message(
             messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message

@@ -16,6 +16,7 @@ from fcil.arrays import Arrays
 from fcil.config import Config, to_table
 from fcil.exchange.flower.packing import pack, unpack
 from fcil.method import Broadcast, ClientUpdate, Phase, Task
+from fcil.registry import build_method, sources
 from fcil.server.loop import Request
 from fcil.server.replies import TRACEBACK, Failure, Partial
 
@@ -38,11 +39,15 @@ class Job:
     """The resolved settings, as JSON."""
     store: str = ""
     """Folder of the clients' own arrays, where nodes share the server's disk."""
+    sources: str = "[]"
+    """The files outside fcil that define the method, JSON: [name, path inside the app, SHA-256] of each."""
 
     @classmethod
     def of(cls, config: Config, store: str = "") -> "Job":
         """The job of a run with these settings."""
-        return cls(json.dumps(to_table(config)), store)
+        files = sources(build_method(config.method.name, config.method.settings))
+        listed = json.dumps([[file.name, file.inside, file.sha256] for file in files])
+        return cls(json.dumps(to_table(config)), store, listed)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
 
 
 def _job(content: RecordDict) -> Job:
-    return Job(_get(content, _REQUEST, "config", str), _get(content, _REQUEST, "store", str))
+    return Job(*(_get(content, _REQUEST, key, str) for key in ("config", "store", "sources")))
 
 
 def read_work(content: RecordDict) -> Work:

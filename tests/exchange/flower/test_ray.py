@@ -10,6 +10,7 @@ import pytest
 import ray
 from flower_processes import alive, children, gone
 from flower_runs import finish, first_phase, inline, inline_without, refused, settings
+from own_methods import write
 
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
@@ -21,19 +22,24 @@ from fcil.exchange.inline import Inline
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
 
-def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
+def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path, monkeypatch):
     workers = min(2, cores())
     before = children()
     exchange = ray_exchange(settings(run={**ON_RAY, "workers": workers}), tmp_path)
     summing = settings(run={**ON_RAY, "workers": workers, "aggregate_on_worker": True})
+    write(tmp_path / "methods")
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    own = prepare(settings(method={"name": "methods/mine.py:Mine", "rank": 2}, run={"device": "cpu"}))
     try:
         done = finish(exchange)
+        elsewhere = finish(FlowerExchange(exchange.grid, own.plan.config, store=str(tmp_path)), own.plan)
         grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
         pids = {*exchange.grid.pids(), *children()} - before
     finally:
         exchange.close()
     assert done.sha256() == inline().sha256()
     assert done.correct == inline().correct
+    assert elsewhere.sha256() == finish(Inline(own.worker), own.plan).sha256()
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too

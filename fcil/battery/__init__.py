@@ -1,0 +1,17 @@
+"""The contract battery: what every method must keep to, whatever it does, tried out in seconds on a tiny ViT.
+
+Updates are made by the real client half, on images; the server half is then driven in ways that a run drives it. Each
+check is a function of a `Trial` whose first line says what must hold; it raises `Broken` where it does not.
+
+    tiny         a random ViT of two blocks, images of random patterns
+    trial        a run over two tasks, with everything that went in and came out
+    watch        calls of a method's code: exceptions, changed inputs, draws from global generators
+    settings, clients, merging, storing     the checks
+    verdict      all checks on one method, and where in its file one fails
+"""
+
+from fcil.battery.outcome import Broken, NotAsked, NotReached
+from fcil.battery.trial import Trial, trial_of
+from fcil.battery.verdict import CHECKS, Result, examine
+
+__all__ = ["CHECKS", "Broken", "NotAsked", "NotReached", "Result", "Trial", "examine", "trial_of"]

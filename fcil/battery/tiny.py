@@ -1,0 +1,62 @@
+"""What methods are tried out on: a random ViT of two blocks and images of random patterns; no file is read."""
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from fcil.client.data import ClientData
+from fcil.data.dataset import Dataset, Split
+from fcil.data.transforms import View
+from fcil.method import Adapter, Backbone
+from fcil.model.adapted import AdaptedModel
+from fcil.seeding import generator
+
+__all__ = ["BACKBONE", "LINEARS", "SIZE", "WIDTH", "client_data", "patterns", "tiny_model", "tiny_vit"]
+
+SIZE, WIDTH, BLOCKS = 16, 32, 2
+LINEARS = {
+    f"blocks.{block}.{layer}": shape
+    for block in range(BLOCKS)
+    for layer, shape in {
+        "attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH),
+        "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
+    }.items()
+}  # fmt: skip
+BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS)
+
+
+def tiny_vit(seed: int = 0) -> VisionTransformer:
+    """Two blocks of width 32 on four patches; 5 tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = VisionTransformer(
+            img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=BLOCKS, num_heads=2, mlp_ratio=2.0, num_classes=0
+        )
+        for weight in network.parameters():  # timm's own start is so small that layers hardly do anything
+            if weight.dim() == 2:
+                torch.nn.init.normal_(weight, std=0.2)
+    return network
+
+
+def tiny_model(adapter: Adapter | None, precision: str = "fp32", seed: int = 0) -> AdaptedModel:
+    """The tiny ViT with an adapter, on the CPU."""
+    return AdaptedModel(tiny_vit(seed), adapter, "cpu", precision)
+
+
+def patterns(samples: int = 48, classes: int = 4, seed: int = 0) -> Dataset:
+    """A pattern per class under noise: `samples` training images and as many test images of 16 x 16, one channel."""
+    rng = generator(seed, "patterns")
+    drawn = rng.integers(0, 256, (classes, SIZE, SIZE, 1))
+
+    def part() -> Split:
+        labels = np.arange(samples) % classes
+        noise = rng.integers(0, 256, (samples, SIZE, SIZE, 1))
+        return Split(((3 * drawn[labels] + noise) // 4).astype(np.uint8), labels.astype(np.int64))
+
+    view = View(crop="area", scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=True)
+    return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), train_view=view)
+
+
+def client_data(data: Dataset, indices: np.ndarray) -> ClientData:
+    """A client that holds these training samples; classes stand in their own order."""
+    return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))

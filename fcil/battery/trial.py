@@ -1,0 +1,210 @@
+"""A method's trial run: two tasks, three clients, two rounds, with all that went in and came out of every phase."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fcil.arrays import State
+from fcil.battery.outcome import Broken, NotReached
+from fcil.battery.tiny import BACKBONE, SIZE, client_data, patterns, tiny_vit
+from fcil.battery.watch import Watch, WatchedModel
+from fcil.client.settings import Train
+from fcil.client.training import run_client
+from fcil.data.dataset import model_inputs
+from fcil.errors import ConfigError
+from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
+from fcil.registry import build_method, method_class
+
+__all__ = [
+    "CLIENT",
+    "CLIENTS",
+    "DATA",
+    "MERGE",
+    "PARTS",
+    "TASKS",
+    "Exchange",
+    "Step",
+    "Trial",
+    "pictures",
+    "small",
+    "trial_of",
+]
+
+DATA = patterns()
+TASKS = (Task(0, 0, 2), Task(1, 2, 2))
+CLIENTS = 3
+PARTS = [[np.flatnonzero(np.isin(DATA.train.labels, t.positions))[c::CLIENTS] for c in range(CLIENTS)] for t in TASKS]
+TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
+SMALL = {"rank": 2, "size": 24, "length": 3}
+"""Settings of many methods, at values that fit the tiny backbone."""
+CLIENT = ("loss", "client_begin", "client_end", "local", "adapter")
+MERGE = ("merge", "merge_sums", "sums")
+"""The functions that do a client's work, and the server's."""
+
+Kept = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What clients were sent and sent back in one phase."""
+
+    phase: Phase
+    before: State
+    broadcast: Broadcast
+    updates: list[ClientUpdate] = field(default_factory=list)
+    stores: list[tuple[Kept, Kept]] = field(default_factory=list)
+    """Each client's own arrays before and after."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A whole phase."""
+
+    phase: Phase
+    before: State
+    broadcast: Broadcast
+    updates: list[ClientUpdate]
+    stores: list[tuple[Kept, Kept]]
+    after: State
+
+
+def _copies(arrays: Mapping[str, Any]) -> Kept:
+    return {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in arrays.items()}
+
+
+class Trial:
+    """One method and its trial run, which is made when it is first asked for."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.watch = Watch()
+        self.undeclared: list[tuple[Phase, int, tuple[str, ...]]] = []
+        """Phase, client, arrays that changed though they are not declared."""
+        self._exchanges: list[Exchange] = []
+
+    @cached_property
+    def model(self) -> WatchedModel:
+        """The resident model."""
+        return self.fresh_model()
+
+    def fresh_model(self) -> WatchedModel:
+        """The same in another process."""
+        return WatchedModel(tiny_vit(), self.method.adapter)
+
+    def work(
+        self, phase: Phase, broadcast: Broadcast, client: int, store: Kept, model: WatchedModel | None = None
+    ) -> ClientUpdate:
+        """A client's part of a phase; `store` is read and written."""
+        data = client_data(DATA, PARTS[phase.task.index][client])
+
+        def work(sent: Broadcast) -> ClientUpdate:
+            return run_client(self.method, model or self.model, data, TRAIN, phase, sent, client, store)
+
+        return self.watch.call(f"client {client}'s work", phase, CLIENT, work, broadcast)
+
+    def merge(self, step: Exchange | Step, state: State, updates: Sequence[ClientUpdate]) -> State:
+        """The state after the phase of `step`, from these updates."""
+        method = self.method.acting(step.phase)
+        return self.watch.call("merge", step.phase, MERGE, method.merge, state, step.phase, updates)
+
+    def broadcast(self, state: State, phase: Phase) -> Broadcast:
+        """What clients are sent in a phase."""
+        return self.watch.call(
+            "broadcast", phase, ("broadcast",), self.method.acting(phase).broadcast, state, phase
+        )  # fmt: skip
+
+    def deploy(self, state: State, phase: Phase) -> Mapping[str, np.ndarray]:
+        """What is evaluated after a phase."""
+        return self.watch.call("deploy", phase, ("deploy",), self.method.deploy, state, phase)
+
+    def begin(self, state: State, phase: Phase) -> State:
+        """The state at a task's beginning."""
+        return self.watch.call("begin", phase, ("begin",), self.method.begin, state, phase, BACKBONE)
+
+    @cached_property
+    def _run(self) -> tuple[list[Step], Broken | None]:
+        steps: list[Step] = []
+        stores: list[Kept] = [{} for _ in range(CLIENTS)]
+        try:
+            state = self.method.init(BACKBONE, TASKS[-1].seen, 0)
+            for task in TASKS:
+                kinds = self.method.phases(task, TRAIN.rounds)
+                for number, kind in enumerate(kinds, 1):
+                    phase = Phase(len(steps), kind, task, number, 0, len(kinds) - number)
+                    state = self.begin(state, phase) if number == 1 else state
+                    steps.append(self._step(phase, state, stores))
+                    state = steps[-1].after
+        except Broken as broken:
+            return steps, broken
+        return steps, None
+
+    def _step(self, phase: Phase, state: State, stores: list[Kept]) -> Step:
+        exchange = Exchange(phase, state, self.broadcast(state, phase))
+        self._exchanges.append(exchange)
+        for client, store in enumerate(stores):
+            before = _copies(store)
+            exchange.updates.append(self.work(phase, exchange.broadcast, client, store))
+            exchange.stores.append((before, _copies(store)))
+            if self.model.undeclared:
+                self.undeclared.append((phase, client, self.model.undeclared))
+        after = self.merge(exchange, state, exchange.updates)
+        return Step(after=after, **{f.name: getattr(exchange, f.name) for f in fields(Exchange)})
+
+    @property
+    def broken(self) -> Broken | None:
+        """Why the run broke off, or None."""
+        return self._run[1]
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """What passed between server and clients, as far as the run went.
+
+        Raises:
+            NotReached: no client was reached.
+        """
+        if self.broken and not any(exchange.updates for exchange in self._exchanges):
+            raise NotReached("the run broke off before any client had answered")
+        return self._exchanges
+
+    @property
+    def steps(self) -> list[Step]:
+        """All phases.
+
+        Raises:
+            NotReached: the run broke off.
+        """
+        if self.broken:
+            raise NotReached("the run broke off")
+        return self._run[0]
+
+
+def pictures(count: int) -> Tensor:
+    """(count, 3, SIZE, SIZE): the first test images."""
+    return model_inputs(DATA.test.images[np.arange(count)], DATA, SIZE)
+
+
+def small(kind: type[Method]) -> dict[str, Any]:
+    """Those of the small settings that a method has."""
+    known = {f.name for f in fields(kind) if f.init}
+    return {name: value for name, value in SMALL.items() if name in known}
+
+
+def trial_of(name: str, settings: Mapping[str, Any]) -> Trial:
+    """The trial of a method by its name, at these settings and else at small ones.
+
+    Raises:
+        ConfigError: no such method, or settings that it, or the tiny backbone, does not admit.
+    """
+    method = build_method(name, {**small(method_class(name)), **settings})
+    try:
+        method.init(BACKBONE, TASKS[-1].seen, 0)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. Methods are tried out on a ViT of {BACKBONE.blocks} blocks of width {BACKBONE.width}; give "
+            "smaller settings, as in --set rank=2"
+        ) from error
+    return Trial(method)

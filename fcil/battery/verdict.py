@@ -1,0 +1,117 @@
+"""All checks on one method: which hold, what fails, and where in the method's file."""
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fcil.battery import clients, merging, settings, storing
+from fcil.battery.outcome import Broken, NotAsked, NotReached
+from fcil.battery.trial import Trial
+from fcil.method import Method
+from fcil.threads import threads
+
+__all__ = ["CHECKS", "Check", "Result", "examine"]
+
+Check = Callable[[Trial], None]
+CHECKS: tuple[Check, ...] = (
+    settings.settings_have_defaults_and_texts,
+    clients.goes_through,
+    clients.replies_pass_the_servers_check,
+    clients.only_what_is_declared_trains,
+    clients.only_generators_of_the_phase_are_drawn,
+    clients.inputs_stay_as_they_are,
+    clients.same_inputs_give_the_same_bits,
+    clients.clients_work_the_same_again,
+    merging.shapes_are_kept_over_rounds,
+    merging.order_of_clients_does_not_matter,
+    merging.nobodys_examples_count_for_nothing,
+    merging.copies_of_a_client_are_that_client,
+    merging.additive_merges_add,
+    storing.states_survive_storage,
+    storing.stores_survive_storage,
+    storing.deployed_arrays_score_every_class,
+)
+FCIL = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one check."""
+
+    title: str
+    """What must hold."""
+    outcome: Literal["holds", "fails", "not asked", "not reached"]
+    message: str
+    seconds: float
+    place: str = ""
+    """`file.py:12`, in the method's own file where that is known."""
+
+
+def examine(trial: Trial) -> Iterator[Result]:
+    """The results of all checks, as they come."""
+    for check in CHECKS:
+        began = time.perf_counter()
+        title = (check.__doc__ or "").partition("\n")[0]
+        with threads(1):
+            outcome, message, place = _outcome(check, trial)
+        yield Result(title, outcome, message, time.perf_counter() - began, place)
+
+
+def _outcome(check: Check, trial: Trial) -> tuple[Any, str, str]:
+    try:
+        check(trial)
+    except NotAsked as reason:
+        return "not asked", str(reason), ""
+    except NotReached as reason:
+        return "not reached", str(reason), ""
+    except Broken as broken:
+        return "fails", str(broken), _place(trial.method, broken)
+    except Exception as error:  # whatever else a method's code may raise
+        return "fails", f"{type(error).__name__}: {error}", _line(error, trial.method)
+    return "holds", "", ""
+
+
+def _place(method: Method, broken: Broken) -> str:
+    """Where the exception behind it was raised, or else where the function to blame is defined."""
+    if broken.__cause__ is not None and (line := _line(broken.__cause__, method)):
+        return line
+    acting = method.acting(broken.phase) if broken.phase else method
+    return _definition(type(acting), broken.functions) or _definition(type(method), broken.functions)
+
+
+def _line(error: BaseException, method: Method) -> str:
+    """The last line of the traceback that is no code of fcil's or of a library's: that of the method's file, mostly."""
+    own = {file for kind in type(method).__mro__ if (file := _file(kind))}
+    frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
+              if frame.filename in own or _foreign(frame.filename)]  # fmt: skip
+    return frames[-1] if frames else ""
+
+
+def _file(kind: type) -> str | None:
+    """The file that defines a class of a method's; None for those of the contract itself."""
+    try:
+        file = inspect.getfile(kind)
+    except (TypeError, OSError):
+        return None
+    return None if Path(file).is_relative_to(FCIL / "method") else file
+
+
+def _foreign(file: str) -> bool:
+    """Whether a file belongs neither to fcil nor to installed packages."""
+    path = Path(file)
+    return path.is_absolute() and not path.is_relative_to(FCIL) and "site-packages" not in path.parts
+
+
+def _definition(kind: type, names: tuple[str, ...]) -> str:
+    """The line of the nearest class that defines one of these functions, or of the method's class."""
+    for each in kind.__mro__:
+        for name in (n for n in names if n in vars(each) and _file(each)):
+            function = vars(each)[name]
+            code = getattr(getattr(function, "fget", function), "__code__", None)
+            if code is not None:
+                return f"{code.co_filename}:{code.co_firstlineno}"
+    return ""

@@ -1,0 +1,92 @@
+"""A name, with or without settings -> the class of a method, or the method."""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fcil.errors import ConfigError
+from fcil.method import Method
+from fcil.options import nearest, parse
+from fcil.registry.files import load_file, method_in
+from fcil.registry.installed import announced, announced_class, installed_names, module_class, package_of
+from fcil.registry.references import locate, split_file
+from fcil.registry.shipped import method_names, package, shipped_class
+
+__all__ = ["build_method", "method_class", "parse_call"]
+
+_CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+def method_class(name: str, where: str = "") -> type[Method]:
+    """The class of a method; its fields are its settings.
+
+    Args:
+        name: of one that is shipped, or `path/to/file.py:Class`, `package.module:Class`, or an entry point.
+        where: how to point at the name in a message; as the setting `method.name` unless given.
+
+    Raises:
+        ConfigError: no such method, file, module or class, with the nearest name; or it cannot be imported.
+    """
+    where = where or f"method.name = {name!r}"
+    file = split_file(name)
+    if file:
+        return _file_class(*file, where)
+    if ":" in name:
+        return module_class(name.strip(), where)
+    shipped = method_names()
+    if name in shipped:
+        _refuse_collision(name, where)
+        return shipped_class(name)
+    if name in installed_names():
+        return announced_class(name, where)
+    written = " A file is written path/to/file.py:Class." if "/" in name else ""
+    raise ConfigError(f"{where}: no such method.{written} {nearest(name, [*shipped, *installed_names()])}")
+
+
+def _file_class(path: str, name: str, where: str) -> type[Method]:
+    file = locate(path)
+    if file is None:
+        beside = "" if Path(path).is_absolute() else f" in {Path.cwd()}, nor in the folder of the app"
+        raise ConfigError(f"{where}: no such file: {path}{beside}")
+    return method_in(load_file(file, package(), where), name, str(file), where)
+
+
+def _refuse_collision(name: str, where: str) -> None:
+    """A name that means two methods means none; both can still be had by their modules."""
+    if points := announced(name):
+        kind = shipped_class(name)
+        shipped = f"fcil.strategies.{kind.__module__.rpartition('.')[2]}:{kind.__name__}"
+        raise ConfigError(
+            f"{where}: {package_of(points[0])} announces an entry point of that name, which is a shipped method's, and "
+            f"is refused: rename it there. Until then write {points[0].value} or {shipped}"
+        )
+
+
+def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], str] | None = None) -> Method:
+    """A method from its name and settings.
+
+    Raises:
+        ConfigError: no such method, or a setting that it does not know or does not admit.
+    """
+    return parse(method_class(name), settings, where or (lambda key: f"method.{key} ({name})"))
+
+
+def parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    """`name` or `name(key = value, ...)`, the values in TOML -> a method's name and its settings, not yet checked.
+
+    Args:
+        where: how to point at the text in a message.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    call = _CALL.fullmatch(text)
+    try:
+        settings = tomllib.loads(f"own = {{{call[2] or ''}}}")["own"] if call else None
+    except tomllib.TOMLDecodeError:
+        settings = None
+    if call is None or settings is None:
+        raise ConfigError(f'{where}: write a method, "ties", or a method with its settings, "ties(top = 0.3)"')
+    return call[1], settings

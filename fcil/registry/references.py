@@ -1,0 +1,51 @@
+"""Paths of method files in settings: `path/to/file.py`, `path/to/file.py:Class`, also inside calls of other methods.
+
+A path that is not absolute is looked for in the current folder, then in the folder of the app (that of `fcil/`, and
+whatever else Python imports from outside its environment): Flower and Ray start processes elsewhere.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+__all__ = ["absolute", "app_folders", "label", "locate", "split_file"]
+
+_FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>\w+))?", re.DOTALL)
+_INSIDE = re.compile(r"""(?P<before>^\s*|["'])(?P<path>[^"'\n]+?\.py)(?=\s*(?:[:("']|$))""")
+"""At the beginning of a setting, or of a text inside it: `compose(round = "my.py:Mine")`."""
+
+
+def app_folders() -> list[Path]:
+    """Folders that hold code and are no part of Python's environment; that of `fcil/` first."""
+    environment = tuple(Path(prefix) for prefix in (sys.prefix, sys.base_prefix))
+    others = [Path(os.path.abspath(path)) for path in sys.path if path and os.path.isdir(path)]
+    outside = [path for path in others if not any(path.is_relative_to(prefix) for prefix in environment)]
+    return list(dict.fromkeys([Path(__file__).parents[2], *outside]))
+
+
+def locate(path: str) -> Path | None:
+    """The absolute path of a file that exists, in the current folder or in one of the app's; else None."""
+    candidates = [folder / Path(path).expanduser() for folder in (Path.cwd(), *app_folders())]
+    return next((Path(os.path.abspath(p)) for p in candidates if p.is_file()), None)
+
+
+def absolute(text: str) -> str:
+    """A setting with the paths of method files made absolute, where these exist; all other text stays as it is."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return match["before"] + str(locate(match["path"]) or match["path"])
+
+    return _INSIDE.sub(replaced, text)
+
+
+def split_file(name: str) -> tuple[str, str] | None:
+    """`path.py:Class` -> its path and class, empty where none is named; None where the name is not that of a file."""
+    match = _FILE.fullmatch(name.strip())
+    return (match["path"], match["name"] or "") if match else None
+
+
+def label(name: str) -> str:
+    """A method's name as tables and pictures show it: of a path only its last part, `file.py:Class`."""
+    file = split_file(name)
+    return f"{Path(file[0]).name}{':' if file[1] else ''}{file[1]}" if file else name
