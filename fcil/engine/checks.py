@@ -31,9 +31,9 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"{type(method).__name__} was given as an object. Keep its class in a file of its own and set "
             f'method.name = "path/to/file.py:{type(method).__name__}", or run.exchange = "inline"'
         )
-    known = family(config.data.name)
-    if known.classes and not config.data.unofficial:  # otherwise the files say how many there are
-        make_tasks(known.classes, config.tasks)
+    data_set = family(config.data.name)
+    if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
+        make_tasks(data_set.classes, config.tasks)
     if config.run.min_clients > config.partition.clients:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"

@@ -108,15 +108,15 @@ def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: in
 
 
 def _phases(plan: Plan, rehearsal: Rehearsal, events: list[Mapping[str, Any]], workers: int) -> list[PhaseForecast]:
-    asked = {event["phase"]: event for event in events if event["event"] == "phase"}
+    requests = {event["phase"]: event for event in events if event["event"] == "phase"}
     merged = {event["phase"]: event for event in events if event["event"] == "merged"}
     out = []
     for phase in plan.phases:
-        counts = [plan.scenario.num_examples(phase.task.index, c) for c in asked[phase.index]["clients"]]
+        counts = [plan.scenario.num_examples(phase.task.index, c) for c in requests[phase.index]["clients"]]
         steps = [steps_of(n, plan.config.train.epochs, plan.config.train.batch) for n in counts]
         out.append(PhaseForecast(
             phase, len(counts), sum(steps) if plan.method.acting(phase).local(phase).trains else 0,
-            merged[phase.index]["upload_bytes"], asked[phase.index]["download_bytes"],
+            merged[phase.index]["upload_bytes"], requests[phase.index]["download_bytes"],
             spread((_client_seconds(plan, rehearsal, phase, n) for n in counts), workers),
         ))  # fmt: skip
     return out

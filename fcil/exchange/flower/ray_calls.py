@@ -38,7 +38,7 @@ class Call:
 
     letters: list[Letter]
     worker: Any
-    began: float
+    start: float
     deadline: float = field(default=float("inf"))
 
     def content(self) -> tuple[list[tuple[Metadata, dict[str, Any]]], dict[str, Any]]:

@@ -160,7 +160,7 @@ class RayGrid(Grid):
             yield from self._failed(call, waiting, CRASHED, _short(error))
         else:
             self._idle.append(call.worker)
-            self._seconds = (time.monotonic() - call.began) / len(replies)
+            self._seconds = (time.monotonic() - call.start) / len(replies)
             yield from replies
 
     def _expire(self, waiting: deque[Letter], timeout: float | None) -> Iterator[Message]:
