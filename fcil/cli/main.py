@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fcil.cli.arguments import listed, output_folder, pixels, seeds, set_argument
 from fcil.cli.bench import bench_commands
+from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.merge import merge_models_command
 from fcil.cli.report import report_command
@@ -27,6 +28,7 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "report": "runs/quickstart",
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
@@ -187,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    check_command(command)
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
     merge_models_command(command)
     report_command(command)

@@ -7,6 +7,7 @@ import pytest
 from small import small_settings
 
 from fcil.battery import CHECKS, NotAsked, trial_of
+from fcil.battery.trial import TASKS
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, MergeError
 from fcil.method import Averaging
@@ -34,7 +35,7 @@ def test_every_method_keeps_to(check, name):
 @every_method
 def test_a_trial_has_every_phase_of_two_tasks_and_nothing_odd_was_seen(name):
     seen = trial(name)
-    kinds = [kind for task in (0, 1) for kind in seen.method.phases(seen.steps[0].phase.task, 2)]
+    kinds = [kind for task in TASKS for kind in seen.method.phases(task, 2)]
     assert [step.phase.kind for step in seen.steps] == kinds
     assert [step.phase.index for step in seen.steps] == list(range(len(kinds)))
     assert all(len(step.updates) == 3 for step in seen.steps)
