@@ -1,4 +1,4 @@
-"""The vocabulary of named arrays, in which merges are written.
+"""Named NumPy arrays, and their sums and means over clients: the form in which weights travel and are merged.
 
 An `Arrays` maps a name (`blocks.0.attn.qkv.lora_A`) to a NumPy array and is never changed in place. Weights travel and
 rest in float32; sums over clients run in float64 and are cast back once.
@@ -20,89 +20,102 @@ __all__ = [
 Arrays = Mapping[str, np.ndarray]
 """Array name -> array."""
 State = Mapping[str, Arrays]
-"""What a server remembers: group name -> arrays. Groups and names contain no colon."""
+"""The server's state: group name -> arrays. Groups and names contain no colon."""
 EMPTY = ":"
 """Stands for the name in a flat table (`ungrouped`) where a group has no arrays."""
 
 
 def as_float32(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Every array in float32, the type of the wire and of storage."""
+    """Convert every array to float32, the type in which arrays travel and are stored."""
     return {name: np.asarray(a, np.float32) for name, a in arrays.items()}
 
 
 def names_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that match one of the glob patterns, in their own order."""
+    """The names that match at least one of the glob patterns, in their own order.
+
+    >>> names_matching(["norm.bias", "blocks.1.mlp.fc1", "blocks.0.attn.qkv"], ["blocks.*.qkv", "norm*"])
+    ['norm.bias', 'blocks.0.attn.qkv']
+    """
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    """Name -> shape."""
+    """Array name -> shape."""
     return {name: a.shape for name, a in arrays.items()}
 
 
-def same_names(many: Sequence[Arrays]) -> list[str]:
-    """The names that all have in common, sorted.
+def same_names(updates: Sequence[Arrays]) -> list[str]:
+    """The array names that all updates share, sorted.
 
     Raises:
-        MergeError: nothing was given, or names or shapes differ.
+        MergeError: there are no updates, or their names or shapes differ.
     """
-    if not many:
+    if not updates:
         raise MergeError("nothing to merge: the list of clients is empty")
-    first = {name: a.shape for name, a in many[0].items()}
-    for position, arrays in enumerate(many[1:], 1):
+    first = {name: a.shape for name, a in updates[0].items()}
+    for position, arrays in enumerate(updates[1:], 1):
         if {name: a.shape for name, a in arrays.items()} != first:
-            odd = sorted(n for n in {*first, *arrays} if n not in arrays or first.get(n) != arrays[n].shape)
-            raise MergeError(f"number {position} of the updates differs from number 0 in {', '.join(odd[:3])}")
+            differing = sorted(n for n in {*first, *arrays} if n not in arrays or first.get(n) != arrays[n].shape)
+            raise MergeError(f"number {position} of the updates differs from number 0 in {', '.join(differing[:3])}")
     return sorted(first)
 
 
 def added(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The sum in float64 of arrays of one shape, at least one, taken one at a time."""
-    each = iter(arrays)
-    acc = next(each).astype(np.float64)
-    for a in each:
-        acc += a
-    return acc
+    """Sum one or more arrays of one shape in float64, taking them one at a time."""
+    rest = iter(arrays)
+    result = next(rest).astype(np.float64)
+    for a in rest:
+        result += a
+    return result
 
 
-def total(many: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Sums over clients, in float64, in the order given."""
-    return {name: added(arrays[name] for arrays in many) for name in same_names(many)}
+def total(updates: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Sum updates over clients, name by name, in float64 and in the order given."""
+    return {name: added(arrays[name] for arrays in updates) for name in same_names(updates)}
 
 
-def weighted_total(many: Sequence[Arrays], weights: Sequence[float], origin: Arrays) -> dict[str, np.ndarray]:
-    """sum_i w_i (x_i - origin) in float64: with the sum of the weights, all that a weighted mean needs.
+def weighted_total(updates: Sequence[Arrays], weights: Sequence[float], origin: Arrays) -> dict[str, np.ndarray]:
+    """sum_i w_i (x_i - origin) of each array, in float64: with the sum of the weights, all that a weighted mean needs.
 
-    Taken from what everybody started from, so that a mean of identical updates is that update in float32.
+    `origin` is what all clients started from. Differences to it are summed, so that a mean of identical updates is that
+    update in float32.
     """
-    same_names([*many, {name: origin[name] for name in many[0]} if many else {}])
-    out = {name: np.zeros(a.shape) for name, a in many[0].items()}
-    for arrays, weight in zip(many, weights, strict=True):
+    same_names([*updates, {name: origin[name] for name in updates[0]} if updates else {}])
+    out = {name: np.zeros(a.shape) for name, a in updates[0].items()}
+    for arrays, weight in zip(updates, weights, strict=True):
         for name in out if weight else ():  # a client of weight zero has no influence, whatever it holds
             out[name] += weight * np.subtract(arrays[name], origin[name], dtype=np.float64)
     return out
 
 
-def weighted_mean(many: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
-    """sum_i w_i x_i / sum_i w_i, summed in float64, returned in the type of the first.
+def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
+    """sum_i w_i x_i / sum_i w_i of each array, summed in float64, returned in the type of the first update.
 
     The mean is taken of differences to the first update, so that identical updates come out bit for bit.
 
+    >>> mean = weighted_mean([{"bias": np.array([1.0, 0.0])}, {"bias": np.array([5.0, 4.0])}], weights=[3, 1])
+    >>> mean["bias"].tolist()
+    [2.0, 1.0]
+
     Raises:
-        MergeError: no updates, names or shapes that differ, or weights that are negative or sum to zero.
+        MergeError: there are no updates, their names or shapes differ, or weights are negative or sum to zero.
     """
     w = np.asarray(weights, np.float64)
-    if len(many) != len(w) or (w < 0).any() or not np.isfinite(w).all() or w.sum() <= 0:
+    if len(updates) != len(w) or (w < 0).any() or not np.isfinite(w).all() or w.sum() <= 0:
         raise MergeError(f"weights must be finite, not negative and not all zero, one per update; got {list(weights)}")
-    first = many[int(np.flatnonzero(w)[0])]
-    change = weighted_total(many, list(w), first)
+    first = updates[int(np.flatnonzero(w)[0])]
+    change = weighted_total(updates, list(w), first)
     return {
         name: (first[name].astype(np.float64) + change[name] / w.sum()).astype(first[name].dtype) for name in change
     }
 
 
 def symmetric_half(matrix: np.ndarray) -> np.ndarray:
-    """(n, n) symmetric -> its n(n+1)/2 upper entries, row by row: what travels of a Gram matrix."""
+    """Pack a symmetric (n, n) matrix as its n(n+1)/2 upper entries, row by row: the form in which Gram matrices travel.
+
+    >>> symmetric_half(np.array([[1, 2, 3], [2, 4, 5], [3, 5, 6]])).tolist()
+    [1, 2, 3, 4, 5, 6]
+    """
     n, begin = len(matrix), 0
     half = np.empty(n * (n + 1) // 2, matrix.dtype)
     for i in range(n):
@@ -112,12 +125,12 @@ def symmetric_half(matrix: np.ndarray) -> np.ndarray:
 
 
 def nbytes(arrays: Arrays) -> int:
-    """Bytes of payload."""
+    """Bytes that the values of all arrays take."""
     return sum(a.nbytes for a in arrays.values())
 
 
 def digest(arrays: Arrays) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    """SHA-256 of the names, types, shapes and values of arrays, in the order of the names."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         a = np.ascontiguousarray(arrays[name])
@@ -127,7 +140,10 @@ def digest(arrays: Arrays) -> str:
 
 
 def ungrouped(state: State) -> dict[str, np.ndarray]:
-    """A state as one flat table, `group:name`, the form in which it is hashed and stored.
+    """Flatten a state into one table, `group:name` -> array, the form in which it is hashed and stored.
+
+    >>> list(ungrouped({"module": {"a": np.zeros(1)}, "past": {}}))
+    ['module:a', 'past::']
 
     A group without arrays has the place `group::`, with an array of no values: no array can have that name, since names
     contain no colon.
@@ -140,7 +156,7 @@ def ungrouped(state: State) -> dict[str, np.ndarray]:
 
 
 def grouped(flat: Arrays) -> dict[str, dict[str, np.ndarray]]:
-    """Undoes `ungrouped`."""
+    """Restore the state that `ungrouped` has flattened."""
     state: dict[str, dict[str, np.ndarray]] = {}
     for key, a in flat.items():
         group, _, name = key.partition(":")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fcil.client.settings import Train
-from fcil.data import Data
+from fcil.data.settings import Data
 from fcil.errors import ConfigError
-from fcil.model.backbone import Model
+from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
 from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition

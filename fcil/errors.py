@@ -1,16 +1,16 @@
-"""What can go wrong through no fault of the program: one clear message for a person, no traceback."""
+"""Errors that are not faults of the program: each is shown to the user as one clear message, without a traceback."""
 
 __all__ = ["ConfigError", "FcilError", "MergeError", "MethodError", "RunError"]
 
 
 class FcilError(Exception):
-    """A mistake in what the program was given; the command line prints it and exits with `exit_code`."""
+    """The base of these errors; the command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class ConfigError(FcilError):
-    """A setting, a file or a command that cannot work, found before anything ran."""
+    """A setting, a file or a command that cannot work; raised before anything runs."""
 
 
 class MergeError(FcilError):
@@ -24,6 +24,6 @@ class MethodError(FcilError):
 
 
 class RunError(FcilError):
-    """A run that had to stop on the way; its last checkpoint is good and `fcil resume` goes on from there."""
+    """A run that had to stop before its end; its last checkpoint is good and `fcil resume` continues from there."""
 
     exit_code = 1

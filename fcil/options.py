@@ -1,10 +1,16 @@
-"""Settings as annotated dataclasses: the class is the schema, and the one place for default, unit, range and meaning.
+"""Parse settings into annotated dataclasses, each the one place for the default, unit, range and meaning of a setting.
 
-    @dataclass(frozen=True, kw_only=True)
-    class Partition:
-        beta: Annotated[float, Option("Dirichlet concentration", above=0)] = 0.5
+>>> @dataclasses.dataclass(frozen=True, kw_only=True)
+... class Partition:
+...     beta: Annotated[float, Option("Dirichlet concentration", above=0)] = 0.5
+>>> parse(Partition, {"beta": 0.1}, "partition.{}".format)
+Partition(beta=0.1)
 
-`parse(Partition, {"beta": 0.1})` builds it; whatever does not fit raises a ConfigError that says where, what and why.
+Whatever does not fit raises a ConfigError that says where, what and why.
+
+>>> parse(Partition, {"beta": -1}, "partition.{}".format)
+Traceback (most recent call last):
+fcil.errors.ConfigError: partition.beta = -1: must be greater than 0
 """
 
 import dataclasses
@@ -24,7 +30,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a setting means, its unit, and what it admits: numbers (`low`, `high` included, `above` excluded), texts."""
+    """A setting's meaning, unit and admitted values: numbers (`low` and `high` included, `above` excluded) or texts."""
 
     help: str
     unit: str = ""
@@ -32,17 +38,17 @@ class Option:
     high: float | None = None
     above: float | None = None
     forms: tuple[str, ...] = ()
-    """Texts; `<k>` in one stands for a whole number from 1 on."""
+    """Admitted texts, any if empty; `<k>` in one stands for a whole number from 1 on."""
 
     def text_complaint(self, value: str) -> str | None:
-        """Why a text has none of the forms, or None."""
+        """Say which texts are admitted if `value` is not; None if it is."""
         patterns = [re.escape(form).replace("<k>", "[1-9][0-9]*") for form in self.forms]
         if not patterns or any(re.fullmatch(pattern, value) for pattern in patterns):
             return None
         return "must be " + " or ".join(f'"{form}"' for form in self.forms)
 
     def complaint(self, value: float) -> str | None:
-        """Why a number is out of range, or None."""
+        """Say which range a number violates; None if it is admitted."""
         if not math.isfinite(value):
             return "must be a finite number"
         if self.above is not None and value <= self.above:
@@ -55,7 +61,7 @@ class Option:
 
 
 class Described(NamedTuple):
-    """One setting, as shown to users."""
+    """A setting as it is shown to users."""
 
     name: str
     type: str
@@ -64,7 +70,11 @@ class Described(NamedTuple):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for a misspelt name, or the list of what is known when nothing is close."""
+    """Suggest the known name that is closest to a misspelt one, or list all known names where none is close.
+
+    >>> nearest("lrom", ["lorm", "fedavg"])
+    "Did you mean 'lorm'?"
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
@@ -88,7 +98,7 @@ def _type_name(kind: Any) -> str:
 
 
 def describe(schema: type) -> list[Described]:
-    """The settings of a schema in the order of its fields."""
+    """List the settings of a schema in the order of its fields."""
     hints = get_type_hints(schema, include_extras=True)
     split = {field.name: _split(hints[field.name]) for field in dataclasses.fields(schema) if field.init}
     defaults = {field.name: field.default for field in dataclasses.fields(schema)}
@@ -99,7 +109,7 @@ def describe(schema: type) -> list[Described]:
 
 
 def _convert(value: object, kind: Any, option: Option) -> object:
-    """`value` as an instance of `kind`, or a ValueError that says what was expected."""
+    """Convert `value` to `kind`; a ValueError says what was expected."""
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError("must fit into 64 bits")  # as TOML says, though Python's reader lets longer ones through
     origin = get_origin(kind)
@@ -130,13 +140,13 @@ def _convert(value: object, kind: Any, option: Option) -> object:
 
 
 def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], str]) -> T:
-    """Build `schema` from a table of settings.
+    """Build an instance of `schema` from a table of settings.
 
     Args:
-        where: setting -> how to point at it in a message, for example `quickstart.toml: partition.beta`.
+        where: setting -> its place as told in messages, for example `quickstart.toml: partition.beta`.
 
     Raises:
-        ConfigError: unknown setting (names the nearest known one), wrong type, value out of range.
+        ConfigError: a setting is unknown (names the nearest known one), of the wrong type, or out of range.
     """
     hints = get_type_hints(schema, include_extras=True)
     known = {field.name for field in dataclasses.fields(schema) if field.init}  # type: ignore[arg-type]

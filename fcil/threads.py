@@ -1,4 +1,4 @@
-"""Threads of arithmetic: how many there may be, and large pieces of work side by side."""
+"""Limit the threads of torch and of linear algebra, and run large pieces of work in parallel threads."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
-import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there when `_blas` looks for it
-import torch
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["map_in_threads", "threads"]
@@ -18,13 +16,18 @@ Result = TypeVar("Result")
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Looks through all loaded libraries, which takes milliseconds: once is enough."""
+    """Find the BLAS libraries that are loaded; the search takes milliseconds, so it is done once."""
+    import scipy.linalg  # noqa: F401  brings linear algebra of its own, which has to be there to be seen
+    import torch  # noqa: F401  so does this
+
     return ThreadpoolController()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Bound the threads of torch and of NumPy's linear algebra: the same bits need the same number everywhere."""
+    """Limit torch and NumPy's linear algebra to `count` threads each: the same bits need the same number everywhere."""
+    import torch  # slow to import, and settings are checked without it
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -35,10 +38,15 @@ def threads(count: int) -> Iterator[None]:
 
 
 def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """work(item) of each, in their order, as many at a time as `threads` allows.
+    """Apply `work` to every item and return the results in order, running as many at a time as `threads` allows.
 
-    Each has one thread of linear algebra, so the bits do not depend on that number. For pieces of tens of milliseconds
-    and more: with short ones the threads wait for the interpreter's lock.
+    Each call has one thread of linear algebra, so the bits do not depend on that number. For calls of tens of
+    milliseconds and more: with shorter ones the threads wait for the interpreter's lock.
+
+    >>> map_in_threads(abs, [-3, 2, -1])
+    [3, 2, 1]
     """
+    import torch
+
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, items))

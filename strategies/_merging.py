@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, total
-from fcil.merging.expert import Expert, layers, moved
+from fcil.merging.expert import Expert, check_compatible, check_moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
 from fcil.method import (
     REPORT,
@@ -166,8 +166,8 @@ class MergeMethod(Averaging):
             trained = changes_of({**modules.module, **update.arrays})
             changes = {layer: pair.minus(start[layer]) for layer, pair in trained.items()}
             experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
-        layers(experts)
-        moved(experts)
+        check_compatible(experts)
+        check_moved(experts)
         return experts
 
     def _draw(self, phase: Phase) -> Draw:
@@ -187,7 +187,7 @@ class MergeMethod(Averaging):
         experts = self.task_experts(state)
         if not experts:
             return super().deploy(state, phase)
-        layers(experts)
+        check_compatible(experts)
         alone = len(experts) == 1
         merged: dict[str, np.ndarray] = {}
         for layer, change in experts[0].changes.items() if alone else self.combine(experts, self._draw(phase)):

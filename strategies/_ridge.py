@@ -1,11 +1,12 @@
 """The base of methods that solve a ridge head from sums: the statistic, the solution, and random features."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import best_penalty, biases, ridge_rows
@@ -23,6 +24,9 @@ from fcil.statistics.features import (
 )  # fmt: skip
 
 from ._closed_form import SUMS, ClosedForm, feature_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PROJECTION", "RidgeMethod"]
 

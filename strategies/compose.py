@@ -1,9 +1,9 @@
 """Any merge over clients with any merge over tasks."""
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, cast
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
@@ -14,6 +14,9 @@ from fcil.options import Option
 
 from ._lora import Rank
 from ._parts import lora_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Compose"]
 

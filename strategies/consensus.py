@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.sparse import consensus_ta
 from fcil.options import Option
 
@@ -32,7 +32,7 @@ class Consensus(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense; a client's change counts by its examples."""
-        weights = multiples(experts)
-        for layer in layers(experts):
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             changes = [expert.changes[layer] for expert in experts]
             yield layer, self.scale * consensus_ta(changes, weights, self.threshold, self.agree)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fcil.errors import ConfigError
-from fcil.merging.core_space import core
+from fcil.merging.core_space import core_basis
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.shared_basis import merged_in
+from fcil.merging.shared_basis import merge_in_basis
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -39,8 +39,8 @@ class CoreSpace(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """Merge the core matrices by the hosted method, and map them back at the rank of all changes at most."""
-        return merged_in(core, experts, lambda inside: self._hosted.combine(inside, draw))
+        return merge_in_basis(core_basis, experts, lambda inside: self._hosted.combine(inside, draw))
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """Merge the core matrices as the hosted method merges rounds."""
-        return merged_in(core, experts, lambda inside: self._hosted.combine_round(inside, draw))
+        return merge_in_basis(core_basis, experts, lambda inside: self._hosted.combine_round(inside, draw))

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, number
-from fcil.merging.ties import Entries, mean_of, trim_elect_merge
+from fcil.merging.expert import Expert, expert_number
+from fcil.merging.ties import Entries, entrywise_mean, trim_elect_merge
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod, Scale
@@ -31,7 +31,7 @@ class Dare(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge the thinned dense changes by their mean or TIES; every expert and layer has a mask of its own."""
-        entries = Entries(experts, self.drop, lambda place, layer: draw("mask", number(experts, place), layer))
+        entries = Entries(experts, self.drop, lambda place, layer: draw("mask", expert_number(experts, place), layer))
         if self.reduce == "mean":
-            return mean_of(entries, self.scale)
+            return entrywise_mean(entries, self.scale)
         return trim_elect_merge(entries, self.top, self.scale)

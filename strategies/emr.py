@@ -1,21 +1,24 @@
 """EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.merging.emr import elect, rescalers, restored
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.method import SCORES, Arrays, Model, Modules, Phase, State, head
 from fcil.model.lora import DELTA, Lora
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Emr"]
 
@@ -63,8 +66,8 @@ class Emr(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Elect the change of every layer, dense; a client votes for signs by its examples."""
-        votes = multiples(experts)
-        for layer in layers(experts):
+        votes = relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, elect([expert.changes[layer] for expert in experts], votes).change
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
@@ -74,15 +77,17 @@ class Emr(MergeMethod):
             return super().deploy(state, phase)
         arrays: dict[str, np.ndarray] = dict(Modules.of(state).head)
         own = kept = np.zeros(len(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
-            own, kept = own + elected.own, kept + elected.kept
+            own, kept = own + elected.task_l1, kept + elected.masked_l1
         tasks = np.array(head.tasks_of(Modules.of(state).head), np.float32)
         return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
+        import torch
+
         if RESCALERS not in model.arrays:
             return super().scores(model, images)
         routed, arrays = [], {name: a.cpu().numpy() for name, a in model.arrays.items()}

@@ -8,12 +8,12 @@ import numpy as np
 
 from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
-from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task
+from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task, head
 from fcil.model.lora import DELTA
 from fcil.options import Option
-from fcil.statistics.gradients import fisher_of, fisher_pass
+from fcil.statistics.gradients import WHOLE_WEIGHTS, fisher_of, fisher_pass
 
 from ._merging import Draw, MergeMethod
 
@@ -47,7 +47,8 @@ class FisherAverage(MergeMethod):
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
         """One pass with gradients, one sample at a time."""
-        return (fisher_pass(task, self.of == "weights"),)
+        factors = (*self.adapter.trains, head.block(task.index))
+        return (fisher_pass(task, WHOLE_WEIGHTS if self.of == "weights" else factors),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send the pairs and, for a report too, the head rows that the loss needs."""
@@ -76,6 +77,6 @@ class FisherAverage(MergeMethod):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense."""
         weights = list(shares(experts))
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             fishers = [expert.statistics[fisher_of(layer + DELTA)] for expert in experts]
             yield layer, fisher_mean([expert.changes[layer] for expert in experts], fishers, weights, self.floor)

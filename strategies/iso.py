@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import iso_c, iso_cts
 from fcil.options import Option
@@ -38,8 +38,8 @@ class Iso(MergeMethod):
         return self._flat(experts, self.rank)
 
     def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:
-        weights = multiples(experts)
-        for layer in layers(experts):
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             changes = [expert.changes[layer] for expert in experts]
             if self.variant == "c":
                 merged = iso_c(changes, weights, rank)

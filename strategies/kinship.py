@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from fcil.errors import MergeError
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.kinship import evolve
 from fcil.merging.lowrank import LowRank, stacked
 from fcil.merging.similarity import grams
@@ -33,7 +33,7 @@ class Kinship(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Deploy the fittest linear combination of the changes, in factors."""
-        names = layers(experts)
+        names = check_compatible(experts)
         changes = [expert.changes for expert in experts if expert.weight > 0]
         if not changes:
             raise MergeError("nothing to merge: no expert has any examples")

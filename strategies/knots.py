@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fcil.merging import knots
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
-from fcil.merging.shared_basis import merged_in
+from fcil.merging.shared_basis import merge_in_basis
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -55,5 +55,5 @@ class Knots(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """Merge the coordinates; return U times them or, for rows, them times V^T."""
-        space = knots.columns if self.stack == "columns" else knots.rows
-        return merged_in(space, experts, lambda inside: self.merge_of_coordinates.combine(inside, draw))
+        space = knots.column_basis if self.stack == "columns" else knots.row_basis
+        return merge_in_basis(space, experts, lambda inside: self.merge_of_coordinates.combine(inside, draw))

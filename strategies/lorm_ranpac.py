@@ -1,13 +1,13 @@
 """LoRM + RanPAC: a backbone adapted by federated LoRA, under a ridge head in closed form."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
@@ -36,6 +36,9 @@ from ._parts import lora_method
 from ._ridge import PROJECTION, RidgeMethod
 from ._transport import carried, split_drift
 from .ranpac import RandomFeatures, Sketch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LoRMRanPAC"]
 
@@ -150,6 +153,8 @@ class LoRMRanPAC(RidgeMethod):
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """The ridge head; within a task, where there is none yet, the tuner's."""
+        import torch
+
         if PROJECTION not in model.arrays:
             return self._tuner.scores(model, images)
         features = model.features(images)

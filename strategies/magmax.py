@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.sparse import mag_max
 from fcil.options import Option
 
@@ -30,5 +30,5 @@ class MagMax(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense; examples do not count."""
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             yield layer, self.scale * mag_max([expert.changes[layer] for expert in experts])

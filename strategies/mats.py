@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from fcil.arrays import State
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.mats import kronecker_match
 from fcil.merging.packed import shrunk
 from fcil.method import Broadcast, Kind, Modules, Pass, Phase, Task
@@ -46,7 +46,7 @@ class MaTS(MergeMethod):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense."""
         samples = [max(float(expert.statistics[SAMPLES][0]), 1.0) for expert in experts]
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             inputs = [shrunk(e.statistics[input_gram(layer)], self.shrink) for e in experts]
             outputs = [
                 shrunk(e.statistics[output_gram(layer)], self.shrink) / n for e, n in zip(experts, samples, strict=True)

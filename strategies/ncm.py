@@ -1,10 +1,11 @@
 """NCM: the nearest class mean of a frozen backbone's features."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import Tensor
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import biases, class_means
@@ -13,6 +14,9 @@ from fcil.options import Option
 from fcil.statistics.features import FeatureMap, FeatureSums, class_sums, counts
 
 from ._closed_form import SUMS, ClosedForm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["NCM"]
 

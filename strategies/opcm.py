@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.lowrank import LowRank, inner
 from fcil.merging.spectral import project_and_add
 from fcil.options import Option
@@ -37,7 +37,7 @@ class Opcm(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Merge all layers in factors, scaled by one factor for all of them."""
-        names = layers(experts)
+        names = check_compatible(experts)
         sums = {layer: project_and_add([e.changes[layer] for e in experts], self.alpha) for layer in names}
         wanted = float(np.mean([_norm(list(expert.changes.values())) for expert in experts]))
         norm = _norm(list(sums.values()))

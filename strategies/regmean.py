@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fcil.merging.expert import Expert, layers
+from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.lowrank import LowRank
 from fcil.merging.weighted import gram_mean
 from fcil.method import Kind, Statistic
@@ -40,6 +40,6 @@ class RegMean(MergeMethod):
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Merge layer by layer, in factors."""
         form = GramForm(self.gram)
-        for layer in layers(experts):
+        for layer in check_compatible(experts):
             grams = [form.read(expert.statistics, layer) for expert in experts]
             yield layer, gram_mean([expert.changes[layer] for expert in experts], grams, self.shrink)

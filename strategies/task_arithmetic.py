@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fcil.merging.expert import Expert, layers, multiples, shares
+from fcil.merging.expert import Expert, check_compatible, relative_weights, shares
 from fcil.merging.lowrank import LowRank, stacked
 from fcil.options import Option
 
@@ -26,6 +26,6 @@ class TaskArithmetic(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Sum the weighted B_i A_i times lambda, in factors."""
-        weights = list(shares(experts)) if self.sum == "mean" else multiples(experts)
-        for layer in layers(experts):
+        weights = list(shares(experts)) if self.sum == "mean" else relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, stacked([e.changes[layer] for e in experts], [self.scale * w for w in weights])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fcil.merging.expert import Expert, layers, multiples
+from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import tsv_m
 
@@ -25,6 +25,6 @@ class Tsv(MergeMethod):
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Merge layer by layer; a client's change counts by its examples."""
-        weights = multiples(experts)
-        for layer in layers(experts):
+        weights = relative_weights(experts)
+        for layer in check_compatible(experts):
             yield layer, tsv_m([expert.changes[layer] for expert in experts], weights).times(self.scale)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Broadcast, Local, Method, Pass, head
+from fcil.method import Broadcast, Local, Method, Modules, Pass, head
 from strategies.fedavg import FedAvg
 
 
@@ -80,31 +80,57 @@ class Anchored(FedAvg):
         return Broadcast(super().broadcast(state, phase).arrays, state["anchor"])
 
     def loss(self, step):
-        loss = super().loss(step)
-        for name, a in step.references.items():
-            if name.startswith("anchor "):
-                short = name.removeprefix("anchor ")
-                importance = torch.from_numpy(step.references[f"importance {short}"])
-                change = step.model.arrays[short] - torch.from_numpy(a)
-                loss = loss + self.strength / 2 * (importance * change**2).sum()
-        return loss
+        penalty = sum(
+            (step.constant(f"importance {name}") * (leaf - step.constant(f"anchor {name}")).square()).sum()
+            for name, leaf in step.model.arrays.items()
+            if f"anchor {name}" in step.references
+        )
+        return super().loss(step) + self.strength / 2 * penalty
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(FedAvg):
-    """Each client keeps the images of its first batch of every phase, and trains on them again."""
+    """Each client keeps two of its samples in every phase, and trains on all that it has kept beside every batch."""
 
     def loss(self, step):
-        loss = super().loss(step)
-        if "images" in step.store:
-            old = torch.from_numpy(step.store["images"])
-            loss = loss + 0.1 * step.model.features(old).square().mean()
-        if int(step.store.get("phase", np.array([-1]))[0]) != step.phase.index:
-            kept = step.store.get("images", np.zeros((0, 3, 32, 32), np.float32))
-            step.store["images"] = np.concatenate([kept, step.images[:2].numpy()])
-            step.store["owner"] = np.array([step.client.number])
-            step.store["phase"] = np.array([step.phase.index])
-        return loss
+        old = step.store.get("samples", np.zeros(0, np.int64))
+        replayed = step.model.features(step.client.images(old, augment=True)).square().mean() if len(old) else 0.0
+        return super().loss(step) + 0.1 * replayed
+
+    def client_end(self, client):
+        old = client.store.get("samples", np.zeros(0, np.int64))
+        client.store["samples"] = np.concatenate([old, client.generator("kept").choice(client.samples, 2)])
+        client.store["owner"], client.store["phase"] = np.array([client.number]), np.array([client.phase.index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(FedAvg):
+    """At a task's end the server trains the task's head rows on features drawn from N(mean of the class, covariance).
+
+    In the manner of CCVR (Luo et al., NeurIPS 2021, arXiv 2106.05001), with one covariance for all classes.
+    """
+
+    samples: int = 32
+    steps: int = 20
+
+    def task_report(self, task):
+        return (Pass((ClassSums(task),)),)
+
+    def merge_report(self, state, phase, sums):
+        rng, task = phase.generator("calibration"), phase.task.index
+        means = sums["sums"] / np.maximum(sums["counts"], 1)[:, None]
+        covariance = (sums["gram"] - means.T @ (sums["counts"][:, None] * means)) / sums["counts"].sum()
+        classes = np.repeat(np.flatnonzero(sums["counts"]), self.samples)
+        x = means[classes] + rng.multivariate_normal(np.zeros(len(covariance)), covariance, len(classes), method="eigh")
+        names = (head.weight(task), head.bias(task))
+        rows = {n: torch.tensor(state["head"][n], dtype=torch.float64, requires_grad=True) for n in names}
+        optimizer = torch.optim.SGD(rows.values(), lr=0.01, momentum=0.9)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            logits = torch.nn.functional.linear(torch.from_numpy(x), *rows.values())
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(classes)).backward()
+            optimizer.step()
+        return Modules.of(state).replaced({n: row.detach().float().numpy() for n, row in rows.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

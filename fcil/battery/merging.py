@@ -101,8 +101,8 @@ def additive_merges_add(trial: Trial) -> None:
             if apart := difference(ungrouped(parts), ungrouped(step.after), 1e-6, 1e-7):
                 raise Broken(
                     "`additive` is declared, but the sums of two groups of clients do not add up to those of all: "
-                    f"{apart}; `sums` must be sums over clients, without means, maxima, or whatever depends on who "
-                    "else is there",
+                    f"{apart}; `sums` must be sums over clients, without means, maxima, or anything else that depends "
+                    "on who else is there",
                     "sums", "merge_sums", phase=step.phase,
                 )  # fmt: skip
 

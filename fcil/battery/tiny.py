@@ -1,5 +1,7 @@
 """What methods are tried out on: a random ViT of two blocks and images of random patterns; no file is read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -57,6 +59,7 @@ def patterns(samples: int = 48, classes: int = 4, seed: int = 0) -> Dataset:
     return Dataset("patterns", tuple("abcdefghij"[:classes]), part(), part(), train_view=view)
 
 
-def client_data(data: Dataset, indices: np.ndarray) -> ClientData:
-    """A client that holds these training samples; classes stand in their own order."""
-    return ClientData(data, np.asarray(indices), np.arange(len(data.classes)), SIZE, torch.device("cpu"))
+def client_data(data: Dataset, indices: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> ClientData:
+    """A client that holds these training samples, and those of earlier tasks; classes stand in their own order."""
+    positions = np.arange(len(data.classes))
+    return ClientData(data, np.asarray(indices), positions, SIZE, torch.device("cpu"), tuple(earlier))

@@ -89,7 +89,8 @@ class Trial:
         self, phase: Phase, broadcast: Broadcast, client: int, store: OwnArrays, model: WatchedModel | None = None
     ) -> ClientUpdate:
         """A client's part of a phase; `store` is read and written."""
-        data = client_data(DATA, PARTS[phase.task.index][client])
+        *earlier, indices = (parts[client] for parts in PARTS[: phase.task.index + 1])
+        data = client_data(DATA, indices, earlier)
 
         def work(sent: Broadcast) -> ClientUpdate:
             return run_client(self.method, model or self.model, data, TRAIN, phase, sent, client, store)

@@ -1,4 +1,4 @@
-"""`fcil bench`: local training beside a bare PyTorch loop, the share of a run spent in training, and the merge.
+"""Measure speed (`fcil bench`): local training beside a bare PyTorch loop, training's share of a run, the merge.
 
 The bare loop is what one would write by hand: the same frozen network with the same LoRA layers, batches that are
 prepared beforehand, cross-entropy, AdamW; it gathers, augments, checks and reports nothing. Both train the same factor
@@ -28,23 +28,22 @@ from fcil.data.transforms import View
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.device import repeatable
 from fcil.method import ClientUpdate, Method, Phase, Task
-from fcil.model import tiny
 from fcil.model.adapted import AdaptedModel
-from fcil.model.backbone import RANDOM, Model, describe_backbone, load_backbone
-from fcil.model.precision import Precision
+from fcil.model.backbone import RANDOM, describe_backbone, load_backbone
+from fcil.model.settings import TINY, Model, Precision
 from fcil.registry import build_method
 from fcil.scenario.tasks import Tasks
 from fcil.seeding import generator
 from fcil.threads import threads
 
-__all__ = ["Setting", "report"]
+__all__ = ["Workload", "run_bench"]
 
 CLASSES, STEPS, CLIENTS = 10, 8, 10
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is measured."""
+class Workload:
+    """Model, batch and hardware for which speed is measured."""
 
     backbone: str
     weights: str
@@ -57,62 +56,64 @@ class Setting:
 
     @property
     def model(self) -> Model:
-        """The backbone; the embedded one has its weights, others random ones unless a file is given."""
-        own = self.backbone == tiny.NAME
+        """Settings of the backbone; the embedded one has its weights, others random ones unless a file is given."""
+        embedded = self.backbone == TINY
         return Model(
             backbone=self.backbone,
-            weights=self.weights or ("embedded" if own else RANDOM),
-            image_size=self.image_size or (32 if own else 224),
+            weights=self.weights or ("embedded" if embedded else RANDOM),
+            image_size=self.image_size or (32 if embedded else 224),
             precision=self.precision,
         )
 
 
-def _images(setting: Setting) -> Dataset:
-    """Random images, augmented by crop and flip: as much work for the data path as any real set gives it."""
+def _images(workload: Workload) -> Dataset:
+    """Make random images, augmented by crop and flip: as much work for the data path as any real set gives it."""
     rng = generator(0, "bench")
-    size, n = setting.model.image_size, STEPS * setting.batch
+    size, n = workload.model.image_size, STEPS * workload.batch
     part = Split(rng.integers(0, 256, (n, size, size, 3), np.uint8), rng.integers(0, CLASSES, n))
     names = tuple(map(str, range(CLASSES)))
     return Dataset("random", names, part, part, train_view=View(crop="area", scale=(0.5, 1.0), flip=True))
 
 
-def _timed(once: Callable[[], object]) -> float:
-    """Seconds until all work is done, on a GPU too."""
+def _seconds(call: Callable[[], object]) -> float:
+    """Measure the seconds until all work of a call is done, on a GPU too."""
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.synchronize()
     began = time.perf_counter()
-    once()
+    call()
     if gpu:
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
 class _Rig:
-    """One method's first round on one client, ours and bare; of LoRM it is a B round, and the second an A round."""
+    """One method's rounds on one client, by fcil and by a bare loop; LoRM's first is a B round, its second an A."""
 
-    def __init__(self, setting: Setting, name: str) -> None:
-        self.method: Method = build_method(name, {"rank": setting.rank})
+    def __init__(self, workload: Workload, name: str) -> None:
+        self.method: Method = build_method(name, {"rank": workload.rank})
         self.phase = Phase(0, "train", Task(0, 0, CLASSES), 1, 0)
-        self.backbone = describe_backbone(setting.model)
+        self.backbone = describe_backbone(workload.model)
         state = self.method.begin(self.method.init(self.backbone, CLASSES, 0), self.phase, self.backbone)
         self.state, self.broadcast = state, self.method.acting(self.phase).broadcast(state, self.phase)
-        self.model = AdaptedModel(load_backbone(setting.model), self.method.adapter, setting.device, setting.precision)
-        self.train = Train(epochs=1, batch=setting.batch)
-        data = _images(setting)
+        self.model = AdaptedModel(
+            load_backbone(workload.model), self.method.adapter, workload.device, workload.precision
+        )
+        self.train = Train(epochs=1, batch=workload.batch)
+        data = _images(workload)
         self.data = ClientData(
-            data, np.arange(len(data.train)), np.arange(CLASSES), setting.model.image_size, self.model.device
+            data, np.arange(len(data.train)), np.arange(CLASSES), workload.model.image_size, self.model.device
         )
         rng = generator(0, "bench")
-        self.batches = list(self.data.batches(setting.batch, np.arange(len(self.data)), rng))
+        self.batches = list(self.data.batches(workload.batch, np.arange(len(self.data)), rng))
 
-    def ours(self) -> float:
-        """Seconds that our path needs to train on all batches once, as its own record says."""
+    def local_training(self) -> float:
+        """Seconds of fcil's local training on all batches once, by the update's own record."""
         update = run_client(self.method, self.model, self.data, self.train, self.phase, self.broadcast, 0, {})
         return update.metrics["train_seconds"]
 
-    def bare(self, round: int = 1) -> float:
-        """Seconds of the loop written by hand, training what the method trains in that round."""
+    def bare_loop(self, round: int = 1) -> float:
+        """Seconds of the bare PyTorch loop, training the arrays that the method trains in that round."""
         names = (
             self.method.acting(self.phase).local(replace(self.phase, round=round)).trained(list(self.broadcast.arrays))
         )
@@ -126,18 +127,18 @@ class _Rig:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
-        return _timed(loop)
+        return _seconds(loop)
 
     def forward(self) -> float:
         """Seconds of the forward passes alone, without gradients."""
         self.model.load(self.broadcast.arrays)
         with torch.no_grad():
-            return _timed(lambda: [self.model.features(x) for x, _, _ in self.batches])
+            return _seconds(lambda: [self.model.features(x) for x, _, _ in self.batches])
 
     def merge(self) -> float:
         """Seconds of the server's merge of CLIENTS updates."""
         updates = [self._update(client) for client in range(CLIENTS)]
-        return _timed(lambda: self.method.acting(self.phase).merge(self.state, self.phase, updates))
+        return _seconds(lambda: self.method.acting(self.phase).merge(self.state, self.phase, updates))
 
     def _update(self, client: int) -> ClientUpdate:
         rng = generator(0, "bench", client)
@@ -154,58 +155,66 @@ def _few(data: ClientData) -> ClientData:
     return ClientData(data.dataset, data.indices[:2], data.positions, data.size, data.device)
 
 
-def _share_of_run(setting: Setting, name: str) -> float:
-    """Clients' seconds over all seconds of a small whole run on the embedded data and backbone."""
+def _share_of_run(workload: Workload, name: str) -> float:
+    """Measure clients' share of the seconds of a small whole run on the embedded data and backbone."""
     config = Config(
         tasks=Tasks(count=5),
         train=Train(rounds=2, epochs=2),
-        method=MethodChoice(name, {"rank": min(setting.rank, 128)}),
-        run=Run(device=setting.device),
+        method=MethodChoice(name, {"rank": min(workload.rank, 128)}),
+        run=Run(device=workload.device),
     )
     with TemporaryDirectory() as folder:
         seconds = simulate(prepare(config, Path(folder) / "run"), Path(folder) / "run")["seconds"]
     return float(seconds["clients"] / seconds["total"])
 
 
-def _measured(setting: Setting, repeats: int, name: str) -> tuple[dict[str, list[float]], list[float]]:
-    """What is compared -> seconds, each in turn with the others; and those of the merge."""
-    repeatable(torch.device(setting.device))  # as in a run; the bare loop too, so that the same kernels are compared
-    with threads(setting.threads):
-        rig = _Rig(setting, name)
-        each: dict[str, Callable[[], float]] = {
-            "ours": rig.ours, "bare": rig.bare, "second": lambda: rig.bare(2), "forward": rig.forward
+def _measure(workload: Workload, repeats: int, name: str) -> tuple[dict[str, list[float]], list[float]]:
+    """Measure the seconds of each thing compared, `repeats` times and in turn, and the seconds of merges."""
+    repeatable(torch.device(workload.device))  # as in a run; the bare loop too, so that the same kernels are compared
+    with threads(workload.threads):
+        rig = _Rig(workload, name)
+        measures: dict[str, Callable[[], float]] = {
+            "fcil": rig.local_training, "bare": rig.bare_loop, "second": lambda: rig.bare_loop(2),
+            "forward": rig.forward,
         }  # fmt: skip
-        if setting.precision != "fp32":
-            each["fp32"] = _Rig(replace(setting, precision="fp32"), name).ours
-        runs = [{what: once() for what, once in each.items()} for _ in range(repeats + 1)]
+        if workload.precision != "fp32":
+            measures["fp32"] = _Rig(replace(workload, precision="fp32"), name).local_training
+        runs = [{name: measure() for name, measure in measures.items()} for _ in range(repeats + 1)]
         merges = [rig.merge() for _ in range(3)]
-    return {what: [run[what] for run in runs[1:]] for what in each}, merges
+    return {name: [run[name] for run in runs[1:]] for name in measures}, merges
 
 
-def report(setting: Setting, repeats: int, console: Console, name: str) -> None:
-    """Measure and print."""
-    found, merges = _measured(setting, repeats, name)
-    images = STEPS * setting.batch
+def run_bench(workload: Workload, repeats: int, console: Console, name: str) -> None:
+    """Measure the speed of a method on a workload and print it as a table.
 
-    def median(what: str) -> float:
-        return statistics.median(found[what])
+    Args:
+        repeats: pairs of measurements, of which medians are taken.
+        name: the method whose rounds are measured.
+    """
+    seconds, merges = _measure(workload, repeats, name)
+    images = STEPS * workload.batch
+
+    def median(measure: str) -> float:
+        return statistics.median(seconds[measure])
 
     def ratio(of: str, to: str) -> float:
-        """Median of the ratios of neighbours."""
-        return statistics.median(a / b for a, b in zip(found[of], found[to], strict=True))
+        """Median of the ratios of measurements taken one after the other."""
+        return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
 
     table = Table("figure", "value", box=None)
     table.add_row(
-        "backbone", f"{setting.backbone} at {setting.model.image_size} px, {setting.precision}, {setting.device}"
+        "backbone", f"{workload.backbone} at {workload.model.image_size} px, {workload.precision}, {workload.device}"
     )
-    table.add_row("per step", f"batch {setting.batch}, rank {setting.rank}, {setting.threads} threads")
-    table.add_row("our local training, first round", f"{images / median('ours'):.1f} images/s")
+    table.add_row("per step", f"batch {workload.batch}, rank {workload.rank}, {workload.threads} threads")
+    table.add_row("our local training, first round", f"{images / median('fcil'):.1f} images/s")
     table.add_row("bare PyTorch loop, same layers and batches", f"{images / median('bare'):.1f} images/s")
-    table.add_row("speed, ours / bare, median of pairs", f"{ratio('bare', 'ours'):.3f}")
+    table.add_row("speed, ours / bare, median of pairs", f"{ratio('bare', 'fcil'):.3f}")
     table.add_row("a step of the first round in forward passes", f"{ratio('bare', 'forward'):.2f}")
     table.add_row("a step of the second round in forward passes", f"{ratio('second', 'forward'):.2f}")
-    if "fp32" in found:
-        table.add_row(f"speed, {setting.precision} / fp32", f"{ratio('fp32', 'ours'):.2f}")
+    if "fp32" in seconds:
+        table.add_row(f"speed, {workload.precision} / fp32", f"{ratio('fp32', 'fcil'):.2f}")
     table.add_row(f"merge of a first round, {CLIENTS} clients", f"{1e3 * statistics.median(merges):.1f} ms")
-    table.add_row("clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(setting, name):.1f} %")
+    table.add_row(
+        "clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(workload, name):.1f} %"
+    )
     console.print(table)

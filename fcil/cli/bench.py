@@ -1,4 +1,4 @@
-"""`fcil bench` and `fcil merge-bench CONFIG`: parse, call, print."""
+"""Run `fcil bench` and `fcil merge-bench CONFIG`: read the arguments, call the benchmark, print."""
 
 import argparse
 from collections.abc import Callable
@@ -12,45 +12,45 @@ from fcil.errors import ConfigError
 __all__ = ["bench_commands"]
 
 
-def _merge_bench(given: argparse.Namespace, console: Console) -> None:
-    from fcil.bench.merging.records import draw_all, write
-    from fcil.bench.merging.run import carry_out
+def _merge_bench(args: argparse.Namespace, console: Console) -> None:
     from fcil.bench.merging.settings import load_suite
-    from fcil.bench.merging.tables import to_rich, told
 
-    out = output_folder(given, before="merge-bench-")
-    if len(set(given.seeds)) < len(given.seeds):
-        raise ConfigError(f"--seeds {','.join(map(str, given.seeds))}: names one twice")
-    suite = load_suite(given.config, given.set)
+    out = output_folder(args, before="merge-bench-")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, args.seeds))}: names one twice")
+    suite = load_suite(args.config, args.set)
+    from fcil.bench.merging.records import draw_all, write  # slow to import: not before the settings are read
+    from fcil.bench.merging.run import run_suite
+    from fcil.bench.merging.tables import expert_accuracy_text, to_rich
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     results = []
-    for result in carry_out(suite, given.seeds, out, tell):
+    for result in run_suite(suite, args.seeds, out, tell):
         results.append(result)
         tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
         write(out, suite, results)
     draw_all(out, results)
     console.print(to_rich(results))
-    tell(f"{told(results)}\ntables and plots: {out}")
+    tell(f"{expert_accuracy_text(results)}\ntables and plots: {out}")
 
 
-def _bench(given: argparse.Namespace, console: Console) -> None:
-    from fcil.bench.training import Setting, report
+def _bench(args: argparse.Namespace, console: Console) -> None:
+    from fcil.bench.training import Workload, run_bench
     from fcil.config import MethodChoice
     from fcil.exchange.device import check_device
 
-    check_device(given.device)
-    setting = Setting(
-        given.backbone, given.weights, given.image_size, given.batch, given.rank, given.threads, given.precision,
-        given.device,
+    check_device(args.device)
+    workload = Workload(
+        args.backbone, args.weights, args.image_size, args.batch, args.rank, args.threads, args.precision,
+        args.device,
     )  # fmt: skip
-    report(setting, given.repeats, console, given.method or MethodChoice().name)
+    run_bench(workload, args.repeats, console, args.method or MethodChoice().name)
 
 
 def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `merge-bench` and `bench`."""
+    """Add the commands `merge-bench` and `bench`."""
     merges = command("merge-bench", _merge_bench, "merge one expert per task by several methods, and compare")
     merges.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file with [bench]: configs/merge_bench/")
     set_argument(merges)

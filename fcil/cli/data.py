@@ -1,4 +1,4 @@
-"""`fcil data`: list, prepare, preview. Parse, call, print."""
+"""Run `fcil data`: list data sets, prepare one, or preview a run's data."""
 
 import argparse
 from collections.abc import Callable
@@ -11,45 +11,45 @@ from fcil.cli.arguments import output_folder, pixels, set_argument
 __all__ = ["data_commands", "data_list"]
 
 
-def data_list(given: argparse.Namespace, console: Console) -> None:
-    """`fcil data list`."""
+def data_list(args: argparse.Namespace, console: Console) -> None:
+    """Print the data sets (`fcil data list`)."""
     from fcil.report.preview import families_table
 
     console.print(families_table())
 
 
-def data_prepare(given: argparse.Namespace, console: Console) -> None:
-    """`fcil data prepare NAME`."""
+def data_prepare(args: argparse.Namespace, console: Console) -> None:
+    """Check a data set's files and decode them into the cache (`fcil data prepare NAME`)."""
     from fcil.config import from_table
     from fcil.data import load
 
-    told = {
-        key: getattr(given, key) for key in ("name", "root", "cache", "split_file", "split_seed", "unofficial")
+    table = {
+        key: getattr(args, key) for key in ("name", "root", "cache", "split_file", "split_seed", "unofficial")
     }  # fmt: skip
-    settings = from_table([("fcil data prepare", {"data": told})]).data
-    data = load(settings, given.size, given.download)
+    settings = from_table([("fcil data prepare", {"data": table})]).data
+    data = load(settings, args.size, args.download)
     console.print(
         f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images, "
-        f"for models of {given.size} px ({data.files})", soft_wrap=True, markup=False,
+        f"for models of {args.size} px ({data.files})", soft_wrap=True, markup=False,
     )  # fmt: skip
 
 
-def data_preview(given: argparse.Namespace, console: Console) -> None:
-    """`fcil data preview CONFIG`."""
+def data_preview(args: argparse.Namespace, console: Console) -> None:
+    """Draw and print how a config's data are spread over clients (`fcil data preview CONFIG`)."""
     from fcil.config import load_config
-    from fcil.report.preview import preview
+    from fcil.report.preview import preview  # slow to import: not before the settings are known to be good
 
-    preview(load_config(given.config, given.set), output_folder(given, after="-preview"), console)
+    preview(load_config(args.config, args.set), output_folder(args, after="-preview"), console)
 
 
 def data_commands(data: argparse.ArgumentParser) -> None:
-    """Add list, prepare and preview to `fcil data`."""
+    """Add the actions list, prepare and preview to `fcil data`."""
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        made.set_defaults(do=do)
-        return made
+        parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        parser.set_defaults(do=do)
+        return parser
 
     action("list", data_list, "name, classes, images, usual number of tasks, source")
     prepare = action("prepare", data_prepare, "check a data set's files and decode them once, for all later runs")

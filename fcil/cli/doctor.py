@@ -1,4 +1,4 @@
-"""`fcil doctor`: what this machine has, and what is missing for which data set."""
+"""Inspect this machine for `fcil doctor`: versions, hardware, and what is missing for which data set."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import torch
 
 from fcil.data import FAMILIES, Data
 from fcil.data.decode import cores
-from fcil.data.loading import state
+from fcil.data.loading import readiness
 from fcil.data.transforms import REFERENCE
 from fcil.engine.provenance import commit, versions
 from fcil.errors import ConfigError
 from fcil.exchange.device import local_device
-from fcil.model.backbone import Model, describe_backbone
+from fcil.model.backbone import describe_backbone
 from fcil.model.precision import bf16_in_hardware, resolve
+from fcil.model.settings import Model
 
 __all__ = ["findings"]
 
@@ -29,8 +30,8 @@ def _free_memory() -> str:
 def _gpus() -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in found)
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus)
 
 
 def _weights() -> str:
@@ -42,11 +43,11 @@ def _weights() -> str:
 
 
 def findings(root: str = "", size: int = REFERENCE) -> list[tuple[str, str]]:
-    """(what, how it is) in the order to show.
+    """Inspect this machine; gives pairs (what, its state) in the order to show.
 
     Args:
-        root: where the files of data sets are looked for; where each has its own place if empty.
-        size: of the model that images are wanted for.
+        root: folder with the files of all data sets; if empty, each set is looked for in its default folder.
+        size: image size of the model in pixels, for which images would be prepared.
     """
     device = local_device("auto")
     return [
@@ -62,5 +63,5 @@ def findings(root: str = "", size: int = REFERENCE) -> list[tuple[str, str]]:
         ('precision "auto"', f"{resolve('auto', device)} on {device}"),
         ("memory", _free_memory()),
         ("embedded ViT", _weights()),
-        *((f"data {name}", state(one, Data(name=name, root=root), size)) for name, one in FAMILIES.items()),
+        *((f"data {name}", readiness(family, Data(name=name, root=root), size)) for name, family in FAMILIES.items()),
     ]

@@ -1,25 +1,31 @@
 """The command line: parse, call, print."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fcil.cli.arguments import listed, output_folder, pixels, seeds, set_argument
+from fcil.cli.arguments import comma_separated, output_folder, pixels, seeds, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.merge import merge_models_command
 from fcil.cli.report import report_command
 from fcil.errors import ConfigError, FcilError
+
+if TYPE_CHECKING:
+    from fcil.config import Config
+    from fcil.engine.comparison import Cell
+    from fcil.engine.simulation import Session
 
 __all__ = ["main"]
 
@@ -42,7 +48,17 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
 
 
-def _carry_out(session: Any, out: Path, console: Console) -> dict[str, Any]:
+def _checked(config: Config, folder: Path | None = None) -> Session:
+    """Ready to start. Settings are checked before torch is imported, so that a slip is answered at once."""
+    from fcil.engine.checks import check_settings
+
+    check_settings(config)
+    from fcil.engine.simulation import prepare
+
+    return prepare(config, folder)
+
+
+def _carry_out(session: Session, out: Path, console: Console) -> dict[str, Any]:
     from fcil.engine.simulation import simulate
     from fcil.report.live import live
     from fcil.report.run import draw_run
@@ -62,10 +78,9 @@ def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
 
 def _run(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
-    from fcil.engine.simulation import prepare
 
     out = output_folder(given)
-    session = prepare(load_config(given.config, _overrides(given)), out)
+    session = _checked(load_config(given.config, _overrides(given)), out)
     finished = (out / "summary.json").exists()
     summary = _carry_out(session, out, console)
     if finished:
@@ -74,37 +89,37 @@ def _run(given: argparse.Namespace, console: Console) -> None:
 
 
 def _resume(given: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.simulation import resume
+    from fcil.engine.records import read_config
 
-    _show(_carry_out(resume(given.run), given.run, console), given.run, console)
+    _show(_carry_out(_checked(read_config(given.run), given.run), given.run, console), given.run, console)
 
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
     from fcil.engine.comparison import carry_out, cells
-    from fcil.report.comparison import write_comparison
     from fcil.report.tables import to_rich
 
     out = output_folder(given, after="-compare")
-    made = cells(given.config, given.methods, given.seeds, _overrides(given), out)
+    runs = cells(given.config, given.methods, given.seeds, _overrides(given), out)
+    from fcil.report.comparison import write_comparison  # which draws: not before the settings are known to be good
 
-    def one(cell: Any) -> dict[str, Any]:
+    def one(cell: Cell) -> dict[str, Any]:
         console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
         return _carry_out(cell.session(), cell.folder, console)
 
-    for value, rows in write_comparison(out, list(carry_out(made, one))).items():
+    for value, rows in write_comparison(out, list(carry_out(runs, one))).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
     console.print(f"tables and plots: {out}", soft_wrap=True)
 
 
 def _plan(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
-    from fcil.engine.forecast import forecast
-    from fcil.engine.simulation import prepare
-    from fcil.report.forecast import forecast_table
 
     if given.json and not given.json.parent.is_dir():  # told now, not after the rehearsal
         raise ConfigError(f"--json {given.json}: there is no folder {given.json.parent}")
-    session = prepare(load_config(given.config, _overrides(given)))
+    session = _checked(load_config(given.config, _overrides(given)))
+    from fcil.engine.forecast import forecast
+    from fcil.report.forecast import forecast_table
+
     with console.status("rehearsing: a few steps of each round"):
         found = forecast(session)
     console.print(forecast_table(found))
@@ -138,11 +153,18 @@ def _doctor(given: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
-def _version() -> str:
-    try:
-        return version("fcil")
-    except PackageNotFoundError:
-        return "in a bare checkout"
+class _Version(argparse.Action):
+    """Look the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it and leave."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"fcil {version('fcil')}")
+        except PackageNotFoundError:
+            print("fcil in a bare checkout")
+        parser.exit()
 
 
 def _console() -> Console:
@@ -166,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "task, small modules trained locally and merged by the server in closed form.",
         epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     )
-    parser.add_argument("--version", action="version", version=f"fcil {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
@@ -184,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
-    compare.add_argument("--methods", type=listed, default=[], metavar="A,B", help="default: all [compare.LABEL]")
+    compare.add_argument(
+        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
+    )
     compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
     bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
-from fcil.report.losses import losses
+from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
 from fcil.server.loop import Progress
 from fcil.server.replies import Emit
@@ -62,5 +62,5 @@ def main(grid: Grid, context: Context) -> None:
     exchange = FlowerExchange(grid, config, store=store)
     summary = simulate(session, folder, _listen, exchange)
     draw_run(session, folder, summary)
-    lost = losses([summary]) or "no update missing"
-    _log.info("%s: accuracy %.4f, %s, sha256 %s", folder, summary["final_accuracy"], lost, summary["sha256"])
+    missing = missing_updates([summary]) or "no update missing"
+    _log.info("%s: accuracy %.4f, %s, sha256 %s", folder, summary["final_accuracy"], missing, summary["sha256"])

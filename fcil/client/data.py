@@ -27,12 +27,21 @@ class ClientData:
     size: int
     """Side of the model's input."""
     device: torch.device
+    earlier: tuple[np.ndarray, ...] = ()
+    """The client's samples of earlier tasks, as far as a method may come back to them."""
+
+    @property
+    def held_so_far(self) -> np.ndarray:
+        """(n,) all samples that the client may read: those of this task and `earlier`."""
+        return np.concatenate([self.indices, *self.earlier])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def images(self, samples: np.ndarray, transform: np.random.Generator | None = None, batch: int = 0) -> Tensor:
         """(n,) indices into the training part -> (n, 3, size, size); the training view if given a generator."""
+        if not len(samples):
+            return torch.zeros((0, 3, self.size, self.size), device=self.device)
         return model_inputs(self.dataset.train.images[samples], self.dataset, self.size, transform, self.device, batch)
 
     def labels(self, samples: np.ndarray) -> Tensor:

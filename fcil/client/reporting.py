@@ -32,7 +32,7 @@ def collect(each: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
         gradients |= collector.gradients
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
-    transform = client.generator("statistics augmentation") if each.transform == "train" else None
+    transform = client.stream("statistics augmentation") if each.transform == "train" else None
     merged = {layer: _call_all(several) for layer, several in observers.items()}
     with torch.set_grad_enabled(bool(each.gradients)):
         for _ in range(each.repeats):

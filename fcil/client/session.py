@@ -13,7 +13,10 @@ from fcil.client.data import ClientData
 from fcil.method import Broadcast, Phase, Store
 from fcil.model.adapted import AdaptedModel
 
-__all__ = ["Batch", "Session"]
+__all__ = ["ENGINE_STREAMS", "Batch", "Session"]
+
+ENGINE_STREAMS = ("order", "augmentation", "method augmentation", "statistics augmentation")
+"""Purposes that the engine draws for. A method that drew from one of them would change its own batches and views."""
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Session:
     data: ClientData
     _generators: dict[str, np.random.Generator] = field(default_factory=dict, repr=False)
     _constants: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _known: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
     def samples(self) -> np.ndarray:
@@ -35,26 +39,68 @@ class Session:
         return self.data.indices
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """The client's randomness of this phase for one purpose; it lasts for the phase."""
+        """The client's randomness of this phase for one of the method's purposes; it lasts for the phase.
+
+        Raises:
+            ValueError: the purpose is one of ENGINE_STREAMS.
+        """
+        if purpose in ENGINE_STREAMS:
+            raise ValueError(
+                f"generator({purpose!r}): the engine draws from this stream, so that drawing from it here would change "
+                "the client's batches; choose another purpose"
+            )
+        return self.stream(purpose)
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """As `generator`, for the engine's purposes too."""
         if purpose not in self._generators:
             self._generators[purpose] = self.phase.generator(purpose, self.number)
         return self._generators[purpose]
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or else an array as it was broadcast before training, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast before training, as a tensor on the model's device.
+
+        Raises:
+            KeyError: neither has this name.
+            ValueError: both have it.
+        """
         if name not in self._constants:
-            references = self.broadcast.references
-            array = references[name] if name in references else self.broadcast.arrays[name]
+            arrays, references = self.broadcast.arrays, self.broadcast.references
+            if name in arrays and name in references:
+                raise ValueError(
+                    f"constant({name!r}): it is the name of an array and of a reference; give references a prefix"
+                )
+            array = references[name] if name in references else arrays[name]
             self._constants[name] = torch.tensor(array, device=self.model.device)
         return self._constants[name]
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
-        """(n,) indices -> (n, 3, size, size), under the test view or augmented."""
-        return self.data.images(samples, self.generator("method augmentation") if augment else None)
+        """(n,) indices -> (n, 3, size, size), under the test view or augmented.
+
+        Raises:
+            ValueError: a sample that the client does not hold.
+        """
+        self._check_held(samples)
+        return self.data.images(samples, self.stream("method augmentation") if augment else None)
 
     def labels(self, samples: np.ndarray) -> Tensor:
-        """(n,) indices -> (n,) class positions."""
+        """(n,) indices -> (n,) class positions.
+
+        Raises:
+            ValueError: a sample that the client does not hold.
+        """
+        self._check_held(samples)
         return self.data.labels(samples)
+
+    def _check_held(self, samples: np.ndarray) -> None:
+        """Refuse what another client holds and what arrives later: in a federation nobody could read it here."""
+        self._known = self._known or frozenset(self.data.held_so_far.tolist())
+        foreign = sorted(set(samples.tolist()) - self._known)
+        if foreign:
+            raise ValueError(
+                f"client {self.number} asks for training samples {', '.join(map(str, foreign[:3]))}, which it does not "
+                f"hold in {self.phase}: only its own samples of this task and of earlier ones can be read"
+            )
 
 
 @dataclass
@@ -92,7 +138,7 @@ class Batch:
         return self.client.generator(purpose)
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or else an array as it was broadcast, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast, as a tensor on the model's device."""
         return self.client.constant(name)
 
     def _forward(self) -> tuple[Tensor, Mapping[str, Tensor]]:

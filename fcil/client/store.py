@@ -12,14 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 from fcil.arrays import Arrays
 
-__all__ = ["ClientStore"]
+__all__ = ["ClientStore", "MemoryStore"]
+
+KEPT = 4
+"""States of a client that are kept: enough to go back behind the older of the two checkpoints that a run keeps."""
 
 
 class ClientStore:
-    """The states of all clients under one folder, `client/phase.safetensors`.
-
-    The four newest are kept, enough to go back behind the older of the two checkpoints that a run keeps.
-    """
+    """The states of all clients under one folder, `client/phase.safetensors`; the KEPT newest of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,5 +42,24 @@ class ClientStore:
         aside = folder / f".{phase}.{os.getpid()}"
         save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
         aside.replace(folder / f"{phase:06d}.safetensors")
-        for _, path in self._phases(client)[:-4]:
+        for _, path in self._phases(client)[:-KEPT]:
             path.unlink(missing_ok=True)
+
+
+class MemoryStore:
+    """The same in the memory of one process, for a run that has no folder; it ends with the process."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, dict[int, Arrays]] = {}
+
+    def read(self, client: int, phase: int) -> dict[str, np.ndarray]:
+        """Copies of the client's arrays as they stood before `phase`; empty at first."""
+        states = self._states.get(client, {})
+        earlier = [index for index in states if index < phase]
+        return {name: a.copy() for name, a in states[max(earlier)].items()} if earlier else {}
+
+    def write(self, client: int, phase: int, arrays: Arrays) -> None:
+        """Keep the client's arrays after `phase`."""
+        if arrays or client in self._states:
+            states = {**self._states.get(client, {}), phase: dict(arrays)}
+            self._states[client] = {index: states[index] for index in sorted(states)[-KEPT:]}

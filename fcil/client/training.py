@@ -38,8 +38,8 @@ def _train(method: Method, local: Local, leaves: dict[str, Tensor], client: Sess
     losses: list[tuple[Tensor, int]] = []
     for _ in range(train.epochs):
         losses.clear()
-        order = client.generator("order").permutation(len(data))
-        for images, labels, samples in data.batches(train.batch, order, client.generator("augmentation")):
+        order = client.stream("order").permutation(len(data))
+        for images, labels, samples in data.batches(train.batch, order, client.stream("augmentation")):
             loss = method.loss(Batch(client, images, labels, samples))
             steps.step(loss)
             losses.append((loss.detach(), len(labels)))  # read at the end: a GPU need not be waited for at every step

@@ -1,4 +1,4 @@
-"""Data sets by name; the only rooms that touch the disk. One file for each family of sets."""
+"""Load image data sets by name. Each module of `families` describes one data set, or those of one source."""
 
 from dataclasses import replace
 
@@ -12,7 +12,6 @@ from fcil.data.families.fashion_mnist import FASHION_MNIST
 from fcil.data.families.folder import FOLDER
 from fcil.data.families.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.family import Family
-from fcil.data.loading import load_family
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.options import nearest
@@ -23,21 +22,23 @@ FAMILIES = {
     f.name: f
     for f in (CIFAR100, IMAGENET_R, IMAGENET_A, CUB200, CARS196, EUROSAT, FASHION_MNIST, DIGITS, FOLDER)
 }  # fmt: skip
-"""Data set -> what is known of it."""
+"""Data set name -> its description."""
 
 
 def family(name: str) -> Family:
-    """What is known of a data set; raises ConfigError for a name that is none."""
+    """The description of the data set `name`; raises ConfigError for an unknown name."""
     if name not in FAMILIES:
         raise ConfigError(f"data.name = {name!r}: no such data set. {nearest(name, FAMILIES)}")
     return FAMILIES[name]
 
 
 def load(settings: Data, size: int, download: bool = False) -> Dataset:
-    """Load a data set for images of `size` pixels, decoding it into its cache where that was not done before.
+    """Load a data set for a model of `size` pixels, after decoding it into its cache where that was not done before.
 
     Raises:
-        ConfigError: unknown name, or files that are missing, damaged or not official; says what to put where.
+        ConfigError: unknown name, or files that are missing, damaged or not official; says which files to put where.
     """
+    from fcil.data.loading import load_family  # what reads files is slow to import; families are known without it
+
     data = load_family(family(settings.name), settings, size, download)
     return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))

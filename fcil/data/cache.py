@@ -1,8 +1,8 @@
-"""Decoded images on disk, memory-mapped by every process that works on them.
+"""Cache decoded images on disk, where every process that works on them maps them into memory.
 
-One folder for each part: `images.bin`, image after image without gaps; `index.safetensors`, their shapes and labels;
-`manifest.json`, written last. All is made in a folder aside that is then renamed: one that is there is whole, and what
-happened to it since is noticed by size, time and hash.
+Each part (train, test) has a folder: `images.bin`, image after image without gaps; `index.safetensors`, their shapes
+and labels; `manifest.json`, written last. A folder is built under another name and then renamed, so one that exists is
+complete; changes made to it since are detected by size, modification time and hash.
 """
 
 import fcntl
@@ -31,22 +31,22 @@ IMAGES, INDEX, MANIFEST = "images.bin", "index.safetensors", "manifest.json"
 
 
 class Stale(Exception):
-    """A cache that cannot be used, and why."""
+    """Raised where a cached part has to be built again; its text says why, and is empty where there is none yet."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time below `folder`; what killed ones left half-written there is cleared first."""
+    """Lock `folder` for one process at a time, and remove what killed processes left half-written in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in folder.glob(".*.building"):
-            shutil.rmtree(left)
+        for leftover in folder.glob(".*.building"):
+            shutil.rmtree(leftover)
         yield
 
 
 def _write_images(path: Path, part: Part, shorter: int, text: str) -> tuple[np.ndarray, str]:
-    """Shapes (n, 3) and the SHA-256 of all pixels."""
+    """Write all images to `path`; return their shapes, (n, 3), and the SHA-256 of all pixels."""
     shapes, sha = np.zeros((len(part), 3), np.int64), hashlib.sha256()
     with open(path, "wb") as file, bar(text, len(part)) as advance:
         for i, image in enumerate(decoded(part.images, shorter)):
@@ -61,11 +61,11 @@ def _write_images(path: Path, part: Part, shorter: int, text: str) -> tuple[np.n
 
 
 def write_part(folder: Path, part: Part, shorter: int, text: str, about: Mapping[str, Any]) -> None:
-    """Decode one part into `folder`, replacing what is there; nothing is left behind if it fails.
+    """Decode one part into `folder`, which is replaced; a failure leaves no files behind.
 
     Args:
         shorter: length of the shorter side, in pixels; 0 keeps images as they are.
-        text: what to call it while it is made.
+        text: label of the progress bar.
         about: further entries of the manifest.
     """
     aside = folder.with_name(f".{folder.name}.building")
@@ -74,10 +74,10 @@ def write_part(folder: Path, part: Part, shorter: int, text: str, about: Mapping
         shapes, pixels = _write_images(aside / IMAGES, part, shorter, text)
         index = save({"shapes": shapes, "labels": part.labels.astype(np.int64)})
         (aside / INDEX).write_bytes(index)
-        told = (aside / IMAGES).stat()
+        stat = (aside / IMAGES).stat()
         manifest = {
-            **about, "version": VERSION, "shorter": shorter, "count": len(part), "bytes": told.st_size,
-            "mtime_ns": told.st_mtime_ns, "pixels_sha256": pixels, "index_sha256": hashlib.sha256(index).hexdigest(),
+            **about, "version": VERSION, "shorter": shorter, "count": len(part), "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns, "pixels_sha256": pixels, "index_sha256": hashlib.sha256(index).hexdigest(),
         }  # fmt: skip
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,28 +99,28 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_images(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare size and time; where the time differs, as in a copy, read everything once and note the new time."""
-    told = path.stat()
-    if told.st_size != manifest["bytes"]:
-        raise Stale(f"{IMAGES} has {told.st_size} bytes, not {manifest['bytes']}")
-    if told.st_mtime_ns == manifest["mtime_ns"]:
+    """Compare size and time; where only the time differs, as in a copy, hash the file once and record the new time."""
+    stat = path.stat()
+    if stat.st_size != manifest["bytes"]:
+        raise Stale(f"{IMAGES} has {stat.st_size} bytes, not {manifest['bytes']}")
+    if stat.st_mtime_ns == manifest["mtime_ns"]:
         return
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest["pixels_sha256"]:
             raise Stale(f"{IMAGES} has changed")
     aside = path.with_name(f".{MANIFEST}.{os.getpid()}")
     try:
-        aside.write_text(json.dumps(manifest | {"mtime_ns": told.st_mtime_ns}, indent=1))
+        aside.write_text(json.dumps(manifest | {"mtime_ns": stat.st_mtime_ns}, indent=1))
         aside.replace(path.with_name(MANIFEST))
-    except OSError:  # not ours to write: the next process reads everything again
+    except OSError:  # the folder is read-only: the next process hashes the file again
         aside.unlink(missing_ok=True)
 
 
 def open_part(folder: Path) -> tuple[Split, dict[str, Any]]:
-    """One part, its images memory-mapped, and its manifest.
+    """Open a cached part: its split, the images mapped into memory, and its manifest.
 
     Raises:
-        Stale: it must be made again; says why, or nothing where it is not there at all.
+        Stale: the part must be built again; says why, or nothing where it does not exist at all.
     """
     manifest = _read_manifest(folder)
     try:
@@ -133,6 +133,6 @@ def open_part(folder: Path) -> tuple[Split, dict[str, Any]]:
     except (OSError, KeyError, SafetensorError) as error:
         raise Stale(f"it is damaged ({error})") from None
     flat = np.memmap(folder / IMAGES, np.uint8, "r") if manifest["bytes"] else np.zeros(0, np.uint8)
-    same = len(shapes) > 0 and bool((shapes == shapes[0]).all())
-    images = flat.reshape(len(shapes), *shapes[0]) if same else Ragged.of(flat, shapes)
+    one_shape = len(shapes) > 0 and bool((shapes == shapes[0]).all())
+    images = flat.reshape(len(shapes), *shapes[0]) if one_shape else Ragged.of(flat, shapes)
     return Split(images, labels, f"{manifest['pixels_sha256']} {manifest['index_sha256']}"), manifest

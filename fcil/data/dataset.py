@@ -1,15 +1,19 @@
-"""What every data set looks like once it is loaded, and how a batch of it reaches the model."""
+"""Loaded data sets (`Dataset`, `Split`), and their images as normalised batches for the model."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.data.transforms import View, render
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Dataset", "Ragged", "Split", "normalise", "model_inputs"]
 
@@ -20,18 +24,18 @@ WHOLE = View()
 
 @dataclass(frozen=True)
 class Ragged:
-    """Images of different shapes in one flat array, which may be a memory map: only what is looked at is read."""
+    """Images of different shapes in one flat array. Of a memory map, only the images that are indexed are read."""
 
     pixels: np.ndarray
     """(bytes,) uint8, image after image."""
     shapes: np.ndarray
     """(n, 3) int64: height, width, channels."""
     offsets: np.ndarray
-    """(n,) int64, where each image begins."""
+    """(n,) int64: where each image begins in `pixels`."""
 
     @classmethod
-    def of(cls, pixels: np.ndarray, shapes: np.ndarray) -> "Ragged":
-        """Images that follow each other without gaps."""
+    def of(cls, pixels: np.ndarray, shapes: np.ndarray) -> Ragged:
+        """Build it from images that follow each other without gaps."""
         ends = shapes.prod(1).cumsum()
         return cls(pixels, shapes, ends - shapes.prod(1))
 
@@ -39,15 +43,15 @@ class Ragged:
         return len(self.shapes)
 
     @overload
-    def __getitem__(self, chosen: slice) -> "Ragged": ...
+    def __getitem__(self, index: slice) -> Ragged: ...
 
     @overload
-    def __getitem__(self, chosen: np.ndarray) -> list[np.ndarray]: ...
+    def __getitem__(self, index: np.ndarray) -> list[np.ndarray]: ...
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Ragged | list[np.ndarray]":
-        """A stretch of the images, or views of those that an index array names, (h, w, c) each."""
-        shapes, offsets = self.shapes[chosen], self.offsets[chosen]
-        if isinstance(chosen, slice):
+    def __getitem__(self, index: slice | np.ndarray) -> Ragged | list[np.ndarray]:
+        """Select images: a slice gives a `Ragged`, an index array gives a list of views, (h, w, c) each."""
+        shapes, offsets = self.shapes[index], self.offsets[index]
+        if isinstance(index, slice):
             return Ragged(self.pixels, shapes, offsets)
         ends = offsets + shapes.prod(1)
         return [self.pixels[a:b].reshape(shape) for a, b, shape in zip(offsets, ends, shapes, strict=True)]
@@ -55,26 +59,26 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part; `images` may be a memory map."""
+    """The images and labels of one part, training or test; `images` may be a memory map."""
 
     images: np.ndarray | Ragged
     """(n, height, width, channels) uint8, or images of different shapes; one channel is shown as three equal ones."""
     labels: np.ndarray
     """(n,) int64, the data set's own class numbers."""
     digest: str = ""
-    """Stands for the content, where it is known without reading everything."""
+    """Hash of the content where it is known without reading everything, otherwise empty."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> "Split":
-        """The first `count` images; all for 0."""
+    def first(self, count: int) -> Split:
+        """The first `count` samples; all of them for 0."""
         return Split(self.images[:count], self.labels[:count], self.digest) if count else self
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready for use."""
+    """A loaded data set: its training and test parts, and how their images are cropped and normalised."""
 
     name: str
     classes: tuple[str, ...]
@@ -85,10 +89,10 @@ class Dataset:
     train_view: View = WHOLE
     test_view: View = WHOLE
     files: str = ""
-    """What is known about where the files come from, for the records."""
+    """Where the files come from, for the records: checksums compared, split, unofficial files."""
 
     def sha256(self) -> str:
-        """Over the images and labels of both parts, for the records."""
+        """SHA-256 of the images and labels of both parts, for the records."""
         sha = hashlib.sha256()
         for part in (self.train, self.test):
             for piece in [f"{part.digest} {len(part)}".encode()] if part.digest else _content(part):
@@ -105,7 +109,9 @@ def _content(part: Split) -> Iterator[bytes]:
 
 
 def normalise(x: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w), each channel minus its mean over its std; may overwrite `x`."""
+    """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w): every channel minus its mean, over its std; may overwrite `x`."""
+    import torch
+
     low, spread = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (mean, std))
     return x.expand(-1, 3, -1, -1).contiguous().sub_(low).div_(spread)
 
@@ -118,9 +124,10 @@ def model_inputs(
     device: torch.device | str = "cpu",
     batch: int = 0,
 ) -> Tensor:
-    """Images -> normalised (n, 3, size, size) float32 on `device`: the training view if given a generator.
+    """Turn images into a normalised batch, (n, 3, size, size) float32 on `device`.
 
-    `batch` is that of `render`.
+    They are cropped as in training, at random, if `rng` is given, and otherwise as in a test. For `batch` see
+    `fcil.data.transforms.render`.
     """
     view = dataset.test_view if rng is None else dataset.train_view
     return normalise(render(images, view, size, rng, device, batch), dataset.mean, dataset.std)

@@ -1,4 +1,4 @@
-"""Image files -> pixels, in parallel. Pillow decodes and resizes outside the interpreter's lock, so threads suffice."""
+"""Decode image files in parallel. Pillow decodes and resizes outside the interpreter's lock, so threads suffice."""
 
 import os
 from collections import deque
@@ -16,19 +16,19 @@ from fcil.errors import ConfigError
 __all__ = ["cores", "decode", "decoded"]
 
 AHEAD = 8
-"""Images per thread that may wait to be taken: bounds memory."""
+"""Decoded images per thread that may wait to be used: bounds memory."""
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(item: Path | np.ndarray, shorter: int) -> np.ndarray:
-    """(h, w, c) uint8, the shorter side `shorter` pixels long (0: as it is), bicubic as torchvision's Resize.
+    """Decode an image: (h, w, c) uint8, shorter side `shorter` pixels (0: as stored), bicubic as torchvision's Resize.
 
     Raises:
-        ConfigError: no image, or a damaged one; names the file.
+        ConfigError: the file is not an image, or a damaged one; names the file.
     """
     if isinstance(item, np.ndarray):
         return item
@@ -44,7 +44,7 @@ def decode(item: Path | np.ndarray, shorter: int) -> np.ndarray:
 
 
 def decoded(items: Sequence[Path] | np.ndarray, shorter: int, threads: int = 0) -> Iterator[np.ndarray]:
-    """All images in order, `threads` at a time (0: one for each core), few of them in memory at once."""
+    """Decode images in order on `threads` threads (0: one per core), with few of them in memory at once."""
     count = threads or cores()
     rest = iter(items)
     with ThreadPoolExecutor(count) as pool:

@@ -1,4 +1,4 @@
-"""Fetching one published file over plain HTTP(S): resumable, checked, and whole or not there."""
+"""Download one published file over plain HTTP(S): resumable, checked by MD5, and complete or absent."""
 
 import hashlib
 import http.client
@@ -18,33 +18,33 @@ TIMEOUT = 30.0
 
 
 def md5(path: Path) -> str:
-    """Of a file's content; authors publish MD5, which finds damage and is no protection against malice."""
+    """The MD5 of a file: the hash that authors publish, which detects damage but is no protection against malice."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _receive(url: str, aside: Path) -> None:
-    """Append to `aside` what it lacks; from the start where the server does not resume."""
-    have = aside.stat().st_size if aside.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Append the rest of the file to `aside`; start again where the server cannot resume."""
+    offset = aside.stat().st_size if aside.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
         resumed = reply.status == http.client.PARTIAL_CONTENT
         length = reply.headers.get("Content-Length")
-        left = int(length) if length else None
-        with open(aside, "ab" if resumed else "wb") as file, bar(f"fetching {url}", left) as advance:
+        remaining = int(length) if length else None
+        with open(aside, "ab" if resumed else "wb") as file, bar(f"fetching {url}", remaining) as advance:
             while block := reply.read(BLOCK):
                 file.write(block)
                 advance(len(block))
-                left = left - len(block) if left is not None else None
-    if left:
-        raise http.client.IncompleteRead(b"", left)
+                remaining = remaining - len(block) if remaining is not None else None
+    if remaining:
+        raise http.client.IncompleteRead(b"", remaining)
 
 
 def fetch(file: File, root: Path) -> Path:
-    """Fetch `file` into `root` unless it is there; a broken transfer is kept as NAME.part and goes on next time.
+    """Download `file` into `root` unless it is there; a broken transfer is kept as NAME.part and resumed next time.
 
     Raises:
-        ConfigError: no address, no connection, or other content than the authors'.
+        ConfigError: the file has no address, there is no connection, or the content is not the authors'.
     """
     path, aside = root / file.name, root / f"{file.name}.part"
     if path.exists():
@@ -58,14 +58,14 @@ def fetch(file: File, root: Path) -> Path:
         except urllib.error.HTTPError as error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            aside.unlink()  # longer than the file: no beginning of it
+            aside.unlink()  # longer than the file, so not a beginning of it
             _receive(file.url, aside)
     except (OSError, http.client.HTTPException) as error:
         raise ConfigError(
             f"{file.url}: cannot be fetched ({error}). The same command goes on with what has come so far; or put "
             f"{file.name} into {root} by hand"
         ) from None
-    if file.md5 and (found := md5(aside)) != file.md5:
+    if file.md5 and (digest := md5(aside)) != file.md5:
         aside.unlink()
-        raise ConfigError(f"{file.url}: its MD5 is {found}, not the authors' {file.md5}; it was deleted. Try again")
+        raise ConfigError(f"{file.url}: its MD5 is {digest}, not the authors' {file.md5}; it was deleted. Try again")
     return aside.replace(path)

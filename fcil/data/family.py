@@ -1,4 +1,4 @@
-"""What is known of a data set before any of its files is read, and what its files turn out to list."""
+"""Describe a data set before any of its files is read (`Family`), and what its files then list (`Listing`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,16 +29,16 @@ class File:
     url: str = ""
     """Empty where the authors no longer serve it."""
     md5: str = ""
-    """Empty where none is known."""
+    """Empty where no checksum is known."""
     unpacks: str = ""
     """The folder that an archive holds; empty for a file that is used as it is."""
     inside: Mapping[str, str] = field(default_factory=dict)
-    """File in that folder -> its MD5, checked also where the archive itself is gone."""
+    """File in that folder -> its MD5, checked also where the archive itself was deleted."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one part before they are decoded."""
+    """The images and labels of one part, training or test, before they are decoded."""
 
     images: Sequence[Path] | np.ndarray
     """Image files, or (n, h, w, c) uint8."""
@@ -51,37 +51,37 @@ class Part:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the files of a data set hold."""
+    """The classes and images that the files of a data set list."""
 
     classes: tuple[str, ...]
     train: Part
     test: Part
     split: str = ""
-    """Where the split is not the authors': how it came about, with its hash."""
+    """How the split was made, with its hash; empty where it is the authors'."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One data set by name."""
+    """The description of one data set: its files, official numbers, statistics and views."""
 
     name: str
     source: str
-    """Where it comes from, for people."""
+    """Where the data set comes from, for people."""
     listing: Callable[[Path, Data], Listing]
-    """(data.root, settings) -> what the files hold; raises ConfigError."""
+    """(data.root, settings) -> what the files list; raises ConfigError."""
     classes: int = 0
-    """0: whatever the files say; so are `counts` and `tasks`."""
+    """Official number of classes; 0: whatever the files say, and then `counts` and `tasks` are open too."""
     counts: tuple[int, ...] = ()
     """Official numbers of training and test images, or of all images where there is no official split."""
     tasks: int = 0
     """The usual number of tasks in the literature that fcil follows."""
     files: tuple[File, ...] = ()
     cached: bool = True
-    """Decoded once into a cache that workers share; otherwise read anew, which must be fast."""
+    """Whether images are decoded once into a cache that workers share; otherwise reading them anew must be fast."""
     shrunk: bool = False
-    """Stored with the shorter side that the views ask for; otherwise at its own size."""
+    """Whether the cache stores images with the shorter side that the views need; otherwise at their own size."""
     stamp: Callable[[Path], str] | None = None
-    """Tells two states of the files apart, beside their sizes and times."""
+    """(data.root) -> a hash that changes with the files, beside the sizes and times of `files`."""
     mean: RGB = HALF
     std: RGB = HALF
     train_view: View = WHOLE

@@ -1,4 +1,4 @@
-"""The published files of a data set under `data.root`: found, fetched if asked, checked, unpacked."""
+"""Find, download, check and unpack the published files of a data set under `data.root`."""
 
 import shutil
 import tarfile
@@ -14,7 +14,7 @@ __all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
 
 
 def remedy(family: Family, root: str) -> str:
-    """What to put where."""
+    """Tell the user which files to put into `root`, and where to get them."""
     if not family.files:
         return f"It must hold: {family.source}"
     where = ", ".join(f"{f.name} from {f.url}" if f.url else f.name for f in family.files)
@@ -24,25 +24,25 @@ def remedy(family: Family, root: str) -> str:
 
 
 def _missing(family: Family, file: File, root: Path) -> ConfigError:
-    found = f"neither {file.unpacks}/ nor {file.name}" if file.unpacks else f"no {file.name}"
-    return ConfigError(f"data.root: {found} in {root}. {remedy(family, str(root))}")
+    missing = f"neither {file.unpacks}/ nor {file.name}" if file.unpacks else f"no {file.name}"
+    return ConfigError(f"data.root: {missing} in {root}. {remedy(family, str(root))}")
 
 
-def _there(file: File, root: Path) -> bool:
+def _exists(file: File, root: Path) -> bool:
     return (root / file.name).is_file() or (bool(file.unpacks) and (root / file.unpacks).is_dir())
 
 
 def require(family: Family, root: Path) -> None:
-    """Raise ConfigError, which says what to put where, if a file of the data set is missing."""
+    """Raise ConfigError, which says which files to put where, if one of the data set is missing."""
     if not family.files and not root.is_dir():
         raise ConfigError(f"data.root: no folder {root}. {remedy(family, str(root))}")
     for file in family.files:
-        if not _there(file, root):
+        if not _exists(file, root):
             raise _missing(family, file, root)
 
 
 def _extract(path: Path, into: Path) -> None:
-    """Unpack without leaving `into`, whatever names the archive holds."""
+    """Unpack an archive without writing outside of `into`, whatever names it holds."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -55,11 +55,11 @@ def _extract(path: Path, into: Path) -> None:
 
 
 def _unpack(file: File, root: Path) -> None:
-    """Unpack aside and rename, so that a folder that is there is whole."""
+    """Unpack under another name and rename, so that a folder that exists is complete."""
     path, aside = root / file.name, root / f".{file.unpacks}.unpacking"
     tell(f"unpacking {path}")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # by a process that was killed; living ones hold the cache's lock
+        shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed; living ones hold the cache's lock
         _extract(path, aside)
         if not (aside / file.unpacks).is_dir():
             raise ConfigError(f"{path}: holds no folder {file.unpacks}; it is not the file of that name")
@@ -71,14 +71,14 @@ def _unpack(file: File, root: Path) -> None:
 
 
 def _differences(file: File, root: Path) -> list[str]:
-    """What tells this copy from the authors'."""
+    """How the files on disk differ from the authors', by their MD5."""
     wanted = {file.name: file.md5} | {f"{file.unpacks}/{name}": digest for name, digest in file.inside.items()}
-    there = {name: digest for name, digest in wanted.items() if digest and (root / name).is_file()}
-    return [f"MD5 of {name} is not {digest}" for name, digest in there.items() if md5(root / name) != digest]
+    existing = {name: digest for name, digest in wanted.items() if digest and (root / name).is_file()}
+    return [f"MD5 of {name} is not {digest}" for name, digest in existing.items() if md5(root / name) != digest]
 
 
 def refuse(family: Family, root: Path, differences: list[str]) -> None:
-    """Raise ConfigError if the files differ from the authors'."""
+    """Raise ConfigError if there are any differences from the authors' files."""
     if differences:
         raise ConfigError(
             f"{family.name} in {root}: not the official files: {'; '.join(differences)}. Fetch them again; or, if you "
@@ -87,43 +87,43 @@ def refuse(family: Family, root: Path, differences: list[str]) -> None:
 
 
 def ensure(family: Family, root: Path, download: bool, admit: bool) -> tuple[list[str], list[str]]:
-    """Have all files of a data set in place and unpacked.
+    """Make sure that all files of a data set are in place, checked and unpacked.
 
     Args:
-        download: fetch those that are missing.
-        admit: go on with others than the authors'; else they are not even unpacked.
+        download: download files that are missing.
+        admit: accept files that differ from the authors'; otherwise they are not even unpacked.
 
     Returns:
-        In what they differ from the authors', and the names of those whose checksum was found right.
+        The differences from the authors' files, and the names of the files whose checksum is the authors'.
 
     Raises:
-        ConfigError: a file is missing (says what to put where), differs, cannot be fetched or cannot be unpacked.
+        ConfigError: a file is missing (says what to put where), differs, cannot be downloaded or cannot be unpacked.
     """
     differences, checked = [], []
     if family.cached and not download:
         require(family, root)
     for file in family.files:
-        if download and not _there(file, root):
+        if download and not _exists(file, root):
             fetch(file, root)
-        found = _differences(file, root)
+        of_file = _differences(file, root)
         if not admit:
-            refuse(family, root, found)
+            refuse(family, root, of_file)
         if file.unpacks and not (root / file.unpacks).is_dir():
             _unpack(file, root)
-            found = found or _differences(file, root)
-        differences += found
-        if not found and ((file.md5 and (root / file.name).is_file()) or file.inside):
+            of_file = of_file or _differences(file, root)
+        differences += of_file
+        if not of_file and ((file.md5 and (root / file.name).is_file()) or file.inside):
             checked.append(file.name)
     return differences, checked
 
 
 def _stamp(path: Path) -> str:
-    told = path.stat()
-    return f"{'' if path.is_dir() else told.st_size} {told.st_mtime_ns}".strip()
+    stat = path.stat()
+    return f"{'' if path.is_dir() else stat.st_size} {stat.st_mtime_ns}".strip()
 
 
 def stamps(family: Family, root: Path) -> dict[str, str]:
-    """Name -> size and time of all files and unpacked folders that are there, to notice when they are replaced."""
+    """Name -> size and modification time of the files and unpacked folders that exist, to detect replaced ones."""
     names = [name for file in family.files for name in (file.name, file.unpacks) if name]
-    found = {name: _stamp(root / name) for name in names if (root / name).exists()}
-    return found | ({"content": family.stamp(root)} if family.stamp and root.is_dir() else {})
+    existing = {name: _stamp(root / name) for name in names if (root / name).exists()}
+    return existing | ({"content": family.stamp(root)} if family.stamp and root.is_dir() else {})

@@ -1,4 +1,4 @@
-"""A data set by its settings: from the cache, which is made where it is missing or no longer good."""
+"""Load a data set from its cache, which is built where it is missing or out of date."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from fcil.data.settings import Data
 from fcil.data.splits import list_digest
 from fcil.errors import ConfigError
 
-__all__ = ["load_family", "state"]
+__all__ = ["load_family", "readiness"]
 
 
 def _root(family: Family, settings: Data) -> Path:
@@ -25,20 +25,20 @@ def _root(family: Family, settings: Data) -> Path:
 
 
 def _unofficial(family: Family, listing: Listing) -> list[str]:
-    """In what numbers this listing is not that of the authors' files."""
+    """How the numbers of classes and images differ from the official ones."""
     differences = []
     parts = (len(listing.train), len(listing.test))
-    found = parts if len(family.counts) == 2 else (sum(parts),)
+    counts = parts if len(family.counts) == 2 else (sum(parts),)
     if family.classes and len(listing.classes) != family.classes:
         differences.append(f"{len(listing.classes)} classes, not {family.classes}")
-    if family.counts and found != family.counts:
-        told, wanted = (" + ".join(f"{n:,}" for n in counts) for counts in (found, family.counts))
-        differences.append(f"{told} images, not {wanted}")
+    if family.counts and counts != family.counts:
+        actual, official = (" + ".join(f"{n:,}" for n in pair) for pair in (counts, family.counts))
+        differences.append(f"{actual} images, not {official}")
     return differences
 
 
 def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[Listing, str]:
-    """What the files hold, and what is to be said of them in the records."""
+    """Read what the files list, and describe in words for the records whether they are official."""
     differences, checked = ensure(family, root, download, settings.unofficial)
     listing = family.listing(root, settings)
     differences += _unofficial(family, listing)
@@ -46,16 +46,16 @@ def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[L
         refuse(family, root, differences)
     if differences:
         return listing, f"unofficial: {'; '.join(differences)}"
-    told = ["official numbers of images and classes"] if family.counts else []
+    remarks = ["official numbers of images and classes"] if family.counts else []
     if family.files:
-        told.append(f"MD5 of {', '.join(checked)} right" if checked else "no checksum compared")
-    return listing, "; ".join(told)
+        remarks.append(f"MD5 of {', '.join(checked)} right" if checked else "no checksum compared")
+    return listing, "; ".join(remarks)
 
 
 def _key(settings: Data, part: str, shorter: int, root: Path | None) -> str:
-    """Folder of one part: what its pixels and labels depend on beside the files; `root` for your own images."""
-    told = f"{list_digest(settings) or settings.split_seed} {root or ''}"
-    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    """Folder name of a cached part: all that its content depends on beside the files; `root` for users' own images."""
+    origin = f"{list_digest(settings) or settings.split_seed} {root or ''}"
+    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
 
 def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> None:
@@ -69,12 +69,12 @@ def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> Non
 
 
 def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, int]]:
-    """Part -> its folder and the length of the shorter side there."""
+    """Part -> its cache folder, and the length of the shorter side of the images in it."""
     cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
     views = {"train": family.train_view, "test": family.test_view}
     sides = {part: view.shorter(size) if family.shrunk else 0 for part, view in views.items()}
-    own = root.resolve() if family.stamp and settings.cache else None
-    return {part: (cache / _key(settings, part, side, own), side) for part, side in sides.items()}
+    user_root = root.resolve() if family.stamp and settings.cache else None
+    return {part: (cache / _key(settings, part, side, user_root), side) for part, side in sides.items()}
 
 
 def _open(family: Family, settings: Data, size: int, root: Path) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -93,16 +93,16 @@ def _build(family: Family, settings: Data, size: int, root: Path, download: bool
     listing, files = _read(family, settings, root, download)
     about = {"classes": listing.classes, "files": files, "split": listing.split, "sources": stamps(family, root)}
     for part, (folder, side) in _folders(family, settings, size, root).items():
-        chosen = listing.train if part == "train" else listing.test
-        text = f"{family.name}: {len(chosen):,} {part} images{f' at {side} px' if side else ''}"
-        write_part(folder, chosen, side, text, about)
+        source = listing.train if part == "train" else listing.test
+        text = f"{family.name}: {len(source):,} {part} images{f' at {side} px' if side else ''}"
+        write_part(folder, source, side, text, about)
 
 
 def _cached(family: Family, settings: Data, size: int, root: Path, download: bool) -> Dataset:
     def opened() -> Dataset:
         parts, manifest = _open(family, settings, size, root)
-        told = "; ".join(filter(None, [manifest["files"], manifest["split"]]))
-        return _dataset(family, tuple(manifest["classes"]), parts["train"], parts["test"], told)
+        remarks = "; ".join(filter(None, [manifest["files"], manifest["split"]]))
+        return _dataset(family, tuple(manifest["classes"]), parts["train"], parts["test"], remarks)
 
     try:
         return opened()
@@ -130,13 +130,13 @@ def _dataset(family: Family, classes: tuple[str, ...], train: Split, test: Split
 
 
 def load_family(family: Family, settings: Data, size: int, download: bool = False) -> Dataset:
-    """Load a data set for a model of `size` pixels, making its cache where needed.
+    """Load a data set for a model of `size` pixels, building its cache where needed.
 
     Args:
-        download: fetch missing files.
+        download: download missing files.
 
     Raises:
-        ConfigError: files that are missing, damaged or not official; says what to put where.
+        ConfigError: files that are missing, damaged or not official; says which files to put where.
     """
     root = _root(family, settings)
     if family.cached:
@@ -146,8 +146,8 @@ def load_family(family: Family, settings: Data, size: int, download: bool = Fals
     return _dataset(family, listing.classes, train, test, files)
 
 
-def state(family: Family, settings: Data, size: int) -> str:
-    """How far a data set is from being usable, for people; decodes and fetches nothing."""
+def readiness(family: Family, settings: Data, size: int) -> str:
+    """Say in a line for people how far a data set is from being usable; decodes and downloads nothing."""
     try:
         if not family.cached:
             data = load_family(family, settings, size)

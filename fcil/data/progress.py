@@ -1,4 +1,4 @@
-"""A progress bar and single lines on standard error, so that tables on standard output stay clean."""
+"""Print progress bars and single lines to standard error, so that tables on standard output stay clean."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ def _console() -> Console:
 
 
 def tell(text: str) -> None:
-    """One line."""
+    """Print one line."""
     _console().print(text, soft_wrap=True, markup=False)
 
 
 @contextmanager
 def bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar of `total` units on a terminal, one line elsewhere; yields what to call with the units just done."""
+    """Show a bar of `total` units on a terminal, one line elsewhere; yields a function that advances it."""
     console = _console()
     if not console.is_terminal:
         tell(text)

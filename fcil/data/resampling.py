@@ -1,21 +1,28 @@
-"""Resize, crop and resize again, for a whole batch on one device, as two batched matrix products.
+"""Resize, crop and resize again a whole batch of images on one device, as two batched matrix products.
 
 Resizing is linear and separable, so all of it is out = R image C^T for each image, where R and C are small: products of
-bicubic resampling matrices (Keys' kernel with a = -0.5, antialiased as in Pillow and torch) and of a choice of rows and
-columns, the crop.
+bicubic resampling matrices (Keys' kernel with a = -0.5, antialiased as in Pillow and torch) and of the crop, which
+selects rows and columns.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["gather", "resample"]
 
 
 def _cubic(x: Tensor) -> Tensor:
     """Keys' cubic convolution kernel with a = -0.5."""
+    import torch
+
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -23,18 +30,20 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _resampling(first: Tensor, length: Tensor, out: Tensor, rows: int, width: int) -> Tensor:
-    """Matrices that resize a stretch of a line of pixels, antialiased.
+    """Build the matrices that resize a stretch of a line of pixels, antialiased.
 
     Args:
         first: (n,) where the stretch begins.
-        length: (n,) its pixels.
-        out: (n,) pixels to make of it.
+        length: (n,) pixels of the stretch.
+        out: (n,) pixels that it is resized to.
         rows: the largest of `out`; rows beyond an image's own are zero.
         width: pixels of the whole line.
 
     Returns:
         (n, rows, width) float32, rows summing to one. Pixels outside the stretch have no weight.
     """
+    import torch
+
     step = (length / out)[:, None]
     stretch = step.clamp(min=1)
     centre = (torch.arange(rows, device=first.device) + 0.5) * step
@@ -51,7 +60,8 @@ def _resampling(first: Tensor, length: Tensor, out: Tensor, rows: int, width: in
 def _axis(
     stored: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int, device: torch.device
 ) -> Tensor:
-    """(n, size, widest) matrices of one axis: `stored` pixels to `whole`, of these a stretch, that to `size`."""
+    """Matrices of one axis, (n, size, widest): `stored` pixels to `whole`, of these a stretch, and that to `size`."""
+    import torch
 
     def tensor(a: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device)
@@ -68,15 +78,17 @@ def _axis(
 def gather(
     images: Sequence[np.ndarray] | np.ndarray, corner: np.ndarray, extent: np.ndarray, device: torch.device
 ) -> Tensor:
-    """(n, c, h, w) float32: boxes of uint8 images side by side, zeros where one is smaller than the largest.
+    """Stack boxes of uint8 images as (n, c, h, w) float32 on `device`, zeros where one is smaller than the largest.
 
-    Nothing else of a memory map is read. Bytes, not floats, go over the bus, and from pinned memory, so that the copy
-    does not wait.
+    Of a memory map only the boxes are read. Bytes, not floats, go over the bus, and from pinned memory, so that the
+    copy does not wait.
     """
+    import torch
+
     high, wide = extent.max(0)
     batch = np.zeros((len(images), high, wide, images[0].shape[-1]), np.uint8)
-    for one, image, (top, left), (h, w) in zip(batch, images, corner, extent, strict=True):
-        one[:h, :w] = image[top : top + h, left : left + w]
+    for padded, image, (top, left), (h, w) in zip(batch, images, corner, extent, strict=True):
+        padded[:h, :w] = image[top : top + h, left : left + w]
     pixels = torch.from_numpy(batch)
     pixels = pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels.to(device)
     return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
@@ -93,7 +105,7 @@ def resample(
         whole: (n, 2) heights and widths; so are `corner` and `extent`.
 
     Returns:
-        (n, c, size, size) float32 in bytes' units, not clamped: bicubic kernels overshoot.
+        (n, c, size, size) float32 in units of bytes, not clamped to 0..255: bicubic kernels overshoot.
     """
     stored = np.array([image.shape[:2] for image in images], np.int64)
     if (stored == whole).all():

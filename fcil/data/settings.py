@@ -1,4 +1,4 @@
-"""`[data]`: which images."""
+"""Settings under `[data]`: which images, where they are, and how they are split."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,7 @@ __all__ = ["Data"]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """`[data]`: which images."""
+    """`[data]`: which images, where they are, and how they are split."""
 
     name: Annotated[str, Option("data set; `fcil data list` names them")] = "digits"
     root: Annotated[str, Option("folder that holds its files, where it needs any")] = ""

@@ -1,4 +1,4 @@
-"""Class folders of image files, and how they are split where their authors did not: by a list, or by a seed."""
+"""Split folders of images, one per class, where their authors did not: by a list of files, or by a seed."""
 
 import hashlib
 import json
@@ -7,59 +7,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fcil.data.family import Listing, Part
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.seeding import generator
 
-__all__ = ["Named", "class_folders", "list_digest", "own_split", "split_classes"]
+__all__ = ["FilesByClass", "check_no_split_file", "class_folders", "list_digest", "split_classes"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TEST_SHARE = 0.2
-Named = dict[str, list[str]]
+FilesByClass = dict[str, list[str]]
+"""Class folder -> its image files."""
 Pairs = list[tuple[str, int]]
 """(class folder/file, label)."""
 
 
-def class_folders(root: Path) -> Named:
-    """Class folder -> its image files by name, both sorted; folders without images are left out.
+def class_folders(root: Path) -> FilesByClass:
+    """List class folders and their image files, both sorted by name; folders without images are left out.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no folder has images.
     """
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
-    found = {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
-    if not any(found.values()):
+    by_class = {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+    if not any(by_class.values()):
         raise ConfigError(f"data.root: {root} holds no folders with images; it must hold one per class")
-    return {name: files for name, files in found.items() if files}
+    return {name: files for name, files in by_class.items() if files}
 
 
-def _drawn(found: Named, settings: Data) -> tuple[Pairs, Pairs]:
-    """A fifth of each class, rounded, for test, but at least one image of two or more."""
+def _draw_split(by_class: FilesByClass, settings: Data) -> tuple[Pairs, Pairs]:
+    """Draw a fifth of each class, rounded, for the test part, but at least one of two images or more."""
     train: Pairs = []
     test: Pairs = []
-    for label, (name, files) in enumerate(found.items()):
+    for label, (name, files) in enumerate(by_class.items()):
         held_out = max(round(TEST_SHARE * len(files)), int(len(files) > 1))
         order = generator(settings.split_seed, "split", settings.name, name).permutation(len(files))
-        chosen = set(order[:held_out].tolist())
+        test_indices = set(order[:held_out].tolist())
         for i, file in enumerate(files):
-            (test if i in chosen else train).append((f"{name}/{file}", label))
+            (test if i in test_indices else train).append((f"{name}/{file}", label))
     return train, test
 
 
 def _list_files(settings: Data) -> dict[str, Path]:
-    """Part -> the file that lists it."""
+    """Part -> the file that lists its images."""
     path = Path(settings.split_file).expanduser()
     return {part: Path(str(path).replace("{part}", part)) for part in ("train", "test")}
 
 
 def list_digest(settings: Data) -> str:
-    """SHA-256 of the files that `data.split_file` names; empty without one."""
+    """SHA-256 of the files that `data.split_file` names; empty where it names none."""
     if not settings.split_file:
         return ""
     try:
@@ -68,7 +68,9 @@ def list_digest(settings: Data) -> str:
         raise ConfigError(f"data.split_file = {settings.split_file!r}: {error.filename}: {error.strerror}") from None
 
 
-def _parsed(path: Path) -> Any:
+def _parse(path: Path) -> Any:
+    import yaml  # slow to import, and only needed here
+
     try:
         text = path.read_text()
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
@@ -77,10 +79,10 @@ def _parsed(path: Path) -> Any:
         raise ConfigError(f"data.split_file: {path}: {error}") from None
 
 
-def _pairs(listed: Any, where: str) -> Pairs:
-    """(class folder/file, label) from {data: [...], targets: [...]} or from [[path, label, ...], ...]."""
+def _pairs(listing: Any, where: str) -> Pairs:
+    """Read pairs (class folder/file, label) from {data: [...], targets: [...]} or from [[path, label, ...], ...]."""
     try:
-        rows = zip(listed["data"], listed["targets"], strict=True) if isinstance(listed, Mapping) else listed
+        rows = zip(listing["data"], listing["targets"], strict=True) if isinstance(listing, Mapping) else listing
         return [("/".join(Path(row[0]).parts[-2:]), int(row[1])) for row in map(tuple, rows)]
     except (KeyError, TypeError, ValueError, IndexError):
         raise ConfigError(
@@ -89,11 +91,11 @@ def _pairs(listed: Any, where: str) -> Pairs:
         ) from None
 
 
-def _listed(settings: Data) -> tuple[Pairs, Pairs]:
-    """Both parts as `data.split_file` lists them: two files named by {part}, or one with sections train and test."""
+def _read_split(settings: Data) -> tuple[Pairs, Pairs]:
+    """Read both parts from `data.split_file`: two files named by {part}, or one with sections train and test."""
     parts = []
     for part, path in _list_files(settings).items():
-        parsed = _parsed(path)
+        parsed = _parse(path)
         if "{part}" not in settings.split_file:
             if not (isinstance(parsed, Mapping) and part in parsed):
                 raise ConfigError(
@@ -105,8 +107,8 @@ def _listed(settings: Data) -> tuple[Pairs, Pairs]:
     return parts[0], parts[1]
 
 
-def _names(pairs: Pairs, settings: Data) -> tuple[str, ...]:
-    """Class folders by label; each must have one label, and labels must be 0 to n - 1."""
+def _class_names(pairs: Pairs, settings: Data) -> tuple[str, ...]:
+    """The class folders in the order of their labels; each must have one label, and labels must be 0 to n - 1."""
     labels: dict[int, str] = {}
     where = f"data.split_file = {settings.split_file!r}"
     for path, label in pairs:
@@ -120,11 +122,11 @@ def _names(pairs: Pairs, settings: Data) -> tuple[str, ...]:
     return tuple(labels[i] for i in range(len(labels)))
 
 
-def _check_listed(train: Pairs, test: Pairs, found: Named, settings: Data) -> None:
+def _check_listed(train: Pairs, test: Pairs, by_class: FilesByClass, settings: Data) -> None:
     where = f"data.split_file = {settings.split_file!r}"
     paths = [path for path, _ in train + test]
-    there = {f"{name}/{file}" for name, files in found.items() for file in files}
-    if missing := [path for path in paths if path not in there]:
+    existing = {f"{name}/{file}" for name, files in by_class.items() for file in files}
+    if missing := [path for path in paths if path not in existing]:
         raise ConfigError(f"{where}: {len(missing)} of its images are not there, the first is {missing[0]}")
     if len(set(paths)) < len(paths):
         twice = next(path for i, path in enumerate(paths) if path in paths[:i])
@@ -136,21 +138,21 @@ def _part(root: Path, pairs: Pairs) -> Part:
 
 
 def split_classes(root: Path, settings: Data) -> Listing:
-    """Split the class folders of `root` as `data.split_file` lists, or else by `data.split_seed`."""
-    found = class_folders(root)
+    """Split the class folders of `root` as `data.split_file` lists them, or else at random by `data.split_seed`."""
+    by_class = class_folders(root)
     if settings.split_file:
-        train, test = _listed(settings)
-        _check_listed(train, test, found, settings)
-        classes, told = _names(train + test, settings), f"split listed in {Path(settings.split_file).name}"
+        train, test = _read_split(settings)
+        _check_listed(train, test, by_class, settings)
+        classes, origin = _class_names(train + test, settings), f"split listed in {Path(settings.split_file).name}"
     else:
-        (train, test), classes = _drawn(found, settings), tuple(found)
-        told = f"80/20 within each class by seed {settings.split_seed}"
+        (train, test), classes = _draw_split(by_class, settings), tuple(by_class)
+        origin = f"80/20 within each class by seed {settings.split_seed}"
     lines = (f"{part} {path} {label}\n" for part, pairs in (("train", train), ("test", test)) for path, label in pairs)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return Listing(classes, _part(root, train), _part(root, test), f"{told}, sha256 {digest}")
+    return Listing(classes, _part(root, train), _part(root, test), f"{origin}, sha256 {digest}")
 
 
-def own_split(settings: Data) -> None:
-    """Raise ConfigError where a list is given to a data set that its authors have split."""
+def check_no_split_file(settings: Data) -> None:
+    """Raise ConfigError if `data.split_file` is set for a data set that has its authors' split."""
     if settings.split_file:
         raise ConfigError(f"data.split_file: {settings.name} has its authors' split; leave it empty")

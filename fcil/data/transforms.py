@@ -1,20 +1,23 @@
-"""From stored pixels to the model's input: views are declared, drawn per image and computed on the model's device."""
+"""Resize, crop and flip images: a data set declares a `View`, which is drawn per image and computed on the device."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from fcil.data.resampling import resample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["REFERENCE", "View", "boxes", "render", "resized"]
 
 REFERENCE = 224
-"""Pixel numbers of a `View` are those for a model of this size."""
+"""Side of the model's input, in pixels, for which the numbers of a `View` are given."""
 ATTEMPTS = 10
 
 
@@ -28,13 +31,13 @@ class View:
     resize: int = 0
     """Length of the shorter side before the crop, for a model of 224 pixels; scales with the model. 0: as stored."""
     crop: Literal["whole", "centre", "random", "area"] = "whole"
-    """What is kept: everything, a central or a random square of the model's size, or a box of random area and ratio."""
+    """The crop: everything, a central or a random square of the model's size, or a box of random area and ratio."""
     scale: tuple[float, float] = (0.08, 1.0)
     """For `area`: the box's area as a share of the image's."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """For `area`: the box's width over height, drawn log-uniformly."""
     flip: bool = False
-    """Mirrored with probability 1/2."""
+    """Whether images are mirrored with probability 1/2."""
 
     def __post_init__(self) -> None:
         if self.crop in ("centre", "random") and self.resize < REFERENCE:
@@ -46,15 +49,15 @@ class View:
 
 
 def resized(shapes: np.ndarray, shorter: int) -> np.ndarray:
-    """(n, 2) heights and widths once the shorter side is `shorter`; the longer is rounded down, as by torchvision."""
+    """Heights and widths, (n, 2), with the shorter side at `shorter`; the longer is rounded down, as by torchvision."""
     if not shorter:
         return shapes
     short = shapes.min(1, keepdims=True)
     return np.where(shapes == short, shorter, shorter * shapes / short).astype(np.int64)
 
 
-def _central(shapes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """The largest box within the admitted ratios, (n, 2)."""
+def _central_extents(shapes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
+    """Heights and widths, (n, 2), of the largest boxes within the admitted ratios."""
     height, width = shapes.T
     high = np.minimum(height, np.rint(width / ratio[0])).astype(np.int64)
     wide = np.minimum(width, np.rint(height * ratio[1])).astype(np.int64)
@@ -62,23 +65,23 @@ def _central(shapes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
 
 
 def _area_boxes(view: View, shapes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """As torchvision's RandomResizedCrop: the first of ten draws that fits, or else the largest central box."""
+    """Draw boxes as torchvision's RandomResizedCrop: the first of ten draws that fits, or the largest central one."""
     n, (low, high) = len(shapes), np.log(view.ratio)
     area = shapes.prod(1)[:, None] * rng.uniform(*view.scale, (n, ATTEMPTS))
     aspect = np.exp(rng.uniform(low, high, (n, ATTEMPTS)))
     drawn = np.rint(np.sqrt(np.stack([area / aspect, area * aspect], 2))).astype(np.int64)
     fits = ((drawn > 0) & (drawn <= shapes[:, None])).all(2)
     none = ~fits.any(1)
-    extent = np.where(none[:, None], _central(shapes, view.ratio), drawn[np.arange(n), fits.argmax(1)])
+    extent = np.where(none[:, None], _central_extents(shapes, view.ratio), drawn[np.arange(n), fits.argmax(1)])
     corner = rng.integers(0, shapes - extent + 1)
     return np.where(none[:, None], (shapes - extent) // 2, corner), extent
 
 
 def boxes(view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (top, left) and extents (height, width) of the crops, both (n, 2), of resized images of `shapes`.
+    """Draw the crops of resized images of `shapes`: corners (top, left) and extents (height, width), both (n, 2).
 
     Raises:
-        ValueError: a random crop without a generator.
+        ValueError: the crop is random, but `rng` is None.
     """
     if view.crop == "whole":
         return np.zeros_like(shapes), shapes
@@ -92,17 +95,19 @@ def boxes(view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | 
     return _area_boxes(view, shapes, rng)
 
 
-def _drawn(
+def _draw(
     view: View, shapes: np.ndarray, size: int, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The boxes, and which images are mirrored."""
+    """Draw the boxes, and which images are mirrored."""
     corner, extent = boxes(view, shapes, size, rng)
     flips = rng.random(len(shapes)) < 0.5 if view.flip and rng is not None else np.zeros(len(shapes), bool)
     return corner, extent, flips
 
 
-def _bytes(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
-    """One image on the CPU, in whole bytes after each stage as in torchvision: (c, size, size) uint8."""
+def _render_on_cpu(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
+    """Compute one image on the CPU, rounded to bytes after each stage as in torchvision: (c, size, size) uint8."""
+    import torch
+    from torch.nn import functional as F
 
     def to(x: Tensor, shape: tuple[int, int]) -> Tensor:
         if x.shape[-2:] == shape:
@@ -125,26 +130,28 @@ def render(
     device: torch.device | str = "cpu",
     batch: int = 0,
 ) -> Tensor:
-    """What `view` shows of each image: (n, c, size, size) float32 in 0..1.
+    """Show each image as `view` says: (n, c, size, size) float32 in 0..1.
 
     Args:
         batch: images whose draws are made together; 0 for all. Batches that are rendered together are drawn as if each
             were rendered alone.
 
-    What is drawn depends on the generator, the view and the images' shapes only. On a CPU, torch resizes bytes, which
+    The draws depend on the generator, the view and the images' shapes only. On a CPU, torch resizes bytes, which
     is several times faster than the batched products that a GPU gets. Those clamp once, at the end, and never round.
     """
+    import torch
+
     device = torch.device(device)
     whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
     begins = range(0, len(images), batch or max(1, len(images)))
-    drawn = [_drawn(view, whole[begin : begin + (batch or len(images))], size, rng) for begin in begins]
-    corner, extent, mirrored = (np.concatenate(each) for each in zip(*drawn, strict=True))
+    draws = [_draw(view, whole[begin : begin + (batch or len(images))], size, rng) for begin in begins]
+    corner, extent, mirror = (np.concatenate(column) for column in zip(*draws, strict=True))
     if device.type != "cpu":
         shown = resample(images, whole, corner, extent, size, device).clamp_(0, 255)
-        which = torch.from_numpy(mirrored).to(device).view(-1, 1, 1, 1)
-        return torch.where(which, shown.flip(3), shown).div_(255)
+        flips = torch.from_numpy(mirror).to(device).view(-1, 1, 1, 1)
+        return torch.where(flips, shown.flip(3), shown).div_(255)
     shown = torch.empty(len(images), images[0].shape[-1], size, size)
-    for i, into in enumerate(shown):
-        x = _bytes(images[i], whole[i], corner[i], extent[i], size)
-        into.copy_(x.flip(2) if mirrored[i] else x)
+    for i, target in enumerate(shown):
+        x = _render_on_cpu(images[i], whole[i], corner[i], extent[i], size)
+        target.copy_(x.flip(2) if mirror[i] else x)
     return shown.div_(255)

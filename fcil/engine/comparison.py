@@ -1,15 +1,20 @@
 """Values of a sweep x methods x seeds: the runs of a comparison, re-using finished ones."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcil.config import Config, load_variant, sweep_overrides, variant_names
-from fcil.engine.simulation import Session, prepare
+from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fcil.engine.simulation import Session
 
 __all__ = ["Cell", "carry_out", "cells"]
 
@@ -27,6 +32,8 @@ class Cell:
 
     def session(self) -> Session:
         """Checked and ready."""
+        from fcil.engine.simulation import prepare  # which imports torch
+
         return prepare(self.config, self.folder)
 
 
@@ -66,6 +73,8 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
         for label in labels
         for seed in seeds
     ]
+    for cell in made:
+        check_settings(cell.config)  # of all runs, before the first look at data and weights
     for cell in made:
         cell.session()
     return made

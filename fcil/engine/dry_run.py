@@ -168,8 +168,10 @@ class Rehearsal:
 
     def _work(self, request: Request, indices: np.ndarray, batch: int, client: int) -> ClientUpdate:
         model, config = self.worker.model, self.plan.config
-        data = ClientData(
-            self.worker.dataset, indices, self.plan.scenario.positions, config.model.image_size, model.device
+        scenario = self.plan.scenario
+        others = [part for parts in scenario.parts[: request.phase.task.index + 1] for part in parts]
+        data = ClientData(  # the samples are anybody's, and so are those that a store has kept of earlier phases
+            self.worker.dataset, indices, scenario.positions, config.model.image_size, model.device, tuple(others)
         )
         train: Train = replace(config.train, epochs=1, batch=batch)
         store = self._stores.setdefault(client, {})

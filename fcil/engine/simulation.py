@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.client.store import ClientStore
 from fcil.config import Config, to_table
+from fcil.engine.checks import check_settings
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.metrics import summarise
 from fcil.engine.provenance import provenance
@@ -17,7 +18,6 @@ from fcil.exchange.device import check_device
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
-from fcil.registry import build_method
 from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_plan, run, updates_asked
 from fcil.server.replies import Emit
 
@@ -48,29 +48,15 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
-        folder: the run folder, where clients may keep what is theirs.
+        folder: the run folder, where clients may keep what is theirs; without one they keep it in memory.
 
     Raises:
         ConfigError: whatever would stop the run later.
     """
-    method = build_method(config.method.name, config.method.settings)
+    method = check_settings(config)
     worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
-    if config.run.min_clients > config.partition.clients:
-        raise ConfigError(
-            f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
-        )
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
-    if config.run.aggregate_on_worker and not method.additive:
-        raise ConfigError(
-            f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
-            "sums; set it to false"
-        )
-    if config.run.diagnostics and config.run.aggregate_on_worker:
-        raise ConfigError(
-            "run.diagnostics: compares the clients' single updates, which run.aggregate_on_worker sums far away; set "
-            "one of the two to false"
-        )
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)

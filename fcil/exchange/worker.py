@@ -10,7 +10,7 @@ import torch
 
 from fcil.arrays import Arrays
 from fcil.client.data import ClientData
-from fcil.client.store import ClientStore
+from fcil.client.store import ClientStore, MemoryStore
 from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
@@ -35,6 +35,7 @@ class Worker:
     config: Config
     method: Method
     store: ClientStore | None = None
+    """What clients keep; without one they keep it in the memory of this process."""
 
     @classmethod
     def of(cls, config: Config, store: Path | None = None) -> "Worker":
@@ -61,18 +62,22 @@ class Worker:
         network = load_backbone(self.config.model)
         return AdaptedModel(network, self.method.adapter, device, resolved(self.config).model.precision)
 
+    @cached_property
+    def _kept(self) -> ClientStore | MemoryStore:
+        return self.store or MemoryStore()
+
     def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
         """One client's part of one phase."""
+        *earlier, indices = (parts[client] for parts in self.scenario.parts[: phase.task.index + 1])
         data = ClientData(
-            self.dataset, self.scenario.parts[phase.task.index][client], self.scenario.positions,
-            self.config.model.image_size, self.model.device,
+            self.dataset, indices, self.scenario.positions, self.config.model.image_size, self.model.device,
+            tuple(earlier),
         )  # fmt: skip
-        kept = self.store.read(client, phase.index) if self.store else {}
+        kept = self._kept.read(client, phase.index)
         memory = PeakMemory(self.model.device)
         with threads(self.config.run.threads):
             update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
-        if self.store:
-            self.store.write(client, phase.index, kept)
+        self._kept.write(client, phase.index, kept)
         return replace(update, metrics={**update.metrics, **memory.metrics()})
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:

@@ -1,4 +1,4 @@
-"""What is merged: models that left one start, a round's clients or finished tasks."""
+"""The experts that a merge combines: a round's clients or finished tasks, as changes from one common start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,74 +9,77 @@ from fcil.arrays import Arrays
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
 
-__all__ = ["Expert", "layers", "moved", "number", "multiples", "shares"]
+__all__ = ["Expert", "check_compatible", "check_moved", "expert_number", "relative_weights", "shares"]
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One of the models that a merge is given, as its change from the start that all of them share."""
+    """One model to merge, as its change from the start that all experts share."""
 
     changes: Mapping[str, LowRank]
-    """Layer -> change of its weight."""
+    """Layer name -> change of the layer's weight."""
     weight: float = 1.0
-    """Training samples behind it, where those count."""
+    """Number of the expert's training samples, where those count."""
     statistics: Arrays = field(default_factory=dict)
-    """What the method asked for beside weights, for example a layer's Gram."""
+    """What the method asks for beside weights, for example a layer's Gram matrix."""
     number: int | None = None
-    """The client or the task: what is drawn for it does not depend on who else takes part. None: its place."""
+    """The client's or task's number, so that draws for an expert do not depend on the others; None: its place."""
 
 
-def _some(experts: Sequence[Expert]) -> None:
+def _check_any(experts: Sequence[Expert]) -> None:
     if not experts:
         raise MergeError("nothing to merge: the list of experts is empty")
 
 
-def layers(experts: Sequence[Expert]) -> list[str]:
-    """The layers that all experts have in common, in the order of the first.
+def check_compatible(experts: Sequence[Expert]) -> list[str]:
+    """Check that experts can be merged, and return the layers that all of them have, in the order of the first.
 
     Raises:
-        MergeError: no experts; layers or shapes that differ; changes that are not finite. Before anything is merged.
+        MergeError: there are no experts, their layers or shapes differ, or changes are not finite.
     """
-    _some(experts)
+    _check_any(experts)
     shapes = {layer: change.shape for layer, change in experts[0].changes.items()}
     for i, expert in enumerate(experts):
-        odd = [n for n in {**shapes, **expert.changes} if n not in expert.changes or n not in shapes]
-        odd = odd or [n for n, change in expert.changes.items() if change.shape != shapes[n]]
-        if odd:
-            raise MergeError(f"expert {i} differs from expert 0 in {', '.join(sorted(odd)[:3])}")
+        differing = [n for n in {**shapes, **expert.changes} if n not in expert.changes or n not in shapes]
+        differing = differing or [n for n, change in expert.changes.items() if change.shape != shapes[n]]
+        if differing:
+            raise MergeError(f"expert {i} differs from expert 0 in {', '.join(sorted(differing)[:3])}")
         for layer, change in expert.changes.items():
             if not (np.isfinite(change.b).all() and np.isfinite(change.a).all()):
                 raise MergeError(f"expert {i}: the change of {layer} is infinite or NaN")
     return list(shapes)
 
 
-def number(experts: Sequence[Expert], place: int) -> int:
-    """The number of one of them, or else its place."""
-    own = experts[place].number
-    return place if own is None else own
+def expert_number(experts: Sequence[Expert], place: int) -> int:
+    """The number of the expert at a place among all experts, or that place where it has none."""
+    number = experts[place].number
+    return place if number is None else number
 
 
-def moved(experts: Sequence[Expert]) -> None:
-    """Raise MergeError where no expert has changed anything: there is nothing to merge, and much that divides by it."""
+def check_moved(experts: Sequence[Expert]) -> None:
+    """Raise MergeError if all changes are zero: there is nothing to merge, and many merges divide by their norm."""
     if not any(change.b.any() and change.a.any() for expert in experts for change in expert.changes.values()):
         raise MergeError(f"nothing to merge: all changes of {len(experts)} experts are zero")
 
 
 def shares(experts: Sequence[Expert]) -> np.ndarray:
-    """Their weights, summing to one.
+    """The weights of experts, scaled to sum to one.
 
     Raises:
-        MergeError: no experts; weights that are negative, not finite or all zero.
+        MergeError: there are no experts, or their weights are negative, not finite or all zero.
     """
-    _some(experts)
+    _check_any(experts)
     w = np.array([expert.weight for expert in experts], np.float64)
     if not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
         raise MergeError(f"weights of experts must be finite, not negative and not all zero; got {w.tolist()}")
     return np.asarray(w / w.sum())
 
 
-def multiples(experts: Sequence[Expert]) -> list[float]:
-    """Their weights as multiples of the mean weight, 1 each over tasks: for published sums, which are over equals.
+def relative_weights(experts: Sequence[Expert]) -> list[float]:
+    """The weights of experts over their mean, for published sums over equal experts; tasks have 1 each.
+
+    >>> relative_weights([Expert({}, weight=30), Expert({}, weight=10)])
+    [1.5, 0.5]
 
     Raises:
         MergeError: as `shares`.

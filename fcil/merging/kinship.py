@@ -1,7 +1,7 @@
-"""Greedy pairwise merging guided by kinship, after Hu et al., arXiv 2410.12613, without looking at any data.
+"""Merge pairs of models greedily by their kinship, after Hu et al., arXiv 2410.12613, without looking at any data.
 
-Every model that ever comes up is a linear combination of the experts' changes in each layer, so the search runs on
-coefficients (layers, n) and on inner products (layers, n, n): no change is formed before the last one.
+Every model that the search visits is a linear combination of the experts' changes in each layer, so the search runs on
+coefficients (layers, n) and on inner products (layers, n, n): no change is formed before the final one.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ PARALLEL = 1 - 1e-6
 
 
 def slerp(left: np.ndarray, right: np.ndarray, grams: np.ndarray) -> np.ndarray:
-    """SLERP at 1/2, layer by layer: (x + y) / (2 cos(angle / 2)), and (x + y) / 2 where they are parallel.
+    """Interpolate by SLERP at 1/2, layer by layer: (x + y) / (2 cos(angle / 2)), and (x + y) / 2 if they are parallel.
 
-    The angle is that between their directions, the sum that of the models as they are: of two equally long ones the
-    result is as long and half way along the arc.
+    The angle is that between their directions, the sum that of the models as they are: of two models of one length the
+    result has the same length and is half way along the arc.
 
     Args:
         left: (layers, n) coefficients.
@@ -35,27 +35,27 @@ def slerp(left: np.ndarray, right: np.ndarray, grams: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.maximum(squares, 0))
     cosine = np.divide(dot(left, right), lengths, out=np.ones_like(lengths), where=lengths > 0)
     straight = np.abs(cosine) > PARALLEL
-    half_angle = np.sqrt((1 + np.where(straight, 0, cosine)) / 2)  # cos of half of it
+    half_angle = np.sqrt((1 + np.where(straight, 0, cosine)) / 2)  # cosine of half the angle
     return np.asarray((left + right) * np.where(straight, 0.5, 0.5 / half_angle)[:, None])
 
 
 @dataclass
 class _Pool:
-    """Models that came up, the experts first."""
+    """The models that the search has visited, the experts first."""
 
     grams: np.ndarray
     models: list[np.ndarray]
 
     def kinships(self) -> np.ndarray:
-        """(models, models)."""
+        """Cosines between all models, (models, models)."""
         m = np.array(self.models)
         return cosines(np.einsum("ali,lij,blj->ab", m, self.grams, m, optimize=True))
 
 
 def _ranked(akin: np.ndarray) -> list[int]:
-    """Models by their smallest kinship to an expert, best first; two that share it by their mean kinship.
+    """Rank models by their smallest kinship to an expert, best first; ties by their mean kinship.
 
-    Rounded, so that the order of the experts does not decide where two of them are each other's least akin.
+    Kinships are rounded, so that the order of the experts does not decide where two are each other's least akin.
     """
     keys = np.round(akin, 10)
     return [int(i) for i in np.lexsort((-keys.mean(1), -keys.min(1)))]
@@ -65,15 +65,15 @@ def evolve(grams: np.ndarray, top: int, generations: int, near: float) -> np.nda
     """Merge pairs of the `top` best models, generation by generation, until the best stay the same.
 
     The published loop ranks models by their accuracy, on data that a class-incremental server must not have. Here a
-    model is as good as its kinship to that expert which it is least akin to: nobody is to be left out. As published,
+    model is as good as its smallest kinship to an expert, so that no expert is left out. As published,
     each generation also merges the best model with the one least akin to it, and pairs that are nearly the same are
     not merged.
 
     Args:
         grams: (layers, n, n) inner products of the experts' changes.
-        top: models that may become parents.
-        generations: at most.
-        near: kinship from which on a pair is not worth merging.
+        top: number of models that may become parents.
+        generations: largest number of generations.
+        near: kinship from which on a pair is not merged.
 
     Returns:
         (layers, n) coefficients of the best model.
@@ -81,17 +81,17 @@ def evolve(grams: np.ndarray, top: int, generations: int, near: float) -> np.nda
     n = grams.shape[1]
     pool = _Pool(grams, [np.tile(row, (len(grams), 1)) for row in np.eye(n)])
     parents: list[int] = []
-    made: set[tuple[int, ...]] = set()
+    merged_pairs: set[tuple[int, ...]] = set()
     for generation in range(generations + 1):
         akin = pool.kinships()
         ranked = _ranked(akin[:, :n])
-        best, chosen = ranked[0], ranked[:top]
-        if chosen == parents or generation == generations:
+        best, leaders = ranked[0], ranked[:top]
+        if leaders == parents or generation == generations:
             break
-        parents = chosen
+        parents = leaders
         pairs = [*combinations(sorted(parents), 2), tuple(sorted((best, int(np.argmin(akin[best])))))]
         for pair in pairs:
-            if pair not in made and akin[pair] < near:
-                made.add(pair)
+            if pair not in merged_pairs and akin[pair] < near:
+                merged_pairs.add(pair)
                 pool.models.append(slerp(pool.models[pair[0]], pool.models[pair[1]], grams))
     return pool.models[best]

@@ -1,7 +1,8 @@
-"""Changes of weight matrices, left in factors: what LoRA merges are written over.
+"""Compute with changes of weight matrices as low-rank factors, over which all merges of LoRA are written.
 
-A change is B A with B (out, k) and A (k, in), in float64; its product is never formed unless `dense` is asked for. The
-rank k of a difference or a sum of changes is the sum of theirs, until `truncated` makes it smaller again.
+A change is B A with B (out, k) and A (k, in), in float64; its product is formed by `dense` only. The rank k of a sum or
+a difference of changes is the sum of their ranks, until `truncated` makes it smaller again. Literal transcription of
+`truncated`: `best_of_rank` in `tests/reference_peers.py`.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True)
 class LowRank:
-    """B A, (out, in), as its factors."""
+    """A change of a weight matrix, B A, (out, in), as its factors."""
 
     b: np.ndarray
-    """(out, k)."""
+    """The factor B, (out, k)."""
     a: np.ndarray
-    """(k, in)."""
+    """The factor A, (k, in)."""
 
     def __post_init__(self) -> None:
         if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:
@@ -35,24 +36,24 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """The shape of the product, (out, in)."""
         return self.b.shape[0], self.a.shape[1]
 
     @property
     def rank(self) -> int:
-        """Columns of B: at least the rank of the product."""
+        """The number k of columns of B: at least the rank of the product."""
         return int(self.b.shape[1])
 
     def times(self, factor: float) -> "LowRank":
-        """The change, `factor` times as large."""
+        """The change times `factor`."""
         return LowRank(self.b * factor, self.a)
 
     def transposed(self) -> "LowRank":
-        """A^T B^T, (in, out)."""
+        """The transposed change, A^T B^T, (in, out)."""
         return LowRank(self.a.T, self.b.T)
 
     def minus(self, other: "LowRank") -> "LowRank":
-        """B A - B' A', exactly: (B - B') A where A is shared, B (A - A') where B is, else [B | -B'] and [A ; A']."""
+        """Exactly B A - B' A': (B - B') A where A is shared, B (A - A') where B is, else [B | -B'] and [A ; A']."""
         if np.array_equal(self.a, other.a):
             return LowRank(np.subtract(self.b, other.b, dtype=np.float64), self.a)
         if np.array_equal(self.b, other.b):
@@ -61,11 +62,11 @@ class LowRank:
 
 
 Change = LowRank | np.ndarray
-"""What a merge makes of a layer: in factors, or (out, in) where the method leaves low rank."""
+"""A change of a layer's weight: in factors, or dense, (out, in), where a merge is not of low rank."""
 
 
 def same_shape(changes: Sequence[LowRank]) -> None:
-    """Raise MergeError where there are no changes, or shapes differ."""
+    """Raise MergeError if there are no changes, or if their shapes differ."""
     if not changes:
         raise MergeError("nothing to merge: the list of changes is empty")
     for i, change in enumerate(changes):
@@ -74,26 +75,31 @@ def same_shape(changes: Sequence[LowRank]) -> None:
 
 
 def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) -> LowRank:
-    """sum_i w_i B_i A_i, exactly, as [B_1 | B_2 | ...] and [w_1 A_1 ; w_2 A_2 ; ...]; weights are 1 unless given.
+    """Sum w_i B_i A_i exactly, as [B_1 | B_2 | ...] and [w_1 A_1 ; w_2 A_2 ; ...]; weights are 1 unless given.
+
+    >>> one = LowRank(np.array([[1.0], [0]]), np.array([[1.0, 2]]))
+    >>> both = stacked([one, one], weights=[1, 10])
+    >>> both.rank, dense(both).tolist()
+    (2, [[11.0, 22.0], [0.0, 0.0]])
 
     Raises:
-        MergeError: no changes, or shapes that differ.
+        MergeError: there are no changes, or shapes differ.
     """
     same_shape(changes)
-    each = weights if weights is not None else [1.0] * len(changes)
-    a = [w * c.a.astype(np.float64) for w, c in zip(each, changes, strict=True)]
+    scales = weights if weights is not None else [1.0] * len(changes)
+    a = [w * c.a.astype(np.float64) for w, c in zip(scales, changes, strict=True)]
     return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
 
 
 def dense(change: Change) -> np.ndarray:
-    """(out, in) in float64."""
+    """The product of a change as one matrix, (out, in) in float64."""
     if isinstance(change, LowRank):
         return np.asarray(change.b.astype(np.float64) @ change.a.astype(np.float64))
     return change.astype(np.float64)
 
 
 def inner(left: LowRank, right: LowRank) -> float:
-    """<B A, B' A'>_F = tr((B^T B')(A' A^T)): O(k k' (out + in)), no product is formed."""
+    """The inner product <B A, B' A'>_F = tr((B^T B')(A' A^T)) in O(k k' (out + in)), without forming a product."""
     same_shape([left, right])
     b = left.b.astype(np.float64).T @ right.b.astype(np.float64)
     a = left.a.astype(np.float64) @ right.a.astype(np.float64).T
@@ -101,18 +107,18 @@ def inner(left: LowRank, right: LowRank) -> float:
 
 
 def signs(columns: np.ndarray) -> np.ndarray:
-    """(k,) of 1 and -1 that make the largest entry of every column of (n, k) positive: an SVD leaves them open."""
+    """Signs, (k,), that make the largest entry of every column of (n, k) positive: an SVD leaves them undetermined."""
     return np.asarray(np.sign(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])]))
 
 
 def product_svd(change: Change, tolerance: float = TOLERANCE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thin U, s, V^T of a change; of factors by two QRs and an SVD of k x k.
+    """Thin SVD of a change, U, s, V^T; that of factors takes two QRs and an SVD of k x k.
 
     Args:
-        tolerance: singular values of at most `tolerance` times the largest are dropped, none of a zero change is kept.
+        tolerance: singular values of at most `tolerance` times the largest are dropped; a zero change keeps none.
 
     Returns:
-        (out, k), (k,) falling, (k, in). The largest entry of every column of U is positive, so that signs are settled.
+        (out, k), (k,) falling, (k, in). The largest entry of every column of U is positive, which determines the signs.
     """
     if isinstance(change, LowRank):
         q_b, r_b = np.linalg.qr(change.b.astype(np.float64))
@@ -128,13 +134,13 @@ def product_svd(change: Change, tolerance: float = TOLERANCE) -> tuple[np.ndarra
 
 
 def balanced(u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> LowRank:
-    """U s V^T as B = U s^1/2 and A = s^1/2 V^T: both factors learn at the same pace."""
+    """Split U s V^T into B = U s^1/2 and A = s^1/2 V^T, so that both factors learn at the same pace."""
     root = np.sqrt(s)
     return LowRank(u * root, root[:, None] * vt)
 
 
 def truncated(change: Change, rank: int) -> tuple[LowRank, float]:
-    """The nearest change of rank `rank` (Eckart and Young), padded with zeros to it, and the energy lost.
+    """The nearest change of rank `rank` (Eckart and Young), padded with zeros to it, and the share of energy lost.
 
     Returns:
         Balanced factors (out, rank) and (rank, in), and the share of the squared Frobenius norm that was cut off.

@@ -1,4 +1,4 @@
-"""Response matching of many named matrices: their moments summed over clients, and the matrices solved from the sums.
+"""Match many named matrices: sum the moments of each over clients, and solve for all of them from the sums.
 
 Each matrix is a problem of its own (`fcil.merging.response_matching`); here they share names, threads and storage.
 """
@@ -17,28 +17,28 @@ __all__ = ["Problem", "match_all", "mean_problem", "sum_all"]
 
 @dataclass(frozen=True)
 class Problem:
-    """minimise over Theta  sum_i || (Theta - Theta_i) X_i ||^2, for one matrix."""
+    """Response matching of one matrix: minimise over Theta  sum_i || (Theta - Theta_i) X_i ||^2."""
 
     start: np.ndarray
-    """(out, in) what all clients started from."""
+    """(out, in): the matrix that all clients started from."""
     thetas: Sequence[np.ndarray]
-    """(out, in) per client: Theta_i."""
+    """Theta_i of each client, (out, in)."""
     grams: Iterable[np.ndarray]
-    """Per client G_i = X_i X_i^T: packed upper halves, (in (in + 1) / 2,), where `whole`; else diagonals, (in,)."""
+    """G_i = X_i X_i^T of each client: a packed upper half, (in (in + 1) / 2,), if `whole`; else a diagonal, (in,)."""
     whole: bool
 
 
 def mean_problem(start: np.ndarray, thetas: Sequence[np.ndarray], weights: Sequence[float]) -> Problem:
-    """The weighted mean of vectors as a problem: a match under inputs of constant energy."""
+    """Write the weighted mean of vectors as a problem: the match under inputs of constant energy."""
     energies = [np.full(start.shape, weight) for weight in weights]
     return Problem(start[None], [theta[None] for theta in thetas], energies, whole=False)
 
 
 def sum_all(problems: Mapping[str, Problem], parallel: bool) -> dict[str, np.ndarray]:
-    """Moments of every problem in one flat table, in float64: the tables of two groups of clients add.
+    """Sum the moments of every problem into one flat table, in float64: the tables of two groups of clients add.
 
     Args:
-        parallel: work at several problems at a time. That pays where Grams are large; the rounds of small ones consist
+        parallel: work on several problems at a time. That pays where Grams are large; rounds with small ones consist
             of too many short steps.
     """
 
@@ -51,7 +51,7 @@ def sum_all(problems: Mapping[str, Problem], parallel: bool) -> dict[str, np.nda
 
 
 def match_all(starts: Arrays, sums: Arrays, parallel: bool) -> dict[str, np.ndarray]:
-    """Theta* of every matrix, float32 in the shape of its start, from the sums over all clients."""
+    """Solve for Theta* of every matrix, float32 in the shape of its start, from the sums over all clients."""
 
     def solved(name: str) -> np.ndarray:
         return solve(np.atleast_2d(starts[name]), Moments.read(sums, name))

@@ -1,7 +1,7 @@
-"""Symmetric matrices as their upper halves, row by row: the form in which Gram matrices travel and are summed.
+"""Compute with symmetric matrices packed as upper halves, row by row, the form in which Grams travel and are summed.
 
 At 3,072 inputs a half is 19 MB in float32 and the whole matrix 75 MB in float64: sums, products and diagonals are taken
-of halves themselves.
+of halves, without unpacking them.
 """
 
 import math
@@ -14,30 +14,34 @@ from fcil.errors import MergeError
 __all__ = ["BLOCK", "diagonal", "is_half", "shrunk", "side", "times", "upper", "whole"]
 
 BLOCK = 64
-"""Rows that are unpacked at a time: few enough to stay in a processor's cache."""
+"""Number of rows that are unpacked at a time: few enough to stay in a processor's cache."""
 
 
 def is_half(a: np.ndarray) -> bool:
-    """Whether an array has the shape of a half."""
+    """Whether an array has the shape of a half: one axis of n (n + 1) / 2 entries."""
     n = math.isqrt(2 * a.size)
     return a.ndim == 1 and n * (n + 1) // 2 == a.size
 
 
 def side(half: np.ndarray) -> int:
-    """Rows of the (n, n) matrix with n (n + 1) / 2 entries in its half."""
+    """The side n of the matrix, from the n (n + 1) / 2 entries of its half."""
     if not is_half(half):
         raise MergeError(f"{half.shape} numbers are not half of a symmetric matrix")
     return math.isqrt(2 * half.size)
 
 
 def diagonal(half: np.ndarray) -> np.ndarray:
-    """(n,) entries (i, i)."""
+    """The diagonal of the matrix, (n,).
+
+    >>> diagonal(np.array([1, 2, 3, 4, 5, 6])).tolist()
+    [1, 4, 6]
+    """
     i = np.arange(side(half))
     return half[i * len(i) - i * (i - 1) // 2]
 
 
 def shrunk(half: np.ndarray, amount: float) -> np.ndarray:
-    """The half with its off-diagonal entries times `amount`: 1 leaves it, 0 leaves the diagonal only."""
+    """Multiply the off-diagonal entries of a half by `amount`: 1 leaves it as it is, 0 leaves the diagonal only."""
     i, n = np.arange(side(half)), side(half)
     out = half * half.dtype.type(amount)
     out[i * n - i * (i - 1) // 2] = diagonal(half)
@@ -46,9 +50,9 @@ def shrunk(half: np.ndarray, amount: float) -> np.ndarray:
 
 @cache
 def _strips(n: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
-    """The upper triangle in strips: rows, where they stand in the half, and their entries, (rows, n - first row).
+    """Cut the upper triangle into strips: rows, their slice of the half, and a mask of entries, (rows, n - first row).
 
-    One assignment through such a mask is twice as fast as one for each row.
+    An assignment through such a mask is twice as fast as one for each row.
     """
     strips: list[tuple[slice, slice, np.ndarray]] = []
     begin = 0
@@ -61,7 +65,7 @@ def _strips(n: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
 
 
 def upper(half: np.ndarray) -> np.ndarray:
-    """(n, n) in float64 with the half in its upper triangle, zeros below."""
+    """Unpack a half into the upper triangle of an (n, n) float64 matrix, with zeros below."""
     n = side(half)
     matrix = np.zeros((n, n))
     for rows, place, entries in _strips(n):
@@ -70,7 +74,7 @@ def upper(half: np.ndarray) -> np.ndarray:
 
 
 def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """(m, n) times the symmetric (n, n) matrix: (m, n) in float64.
+    """Multiply (m, n) by the symmetric (n, n) matrix of a half: (m, n) in float64.
 
     Raises:
         MergeError: the sizes do not fit.
@@ -93,14 +97,14 @@ def times(left: np.ndarray, half: np.ndarray) -> np.ndarray:
 
 @cache
 def _places(n: int) -> np.ndarray:
-    """(n, n): where entry (i, j) stands in the half."""
+    """The index in the half of every entry (i, j), (n, n)."""
     i, j = np.indices((n, n))
     low, high = np.minimum(i, j), np.maximum(i, j)
     return np.asarray(low * n - low * (low - 1) // 2 + high - low)
 
 
 def whole(half: np.ndarray) -> np.ndarray:
-    """The matrix of a half, or those of a stack of small ones, (..., n (n + 1) / 2): (..., n, n) in float64."""
+    """Unpack a half, or a stack of small ones, (..., n (n + 1) / 2), into whole matrices, (..., n, n) float64."""
     n = side(half.reshape(-1, half.shape[-1])[0])
     if half.ndim == 1 and n > BLOCK:
         matrix = upper(half)

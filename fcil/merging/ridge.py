@@ -1,4 +1,4 @@
-"""Classifiers in closed form from sums of features: class means, ridge regression, and their way to other features.
+"""Classifiers in closed form from sums of features: class means, ridge regression, and transport to new features.
 
 phi is a sample's feature vector (M,), y its class as a one-hot vector (C,). All that is needed of any number of samples
 is G = sum phi phi^T, as its upper half, Q = sum y phi^T (C, M) and the counts n (C,). They add over clients, rounds and
@@ -8,7 +8,6 @@ tasks, so what is solved here is the same for every split of the data. Everythin
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from fcil.arrays import symmetric_half
 from fcil.errors import MergeError
@@ -24,26 +23,28 @@ NEVER = -1e30
 GRID = tuple(10.0**k for k in range(2, -9, -1))
 """Penalties to choose from, in units of the mean of G's diagonal; the strongest first, which wins ties."""
 FALLBACK = 1e-2
-"""The penalty in that unit where nothing was held out to choose by."""
+"""The penalty, in the same unit, where no samples were held out to choose by."""
 
 
 def class_means(class_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(C, M) means; zero for a class without samples."""
+    """Mean features of every class, (C, M); zero for a class without samples."""
     return np.asarray(class_sums / np.maximum(counts, 1)[:, None])
 
 
 def biases(counts: np.ndarray, present: np.ndarray | float = 0.0) -> np.ndarray:
-    """(C,) biases: `present` where a class has samples, and NEVER where it has none."""
+    """Biases of classes, (C,): `present` where a class has samples, and NEVER where it has none."""
     return np.where(counts > 0, present, NEVER)
 
 
 def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
-    """Cholesky of G + penalty I in the place of one whole matrix."""
+    """Cholesky factor of G + penalty I, in the memory of one whole matrix."""
+    from scipy.linalg import cho_factor  # slow to import, and settings are checked without it
+
     matrix = packed.upper(gram)
     np.einsum("ii->i", matrix)[:] += penalty
     try:  # transposed it is in LAPACK's order, so that nothing is copied
         factor, lower = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+    except np.linalg.LinAlgError:
         raise MergeError(
             f"G + {penalty:g} I of {len(matrix)} features is not positive definite in float64; raise method.penalty"
         ) from None
@@ -51,7 +52,7 @@ def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
 
 
 def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.ndarray:
-    """H^T = Q (G + penalty I)^-1, the minimiser of sum ||H^T phi - y||^2 + penalty ||H||^2.
+    """Ridge regression: H^T = Q (G + penalty I)^-1, the minimiser of sum ||H^T phi - y||^2 + penalty ||H||^2.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G.
@@ -64,11 +65,13 @@ def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.n
     Raises:
         MergeError: the penalty is too small for this G.
     """
+    from scipy.linalg import cho_solve
+
     return np.asarray(cho_solve(_factor(gram, penalty), class_sums.T, check_finite=False).T)
 
 
 def held_out_error(rows: np.ndarray, gram: np.ndarray, class_sums: np.ndarray, count: float) -> float:
-    """Sum ||H^T phi - y||^2 over samples of which only the sums are known: tr(H^T G H) - 2 tr(H^T Q) + n.
+    """Squared error, sum ||H^T phi - y||^2, of samples known by their sums: tr(H^T G H) - 2 tr(H^T Q) + n.
 
     Args:
         rows: (C, M) H^T.
@@ -80,27 +83,30 @@ def held_out_error(rows: np.ndarray, gram: np.ndarray, class_sums: np.ndarray, c
 
 
 def best_penalty(
-    gram: np.ndarray, class_sums: np.ndarray, held: tuple[np.ndarray, np.ndarray, float], grid: Iterable[float] = GRID
+    gram: np.ndarray,
+    class_sums: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray, float],
+    grid: Iterable[float] = GRID,
 ) -> float:
-    """The penalty of the grid whose solution has the lowest held-out error.
+    """Choose the penalty of the grid whose solution has the lowest held-out error.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G, of the samples that are not held out.
-        class_sums: (C, M) their Q.
-        held: G, Q and the number of the samples that are.
-        grid: in units of the mean of the diagonal of both Gs; ties go to the first. Where nothing was held out there is
-            nothing to choose by: FALLBACK of that unit.
+        class_sums: (C, M) Q of the same samples.
+        held_out: G, Q and the number of the held-out samples.
+        grid: in units of the mean diagonal entry of both Gs together; ties go to the first. Where nothing was held out,
+            the penalty is FALLBACK in that unit.
     """
-    if not held[2]:
+    if not held_out[2]:
         return FALLBACK * (float(packed.diagonal(gram).mean()) or 1.0)
-    unit = float((packed.diagonal(gram) + packed.diagonal(held[0])).mean()) or 1.0
+    unit = float((packed.diagonal(gram) + packed.diagonal(held_out[0])).mean()) or 1.0
     penalties = [unit * share for share in grid]
-    errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held) for penalty in penalties]
+    errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held_out) for penalty in penalties]
     return penalties[int(np.argmin(errors))]
 
 
 def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarray:
-    """T = (C + mu I) (G_o + mu I)^-1, which answers old features phi with new ones phi' on the samples at hand.
+    """Fit the linear map from old features phi to new ones phi': T = (C + mu I) (G_o + mu I)^-1.
 
     Args:
         cross: (M, M) C = sum phi' phi^T.
@@ -108,15 +114,17 @@ def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarra
         strength: mu in units of the mean of G_o's diagonal. Towards infinity T goes to the identity.
 
     Returns:
-        (M, M); the identity where no sample has said anything.
+        (M, M); the identity where there are no samples.
     """
     mu = strength * float(packed.diagonal(gram).mean())
     if mu == 0:
         return np.eye(len(cross))
+    from scipy.linalg import cho_solve
+
     shifted = cross + mu * np.eye(len(cross))
     return np.asarray(cho_solve(_factor(gram, mu), shifted.T, check_finite=False).T)
 
 
-def transported(carry: np.ndarray, gram: np.ndarray, class_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """T G T^T, as its upper half, and Q T^T: the sums of samples whose features have become T phi."""
-    return symmetric_half(packed.times(carry, gram) @ carry.T), class_sums @ carry.T
+def transported(transport_map: np.ndarray, gram: np.ndarray, class_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Carry sums over to features T phi: T G T^T, as its upper half, and Q T^T."""
+    return symmetric_half(packed.times(transport_map, gram) @ transport_map.T), class_sums @ transport_map.T

@@ -1,7 +1,7 @@
-"""Merges that decide entry by entry, and so leave low rank: MagMax and Consensus TA.
+"""MagMax and Consensus TA, merges that decide entry by entry, so that their results are not of low rank.
 
 The entries of all changes are formed a few rows at a time; beside the factors only the result, (out, in), is held.
-`weights` multiply the changes, 1 each unless given.
+`weights` multiply the changes, 1 each unless given. Literal transcription: `tests/reference_spectral.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,14 @@ import numpy as np
 
 from fcil.merging.lowrank import LowRank, same_shape
 
-__all__ = ["ROWS", "consensus_ta", "entries", "mag_max"]
+__all__ = ["ROWS", "consensus_ta", "mag_max", "row_blocks"]
 
 ROWS = 16
 """Rows that are formed at a time. A multiple of 8, so that bits of rows can be packed piece by piece."""
 
 
-def entries(changes: Sequence[LowRank]) -> Iterator[tuple[slice, np.ndarray]]:
-    """Some rows and the entries of all changes there, (T, rows, in) in float64, until all rows have been.
+def row_blocks(changes: Sequence[LowRank]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slices of rows with the entries of all T changes there, (T, rows, in) in float64, until all rows are done.
 
     Raises:
         MergeError: no changes, or shapes that differ.
@@ -30,9 +30,13 @@ def entries(changes: Sequence[LowRank]) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def mag_max(changes: Sequence[LowRank]) -> np.ndarray:
-    """Of every entry the change of largest magnitude (Marczak et al., arXiv 2407.06322).
+    """Take every entry from the change where its magnitude is largest (Marczak et al., arXiv 2407.06322).
 
-    Of two that are opposite and equally large the positive one, so that no order matters.
+    Of two opposite entries that are equally large the positive one is taken, so that the order does not matter.
+
+    >>> mag_max([LowRank(np.eye(2), np.array([[1.0, -5], [0, 2]])), LowRank(np.eye(2), np.array([[3.0, 4], [0, -2]]))])
+    array([[ 3., -5.],
+           [ 0.,  2.]])
 
     Returns:
         (out, in).
@@ -42,8 +46,8 @@ def mag_max(changes: Sequence[LowRank]) -> np.ndarray:
     """
     same_shape(changes)
     merged = np.empty(changes[0].shape)
-    for rows, each in entries(changes):
-        high, low = each.max(0), each.min(0)
+    for rows, block in row_blocks(changes):
+        high, low = block.max(0), block.min(0)
         merged[rows] = np.where(high >= -low, high, low)
     return merged
 
@@ -51,13 +55,13 @@ def mag_max(changes: Sequence[LowRank]) -> np.ndarray:
 def consensus_ta(
     changes: Sequence[LowRank], weights: Sequence[float] | None = None, threshold: float = 0.4, agree: int = 2
 ) -> np.ndarray:
-    """The sum where enough tasks need it, else zero (Consensus TA, Wang et al., arXiv 2405.07813).
+    """Sum the changes where enough tasks need the entry, else zero (Consensus TA, Wang et al., arXiv 2405.07813).
 
-    Task t needs an entry where |tau_t| >= threshold |sum_s tau_s - tau_t|: its own change is large against the others'.
+    Task t needs an entry where |tau_t| >= threshold |sum_s tau_s - tau_t|: its change is large against the others'.
 
     Args:
         threshold: the paper's lambda; the larger, the fewer entries a task needs.
-        agree: tasks that must need an entry, the paper's k: 2 removes what no task or only one needs, 0 nothing.
+        agree: number of tasks that must need an entry, the paper's k: 2 removes what one task or none needs, 0 nothing.
 
     Returns:
         (out, in).
@@ -68,9 +72,9 @@ def consensus_ta(
     same_shape(changes)
     factors = np.ones(len(changes)) if weights is None else np.asarray(weights, np.float64)
     merged = np.empty(changes[0].shape)
-    for rows, each in entries(changes):
-        each *= factors[:, None, None]
-        total = each.sum(0)
-        needed = np.abs(each) >= threshold * np.abs(total - each)
+    for rows, block in row_blocks(changes):
+        block *= factors[:, None, None]
+        total = block.sum(0)
+        needed = np.abs(block) >= threshold * np.abs(total - block)
         merged[rows] = np.where(needed.sum(0) >= agree, total, 0.0)
     return merged

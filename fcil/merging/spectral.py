@@ -1,10 +1,11 @@
-"""Merges that work on singular vectors, in factors: TSV-M, Iso-C, Iso-CTS and OPCM.
+"""TSV-M, Iso-C, Iso-CTS and OPCM, merges of the singular vectors of changes, computed on low-rank factors.
 
 The papers decompose dense changes and give weight to all min(out, in) singular vectors. A LoRA change of rank r has
 only r of them; the others belong to singular value zero and are whatever the SVD routine returns. Here nothing leaves
 the numerical rank: every result lies in the column and row spaces of the changes, and turns with them.
 
-`weights` multiply the changes, 1 each unless given: the published sums are over equal tasks.
+`weights` multiply the changes, 1 each unless given: the published sums are over equal tasks. Literal transcription:
+`tests/reference_spectral.py`.
 """
 
 from collections.abc import Sequence
@@ -32,9 +33,9 @@ def _weighted(changes: Sequence[LowRank], weights: Sequence[float] | None) -> li
 
 
 def _polar(vectors: np.ndarray) -> np.ndarray:
-    """The nearest matrix to (n, k) unit columns whose singular values are all 1, within its numerical rank.
+    """The matrix nearest to (n, k) unit columns whose singular values are all 1, within its numerical rank.
 
-    Columns that are independent become orthonormal; what several columns share is divided among them, once.
+    Independent columns become orthonormal; a direction that several columns share counts once, divided among them.
     """
     p, d, qt = np.linalg.svd(vectors, full_matrices=False)
     kept = d > ROUNDING * d.max(initial=0.0)
@@ -42,7 +43,7 @@ def _polar(vectors: np.ndarray) -> np.ndarray:
 
 
 def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) -> LowRank:
-    """TSV-M: every change's singular vectors, made orthogonal to the others' (Gargiulo et al., arXiv 2412.00081).
+    """TSV-M: sum the changes after making their singular vectors orthogonal (Gargiulo et al., arXiv 2412.00081).
 
     B_t A_t = U_t S_t V_t^T, the leading min(out, in) / T components of each;  Delta = U S V^T with U and V the polar
     factors of [U_1 | U_2 | ...] and [V_1 | V_2 | ...], and S all their singular values. Where no component is cut,
@@ -54,9 +55,9 @@ def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) ->
     Raises:
         MergeError: no changes, or shapes that differ.
     """
-    each = _weighted(changes, weights)
-    count = max(1, min(each[0].shape) // len(each))
-    parts = [_leading(product_svd(change, ROUNDING), count) for change in each]
+    weighted = _weighted(changes, weights)
+    count = max(1, min(weighted[0].shape) // len(weighted))
+    parts = [_leading(product_svd(change, ROUNDING), count) for change in weighted]
     u = np.concatenate([u for u, _, _ in parts], 1)
     s = np.concatenate([s for _, s, _ in parts])
     v = np.concatenate([vt.T for _, _, vt in parts], 1)
@@ -64,13 +65,13 @@ def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) ->
 
 
 def iso_c(changes: Sequence[LowRank], weights: Sequence[float] | None = None, rank: int | None = None) -> LowRank:
-    """Iso-C: the sum with all its singular values set to their mean (Marczak et al., arXiv 2502.04959).
+    """Iso-C: set all singular values of the sum of the changes to their mean (Marczak et al., arXiv 2502.04959).
 
     The mean is over the rank of the sum; over min(out, in) values, most of them zero, it would shrink with the layer.
 
     Args:
-        rank: the leading components of the sum that are taken, where the result may have no more; all unless given.
-            Cutting afterwards would keep arbitrary ones, since all are equally large.
+        rank: number of leading components of the sum to take, where the result may have no more; all unless given.
+            Truncating the result instead would keep arbitrary ones, since all are equally large.
 
     Returns:
         (out, k) and (k, in), k at most the rank of the sum.
@@ -88,10 +89,10 @@ def iso_cts(
     common: float = 0.8,
     rank: int | None = None,
 ) -> LowRank:
-    """Iso-CTS: Iso-C whose weakest components make room for directions of single tasks (the same paper).
+    """Iso-CTS: Iso-C with the weakest components replaced by directions of single tasks (the same paper).
 
-    Of the R components of the sum the leading k stay, about `common` R. To them come, for each task, the (R - k) / T
-    leading components of (I - U_k U_k^T) B_t A_t. All vectors are made orthogonal, all singular values their mean.
+    Of the R components of the sum the leading k stay, about `common` R. Each task adds the (R - k) / T leading
+    components of (I - U_k U_k^T) B_t A_t. All vectors are made orthogonal, and all singular values set to their mean.
 
     Args:
         common: share of the sum's components that stay, 0..1; 1 is Iso-C.
@@ -103,11 +104,11 @@ def iso_cts(
     Raises:
         MergeError: no changes, or shapes that differ.
     """
-    each = _weighted(changes, weights)
-    u, s, vt = _leading(product_svd(stacked(each), ROUNDING), rank)
-    own = min(len(s) // len(each), round((len(s) - int(common * len(s))) / len(each)))
-    k, floor = len(s) - own * len(each), ROUNDING * s.max(initial=0.0)
-    parts = [_outside(u[:, :k], change, own, floor) for change in each]
+    weighted = _weighted(changes, weights)
+    u, s, vt = _leading(product_svd(stacked(weighted), ROUNDING), rank)
+    per_task = min(len(s) // len(weighted), round((len(s) - int(common * len(s))) / len(weighted)))
+    k, floor = len(s) - per_task * len(weighted), ROUNDING * s.max(initial=0.0)
+    parts = [_outside(u[:, :k], change, per_task, floor) for change in weighted]
     parts.append(_leading((u, s, vt), k))
     left = _polar(np.concatenate([u for u, _, _ in parts], 1))
     right = _polar(np.concatenate([vt.T for _, _, vt in parts], 1))
@@ -122,8 +123,8 @@ def _leading(svd: Svd, count: int | None) -> Svd:
 def _outside(common: np.ndarray, change: LowRank, count: int, floor: float) -> Svd:
     """The `count` leading components, above `floor`, of what a change has outside of orthonormal columns (out, k)."""
     b = change.b.astype(np.float64)
-    found = product_svd(LowRank(b - common @ (common.T @ b), change.a), ROUNDING)
-    return _leading(found, min(count, int(np.sum(found[1] > floor))))
+    svd = product_svd(LowRank(b - common @ (common.T @ b), change.a), ROUNDING)
+    return _leading(svd, min(count, int(np.sum(svd[1] > floor))))
 
 
 def _mean(s: np.ndarray) -> float:
@@ -131,18 +132,18 @@ def _mean(s: np.ndarray) -> float:
 
 
 def project_and_add(changes: Sequence[LowRank], alpha: float) -> LowRank:
-    """OPCM's sum: changes added in turn, each without what would move the sum so far (Tang et al., arXiv 2501.09522).
+    """OPCM: add changes in turn, each without its components in the sum so far (Tang et al., arXiv 2501.09522).
 
     With the sum so far U S V^T, a change loses its components along the pairs u_i v_j^T of the leading block, and along
     u_i v_i^T of all others. The block is the leading components that hold no more than `alpha` of sum S together.
-    What is left is to be scaled to the mean norm of the changes, over all layers at once.
+    The caller scales the result to the mean norm of the changes, over all layers at once.
 
     Args:
         changes: in the order in which the tasks were learned.
         alpha: 0..1; 1 removes all that lies in both spaces of the sum so far, 0 only the pairs u_i v_i^T.
 
     Returns:
-        (out, k) and (k, in), k <= sum of ranks. Of one change, or of copies of it, that change.
+        (out, k) and (k, in), k <= sum of ranks. One change, or copies of it, give that change.
 
     Raises:
         MergeError: no changes, or shapes that differ.
@@ -152,8 +153,8 @@ def project_and_add(changes: Sequence[LowRank], alpha: float) -> LowRank:
     for change in changes[1:]:
         u, s, vt = product_svd(total, ROUNDING)
         inside = (u.T @ change.b) @ (change.a @ vt.T)
-        lost = np.diag(np.diag(inside))
+        removed = np.diag(np.diag(inside))
         block = int(np.sum(np.cumsum(s) <= alpha * s.sum() * (1 + 1e-12)))  # the last sum may miss the whole by a bit
-        lost[:block, :block] = inside[:block, :block]
-        total = stacked([LowRank(u @ (np.diag(s) - lost), vt), change])
+        removed[:block, :block] = inside[:block, :block]
+        total = stacked([LowRank(u @ (np.diag(s) - removed), vt), change])
     return total

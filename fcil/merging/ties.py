@@ -1,11 +1,13 @@
-"""TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708) and DARE (Yu et al., ICML 2024, arXiv 2311.03099).
+"""Merge by TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708) and DARE (Yu et al., ICML 2024, arXiv 2311.03099).
 
-Both look at changes entry by entry, so the products B_i A_i have to be seen. They are made anew in every pass, some
-rows at a time, and never held: beside the factors there is one dense layer, the result.
+Both work on the entries of the products B_i A_i, which are formed anew in every pass, some rows at a time, and never
+held: beside the factors there is one dense layer, the result.
 
     trim    of expert i the round(top * d) largest of its d entries stay, counted over all layers together
     elect   gamma = sign(sum_i w_i x_i); where that is exactly zero, the sign that most entries have
     merge   the mean of the entries that have the elected sign, weighted by w_i, times lambda
+
+Literal transcription: `tests/reference_ties.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +18,28 @@ from itertools import chain
 import numpy as np
 
 from fcil.errors import MergeError
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.kth_largest import kth_largest
 
-__all__ = ["Entries", "Masks", "cut", "mean_of", "trim_elect_merge"]
+__all__ = ["Entries", "Masks", "entrywise_mean", "trim_elect_merge", "trim_threshold"]
 
 Masks = Callable[[int, str], np.random.Generator]
-"""Expert, layer -> the generator of its mask."""
+"""(expert, layer) -> the generator that draws its mask."""
 
 _BLOCK = 1 << 15
-"""Entries of an expert that are looked at together."""
+"""Number of entries of an expert that are formed at a time."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Experts' changes entry by entry; with `drop` DARE has gone over them: m x / (1 - p), m = 0 with probability p."""
+    """The entries x of experts' changes; with `drop`, DARE makes them m x / (1 - p), m = 0 with probability p."""
 
     experts: Sequence[Expert]
-    """Of the same layers and shapes."""
+    """Experts with the same layers and shapes."""
     drop: float = 0.0
-    """p, from 0 to below 1."""
+    """The drop rate p, from 0 to below 1."""
     masks: Masks | None = None
-    """Needed where entries are dropped."""
+    """Needed if entries are dropped."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1 or (self.drop and self.masks is None):
@@ -45,15 +47,15 @@ class Entries:
 
     @cached_property
     def layers(self) -> list[str]:
-        """The layers that all experts have in common; raises MergeError as `expert.layers`."""
-        return layers(self.experts)
+        """The layers that all experts have; raises MergeError as `check_compatible`."""
+        return check_compatible(self.experts)
 
     def shape(self, layer: str) -> tuple[int, int]:
-        """(out, in)."""
+        """The shape (out, in) of a layer."""
         return self.experts[0].changes[layer].shape
 
     def blocks(self, i: int, layer: str) -> Iterator[np.ndarray]:
-        """Rows of expert i's change of a layer, some at a time, the same whenever they are asked for."""
+        """Yield the rows of expert i's change of a layer, some at a time; every call yields the same."""
         change = self.experts[i].changes[layer]
         b, a = change.b.astype(np.float64), change.a.astype(np.float64)
         rng = self.masks(i, layer) if self.drop and self.masks else None
@@ -65,29 +67,29 @@ class Entries:
             yield block
 
     def together(self, layer: str) -> Iterator[tuple[np.ndarray, ...]]:
-        """The same rows of all experts."""
+        """Yield the same rows of all experts, some at a time."""
         yield from zip(*(self.blocks(i, layer) for i in range(len(self.experts))), strict=True)
 
 
-def _rebuilt(
+def _merge_layer(
     entries: Entries, layer: str, merged: Callable[[tuple[np.ndarray, ...]], np.ndarray], scale: float
 ) -> np.ndarray:
-    """The merged layer, (out, in), times `scale`."""
-    whole, row = np.empty(entries.shape(layer)), 0
+    """Merge a layer block by block: (out, in), times `scale`."""
+    layer_change, row = np.empty(entries.shape(layer)), 0
     for blocks in entries.together(layer):
         done = row + len(blocks[0])
-        np.multiply(merged(blocks), scale, out=whole[row:done])
+        np.multiply(merged(blocks), scale, out=layer_change[row:done])
         row = done
-    return whole
+    return layer_change
 
 
-def cut(entries: Entries, i: int, top: float) -> float:
-    """The least magnitude that stays when expert i keeps a share `top` of its entries: the smallest kept, exactly.
+def trim_threshold(entries: Entries, i: int, top: float) -> float:
+    """The smallest magnitude that expert i keeps, exactly, when a share `top` of its entries stays; 0 keeps all.
 
-    Entries as large as that one stay too. Zero stands for keeping all.
+    All entries of that magnitude stay.
 
     Raises:
-        MergeError: a share that is not above 0 and up to 1.
+        MergeError: the share is not above 0 and at most 1.
     """
     if not 0 < top <= 1:
         raise MergeError(f"the share of entries to keep must be above 0 and at most 1; got {top:g}")
@@ -110,10 +112,10 @@ class _Halves:
     weight_down: np.ndarray
 
     @classmethod
-    def of(cls, blocks: Sequence[np.ndarray], weights: np.ndarray, cuts: Sequence[float]) -> "_Halves":
+    def of(cls, blocks: Sequence[np.ndarray], weights: np.ndarray, thresholds: Sequence[float]) -> "_Halves":
         up, down, weight_up, weight_down = (np.zeros(blocks[0].shape) for _ in range(4))
-        for x, weight, least in zip(blocks, weights, cuts, strict=True):
-            kept = x if not least else x * (np.abs(x) >= least)
+        for x, weight, threshold in zip(blocks, weights, thresholds, strict=True):
+            kept = x if not threshold else x * (np.abs(x) >= threshold)
             up += weight * np.maximum(kept, 0.0)
             down += weight * np.minimum(kept, 0.0)
             weight_up += weight * (kept > 0)
@@ -122,11 +124,11 @@ class _Halves:
 
     @property
     def signs(self) -> np.ndarray:
-        """Of the sums of all kept entries."""
+        """The signs of the sums of all kept entries."""
         return np.asarray(np.sign(self.up + self.down))
 
     def merged(self, majority: Callable[[], float]) -> np.ndarray:
-        """The mean of the entries that have the elected sign; `majority` is asked for only where there is no other."""
+        """The mean of the entries that have the elected sign; where the sum is exactly zero, that is `majority()`."""
         elected, tied = self.signs, self.up > 0
         tied &= elected == 0
         if tied.any():
@@ -137,34 +139,34 @@ class _Halves:
 
 
 def trim_elect_merge(entries: Entries, top: float = 0.2, scale: float = 1.0) -> Iterator[tuple[str, np.ndarray]]:
-    """TIES, dense, one layer at a time; after DARE it is DARE-TIES.
+    """Merge by TIES, dense, one layer at a time; of entries that DARE dropped it is DARE-TIES.
 
     Args:
         top: share of an expert's entries that stays, above 0 and at most 1; 1 trims nothing.
-        scale: lambda, which the merged change is multiplied by.
+        scale: lambda, the factor of the merged change.
 
     Raises:
-        MergeError: as `shares`, `layers` and `cut`.
+        MergeError: as `shares`, `check_compatible` and `trim_threshold`.
     """
     names, weights = entries.layers, shares(entries.experts)
-    cuts = [cut(entries, i, top) for i in range(len(weights))]
-    halves = partial(_Halves.of, weights=weights, cuts=cuts)
+    thresholds = [trim_threshold(entries, i, top) for i in range(len(weights))]
+    halves = partial(_Halves.of, weights=weights, thresholds=thresholds)
 
     @cache
     def majority() -> float:
-        """The sign of the sum of all elected signs."""
-        each = (halves(blocks).signs.sum() for layer in names for blocks in entries.together(layer))
-        return float(np.sign(sum(each)))
+        """The sign that most entries elect: that of the sum of all elected signs."""
+        signs = (halves(blocks).signs.sum() for layer in names for blocks in entries.together(layer))
+        return float(np.sign(sum(signs)))
 
     for layer in names:
-        yield layer, _rebuilt(entries, layer, lambda blocks: halves(blocks).merged(majority), scale)
+        yield layer, _merge_layer(entries, layer, lambda blocks: halves(blocks).merged(majority), scale)
 
 
-def mean_of(entries: Entries, scale: float = 1.0) -> Iterator[tuple[str, np.ndarray]]:
-    """Lambda times the weighted mean of the entries, dense, one layer at a time: DARE's own merge.
+def entrywise_mean(entries: Entries, scale: float = 1.0) -> Iterator[tuple[str, np.ndarray]]:
+    """Merge by lambda times the weighted mean of the entries, dense, one layer at a time, as DARE itself does.
 
     Raises:
-        MergeError: as `shares` and `layers`.
+        MergeError: as `shares` and `check_compatible`.
     """
     names, weights = entries.layers, shares(entries.experts)
 
@@ -172,4 +174,4 @@ def mean_of(entries: Entries, scale: float = 1.0) -> Iterator[tuple[str, np.ndar
         return np.asarray(sum(w * x for w, x in zip(weights, blocks, strict=True)))
 
     for layer in names:
-        yield layer, _rebuilt(entries, layer, mean, scale)
+        yield layer, _merge_layer(entries, layer, mean, scale)

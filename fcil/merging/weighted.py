@@ -1,8 +1,9 @@
-"""Merges that weight every entry, or every direction, of a layer's change by how much the loss depends on it.
+"""Fisher averaging and RegMean, merges that weight entries or directions of changes by their effect on the loss.
 
-All of them solve  min over W of  sum_i tr((W - W_i)^T C_i (W - W_i)),  the maximum of a product of Gaussians around
+Such merges solve  min over W of  sum_i tr((W - W_i)^T C_i (W - W_i)),  the maximum of a product of Gaussians around
 the models, and differ in the precision C_i: a Fisher diagonal (`fisher_mean`), the Gram of the inputs (`gram_mean`), or
-the Kronecker product of gradient and input Grams (`fcil.merging.mats`).
+the Kronecker product of gradient and input Grams (`fcil.merging.mats`). Literal transcriptions: `fisher_mean` in
+`tests/reference_peers.py`, `match` in `tests/reference.py`.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,21 @@ __all__ = ["fisher_mean", "gram_mean"]
 def fisher_mean(
     changes: Sequence[Change], fishers: Sequence[np.ndarray], weights: Sequence[float], floor: float = 1e-6
 ) -> np.ndarray:
-    """sum_i (F_i + w_i e) W_i / sum_i (F_i + w_i e), entry by entry (Matena and Raffel, arXiv 2111.09832).
+    """Average changes entry by entry by their Fisher (Matena and Raffel, arXiv 2111.09832).
+
+    sum_i (F_i + w_i e) W_i / sum_i (F_i + w_i e)
 
     Args:
         changes: (out, in) each.
-        fishers: (out, in) each, sums over samples, not negative; one common factor cancels.
-        weights: shares that sum to one; they decide where no model has a Fisher.
+        fishers: Fisher diagonals, (out, in) each, sums over samples, not negative; a common factor cancels.
+        weights: shares that sum to one; they decide where every Fisher is zero.
         floor: e, as a share of the mean entry of sum_i F_i.
 
     Returns:
         (out, in) in float64.
 
     Raises:
-        MergeError: nothing to merge; shapes that differ; a Fisher that is negative or not finite.
+        MergeError: there is nothing to merge, shapes differ, or a Fisher is negative or not finite.
     """
     if not changes or not len(changes) == len(fishers) == len(weights):
         raise MergeError(f"a Fisher mean needs a Fisher for each model; got {len(changes)}, {len(fishers)}")
@@ -53,15 +56,18 @@ def fisher_mean(
 
 
 def gram_mean(changes: Sequence[LowRank], grams: Sequence[np.ndarray], shrink: float = 1.0) -> LowRank:
-    """(sum_i B_i A_i G_i)(sum_i G_i)^+ (Jin et al., arXiv 2212.09849), in factors of all ranks together.
+    """RegMean of low-rank changes, (sum_i B_i A_i G_i)(sum_i G_i)^+, in factors (Jin et al., arXiv 2212.09849).
 
     Args:
         changes: (out, in) each.
-        grams: their inputs' sums of x x^T, each its upper half, (in (in + 1) / 2,), or all their diagonals, (in,).
-        shrink: the off-diagonals of halves are multiplied by it.
+        grams: sums of x x^T over the layer's inputs: all as upper halves, (in (in + 1) / 2,), or as diagonals, (in,).
+        shrink: factor of the off-diagonal entries of halves.
+
+    Returns:
+        (out, R) and (R, in), R the sum of the ranks.
 
     Raises:
-        MergeError: nothing to merge, or sizes that do not fit.
+        MergeError: there is nothing to merge, or sizes do not fit.
     """
     if not changes or len(changes) != len(grams):
         raise MergeError(f"RegMean needs a Gram for each model and at least one; got {len(changes)}, {len(grams)}")
@@ -73,7 +79,7 @@ def gram_mean(changes: Sequence[LowRank], grams: Sequence[np.ndarray], shrink: f
     pairs = [(change.b, change.a) for change in changes]
     if grams[0].size == width:
         return LowRank(*merge_tasks(pairs, grams))
-    small = [packed.shrunk(gram, shrink) for gram in grams]
-    energies = [packed.diagonal(gram) for gram in small]
-    responses = [packed.times(change.a, gram) for change, gram in zip(changes, small, strict=True)]
-    return LowRank(*merge_tasks(pairs, energies, responses, added(small)))
+    halves = [packed.shrunk(gram, shrink) for gram in grams]
+    energies = [packed.diagonal(gram) for gram in halves]
+    responses = [packed.times(change.a, gram) for change, gram in zip(changes, halves, strict=True)]
+    return LowRank(*merge_tasks(pairs, energies, responses, added(halves)))

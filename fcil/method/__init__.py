@@ -22,7 +22,7 @@ randomness is `phase.generator(...)`.
 """
 
 from fcil.arrays import Arrays, State
-from fcil.method.averaging import Averaging
+from fcil.method.averaging import EXAMPLES, Averaging
 from fcil.method.base import Method
 from fcil.method.client import (
     SCORES,
@@ -55,8 +55,8 @@ from fcil.method.server_optimizer import ServerOptimizer
 from fcil.method.state import Modules, of_task, split_tasks
 
 __all__ = [
-    "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client", "ClientUpdate",
-    "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes",
-    "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "local_model",
+    "EXAMPLES", "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client",
+    "ClientUpdate", "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase",
+    "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "local_model",
     "of_task", "split_tasks",
 ]  # fmt: skip

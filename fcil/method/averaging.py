@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, weighted_total
+from fcil.arrays import Arrays, State, total, weighted_total
 from fcil.errors import MergeError
 from fcil.method import head
 from fcil.method.base import Method
-from fcil.method.client import Adapter, Local
-from fcil.method.phases import Backbone, Broadcast, ClientUpdate, Phase
+from fcil.method.client import Adapter, Local, Pass
+from fcil.method.phases import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
 from fcil.method.state import Modules
 
 __all__ = ["EXAMPLES", "Averaging", "begin_task"]
 
 EXAMPLES = "examples"
-"""Name of sum_i n_i among the sums."""
+"""Name of sum_i n_i, the examples of all clients together, among the sums of `Averaging.sums`."""
 
 
 def begin_task(
@@ -86,13 +86,26 @@ class Averaging(Method):
         """The tasks whose head rows are sent and train; the current one, so that older rows keep their bits."""
         return (phase.task.index,)
 
+    def task_report(self, task: Task) -> tuple[Pass, ...]:
+        """What clients report of the merged model when a task's rounds are over; `merge_report` is given the sums.
+
+        Nothing, and no phase for it, unless overridden.
+        """
+        return ()
+
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:
-        """Train the adapter's arrays and the head rows."""
+        """Train the adapter's arrays and the head rows; in a report sum what `task_report` names."""
+        if phase.kind == REPORT:
+            return Local(passes=self.task_report(phase.task))
         return Local(trains=(*self.trains(phase), *(head.block(task) for task in self.head_tasks(phase))))
 
     # ---- server half -------------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The rounds, and a report after them where there is something to report."""
+        return (TRAIN,) * rounds + ((REPORT,) if self.task_report(task) else ())
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """A module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
@@ -105,21 +118,26 @@ class Averaging(Method):
         return Broadcast({**modules.module, **rows})
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """sum_i n_i (theta_i - start) for every array that trained, and sum_i n_i."""
+        """sum_i n_i (theta_i - start) for every array that trained, or a report's statistics; and sum_i n_i."""
         counts = [u.num_examples for u in updates]
-        return {
-            **weighted_total([u.arrays for u in updates], counts, broadcast.arrays),
-            EXAMPLES: np.array(sum(counts), np.float64),
-        }
+        if phase.kind == REPORT:
+            sums = total([u.statistics for u in updates])
+        else:
+            sums = weighted_total([u.arrays for u in updates], counts, broadcast.arrays)
+        return {**sums, EXAMPLES: np.array(sum(counts), np.float64)}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Start + sum_i n_i (theta_i - start) / sum_i n_i, or the server optimiser's step along that mean change.
+
+        After a report what `merge_report` makes of it.
 
         Raises:
             MergeError: nobody has any examples.
         """
         if not sums[EXAMPLES] > 0:
             raise MergeError(f"a mean weighted by examples needs some; the clients have {sums[EXAMPLES]:g}")
+        if phase.kind == REPORT:
+            return self.merge_report(state, phase, sums)
         modules = Modules.of(state)
         start = {n: a for group in (modules.module, modules.head) for n, a in group.items() if n in sums}
         changes = {name: sums[name] / sums[EXAMPLES] for name in start}
@@ -127,6 +145,14 @@ class Averaging(Method):
             changes, state = self.server_optimizer.step(changes, state)
         moved = {name: (a + changes[name]).astype(np.float32) for name, a in start.items()}
         return Modules.of(state).replaced(moved)
+
+    def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """The state after a task's report; belongs to `task_report`.
+
+        Args:
+            sums: the statistics summed over the clients, float64, and EXAMPLES.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.merge_report, beside .task_report")
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The module as it is, and all head rows."""

@@ -119,7 +119,11 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__}.local")
 
     def client_begin(self, client: Client) -> None:
-        """Called once per client and phase, before training, with the broadcast's arrays loaded."""
+        """Called once per client and phase, before anything is trained, with the broadcast's arrays loaded.
+
+        Called in report phases too, in which nothing trains; `client.phase.kind` tells them apart. A client that is not
+        asked in a phase, or has no samples of its task, is not called.
+        """
 
     def loss(self, step: Step) -> Tensor:
         """The local objective on one batch: cross-entropy over the current task's classes only.
@@ -130,7 +134,10 @@ class Method:
         return step.cross_entropy()
 
     def client_end(self, client: Client) -> None:
-        """Called once per client and phase, after training, with the trained arrays loaded; reports follow."""
+        """Called once per client and phase, after training, with the trained arrays loaded; reports follow.
+
+        What is sent has been read before: nothing done here changes it. Called in report phases too.
+        """
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, classes seen): the highest is the prediction. The linear heads, unless overridden."""

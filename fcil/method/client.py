@@ -90,7 +90,10 @@ class Client(Protocol):
 
     @property
     def model(self) -> Model:
-        """The resident model, with the client's arrays loaded."""
+        """The resident model: in `client_begin` with the broadcast's arrays loaded, in `client_end` with the trained.
+
+        Autograd is on, as in training; a hook that only looks at features wants `torch.no_grad()`.
+        """
 
     @property
     def broadcast(self) -> Broadcast:
@@ -98,26 +101,48 @@ class Client(Protocol):
 
     @property
     def store(self) -> Store:
-        """The client's own arrays, kept from phase to phase."""
+        """The client's own arrays, kept from phase to phase: as they were left in the last phase that it took part in.
+
+        What is put here is kept when the phase is done, of any type and shape of NumPy; it never leaves the client, and
+        is not counted as traffic.
+        """
 
     @property
     def samples(self) -> np.ndarray:
         """(n,) int64: the client's samples of this task, as indices into the data set's training part."""
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """The client's randomness of this phase for one purpose; it lasts for the phase."""
+        """The client's randomness of this phase for one purpose; it lasts for the phase.
+
+        `client_begin`, every `loss` and `client_end` go on with the same stream. Streams of other purposes, clients and
+        phases are independent of it, and so are those of the engine, by which batches are cut and augmented.
+
+        Raises:
+            ValueError: the purpose is one of the engine's own.
+        """
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or else an array as it was broadcast before training, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast before training, as a tensor on the model's device.
+
+        Raises:
+            ValueError: the name stands for both.
+        """
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
         """(n,) indices -> (n, 3, h, w): the images as the test view shows them, or augmented as in training.
 
         They may be samples of earlier tasks, of which the client has kept the indices: they are its own data.
+
+        Raises:
+            ValueError: a sample of another client, or of a later task.
         """
 
     def labels(self, samples: np.ndarray) -> Tensor:
-        """(n,) indices -> (n,) int64 class positions."""
+        """(n,) indices -> (n,) int64 class positions, over all tasks.
+
+        Raises:
+            ValueError: a sample of another client, or of a later task.
+        """
 
 
 class Step(Protocol):
@@ -156,10 +181,10 @@ class Step(Protocol):
         """The client's own arrays."""
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """The client's randomness of this phase for one purpose."""
+        """The client's randomness of this phase for one purpose; see `Client.generator`."""
 
     def constant(self, name: str) -> Tensor:
-        """A reference, or else an array as it was broadcast, as a tensor on the model's device."""
+        """A reference, or an array as it was broadcast, as a tensor on the model's device."""
 
     @property
     def features(self) -> Tensor:

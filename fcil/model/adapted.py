@@ -17,7 +17,7 @@ __all__ = ["AdaptedModel", "pooled_features"]
 
 
 class AdaptedModel:
-    """A backbone that is loaded once and only ever given other small arrays.
+    """A backbone that is loaded once, while the small arrays of its adapter and head are exchanged.
 
     Arrays are the head's (`head.<task>.weight`, `head.<task>.bias`), or fill a slot of the adapter, or are kept for
     the method's own `scores` (`scores.<name>`). The backbone's own weights are never changed, copied or sent.
@@ -40,17 +40,17 @@ class AdaptedModel:
 
     @property
     def arrays(self) -> Mapping[str, Tensor]:
-        """What is loaded."""
+        """The loaded arrays by name."""
         return self._tensors
 
     def load(self, arrays: Arrays, trains: Collection[str] = ()) -> dict[str, Tensor]:
-        """Fill head and slots from `arrays` and empty all others.
+        """Fill the head and the adapter's slots from `arrays`, and empty all others.
 
         Args:
             trains: names whose tensors get a gradient.
 
         Returns:
-            Those tensors, in the order of `arrays`.
+            The tensors that train, in the order of `arrays`.
 
         Raises:
             KeyError: a name that neither the head nor the adapter knows.
@@ -70,12 +70,12 @@ class AdaptedModel:
             setattr(module, attribute, tensors.get(name))
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Copies of loaded arrays, float32."""
+        """Copy loaded arrays, as float32."""
         return {name: self._tensors[name].detach().cpu().numpy().copy() for name in names}
 
     @contextmanager
     def using(self, arrays: Arrays) -> Iterator[None]:
-        """Other arrays for the length of a block, for example a teacher's; gradients of the loaded ones survive."""
+        """Load other arrays during a block, for example a teacher's; gradients of the present ones survive."""
         kept = self._tensors
         self.load(arrays)
         try:
@@ -107,18 +107,18 @@ class AdaptedModel:
                 handle.remove()
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """(n, 3, h, w) -> the features, (n, width) float32, and the adapter's further outputs by name."""
+        """Map images (n, 3, h, w) to features, (n, width) float32, and the adapter's further outputs by name."""
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
             result = (self.adapter.features if self.adapter else pooled_features)(self.network, images)
         features, further = result if isinstance(result, tuple) else (result, {})
         return features.float(), further
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, width), float32."""
+        """Map images (n, 3, h, w) to features (n, width), float32."""
         return self.outputs(images)[0]
 
     def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
-        """(n, width) -> (n, classes of `tasks`) from the linear head; all loaded tasks unless given."""
+        """Map features (n, width) to the linear head's logits (n, classes of `tasks`), all loaded ones by default."""
         if tasks is None:
             tasks = head.tasks_of(self._tensors)
         heads = [(self._tensors[head.weight(t)], self._tensors[head.bias(t)]) for t in tasks]
@@ -126,7 +126,7 @@ class AdaptedModel:
 
 
 def pooled_features(network: Any, images: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, width): the backbone's own pooled feature."""
+    """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
     features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
     return features
 

@@ -1,10 +1,9 @@
-"""The frozen backbone: any timm ViT by name, from local weights, or the embedded one."""
+"""Load the frozen backbone: any timm ViT by name with local or downloaded weights, or the embedded one."""
 
 import hashlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import timm
 import torch
@@ -15,46 +14,26 @@ from fcil.errors import ConfigError
 from fcil.method import Backbone
 from fcil.model import tiny
 from fcil.model.embedded import asset
-from fcil.model.precision import Precision
+from fcil.model.settings import INCLUDED, TINY, Model
 from fcil.model.weights import SUFFIXES, load_weights, resize
-from fcil.options import Option, nearest
+from fcil.options import nearest
 
 __all__ = ["Model", "describe_backbone", "load_backbone", "weights_left_out", "weights_sha256"]
 
 EMBEDDED = "vit_tiny_fashion.safetensors"
-RANDOM, HUB, INCLUDED = "random", "timm", "embedded"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """`[model]`: the frozen backbone."""
-
-    backbone: Annotated[str, Option(f'name of a timm vision transformer, or "{tiny.NAME}", the embedded one')] = (
-        tiny.NAME
-    )
-    weights: Annotated[
-        str,
-        Option('"embedded", a .safetensors, .pth or .npz file, "timm" (downloads), or "random" (to test and time)'),
-    ] = INCLUDED
-    image_size: Annotated[
-        int, Option("side of the input; position embeddings are resampled to it", "pixels", low=4)
-    ] = 32
-    precision: Annotated[
-        Precision,
-        Option('of forward and backward passes; "auto" is what the device has; sums and merges stay in float64'),
-    ] = "fp32"
+RANDOM, HUB = "random", "timm"
 
 
 def _build(settings: Model, pretrained: bool = False) -> nn.Module:
-    """The network at the wanted image size, without a classifier.
+    """Build the network at the image size of the settings, without a classifier.
 
     Raises:
         ConfigError: not a timm ViT, an image size that does not fit, or a download that failed.
     """
-    if settings.backbone == tiny.NAME:
+    if settings.backbone == TINY:
         return _fit(tiny.vit_tiny(), settings)
     if not timm.is_model(settings.backbone):
-        names = [tiny.NAME, *timm.list_models("*vit*")]
+        names = [TINY, *timm.list_models("*vit*")]
         known = nearest(settings.backbone, names) if len(settings.backbone) > 3 else ""
         raise ConfigError(f"model.backbone = {settings.backbone!r}: not a timm model. {known[:200]}")
     try:
@@ -76,7 +55,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fit(network: nn.Module, settings: Model) -> nn.Module:
-    """Resample the position embeddings to the wanted image size."""
+    """Resample the position embeddings to the image size of the settings."""
     embed: Any = network.patch_embed
     if settings.image_size % (patch := embed.patch_size[0]):
         raise ConfigError(
@@ -88,11 +67,11 @@ def _fit(network: nn.Module, settings: Model) -> nn.Module:
 
 
 def _path(settings: Model) -> Path:
-    """The weights file."""
+    """The path of the weights file."""
     if settings.weights == INCLUDED:
-        if settings.backbone != tiny.NAME:
+        if settings.backbone != TINY:
             raise ConfigError(
-                f'model.weights = "{INCLUDED}": only {tiny.NAME} ships with weights; for {settings.backbone} give the '
+                f'model.weights = "{INCLUDED}": only {TINY} ships with weights; for {settings.backbone} give the '
                 f'path of a file ({", ".join(SUFFIXES)}), or "{HUB}" to download'
             )
         return asset(EMBEDDED)
@@ -112,7 +91,7 @@ def _random(settings: Model) -> nn.Module:
 
 
 def load_backbone(settings: Model) -> nn.Module:
-    """The backbone with its weights, frozen, in eval mode, at the wanted image size.
+    """Load the backbone with its weights, frozen, in eval mode, at the image size of the settings.
 
     Raises:
         ConfigError: unknown name, weights that are missing, damaged or of another network, or an image size that does
@@ -128,7 +107,7 @@ def load_backbone(settings: Model) -> nn.Module:
 
 
 def weights_sha256(settings: Model) -> str:
-    """SHA-256 of the weights: of the file, or of the arrays where timm brings them."""
+    """SHA-256 of the weights: of their file, or of the arrays where timm downloads them."""
     if settings.weights == RANDOM:
         return RANDOM
     if settings.weights != HUB:
@@ -139,7 +118,7 @@ def weights_sha256(settings: Model) -> str:
 
 
 def _outline(settings: Model) -> tuple[nn.Module, list[str]]:
-    """The network without its weights, checked against their file; what of the file is left out."""
+    """Build the network without memory for weights, check the file against it, and name the arrays it leaves out."""
     with torch.device("meta"):
         network = _build(settings)
     named = settings.weights not in (HUB, RANDOM)
@@ -152,7 +131,7 @@ def weights_left_out(settings: Model) -> list[str]:
 
 
 def describe_backbone(settings: Model) -> Backbone:
-    """Width and linear layers of the blocks, without allocating a weight; checks the weights file on the way.
+    """Describe the backbone, its width and linear layers, without allocating a weight; also checks the weights file.
 
     Raises:
         ConfigError: as `load_backbone`, except for what only a download could show.

@@ -1,4 +1,4 @@
-"""Files that ship with the package: found beside the code, or through the installed distribution.
+"""Find the files that ship with the package, beside the code or through the installed distribution.
 
 Code may run from a copy that carries only .py and .toml files (Flower ships an app that way); the weights are then
 those of the installed distribution.
@@ -28,7 +28,7 @@ def _places() -> list[Path]:
 
 
 def asset(name: str) -> Path:
-    """The path of an embedded file.
+    """Find an embedded file and return its path.
 
     Raises:
         ConfigError: the file is not there, which means a broken installation.

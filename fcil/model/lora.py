@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv 2106.09685): names, starts and slots of the pairs (A, B) beside the backbone's linear layers.
+"""LoRA (Hu et al., arXiv 2106.09685): names, initial values and slots of the pairs (A, B) of the backbone's layers.
 
 y = W0 x + b + B A x, without alpha scaling; the layer itself is in `fcil.model.lora_layer`.
 """
@@ -23,7 +23,7 @@ __all__ = ["A", "B", "DELTA", "TARGETS", "Lora", "changes_of", "layers_of", "uni
 
 A, B = ".lora_A", ".lora_B"
 DELTA = ".delta"
-"""A dense change of the layer's weight, (out, in), for what a merge leaves that no factors hold. It never trains."""
+"""Ending of a dense change of a layer's weight, (out, in), for merges whose result has no factors. It never trains."""
 TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
 
 
@@ -34,7 +34,7 @@ class Lora:
     rank: int
     targets: tuple[str, ...] = TARGETS
     zero: str = field(default=B, compare=False)
-    """The factor that starts at zero. It has to be the one that trains first: beside a zero one no gradient flows."""
+    """The factor that starts at zero. It has to train first: until it does, the other factor has no gradient."""
     trains: tuple[str, ...] = field(default=(f"*{A}", f"*{B}"), compare=False)
 
     def layers(self, backbone: Backbone) -> dict[str, tuple[int, int]]:
@@ -64,7 +64,7 @@ class Lora:
         return arrays
 
     def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
-        """Wrap the target layers where they are."""
+        """Replace the target layers in the network; return the slots of their arrays."""
         from torch import nn
 
         from fcil.model.lora_layer import LoraLinear
@@ -80,13 +80,13 @@ class Lora:
         return slots
 
     def features(self, network: Any, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, width): the backbone's own pooled feature."""
+        """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
         features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
         return features
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """(rows, n) ~ U(-1/sqrt(n), 1/sqrt(n)) times `scale`, float32."""
+    """Draw (rows, n) ~ U(-1/sqrt(n), 1/sqrt(n)) times `scale`, float32."""
     bound = scale / np.sqrt(shape[1])
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -97,5 +97,5 @@ def layers_of(arrays: Mapping[str, object]) -> list[str]:
 
 
 def changes_of(arrays: Arrays) -> dict[str, LowRank]:
-    """Layer -> B A, of every layer that has a pair in `arrays`."""
+    """Layer -> its change B A, for every layer that has a pair in `arrays`."""
     return {layer: LowRank(arrays[layer + B], arrays[layer + A]) for layer in layers_of(arrays)}

@@ -23,7 +23,7 @@ class _FactorForm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-        """(tokens, in) -> (tokens, out), in the type of `weight`."""
+        """Map (tokens, in) to (tokens, out), in the type of `weight`."""
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         z = x @ a.T  # (tokens, r)
         y.addmm_(z, b.T)
@@ -49,14 +49,14 @@ class _FactorForm(torch.autograd.Function):
 
 
 def _factor_form(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """Any leading shape, and everything in the type of the frozen weight (bfloat16 under autocast)."""
+    """Apply `_FactorForm` to any leading shape, in the type of the frozen weight (bfloat16 under autocast)."""
     kind = weight.dtype
     y: Tensor = _FactorForm.apply(x.flatten(0, -2).to(kind), weight, bias, a.to(kind), b.to(kind))
     return y.view(*x.shape[:-1], -1)
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with a factor pair of any rank beside it."""
+    """A frozen linear layer with a LoRA pair of any rank, or a dense change, beside its weight."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class LoraLinear(nn.Module):
         self.delta: Tensor | None = None  # (out, in)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) to (..., out)."""
         # beside the weight, not in it: in bf16 a small change added to a large weight would round away
         return self._adapted(x) if self.delta is None else self._adapted(x) + F.linear(x, self.delta.to(x.dtype))
 

@@ -1,13 +1,14 @@
-"""The number type of passes through the backbone, and the scaling of gradients that float16 needs."""
+"""Choose the number type of passes through the backbone, and scale gradients as float16 needs it."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fcil.model.settings import Precision
+
 __all__ = ["DTYPES", "Precision", "ScaledSteps", "bf16_in_hardware", "resolve"]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VOLTA = 7
 """Compute capability from which GPUs multiply float16 faster than float32."""
@@ -17,13 +18,13 @@ def bf16_in_hardware() -> bool:
     """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
     cpu = torch.cpu
     if hasattr(cpu, "get_capabilities"):
-        told = cpu.get_capabilities()
-        return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+        capabilities = cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # before torch had a public way
 
 
 def resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """What "auto" means on a device: bf16 where it is in hardware, else fp16 on a GPU that is fast at it, else fp32."""
+    """Resolve "auto" for a device: bf16 where it is in hardware, else fp16 on a GPU that is fast at it, else fp32."""
     if precision != "auto":
         return precision
     if device.type != "cuda":
@@ -34,19 +35,19 @@ def resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16
 
 
 class ScaledSteps:
-    """Steps of an optimiser. In float16 the loss is scaled so that small gradients do not vanish.
+    """Take an optimiser's steps; in float16 the loss is scaled so that small gradients do not vanish.
 
-    A step whose gradients overflow is skipped, and the scale is halved; it starts anew with each of these.
+    A step whose gradients overflow is skipped, and the scale is halved. Each instance starts with the initial scale.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.skipped = 0
-        """Steps that were not taken."""
+        """The number of steps that were skipped."""
 
     def step(self, loss: Tensor) -> None:
-        """Go one step down the gradient of `loss`."""
+        """Take one step down the gradient of `loss`."""
         self.optimizer.zero_grad(set_to_none=True)
         scale = self.scaler.get_scale()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -56,5 +57,5 @@ class ScaledSteps:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """For the records: how many steps were skipped, where any could be."""
+        """The number of skipped steps, for the records; empty where none can be skipped."""
         return {"skipped_steps": float(self.skipped)} if self.scaler.is_enabled() else {}

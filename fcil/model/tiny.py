@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from fcil.data.families.idx import read_idx
 from fcil.seeding import torch_generator
 
-__all__ = ["NAME", "vit_tiny"]
+__all__ = ["vit_tiny"]
 
-NAME = "fcil_vit_tiny"
 SIZE = 32
 
 
 def vit_tiny(img_size: int = SIZE) -> VisionTransformer:
-    """4 blocks of width 128 on 4x4 patches: 0.68 M parameters, the class token as feature, no classifier."""
+    """Build the ViT: 4 blocks of width 128 on 4x4 patches, 0.68 M parameters, class token as feature, no classifier."""
     return VisionTransformer(
         img_size=img_size, patch_size=4, embed_dim=128, depth=4, num_heads=4, mlp_ratio=3.0, num_classes=0
     )
@@ -49,14 +48,14 @@ def _affine(images: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def _coarsen(images: Tensor, gen: torch.Generator) -> Tensor:
-    """Send the batch through a lower resolution, 8 to 32 pixels a side."""
+    """Resample the batch to a lower resolution, 8 to 32 pixels a side, and back."""
     side = int(torch.randint(8, SIZE + 1, (), generator=gen))
     small = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     return F.interpolate(small, size=(SIZE, SIZE), mode="bilinear")
 
 
 def augment(images: Tensor, turns: Tensor, gen: torch.Generator) -> Tensor:
-    """(n, 1, 28, 28) in 0..1 -> (n, 3, 32, 32) in -1..1, turned by `turns` quarter turns and then distorted."""
+    """Turn images by `turns` quarter turns and distort them: (n, 1, 28, 28) in 0..1 -> (n, 3, 32, 32) in -1..1."""
     images = F.interpolate(images, size=(SIZE, SIZE), mode="bilinear")
     images = torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(images, turns, strict=True)])
     images = _affine(images, gen)
@@ -67,7 +66,7 @@ def augment(images: Tensor, turns: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float = 1e-3) -> VisionTransformer:
-    """Train on Fashion-MNIST's training part: cross-entropy on the 10 garments and on the 4 quarter turns."""
+    """Train the ViT on Fashion-MNIST's training part: cross-entropy on the 10 garments and on the 4 quarter turns."""
     gen = torch_generator(seed, "pretrain")
     images = torch.tensor(read_idx(root / "train-images-idx3-ubyte.gz"))[:, None]
     labels = torch.tensor(read_idx(root / "train-labels-idx1-ubyte.gz")).long()
@@ -81,12 +80,12 @@ def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float =
     began = time.monotonic()
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=gen)
-        for chosen in order[: len(order) // batch * batch].view(-1, batch):
+        for indices in order[: len(order) // batch * batch].view(-1, batch):
             turns = torch.randint(0, 4, (batch,), generator=gen)
-            x = augment(images[chosen].float() / 255, turns, gen)
+            x = augment(images[indices].float() / 255, turns, gen)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = head(model(x)).float()
-            loss = F.cross_entropy(logits[:, :10], labels[chosen]) + 0.5 * F.cross_entropy(logits[:, 10:], turns)
+            loss = F.cross_entropy(logits[:, :10], labels[indices]) + 0.5 * F.cross_entropy(logits[:, 10:], turns)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -102,11 +101,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="where to write the weights (.safetensors, float16)")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    model = pretrain(given.root, given.epochs, given.seed)
-    meta = {"trained_on": "Fashion-MNIST train", "epochs": str(given.epochs), "seed": str(given.seed)}
-    save_file({name: w.half().contiguous() for name, w in model.state_dict().items()}, given.out, meta)
-    print(f"wrote {given.out} ({given.out.stat().st_size / 1e6:.2f} MB)")
+    args = parser.parse_args()
+    model = pretrain(args.root, args.epochs, args.seed)
+    meta = {"trained_on": "Fashion-MNIST train", "epochs": str(args.epochs), "seed": str(args.seed)}
+    save_file({name: w.half().contiguous() for name, w in model.state_dict().items()}, args.out, meta)
+    print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A backbone's weights from a local file: safetensors, PyTorch's own format, or NumPy archives. No object is unpickled.
+"""Read a backbone's weights from a local file: safetensors, PyTorch's format, or NumPy archives. Nothing is unpickled.
 
 .safetensors   a state dict
 .pth .pt .bin  a state dict, bare or under one of the usual keys, read with `weights_only=True`
@@ -28,13 +28,13 @@ JAX = "Transformer/encoderblock"
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> list[str]:
-    """Fill the network from a file, position embeddings resampled to its grid; on the meta device only check.
+    """Fill the network from a file, position embeddings resampled to its grid; on the meta device only check the file.
 
     Args:
-        name: of the backbone, for messages.
+        name: the backbone's name, for messages.
 
     Returns:
-        Names of the file's arrays that were left out: a classifier's, and what lies beside the backbone.
+        Names of the arrays in the file that were left out: a classifier's, and those of other networks beside it.
 
     Raises:
         ConfigError: the file is damaged, holds more than arrays, or does not fit the network.
@@ -55,7 +55,7 @@ def load_weights(network: nn.Module, path: Path, name: str) -> list[str]:
 
 
 class _Misfit(ValueError):
-    """A good file of another network."""
+    """Raised where a file is intact, but holds another network."""
 
 
 def _complaint(path: Path, error: Exception) -> str:
@@ -73,10 +73,10 @@ def _complaint(path: Path, error: Exception) -> str:
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 cannot be memory-mapped
-    read: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    if not isinstance(read, Mapping):
-        raise TypeError(f"a {type(read).__name__}, not a state dict")
-    return read
+    checkpoint: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(checkpoint, Mapping):
+        raise TypeError(f"a {type(checkpoint).__name__}, not a state dict")
+    return checkpoint
 
 
 def _read_npz(path: Path) -> Mapping[str, Any]:
@@ -90,59 +90,63 @@ _READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
 SUFFIXES = tuple(_READERS)
 
 
-def _nested(read: Mapping[str, Any]) -> dict[str, Tensor]:
+def _nested(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict inside a checkpoint."""
-    while inner := [read[key] for key in NESTED if isinstance(read.get(key), Mapping)]:
-        read = inner[0]
-    return {name: value for name, value in read.items() if isinstance(value, Tensor)}
+    while nested := [checkpoint[key] for key in NESTED if isinstance(checkpoint.get(key), Mapping)]:
+        checkpoint = nested[0]
+    return {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
 
 
 # ---- state dicts -----------------------------------------------------------------------------------------------------
 
 
 def _select(state: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's arrays under its own names, and the names of those that lie beside it.
+    """Select the backbone's arrays, under its own names; also return the names of all other arrays.
 
-    Wrappers put their name before all (`module.`, `backbone.`). What stands before the first block's weight is taken
-    for such a prefix, if it is the only one.
+    Wrappers put a prefix before all names (`module.`, `backbone.`). What stands before the first block's weight is
+    taken for such a prefix, if it is the only one.
     """
-    sign = "blocks.0.attn.qkv.weight"
-    found = {name.removesuffix(sign) for name in state if name.endswith(sign)}
-    prefixes = sorted(p for p in found if not p or p.endswith("."))
+    first_block = "blocks.0.attn.qkv.weight"
+    beginnings = {name.removesuffix(first_block) for name in state if name.endswith(first_block)}
+    prefixes = sorted(p for p in beginnings if not p or p.endswith("."))
     if len(prefixes) > 1 and "" not in prefixes:
         raise _Misfit(f"it holds several networks ({', '.join(prefixes)}); save the state dict of one")
     prefix = prefixes[0] if prefixes else ""
     inside = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
-    beside = [name for name in state if not name.startswith(prefix)]
+    outside = [name for name in state if not name.startswith(prefix)]
     known = network.state_dict().keys()
     classifier = [name for name in inside if name.startswith(CLASSIFIER) and name not in known]
-    return {name: a for name, a in inside.items() if name not in classifier}, beside + classifier
+    return {name: a for name, a in inside.items() if name not in classifier}, outside + classifier
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Through timm's filter, which knows the names of other libraries and resamples position embeddings."""
-    wanted = network.state_dict()
+    """Fill the network through timm's filter, which knows other libraries' names and resamples position embeddings."""
+    expected = network.state_dict()
     state = {name: a.float() if a.is_floating_point() else a for name, a in state.items()}  # before any arithmetic
     patch = "patch_embed.proj.weight"  # timm would resample it as well: that makes another network of it
-    if patch in state and patch in wanted and state[patch].dim() == 4 and state[patch].shape != wanted[patch].shape:
-        raise _Misfit(f"{patch} is {tuple(state[patch].shape)}, not {tuple(wanted[patch].shape)}")
+    if patch in state and patch in expected and state[patch].dim() == 4 and state[patch].shape != expected[patch].shape:
+        raise _Misfit(f"{patch} is {tuple(state[patch].shape)}, not {tuple(expected[patch].shape)}")
     native = getattr(import_module(type(network).__module__), "checkpoint_filter_fn", None)
     if native is not None:
         state = native(state, network)
-    _compare({n: tuple(a.shape) for n, a in wanted.items()}, {n: tuple(a.shape) for n, a in state.items()})
+    _compare({n: tuple(a.shape) for n, a in expected.items()}, {n: tuple(a.shape) for n, a in state.items()})
     if not next(network.parameters()).is_meta:
         network.load_state_dict(state)
 
 
-def _compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    odd = [f"{n} {given[n]} for {wanted[n]}" for n in sorted(wanted.keys() & given.keys()) if wanted[n] != given[n]]
+def _compare(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]) -> None:
+    reshaped = [
+        f"{n} {actual[n]} for {expected[n]}"
+        for n in sorted(expected.keys() & actual.keys())
+        if expected[n] != actual[n]
+    ]
     parts = {
-        "missing": sorted(wanted.keys() - given.keys()), "not expected": sorted(given.keys() - wanted.keys()),
-        "of another shape": odd,
+        "missing": sorted(expected.keys() - actual.keys()), "not expected": sorted(actual.keys() - expected.keys()),
+        "of another shape": reshaped,
     }  # fmt: skip
-    told = "; ".join(f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in parts.items() if names)
-    if told:
-        raise _Misfit(told)
+    message = "; ".join(f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in parts.items() if names)
+    if message:
+        raise _Misfit(message)
 
 
 # ---- the JAX layout --------------------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def resize(network: nn.Module, size: int) -> None:
 
 
 def _fill_from_jax(network: nn.Module, path: Path, arrays: Mapping[str, Tensor]) -> list[str]:
-    """At the file's own grid, so that position embeddings are resampled in the same way as from any other format."""
+    """Fill the network at the file's grid, so that position embeddings are resampled as from any other format."""
     if not hasattr(network, "load_pretrained"):
         raise _Misfit("only timm's VisionTransformer reads the JAX layout")
     embed: Any = network.patch_embed
@@ -168,15 +172,15 @@ def _fill_from_jax(network: nn.Module, path: Path, arrays: Mapping[str, Tensor])
         network.load_pretrained(str(path))  # type: ignore[operator]
     except KeyError as error:
         raise _Misfit(f"missing: {error.args[0]}") from None
-    except RuntimeError as error:  # of Tensor.copy_
+    except RuntimeError as error:  # raised by Tensor.copy_
         raise _Misfit(str(error).partition("\n")[0]) from None
     resize(network, size)
     return [name for name in arrays if re.search(r"(^|/)(head|pre_logits)/", name)]
 
 
 def _compare_jax(network: nn.Module, arrays: Mapping[str, Tensor]) -> None:
-    """Compare what timm's reader does not: it takes what it needs from a deeper network or other patches too."""
-    blocks = {int(found[1]) for name in arrays if (found := re.search(rf"{JAX}_(\d+)/", name))}
+    """Compare depth and patch size, which timm's reader does not: it takes deeper networks and other patches too."""
+    blocks = {int(block[1]) for name in arrays if (block := re.search(rf"{JAX}_(\d+)/", name))}
     depth = len(network.blocks)  # type: ignore[arg-type]
     if blocks and blocks != set(range(depth)):
         raise _Misfit(f"it has blocks {min(blocks)} to {max(blocks)}, the network {depth}")

@@ -1,4 +1,4 @@
-"""The tables and plots of a comparison, written into its folder."""
+"""Write the tables and plots of a comparison (`fcil compare`) into its folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,40 +17,40 @@ MEGA = 1e6
 
 
 def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    """The tables and plots of each value of a sweep in its folder, and all tables together; the tables' rows.
+    """Write tables and plots of each value of a sweep into its folder, and the tables together; return their rows.
 
     Without a sweep there is one table, under the empty value.
     """
     values = list(dict.fromkeys(run["value"] for run in runs))
     tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in values}
     if any(values):
-        _write_together(out, tables)
+        _write_sweep_tables(out, tables)
     return tables
 
 
-def _write_together(out: Path, tables: Mapping[str, list[Row]]) -> None:
-    """comparison.csv with the value of the sweep as its first column, and comparison.md with a table for each."""
+def _write_sweep_tables(out: Path, tables: Mapping[str, list[Row]]) -> None:
+    """Write comparison.csv with the sweep's value as its first column, and comparison.md with one table per value."""
     lines = to_csv([row for rows in tables.values() for row in rows]).splitlines()
     key = next(iter(tables)).partition("=")[0]
-    first = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
-    csv = "".join(f"{value},{line}\n" for value, line in zip(first, lines, strict=True))
+    first_column = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
+    csv = "".join(f"{value},{line}\n" for value, line in zip(first_column, lines, strict=True))
     write_atomic(out / "comparison.csv", csv.encode())
     md = "\n".join(f"**{value}**\n\n{to_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
 
 
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """comparison.csv, .md and .tex, and the plots of accuracy over tasks and against traffic."""
+    """Write comparison.csv, .md and .tex, and plot accuracy over tasks and against traffic."""
     rows = compare_rows(runs)
     for name, text in (("csv", to_csv(rows)), ("md", to_markdown(rows)), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
     curves = {}
     points = {}
     for row in rows:
-        mine = [run for run in runs if run["label"] == row.label]
-        curves[row.title] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in mine])
-        final = [run["final_accuracy"] for run in mine]
-        megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in mine]
+        label_runs = [run for run in runs if run["label"] == row.label]
+        curves[row.title] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in label_runs])
+        final = [run["final_accuracy"] for run in label_runs]
+        megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in label_runs]
         std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
         points[row.title] = (float(np.mean(final)), std, float(np.mean(megabytes)))
     accuracy_over_tasks(out / "accuracy.png", curves)

@@ -1,4 +1,4 @@
-"""The pictures of a run's diagnostics: who is akin to whom, and how many directions are intruders."""
+"""Plot a run's diagnostics: cosine similarity between weight updates, and intruder dimensions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from fcil.engine.diagnostics import TOP
 from fcil.engine.records import EVENTS, PLOTS
 from fcil.errors import ConfigError
-from fcil.report.figure import SMALL, draw, legend, mark, thinned
-from fcil.report.losses import said
+from fcil.report.figure import SMALL, draw, label_indices, legend, mark
+from fcil.report.missing_updates import missing_updates_text
 
 __all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 
@@ -26,7 +26,7 @@ PANEL = 1.35
 
 
 def read_diagnostics(folder: Path) -> list[dict[str, Any]]:
-    """The events `diagnostics` of a run, in their order.
+    """Read the `diagnostics` events of a run, in their order.
 
     Raises:
         ConfigError: not a run folder.
@@ -35,29 +35,29 @@ def read_diagnostics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _events(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """The events in whose lines one of the words occurs."""
+    """Read the events whose lines contain one of the words."""
     try:
-        whole, _, _ = (folder / EVENTS).read_text().rpartition("\n")  # of a run that goes on the last line may be torn
+        lines, _, _ = (folder / EVENTS).read_text().rpartition("\n")  # while a run goes on, its last line may be torn
     except OSError:
         raise ConfigError(f"{folder}: not a run folder (it has no {EVENTS})") from None
-    return [json.loads(line) for line in whole.splitlines() if any(word in line for word in words)]
+    return [json.loads(line) for line in lines.splitlines() if any(word in line for word in words)]
 
 
-def _lost(folder: Path) -> str:
-    """The updates that the phases done so far did without, in words, as a line of its own; nothing without losses."""
+def _missing_updates(folder: Path) -> str:
+    """Say on a new line how many updates the finished phases merged without; empty if none is missing."""
     events = _events(folder, '"clients"', '"merged"')
-    asked = {event["phase"]: len(event["clients"]) for event in events if event["event"] == "phase"}
+    clients = {event["phase"]: len(event["clients"]) for event in events if event["event"] == "phase"}
     merged = {event["phase"]: event["updates"] for event in events if event["event"] == "merged"}
-    whole = sum(asked[phase] for phase in merged)
-    lost = said(whole - sum(merged.values()), whole)
-    return f"\n{lost}" if lost else ""
+    asked = sum(clients[phase] for phase in merged)
+    text = missing_updates_text(asked - sum(merged.values()), asked)
+    return f"\n{text}" if text else ""
 
 
 def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
     image = axes.imshow(matrix, cmap="RdBu", norm=Normalize(-1, 1), interpolation="nearest")
-    shown = thinned(len(names), PANEL, 11)
-    axes.set_xticks(list(shown), [str(names[i]) for i in shown])
-    axes.set_yticks(list(shown), [str(names[i]) for i in shown])
+    labelled = label_indices(len(names), PANEL, 11)
+    axes.set_xticks(list(labelled), [str(names[i]) for i in labelled])
+    axes.set_yticks(list(labelled), [str(names[i]) for i in labelled])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if PANEL * 72 / len(names) >= 2.4 * SMALL:
@@ -70,43 +70,43 @@ def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
 def kinship_heatmaps(
     path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[int]]], label: str, title: str
 ) -> None:
-    """Cosines between changes, from -1 to 1 in every picture.
+    """Plot cosines between weight updates as heat maps, on a scale from -1 to 1 in every picture.
 
     Args:
         path: the PNG to write.
-        panels: title -> ((n, n) kinship, the n clients' or tasks' numbers); of many, some that are evenly spread.
-        label: what rows and columns are.
-        title: what the picture is of.
+        panels: title -> ((n, n) kinship, the n clients' or tasks' numbers); of more than five, five evenly spread.
+        label: axis label, what rows and columns are.
+        title: title of the figure.
     """
     chosen = sorted({round(i) for i in np.linspace(0, len(panels) - 1, min(len(panels), PANELS))})
-    each = [list(panels.items())[i] for i in chosen]
+    shown = [list(panels.items())[i] for i in chosen]
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.remove()
-        several = figure.subplots(1, len(each), squeeze=False)[0]
-        for position, (own, (name, (matrix, names))) in enumerate(zip(several, each, strict=True)):
-            image = _panel(own, matrix, names)
-            own.set_title(name, loc="left", fontsize=7)
-            own.set(xlabel=label, ylabel=label if position == 0 else "")
+        row = figure.subplots(1, len(shown), squeeze=False)[0]
+        for position, (panel, (name, (matrix, names))) in enumerate(zip(row, shown, strict=True)):
+            image = _panel(panel, matrix, names)
+            panel.set_title(name, loc="left", fontsize=7)
+            panel.set(xlabel=label, ylabel=label if position == 0 else "")
         figure.suptitle(title, x=0.02, ha="left", fontsize=8)
-        bar = figure.colorbar(image, ax=several, shrink=0.7, aspect=16, pad=0.05, ticks=[-1, 0, 1])
+        bar = figure.colorbar(image, ax=row, shrink=0.7, aspect=16, pad=0.05, ticks=[-1, 0, 1])
         bar.outline.set_visible(False)
         bar.ax.set_title("cosine", fontsize=7)
 
-    draw(path, (0.9 + (PANEL + 0.3) * len(each), PANEL + 0.95), paint)
+    draw(path, (0.9 + (PANEL + 0.3) * len(shown), PANEL + 0.95), paint)
 
 
 def intruders_over_tasks(
     path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int, title: str = ""
 ) -> None:
-    """Intruder dimensions of the deployed model after each task, mean per layer of each kind.
+    """Plot the deployed model's intruder dimensions after each task, as means over the layers of each kind.
 
     Args:
         path: the PNG to write.
         tasks: their numbers, from 1.
         counts: kind of layer -> mean number of intruders among the `top` first directions, after each task.
         top: directions looked at in each layer.
-        title: what else is to be said.
+        title: a remark above the plot.
     """
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -125,7 +125,7 @@ def intruders_over_tasks(
 
 
 def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Last part of the layers' names -> mean count after each task."""
+    """Average the intruder counts over layers of a kind: last part of the layers' names -> mean after each task."""
     kinds = dict.fromkeys(layer.rpartition(".")[2] for event in ends for layer in event["intruders"])
 
     def mean(event: Mapping[str, Any], kind: str) -> float:
@@ -135,21 +135,23 @@ def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def diagnostics_plots(folder: Path) -> list[Path]:
-    """Draw what the run in `folder` recorded, into its plots/; the pictures' paths, none without diagnostics."""
-    events, drawn, lost = read_diagnostics(folder), [], _lost(folder)
+    """Plot the diagnostics of the run in `folder` into its plots/; return the paths, none without diagnostics."""
+    events, drawn, missing = read_diagnostics(folder), [], _missing_updates(folder)
     ends = [event for event in events if "intruders" in event]
     last = {event["task"]: event for event in events if len(event.get("client_kinship", ())) > 1}
     if last:
         panels = {f"task {t + 1}": (np.array(e["client_kinship"]), e["clients"]) for t, e in last.items()}
         drawn.append(folder / PLOTS / "kinship_clients.png")
-        kinship_heatmaps(drawn[-1], panels, "client", "kinship of the clients' changes in a task's last round" + lost)
+        kinship_heatmaps(
+            drawn[-1], panels, "client", "kinship of the clients' changes in a task's last round" + missing
+        )
     if ends and len(ends[-1]["task_kinship"]) > 1:
         tasks = [t + 1 for t in ends[-1]["tasks"]]
         drawn.append(folder / PLOTS / "kinship_tasks.png")
         kinship_heatmaps(
-            drawn[-1], {"": (np.array(ends[-1]["task_kinship"]), tasks)}, "task", "kinship of tasks" + lost
+            drawn[-1], {"": (np.array(ends[-1]["task_kinship"]), tasks)}, "task", "kinship of tasks" + missing
         )
     if ends and all(event["intruders"] for event in ends):
         drawn.append(folder / PLOTS / "intruders.png")
-        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP, lost.strip())
+        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP, missing.strip())
     return drawn

@@ -1,4 +1,4 @@
-"""How every picture looks and is written: one style, one palette, files that appear whole or not at all."""
+"""Style of all plots, one palette and one legend, and how they are saved: a file appears whole or not at all."""
 
 import os
 import textwrap
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["DPI", "SMALL", "Mark", "draw", "legend", "mark", "thinned"]
+__all__ = ["DPI", "SMALL", "Mark", "draw", "label_indices", "legend", "mark"]
 
 DPI = 200
 SMALL = 6.5
@@ -32,7 +32,7 @@ DASHES = ((0, ()), (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1,
 
 
 class Mark(NamedTuple):
-    """How one of several things is told from the others."""
+    """Colour, marker and dashes that tell one series of a plot from the others."""
 
     colour: str
     marker: str
@@ -40,24 +40,24 @@ class Mark(NamedTuple):
 
 
 def mark(index: int) -> Mark:
-    """The look of the index-th thing; the same index looks the same in every picture."""
+    """The mark of the series at `index`, the same in every plot."""
     return Mark(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
-def thinned(count: int, inches: float, points: float = SMALL + 2) -> range:
-    """The indices of `count` evenly spread ticks that get a label, when each label needs `points` of `inches`."""
-    room = max(1, int(inches * 72 / points))
-    return range(0, count, -(-count // room)) if count else range(0)
+def label_indices(count: int, inches: float, points: float = SMALL + 2) -> range:
+    """Choose which of `count` evenly spread ticks get a label, if a label needs `points` of the axis's `inches`."""
+    most = max(1, int(inches * 72 / points))
+    return range(0, count, -(-count // most)) if count else range(0)
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], ems: float) -> None:
-    """A legend right of the axes, its samples `ems` long, long names folded."""
+    """Add a legend right of the axes, its samples `ems` long, long labels folded."""
     folded = [textwrap.fill(label, 26) for label in labels]
     figure.legend(handles, folded, loc="outside right upper", handlelength=ems, labelspacing=0.6)
 
 
 def draw(path: Path, size: tuple[float, float], paint: Callable[[Figure, Axes], None]) -> None:
-    """Call `paint` with an empty figure of `size` inches and write it as a PNG, aside and renamed.
+    """Call `paint` with an empty figure of `size` inches and save it as a PNG, written aside and then renamed.
 
     The same input gives the same bytes with the same matplotlib: its own defaults, no user's style file, no date.
     """

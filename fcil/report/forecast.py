@@ -1,4 +1,4 @@
-"""The tables of `fcil plan`."""
+"""Tables of `fcil plan`: samples of each client, work and traffic of each round, memory and time."""
 
 import numpy as np
 from rich.console import Group
@@ -7,17 +7,17 @@ from rich.text import Text
 
 from fcil.engine.forecast import Forecast, PhaseForecast
 
-__all__ = ["clock", "forecast_table"]
+__all__ = ["duration_text", "forecast_table"]
 
 MEGA = 1e6
 CLIENTS = 10
-"""Up to which every client has a column."""
+"""Runs with at most this many clients have a column per client, others quantiles."""
 PHASES = 30
-"""Up to which every phase has a row; of longer runs the first and the last task are shown."""
+"""Runs with at most this many phases have a row per phase, others rows of the first and the last task."""
 
 
-def clock(seconds: float) -> str:
-    """As a person says it: 3.2 s, 4 min 10 s, 5 h 12 min, 3 d 4 h."""
+def duration_text(seconds: float) -> str:
+    """Format a duration for people: 3.2 s, 4 min 10 s, 5 h 12 min, 3 d 4 h."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -28,7 +28,7 @@ def clock(seconds: float) -> str:
 
 
 def _table(title: str, *heads: str) -> Table:
-    """Numbers to the right, words to the left."""
+    """Make an empty table whose first column is aligned left, all others right."""
     table = Table(box=None, title=title, title_justify="left")
     for position, head in enumerate(heads):
         table.add_column(head, justify="right" if position else "left")
@@ -38,24 +38,24 @@ def _table(title: str, *heads: str) -> Table:
 def _samples(forecast: Forecast) -> Table:
     scenario = forecast.plan.scenario
     sizes = np.array([[len(part) for part in parts] for parts in scenario.parts])  # (tasks, clients)
-    each = scenario.clients <= CLIENTS
-    columns = [str(c) for c in range(scenario.clients)] if each else ["fewest", "median", "most", "none"]
-    title = "training images of each client, and test images" if each else "training images per client, and test images"
+    per_client = scenario.clients <= CLIENTS
+    columns = [str(c) for c in range(scenario.clients)] if per_client else ["fewest", "median", "most", "none"]
+    title = f"training images {'of each' if per_client else 'per'} client, and test images"
     table = _table(title, "task", "classes", *columns, "all", "test")
     for position, task in enumerate(scenario.tasks):
         before = scenario.tasks[position - 1].index + 1 if position else 0
         row, test = sizes[task.index], np.concatenate(scenario.tests[before : task.index + 1])
-        shown = row if each else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
+        shown = row if per_client else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
         table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(len(test)))
     return table
 
 
-def _cells(found: PhaseForecast) -> list[str]:
-    kind = f"round {found.phase.round}" if found.phase.kind == "train" else "report"
-    up, down = found.upload_bytes / MEGA, found.download_bytes / MEGA
+def _cells(estimate: PhaseForecast) -> list[str]:
+    kind = f"round {estimate.phase.round}" if estimate.phase.kind == "train" else "report"
+    up, down = estimate.upload_bytes / MEGA, estimate.download_bytes / MEGA
     return [
-        f"{found.phase.task.index + 1}, {kind}", str(found.clients), f"{found.steps:,}",
-        f"{up:.3f}", f"{down:.3f}", clock(found.seconds),
+        f"{estimate.phase.task.index + 1}, {kind}", str(estimate.clients), f"{estimate.steps:,}",
+        f"{up:.3f}", f"{down:.3f}", duration_text(estimate.seconds),
     ]  # fmt: skip
 
 
@@ -63,13 +63,13 @@ def _phases(forecast: Forecast) -> Table:
     table = _table("rounds", "task", "clients", "steps", "up [MB]", "down [MB]", "with clients")
     last = forecast.phases[-1].phase.task.index
     shown = [p for p in forecast.phases if len(forecast.phases) <= PHASES or p.phase.task.index in (0, last)]
-    for position, found in enumerate(shown):
-        if position and found.phase.index != shown[position - 1].phase.index + 1:
+    for position, estimate in enumerate(shown):
+        if position and estimate.phase.index != shown[position - 1].phase.index + 1:
             table.add_row("...")
-        table.add_row(*_cells(found))
+        table.add_row(*_cells(estimate))
     table.add_row(
         Text("all", "bold"), "", f"{forecast.total('steps'):,}", f"{forecast.total('upload_bytes') / MEGA:.3f}",
-        f"{forecast.total('download_bytes') / MEGA:.3f}", clock(forecast.seconds["clients"]),
+        f"{forecast.total('download_bytes') / MEGA:.3f}", duration_text(forecast.seconds["clients"]),
     )  # fmt: skip
     return table
 
@@ -84,16 +84,16 @@ def _figures(forecast: Forecast) -> Table:
         ("memory of a worker", f"{measured / MEGA:.0f} MB" if measured else "not known on this system"),
         ("  of which the backbone", f"{forecast.backbone_bytes / MEGA:.1f} MB"),
         ("memory of the server: state and one round's replies", f"{forecast.server_bytes / MEGA:.2f} MB"),
-        (f"clients (training, statistics), {workers}", clock(seconds["clients"])),
-        ("evaluation", clock(seconds["evaluation"])),
-        ("server (merging, checks)", clock(seconds["server"])),
-        ("start-up of the workers", clock(seconds["startup"])),
-        ("in all, about", clock(seconds["total"])),
+        (f"clients (training, statistics), {workers}", duration_text(seconds["clients"])),
+        ("evaluation", duration_text(seconds["evaluation"])),
+        ("server (merging, checks)", duration_text(seconds["server"])),
+        ("start-up of the workers", duration_text(seconds["startup"])),
+        ("in all, about", duration_text(seconds["total"])),
     ):
         table.add_row(name, value)
     return table
 
 
 def forecast_table(forecast: Forecast) -> Group:
-    """Who has what, what each round takes, and memory and time."""
+    """Show each client's samples, each round's work and traffic, and memory and time."""
     return Group(_samples(forecast), Text(), _phases(forecast), Text(), _figures(forecast))

@@ -1,4 +1,4 @@
-"""Pictures of runs: arrays in, one PNG out. Accuracies come as shares between 0 and 1 and are shown in percent."""
+"""Plots of runs: arrays in, one PNG out. Accuracies are shares between 0 and 1 and are shown in percent."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fcil.report.figure import SMALL, Mark, draw, legend, mark, thinned
+from fcil.report.figure import SMALL, Mark, draw, label_indices, legend, mark
 
 __all__ = ["accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders"]
 
@@ -20,16 +20,16 @@ COLUMN = 3.4
 
 
 def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over seeds (rows), of the values that are there; the std is that of a sample, NaN where fewer than two are."""
-    there = np.isfinite(values)
-    count = there.sum(0)
-    mean = np.where(there, values, 0).sum(0) / np.where(count, count, np.nan)
-    squares = (np.where(there, values - mean, 0) ** 2).sum(0)
+    """Mean and sample std over seeds (rows) of the finite values; the std is NaN where fewer than two are finite."""
+    finite = np.isfinite(values)
+    count = finite.sum(0)
+    mean = np.where(finite, values, 0).sum(0) / np.where(count, count, np.nan)
+    squares = (np.where(finite, values - mean, 0) ** 2).sum(0)
     return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
 
 
 def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
-    """One method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
+    """Plot one method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
     tasks = np.arange(1, seeds.shape[1] + 1)
     mean, std = _mean_and_std(seeds)
     if len(seeds) > 1:
@@ -43,7 +43,7 @@ def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
 
 
 def _percent_axis(axes: Axes, values: np.ndarray) -> None:
-    """Limits that hold the values with some air, span ten points at least and stay within 0 to 100."""
+    """Set limits that hold the values with a margin, span ten points at least and stay within 0 to 100."""
     low, high = np.nanmin(values), np.nanmax(values)
     air = max(0.06 * (high - low), (10 - (high - low)) / 2, 0.5)
     axes.set_ylim(max(low - air, -1), min(high + air, 101))
@@ -59,7 +59,7 @@ def _about_seeds(counts: Sequence[int]) -> str:
 
 
 def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
-    """Pooled accuracy over all classes seen so far, after each task.
+    """Plot pooled accuracy over all classes seen so far, after each task.
 
     Args:
         path: the PNG to write.
@@ -92,7 +92,7 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
 
 
 def _annotate(axes: Axes, percent: np.ndarray, colours: np.ndarray, cell: float) -> None:
-    """The figures in cells of `cell` points: one decimal where it fits, whole numbers, or nothing."""
+    """Write values into cells of `cell` points: with one decimal where it fits, as whole numbers, or not at all."""
     decimals = 1 if cell >= 3.1 * SMALL else 0
     if cell < 1.9 * SMALL:
         return
@@ -106,12 +106,12 @@ def _annotate(axes: Axes, percent: np.ndarray, colours: np.ndarray, cell: float)
 
 
 def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
-    """Accuracy on each task (columns) after each task (rows), on a scale of 0 to 100 % in every picture.
+    """Plot accuracy on each task (columns) after each task (rows), on a scale of 0 to 100 % in every picture.
 
     Args:
         path: the PNG to write.
         matrix: (tasks done, tasks), NaN where a task was not seen yet.
-        title: what the picture is of.
+        title: title of the plot.
     """
     percent = 100 * np.asarray(matrix, float)
     rows, columns = percent.shape
@@ -122,8 +122,8 @@ def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
         extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
         image = axes.imshow(percent, cmap="cividis", norm=Normalize(0, 100), extent=extent, interpolation="nearest")
         _annotate(axes, percent, np.asarray(image.to_rgba(percent)), cell * 72)
-        axes.set_xticks([i + 1 for i in thinned(columns, cell * columns, 12)])
-        axes.set_yticks([i + 1 for i in thinned(rows, cell * rows, 10)])
+        axes.set_xticks([i + 1 for i in label_indices(columns, cell * columns, 12)])
+        axes.set_yticks([i + 1 for i in label_indices(rows, cell * rows, 10)])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="accuracy on task", ylabel="after learning task")
@@ -136,10 +136,10 @@ def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
 
 
 def bubble_areas(counts: np.ndarray, largest: float) -> np.ndarray:
-    """Areas proportional to the counts, as `scatter` takes them (the square of the diameter, in points).
+    """Compute areas proportional to counts, in the unit of `scatter` (the square of the diameter, in points).
 
     Args:
-        counts: anything that is not negative; none at all gives no area.
+        counts: numbers of at least 0; if all are 0, so are the areas.
         largest: the area of the highest count.
     """
     highest = counts.max(initial=0)
@@ -147,23 +147,23 @@ def bubble_areas(counts: np.ndarray, largest: float) -> np.ndarray:
 
 
 def round_counts(highest: int) -> list[int]:
-    """Up to three round numbers for a legend of sizes: about the highest count, a quarter, a sixteenth."""
-    nice = []
-    for wish in (highest, highest / 4, highest / 16):
-        if wish >= 1:
-            ten = 10 ** int(np.floor(np.log10(wish)))
-            nice.append(next(step * ten for step in (5, 2, 1) if step * ten <= wish))
-    return sorted(set(nice), reverse=True)
+    """Choose up to three round numbers for a legend of sizes: about the highest count, a quarter, a sixteenth."""
+    chosen = []
+    for target in (highest, highest / 4, highest / 16):
+        if target >= 1:
+            ten = 10 ** int(np.floor(np.log10(target)))
+            chosen.append(next(step * ten for step in (5, 2, 1) if step * ten <= target))
+    return sorted(set(chosen), reverse=True)
 
 
 def _holders_axes(axes: Axes, names: Sequence[str], task_sizes: Sequence[int], inches: tuple[float, float]) -> None:
-    """Ticks, tasks and grid of `class_holders`, whose axes are `inches` wide and high."""
+    """Set ticks, tasks and grid of `class_holders`, whose axes are `inches` wide and high."""
     clients, classes = int(axes.get_ylim()[0] + 0.5), len(names)
     ends = np.cumsum(task_sizes)
-    shown = list(thinned(classes, inches[0]))
-    turned = 0 if max(map(len, names)) <= 2 else 90
-    axes.set_xticks(shown, [names[i] for i in shown], rotation=turned, fontsize=SMALL)
-    axes.set_yticks(list(thinned(clients, inches[1])))
+    labelled = list(label_indices(classes, inches[0]))
+    rotation = 0 if max(map(len, names)) <= 2 else 90
+    axes.set_xticks(labelled, [names[i] for i in labelled], rotation=rotation, fontsize=SMALL)
+    axes.set_yticks(list(label_indices(clients, inches[1])))
     axes.set_ylabel("client")
     axes.tick_params(length=0)
     axes.grid(axis="y")
@@ -171,34 +171,34 @@ def _holders_axes(axes: Axes, names: Sequence[str], task_sizes: Sequence[int], i
     for end in [0, *ends]:
         axes.axvline(end - 0.5, color="0.55", linewidth=0.6, zorder=0.5)
     top = axes.secondary_xaxis("top")
-    labelled = list(thinned(len(ends), inches[0], 14))
-    top.set_xticks([ends[i] - (task_sizes[i] + 1) / 2 for i in labelled], [str(i + 1) for i in labelled])
+    tasks = list(label_indices(len(ends), inches[0], 14))
+    top.set_xticks([ends[i] - (task_sizes[i] + 1) / 2 for i in tasks], [str(i + 1) for i in tasks])
     top.tick_params(length=0, pad=1)
     top.spines[:].set_visible(False)
     top.set_xlabel("task")
 
 
 def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], task_sizes: Sequence[int]) -> None:
-    """Who holds which classes: bubbles whose areas are the numbers of training images.
+    """Plot which client holds which classes, as bubbles whose areas are the numbers of training images.
 
     Args:
         path: the PNG to write.
         counts: (clients, classes), classes in their order of arrival.
-        class_names: of all classes, in the same order.
-        task_sizes: classes of each task.
+        class_names: names of all classes, in the same order.
+        task_sizes: number of classes of each task.
     """
     clients, classes = counts.shape
     if len(class_names) != classes or sum(task_sizes) != classes:
         raise ValueError(f"class_holders: {classes} classes, {len(class_names)} names, tasks of {sum(task_sizes)}")
-    wide = float(np.clip(0.26 * classes, COLUMN - 0.5, 6.5 if classes <= 100 else 9.5))
-    high = min(0.26 * clients, float(np.clip(0.11 * clients, 2.2, 6.5)))
-    cell = 72 * wide / classes, 72 * high / clients
+    width = float(np.clip(0.26 * classes, COLUMN - 0.5, 6.5 if classes <= 100 else 9.5))
+    height = min(0.26 * clients, float(np.clip(0.11 * clients, 2.2, 6.5)))
+    cell = 72 * width / classes, 72 * height / clients
     largest = min(0.85 * max(cell) ** 2, 1.4 * cell[0] * cell[1], 24.0**2)
     names = [name if len(name) <= 18 else name[:17] + "…" for name in class_names]
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(clients - 0.5, -0.5))
-        _holders_axes(axes, names, task_sizes, (wide, high))
+        _holders_axes(axes, names, task_sizes, (width, height))
         rows, columns = np.nonzero(counts)
         order = np.argsort(-counts[rows, columns], kind="stable")
         areas = bubble_areas(counts, largest)[rows, columns][order]
@@ -214,11 +214,11 @@ def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], ta
         figure.legend(handles, [f"{size} images" for size in sizes], loc="outside lower right", ncols=3, **space)
 
     below = 0.06 * max(map(len, names)) + float(np.sqrt(largest)) / 72
-    draw(path, (wide + 0.5, high + 0.75 + below), paint)
+    draw(path, (width + 0.5, height + 0.75 + below), paint)
 
 
 def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
-    """What accuracy costs in traffic; left and up is better.
+    """Plot final accuracy against the traffic it costs; left and up is better.
 
     Args:
         path: the PNG to write.

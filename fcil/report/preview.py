@@ -1,4 +1,4 @@
-"""What a run's data look like before anything runs: who holds what, how skewed it is, what the model sees."""
+"""Preview a run's data before anything runs: how classes are spread over clients, and what the model sees."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from fcil.data.transforms import render
 from fcil.errors import ConfigError
 from fcil.report.figure import SMALL, draw
 from fcil.report.plots import class_holders
-from fcil.report.run import holders
+from fcil.report.run import client_class_counts
 from fcil.scenario.scenario import Scenario, make_scenario
 from fcil.seeding import generator
 
 __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]
 
 CLASSES, DRAWS = 10, 5
-"""Classes that the picture of samples shows at most, and augmented views of each image."""
+"""Most classes that the picture of samples shows, and number of augmented views of each image."""
 
 
 class Skew(NamedTuple):
-    """How one task's training images are spread over the clients."""
+    """Measures of how one task's training images are spread over the clients."""
 
     images: np.ndarray
-    """(clients,) how many each holds."""
+    """(clients,) number of images of each client."""
     classes: np.ndarray
-    """(clients,) classes of which each holds any."""
+    """(clients,) number of classes of which a client holds any image."""
     effective: np.ndarray
     """(clients,) exp(entropy of the client's class shares): equal shares of c classes count as c, 0 without images."""
 
 
 def skew(counts: np.ndarray) -> Skew:
-    """The spread of (clients, classes) counts of one task."""
+    """Measure the skew of one task from its (clients, classes) counts of training images."""
     images = counts.sum(1)
     share = counts / np.maximum(images, 1)[:, None]
     entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1)
@@ -55,21 +55,21 @@ def _spread(values: np.ndarray, decimals: int = 0) -> str:
 
 
 def skew_table(counts: np.ndarray, scenario: Scenario) -> Table:
-    """One row per task of (clients, classes) counts, the classes in their order of arrival."""
+    """Make a table with one row per task from (clients, classes) counts, the classes in their order of arrival."""
     table = Table("task", "classes", "train", "test", "images a client", "classes a client", "effective classes",
                   box=None, title="per client: min / median / max", title_justify="left", title_style="")  # fmt: skip
     for task, test in zip(scenario.tasks, scenario.tests, strict=True):
         of_task = counts[:, task.first : task.seen]
-        told = skew(of_task)
+        measures = skew(of_task)
         table.add_row(
             str(task.index + 1), str(task.size), f"{of_task.sum():,}", f"{len(test):,}",
-            _spread(told.images), _spread(told.classes), _spread(told.effective, 1),
+            _spread(measures.images), _spread(measures.classes), _spread(measures.effective, 1),
         )  # fmt: skip
     return table
 
 
 def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Images in rows, the first as tests show it, the others as training does.
+    """Plot rows of images, the first of each as in testing, the others as augmented in training.
 
     Args:
         path: the PNG to write.
@@ -97,14 +97,14 @@ def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
 
 
 def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
-    """For some classes one training image each: as in tests, then as in training."""
+    """Render one training image of each of some classes: as in testing, then augmented as in training."""
     rows = []
     positions = np.unique(np.linspace(0, len(data.classes) - 1, CLASSES).round().astype(int))
     for position in positions:
         label = int(scenario.order[position])
-        one = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
-        augmented = render(one, data.train_view, size, generator(seed, "preview", label))
-        shown = np.concatenate([render(one[:1], data.test_view, size).numpy(), augmented.numpy()])
+        image = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
+        augmented = render(image, data.train_view, size, generator(seed, "preview", label))
+        shown = np.concatenate([render(image[:1], data.test_view, size).numpy(), augmented.numpy()])
         name = textwrap.shorten(data.classes[label], 24, placeholder="…")
         rows.append((name, np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
     return rows
@@ -119,7 +119,7 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     size = config.model.image_size
     data = load(config.data, size)
     scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
-    counts = holders(scenario, data)
+    counts = client_class_counts(scenario, data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = [data.classes[int(c)] for c in scenario.order]
@@ -127,23 +127,23 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-    told = f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images"
-    console.print(f"{told}, {scenario.clients} clients, seed {config.run.seed}", soft_wrap=True)
+    sizes = f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images"
+    console.print(f"{sizes}, {scenario.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
     console.print(skew_table(counts, scenario))
     console.print(f"who holds what: {folder / 'clients.png'}   what the model sees: {folder / 'samples.png'}")
 
 
-def _images(one: Family) -> str:
-    if not one.counts:
+def _images(family: Family) -> str:
+    if not family.counts:
         return "as found"
-    return " + ".join(f"{n:,}" for n in one.counts) + ("" if len(one.counts) == 2 else ", no split")
+    return " + ".join(f"{n:,}" for n in family.counts) + ("" if len(family.counts) == 2 else ", no split")
 
 
 def families_table() -> Table:
-    """All data sets: classes, official numbers of images, usual number of tasks, source."""
+    """List all data sets: classes, official numbers of images, usual number of tasks, source."""
     table = Table("data set", "classes", "train + test", "tasks", "source", box=None)
-    for name, one in FAMILIES.items():
-        table.add_row(name, str(one.classes or "-"), _images(one), str(one.tasks or "-"), Text(one.source))
+    for name, family in FAMILIES.items():
+        table.add_row(name, str(family.classes or "-"), _images(family), str(family.tasks or "-"), Text(family.source))
     return table

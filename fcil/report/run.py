@@ -1,4 +1,4 @@
-"""The plots of one run, in its folder."""
+"""Draw the plots of one run into its folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.engine.records import PLOTS
 from fcil.engine.simulation import Session
 from fcil.report.diagnostics import diagnostics_plots
-from fcil.report.losses import losses
+from fcil.report.missing_updates import missing_updates
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
 from fcil.scenario.scenario import Scenario
 
-__all__ = ["draw_run", "holders", "write_plots"]
+__all__ = ["draw_run", "client_class_counts", "write_plots"]
 
 PICTURES = ("accuracy.png", "matrix.png", "clients.png")
 
 
-def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
-    """(clients, classes) training images that each client holds of each class, in the run's class order."""
+def client_class_counts(scenario: Scenario, data: Dataset) -> np.ndarray:
+    """Count each client's training images of each class: (clients, classes), in the run's class order."""
     counts = np.zeros((scenario.clients, len(data.classes)), np.int64)
     for parts in scenario.parts:
         for client, part in enumerate(parts):
@@ -30,27 +30,28 @@ def holders(scenario: Scenario, data: Dataset) -> np.ndarray:
 
 
 def write_plots(
-    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, lost: str = ""
+    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, missing: str = ""
 ) -> None:
-    """accuracy.png (over tasks), matrix.png (heat map) and clients.png (who holds which classes).
+    """Draw accuracy.png (over tasks), matrix.png (heat map) and clients.png (which client holds which classes).
 
     Args:
-        lost: the updates missing, in words; where any are, it is written over the results.
+        missing: how many updates are missing, in words; written over the results unless empty.
     """
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
-    below = f"\n{lost}" if lost else ""
+    below = f"\n{missing}" if missing else ""
     accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(right, total)})
     accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}{below}")
     names = [data.classes[int(c)] for c in scenario.order]
-    class_holders(folder / "clients.png", holders(scenario, data), names, [task.size for task in scenario.tasks])
+    task_sizes = [task.size for task in scenario.tasks]
+    class_holders(folder / "clients.png", client_class_counts(scenario, data), names, task_sizes)
 
 
 def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Draw the plots of a finished run, where they are not drawn yet, and those of its diagnostics."""
+    """Draw the plots of a finished run and of its diagnostics, unless the run's plots exist."""
     if all((folder / PLOTS / name).exists() for name in PICTURES):
         return
     plan = session.plan
-    label, lost = plan.config.method.label, losses([summary])
-    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, lost)
+    label, missing = plan.config.method.label, missing_updates([summary])
+    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, missing)
     diagnostics_plots(folder)

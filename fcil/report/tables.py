@@ -1,4 +1,4 @@
-"""Tables of one run and of a comparison: for the terminal, and as CSV, Markdown and LaTeX."""
+"""Make tables of one run and of a comparison: for the terminal, and as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
-from fcil.report.losses import counts, said
+from fcil.report.missing_updates import count_updates, missing_updates_text
 
 __all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]
 
@@ -22,7 +22,7 @@ MEGA = 1e6
 
 
 def _percent(share: float | None) -> str:
-    """A dash where there is nothing to measure."""
+    """Format a share in percent with one decimal, or a dash where there is nothing to measure."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
 
 
@@ -31,7 +31,7 @@ def _share(missing: int, asked: int) -> str:
 
 
 def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
-    """The end of a run: accuracy per task, then the figures. Shares are shown in percent."""
+    """Show the results of a run: accuracy per task, then the overall figures. Shares are shown in percent."""
     tasks = Table(
         "task", "when learned", "at the end", "all seen so far", box=None, title="accuracy [%]", title_justify="left"
     )
@@ -59,13 +59,13 @@ def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total:
     if summary.get("peak_memory_bytes"):
         figures.add_row("memory of a worker at its peak", f"{summary['peak_memory_bytes'] / MEGA:.0f} MB")
     if summary.get("refused"):
-        figures.add_row(Text("updates refused or missing", "bold"), _share(*counts([summary])))
+        figures.add_row(Text("updates refused or missing", "bold"), _share(*count_updates([summary])))
     return Group(tasks, Text(), figures)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a comparison."""
+    """One column of a comparison: a figure of a run's summary, and how it is shown."""
 
     key: str
     head: str
@@ -88,7 +88,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a comparison over its seeds."""
+    """One row of a comparison: a method's figures over its seeds."""
 
     label: str
     runs: int
@@ -97,80 +97,82 @@ class Row:
     std: tuple[float, ...]
     """Sample standard deviation over seeds (n - 1); NaN for a single one."""
     missing: int = 0
-    """Updates that the runs of all seeds did without."""
+    """Updates that the runs of all seeds merged without."""
     asked: int = 0
-    """Updates that they asked for; 0 where that is not known."""
+    """Updates that these runs asked for; 0 where that is not known."""
 
     @property
     def title(self) -> str:
-        """The label, and what its runs lost."""
-        lost = said(self.missing, self.asked)
-        return f"{self.label} ({lost})" if lost else self.label
+        """The label, with the number of updates missing if any is."""
+        text = missing_updates_text(self.missing, self.asked)
+        return f"{self.label} ({text})" if text else self.label
 
-    def cells(self, plus_minus: str, losses: bool = False) -> list[str]:
-        """Text of every column, mean and spread; with `losses` of one more, the updates missing."""
+    def cells(self, plus_minus: str, with_missing: bool = False) -> list[str]:
+        """Text of every column, mean and spread; if `with_missing`, also of the column of updates missing."""
         shown = []
         for column, mean, std in zip(COLUMNS, self.mean, self.std, strict=True):
             text = "-" if np.isnan(mean) else f"{mean * column.factor:.{column.digits}f}"
             spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{column.digits}f}"
             shown.append(text + spread)
-        return [self.label, str(self.runs), *shown, *([_share(self.missing, self.asked)] if losses else [])]
+        return [self.label, str(self.runs), *shown, *([_share(self.missing, self.asked)] if with_missing else [])]
 
 
 def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Mean and spread over seeds for every label, in the order of their first run."""
+    """Compute mean and spread over seeds for every label, in the order of their first run."""
     rows = []
     for label in dict.fromkeys(run["label"] for run in runs):
-        mine = [run for run in runs if run["label"] == label]
-        values = np.array([[c.value(run) for c in COLUMNS] for run in mine], np.float64)
+        label_runs = [run for run in runs if run["label"] == label]
+        values = np.array([[c.value(run) for c in COLUMNS] for run in label_runs], np.float64)
         std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
-        rows.append(Row(label, len(values), tuple(values.mean(0).tolist()), tuple(std.tolist()), *counts(mine)))
+        figures = tuple(values.mean(0).tolist()), tuple(std.tolist())
+        rows.append(Row(label, len(values), *figures, *count_updates(label_runs)))
     return rows
 
 
-def _lossy(rows: Sequence[Row]) -> bool:
-    """Whether a table needs a column for updates missing: one without losses does not speak of them."""
+def _any_missing(rows: Sequence[Row]) -> bool:
+    """Whether any update is missing: only then do tables have a column for it."""
     return any(row.missing for row in rows)
 
 
-def _heads(losses: bool) -> list[str]:
-    return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS), *(["missing [updates]"] if losses else [])]
+def _heads(with_missing: bool) -> list[str]:
+    last = ["missing [updates]"] if with_missing else []
+    return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS), *last]
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
-    """For the terminal. Text, not markup: rich would take the `[s]` of a head, or of a label, for a style."""
+    """Format rows for the terminal, as Text: rich would take the `[s]` of a head or label in markup for a style."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    losses = _lossy(rows)
-    for head in _heads(losses):
+    with_missing = _any_missing(rows)
+    for head in _heads(with_missing):
         justify: Literal["left", "right"] = "left" if head == "method" else "right"
         fixed = head.startswith("forgetting")  # as wide as its figures: others wrap on a narrow terminal
         table.add_column(Text(head.replace(" [", "\n[")), justify=justify, overflow="fold", no_wrap=fixed)
     for row in rows:
-        table.add_row(*map(Text, row.cells("±", losses)))
+        table.add_row(*map(Text, row.cells("±", with_missing)))
     return table
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Plain numbers of full precision, in the units of the summary (shares, bytes, seconds)."""
-    text, losses = io.StringIO(), _lossy(rows)
+    """Format rows as CSV: numbers of full precision, in the units of the summary (shares, bytes, seconds)."""
+    text, with_missing = io.StringIO(), _any_missing(rows)
     writer = csv.writer(text, lineterminator="\n")
-    heads = ["method", "seeds", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))]
-    writer.writerow([*heads, *(["updates_missing", "updates_asked"] if losses else [])])
+    heads = ["method", "seeds", *(f"{c.key}_{statistic}" for c in COLUMNS for statistic in ("mean", "std"))]
+    writer.writerow([*heads, *(["updates_missing", "updates_asked"] if with_missing else [])])
     for row in rows:
         pairs = zip(row.mean, row.std, strict=True)
         numbers = ["" if np.isnan(n) else repr(n) for pair in pairs for n in pair]
-        writer.writerow([row.label, row.runs, *numbers, *([row.missing, row.asked or ""] if losses else [])])
+        writer.writerow([row.label, row.runs, *numbers, *([row.missing, row.asked or ""] if with_missing else [])])
     return text.getvalue()
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """A table for a README."""
-    heads = _heads(_lossy(rows))
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row.cells("±", _lossy(rows)) for row in rows)]
+    """Format rows as a Markdown table."""
+    heads = _heads(_any_missing(rows))
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row.cells("±", _any_missing(rows)) for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     for symbol in "\\&%$#_{}~^":
         if symbol == "\\":
             text = text.replace(symbol, "\0")
@@ -182,10 +184,10 @@ def _escaped(text: str) -> str:
 
 
 def to_latex(rows: Sequence[Row]) -> str:
-    """A booktabs table for a paper."""
-    heads = _heads(_lossy(rows))
-    body = [" & ".join([_escaped(row.label), *row.cells(r"$\pm$", _lossy(rows))[1:]]) for row in rows]
-    head = " & ".join(map(_escaped, heads))
+    """Format rows as a LaTeX table; needs the package booktabs."""
+    heads = _heads(_any_missing(rows))
+    body = [" & ".join([_escape(row.label), *row.cells(r"$\pm$", _any_missing(rows))[1:]]) for row in rows]
+    head = " & ".join(map(_escape, heads))
     rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", ""])
 
@@ -203,7 +205,7 @@ def _range(setting: Described) -> str:
 
 
 def _default(value: object) -> str:
-    """As it is written in TOML."""
+    """Write a default as in TOML."""
     if value is MISSING:
         return "required"
     if isinstance(value, tuple):
@@ -212,7 +214,7 @@ def _default(value: object) -> str:
 
 
 def method_table(described: Sequence[Described], doc: str) -> Group:
-    """What a method is and its settings: type, default, range, unit, meaning."""
+    """Show a method's docstring and settings: type, default, range, unit, meaning."""
     table = Table("setting", "default", "admits", "meaning", box=None)
     for setting in described:
         admits = " ".join(part for part in (setting.type, _range(setting), setting.option.unit) if part)

@@ -1,4 +1,4 @@
-"""Labels -> sample indices per client. Pure; takes a generator."""
+"""Split the samples of a task among the clients by their labels. Pure; takes a generator."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ ATTEMPTS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """`[partition]`: who holds what of each task."""
+    """`[partition]`: how the samples of each task are split among the clients."""
 
     kind: Annotated[
         Literal["dirichlet", "quantity", "iid"],
@@ -30,7 +30,7 @@ class Partition:
 
 
 def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
-    """Per class p ~ Dir(beta 1_K); each sample drawn from Categorical(p); all again until everyone has enough."""
+    """Per class draw p ~ Dir(beta 1_K), per sample a client ~ Categorical(p); again until all have `min_samples`."""
     k = settings.clients
     members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     for _ in range(ATTEMPTS):
@@ -46,23 +46,23 @@ def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator
 
 
 def _quantity(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
-    """Every client takes the classes that fewest hold so far (ties at random); holders share a class evenly."""
+    """Give each client the classes that fewest hold so far (ties at random); holders share a class evenly."""
     classes, k = np.unique(labels), settings.clients
-    each = min(settings.classes_per_client, len(classes))
-    if k * each < len(classes):
+    per_client = min(settings.classes_per_client, len(classes))
+    if k * per_client < len(classes):
         raise ConfigError(
-            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {each} classes each "
+            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {per_client} classes each "
             f"cannot hold a task of {len(classes)} classes; raise it to {-(-len(classes) // k)}"
         )
     holders: list[list[int]] = [[] for _ in classes]
     for client in range(k):
         load = np.array([len(h) for h in holders]) + rng.random(len(classes))
-        for c in np.argsort(load)[:each]:
+        for c in np.argsort(load)[:per_client]:
             holders[c].append(client)
     parts: list[list[np.ndarray]] = [[] for _ in range(k)]
-    for c, who in zip(classes, holders, strict=True):
+    for c, sharers in zip(classes, holders, strict=True):
         for client, share in zip(
-            who, np.array_split(rng.permutation(np.flatnonzero(labels == c)), len(who)), strict=True
+            sharers, np.array_split(rng.permutation(np.flatnonzero(labels == c)), len(sharers)), strict=True
         ):
             parts[client].append(share)
     return [np.sort(np.concatenate([np.empty(0, np.int64), *shares])) for shares in parts]
@@ -73,28 +73,33 @@ def _iid(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> l
 
 
 def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
-    """Share one task's samples among the clients.
+    """Split one task's samples among the clients.
+
+    >>> labels, rng = np.array([0, 1, 0, 1, 0]), np.random.default_rng(0)
+    >>> parts = split(labels, Partition(kind="quantity", clients=2, classes_per_client=1, min_samples=1), rng)
+    >>> sorted(part.tolist() for part in parts)
+    [[0, 2, 4], [1, 3]]
 
     Args:
         labels: (n,) class of each sample of the task.
 
     Returns:
-        For each client the sorted indices of its samples; disjoint, together all of 0..n-1.
+        For each client the sorted indices of its samples; they are disjoint and together all of 0..n-1.
 
     Raises:
-        ConfigError: the split cannot serve that many clients.
+        ConfigError: the samples or classes do not suffice for that many clients.
     """
-    need = settings.clients * settings.min_samples
-    if len(labels) < need:
+    needed = settings.clients * settings.min_samples
+    if len(labels) < needed:
         raise ConfigError(
             f"partition.clients = {settings.clients}: a task with {len(labels)} training samples cannot give each "
-            f"client partition.min_samples = {settings.min_samples} (that takes {need}); lower one of the two"
+            f"client partition.min_samples = {settings.min_samples} (that takes {needed}); lower one of the two"
         )
     parts = {"dirichlet": _dirichlet, "quantity": _quantity, "iid": _iid}[settings.kind](labels, settings, rng)
-    short = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
-    if short:
+    too_few = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
+    if too_few:
         raise ConfigError(
-            f"partition.min_samples = {settings.min_samples}: client {short[0]} would hold {len(parts[short[0]])} "
+            f"partition.min_samples = {settings.min_samples}: client {too_few[0]} would hold {len(parts[too_few[0]])} "
             f"samples of a task of {len(labels)}; lower it, or partition.clients"
         )
     return parts

@@ -1,4 +1,4 @@
-"""Tasks x clients -> sample indices: everything about a run's data that is decided before it starts."""
+"""Assign the samples of a data set to tasks and clients: all that is decided about a run's data before it starts."""
 
 from dataclasses import dataclass, replace
 
@@ -16,14 +16,14 @@ __all__ = ["Scenario", "make_scenario"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who has what, when."""
+    """The tasks of a run, and the samples that every client holds in each of them."""
 
     tasks: tuple[Task, ...]
-    """Of training; with all classes at once the last one alone, which then holds them all."""
+    """The tasks of training; with all classes at once the last one alone, which then holds them all."""
     order: np.ndarray
-    """Position -> the data set's label."""
+    """Position in the class order -> the data set's label."""
     positions: np.ndarray
-    """The data set's label -> position."""
+    """The data set's label -> position in the class order."""
     parts: tuple[tuple[np.ndarray, ...], ...]
     """[task][client] -> sorted indices into the training part."""
     tests: tuple[np.ndarray, ...]
@@ -31,60 +31,66 @@ class Scenario:
 
     @property
     def clients(self) -> int:
-        """Number of clients."""
+        """The number of clients."""
         return len(self.parts[0])
 
     def num_examples(self, task: int, client: int) -> int:
-        """Training samples of a client in a task."""
+        """The number of training samples of a client in a task."""
         return len(self.parts[task][client])
 
     def participants(self, task: int, round: int, share: float, seed: int) -> list[int]:
-        """Clients of one round, sorted: `share` of those with samples (at least one), drawn anew in each round."""
-        able = [client for client in range(self.clients) if self.num_examples(task, client) > 0]
-        count = max(1, round_half_up(share * len(able)))
-        if count >= len(able):
-            return able
-        return sorted(int(c) for c in generator(seed, task, round, "participants").choice(able, count, replace=False))
+        """Draw the clients of one round, sorted: `share` of those with samples (at least one), anew in each round."""
+        eligible = [client for client in range(self.clients) if self.num_examples(task, client) > 0]
+        count = max(1, round_half_up(share * len(eligible)))
+        if count >= len(eligible):
+            return eligible
+        return sorted(
+            int(c) for c in generator(seed, task, round, "participants").choice(eligible, count, replace=False)
+        )
 
 
 def round_half_up(x: float) -> int:
-    """The nearest whole number; halves go up, so that a share of 0.5 never asks fewer than half."""
+    """Round to the nearest whole number; halves go up, so that a share of 0.5 never takes fewer than half.
+
+    >>> round_half_up(2.5), round_half_up(2.4)
+    (3, 2)
+    """
     return int(np.floor(x + 0.5))
 
 
 def make_scenario(
     data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream: Stream = "federated"
 ) -> Scenario:
-    """Order the classes, cut them into tasks and share each task's samples among the clients.
+    """Order the classes, divide them into tasks and split each task's samples among the clients.
 
-    With another stream than the federated one a single client holds them all, task by task or at once.
+    With a stream other than the federated one a single client holds all samples, task by task or at once.
 
     Raises:
-        ConfigError: the tasks do not cover the classes, the split cannot serve the clients, or a class has no samples.
+        ConfigError: the tasks do not cover the classes, or a task has no samples or too few for the clients.
     """
     order = class_order(len(data.classes), tasks, seed)
     positions = np.argsort(order)
     parts, tests = [], []
-    cut = make_tasks(len(data.classes), tasks)
+    all_tasks = make_tasks(len(data.classes), tasks)
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
-    for task in cut:
+    for task in all_tasks:
         labels = order[task.first : task.seen]
-        mine = np.flatnonzero(np.isin(data.train.labels, labels))
+        members = np.flatnonzero(np.isin(data.train.labels, labels))
         tests.append(np.flatnonzero(np.isin(data.test.labels, labels)))
-        if not len(mine) or not len(tests[-1]):
+        if not len(members) or not len(tests[-1]):
             raise ConfigError(
-                f"data: task {task.index + 1} has {len(mine)} training and {len(tests[-1])} test images of "
+                f"data: task {task.index + 1} has {len(members)} training and {len(tests[-1])} test images of "
                 f"{data.name}; it needs both. Raise data.train_limit or data.test_limit"
             )
-        shares = split(data.train.labels[mine], partition, generator(seed, task.index, "partition"))
-        parts.append(tuple(mine[share] for share in shares))
-    scenario = Scenario(cut, order, positions, tuple(parts), tuple(tests))
+        shares = split(data.train.labels[members], partition, generator(seed, task.index, "partition"))
+        parts.append(tuple(members[share] for share in shares))
+    scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests))
     return _at_once(scenario) if stream == "at_once" else scenario
 
 
 def _at_once(scenario: Scenario) -> Scenario:
-    """Every class arrives with the last task, which is the only one; test images stay in their tasks."""
+    """Let every class arrive with the last task, which is the only one; test images stay in their tasks."""
     last = Task(scenario.tasks[-1].index, 0, len(scenario.order))
     everything = np.sort(np.concatenate([part for parts in scenario.parts for part in parts]))
     before = (np.empty(0, np.int64),)

@@ -1,4 +1,4 @@
-"""Class order -> tasks. Pure.
+"""Order the classes and divide them into tasks. Pure.
 
 Inside a run a class is known by its *position* in the class order: task t holds the positions `first` to
 `first + size - 1`, so that head rows, masks and labels are offsets, never remainders, also where tasks differ in size.
@@ -20,7 +20,7 @@ __all__ = ["Tasks", "class_order", "make_tasks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """`[tasks]`: how classes arrive."""
+    """`[tasks]`: how the classes are ordered and divided into tasks."""
 
     count: Annotated[int, Option("number of tasks; the last one is smaller where classes do not divide", low=1)] = 5
     sizes: Annotated[tuple[int, ...], Option("classes of each task, in place of `count`", low=1)] = ()
@@ -30,21 +30,23 @@ class Tasks:
 
 
 def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:
-    """Cut `classes` classes into tasks.
+    """Divide `classes` classes into tasks.
 
-    With `count`, every task has ceil(classes / count) classes but the last, which has the rest (196 classes in 10
-    tasks: 9 x 20 + 16).
+    With `count`, every task has ceil(classes / count) classes but the last, which has the rest:
+
+    >>> [task.size for task in make_tasks(196, Tasks(count=10))]
+    [20, 20, 20, 20, 20, 20, 20, 20, 20, 16]
 
     Raises:
         ConfigError: the tasks do not cover the classes exactly.
     """
     sizes: Sequence[int] = settings.sizes
     if not sizes:
-        each = -(-classes // settings.count)
-        sizes = [each] * (settings.count - 1) + [classes - each * (settings.count - 1)]
+        per_task = -(-classes // settings.count)
+        sizes = [per_task] * (settings.count - 1) + [classes - per_task * (settings.count - 1)]
         if sizes[-1] < 1:
             raise ConfigError(
-                f"tasks.count = {settings.count}: {classes} classes do not fill that many tasks of {each}; "
+                f"tasks.count = {settings.count}: {classes} classes do not fill that many tasks of {per_task}; "
                 "choose a smaller count, or give tasks.sizes"
             )
     if sum(sizes) != classes:
@@ -57,6 +59,6 @@ def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:
 
 
 def class_order(classes: int, settings: Tasks, seed: int) -> np.ndarray:
-    """Position -> the data set's label."""
+    """The class order as an array: position -> the data set's label."""
     natural = np.arange(classes)
     return natural if settings.order == "natural" else generator(seed, "class order").permutation(natural)

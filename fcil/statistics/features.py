@@ -1,21 +1,29 @@
-"""Sums of a frozen backbone's features, of which classifiers are solved in closed form (see `fcil.merging.ridge`).
+"""Statistics of a frozen backbone's features, from which classifiers are solved in closed form (`fcil.merging.ridge`).
 
-One pass over a task's data, batch by batch: no matrix of all samples is ever held. Features are float32 as the network
-gives them; what is made of them and all sums are float64, so they do not depend on how samples are cut into batches.
+One pass sums over a task's data batch by batch: no matrix of all samples is ever in memory. Features are float32 as the
+network gives them; phi and all sums are float64, so they do not depend on how samples are cut into batches.
+
+G = sum phi phi^T, (M, M); Q, (c, M), has the sum of phi of each class; n, (c,), the number of samples of each class.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, Model, Shapes, Task, head
 from fcil.seeding import generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Phi = Callable[[Tensor], Tensor]
 
 __all__ = [
     "FACTOR", "GRAM", "HELD", "Drift", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection",
@@ -24,68 +32,73 @@ __all__ = [
 
 GRAM = "gram"
 FACTOR = "gram_factor"
-"""What a sketch sends in the place of G: F, G being about F^T F."""
+"""Name of F, which a sketch sends instead of G: G is about F^T F."""
 HELD = "held_out."
 """Prefix of the sums over held-out samples."""
 CROSS, OLD_GRAM = "cross", "old_gram"
 Wire = Literal["float64", "float32"]
-Phi = Callable[[Tensor], Tensor]
 
 
 def class_sums(task: int) -> str:
-    """Name of Q's rows of a task's classes, (classes of the task, M)."""
+    """Name the rows of Q of a task's classes, (classes of the task, M)."""
     return f"class_sums.{task}"
 
 
 def counts(task: int) -> str:
-    """Name of the samples of a task's classes, (classes of the task,)."""
+    """Name the numbers of samples of a task's classes, (classes of the task,)."""
     return f"counts.{task}"
 
 
 @lru_cache(maxsize=2)
 def projection(seed: int, size: int, width: int) -> np.ndarray:
-    """R ~ N(0, 1), (size, width) float32: the same in every process, so it never travels."""
-    drawn = generator(seed, "random features").standard_normal((size, width)).astype(np.float32)
-    drawn.setflags(write=False)
-    return drawn
+    """Draw R ~ N(0, 1), (size, width) float32: the same in every process, so it never travels."""
+    matrix = generator(seed, "random features").standard_normal((size, width)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
 
 
 @lru_cache(maxsize=2)
-def lots(seed: int, count: int) -> np.ndarray:
-    """(count,) in [0, 1): one for each sample of a training part. More of them begin with the same ones."""
-    drawn = generator(seed, "held out").random(count)
-    drawn.setflags(write=False)
-    return drawn
+def uniform_draws(seed: int, count: int) -> np.ndarray:
+    """Draw uniform numbers in [0, 1), (count,), one per training sample; a longer draw begins with the shorter one."""
+    draws = generator(seed, "held out").random(count)
+    draws.setflags(write=False)
+    return draws
 
 
 def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
-    """(n, models * width) -> (n, len(chosen) * width): the features under the chosen models."""
+    """Select the features under the chosen models: (n, models * width) -> (n, len(chosen) * width)."""
+    import torch
+
     parts = features.chunk(models, 1)
     return torch.cat([parts[i] for i in chosen], 1)
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """phi, from the features that the network gives: these themselves, or divided by their norm, or relu(R z)."""
+    """Maps the features z of the network to phi: z itself, or z divided by its norm, or relu(R z)."""
 
     normalised: bool = False
     random: int = 0
-    """M random features; 0 for none."""
+    """M, the number of random features relu(R z); 0 for none."""
     seed: int = 0
 
     def size(self, width: int) -> int:
-        """M."""
+        """M, the length of phi for features of length `width`."""
         return self.random or width
 
     def apply(self, features: Tensor, projection: Tensor | None = None) -> Tensor:
-        """(n, width) -> (n, M) float64; with random features, given R (M, width), of which no row means none."""
+        """Map z (n, width) to phi (n, M) in float64; `projection` is R (M, width), or None or without rows for none."""
+        import torch
+
         x = features.double()
         if self.normalised:
             x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return x if projection is None or not len(projection) else (x @ projection.double().T).relu_()
 
     def on(self, device: torch.device, width: int) -> Phi:
-        """`apply`, with R at hand on a device."""
+        """Give `apply` as a function of features alone, with R on the device."""
+        import torch
+
         if not self.random:
             return self.apply
         r = torch.tensor(projection(self.seed, self.random, width)).double().to(device)
@@ -94,46 +107,50 @@ class FeatureMap:
 
 @dataclass
 class _Sums:
-    """A collector of G, Q and n; G only where it is asked for."""
+    """Collects Q and n over batches, and G if it is wanted."""
 
     phi: Phi
     first: int
     totals: dict[str, Tensor]
-    """"counts" and "class_sums", and "gram" where it is asked for; again with HELD before the name."""
+    """"counts" and "class_sums", and "gram" if it is wanted; again with HELD before the name."""
     finished: Callable[[Mapping[str, Tensor]], Arrays]
-    held: Callable[[np.ndarray], np.ndarray] | None = None
-    """Samples -> which of them are held out."""
+    is_held_out: Callable[[np.ndarray], np.ndarray] | None = None
+    """Indices of samples -> whether each is held out."""
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
     gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Add a batch."""
+        """Add a batch of features to the sums."""
+        import torch
+
         x, local = self.phi(features), labels - self.first
-        if self.held is None:
+        if self.is_held_out is None:
             return self._add("", x, local)
-        held = torch.from_numpy(self.held(samples)).to(x.device)
-        self._add("", x[~held], local[~held])
-        self._add(HELD, x[held], local[held])
+        held_out = torch.from_numpy(self.is_held_out(samples)).to(x.device)
+        self._add("", x[~held_out], local[~held_out])
+        self._add(HELD, x[held_out], local[held_out])
 
     def _add(self, prefix: str, x: Tensor, labels: Tensor) -> None:
-        hot = torch.nn.functional.one_hot(labels, len(self.totals[prefix + "counts"])).double()
+        from torch.nn import functional as F
+
+        hot = F.one_hot(labels, len(self.totals[prefix + "counts"])).double()
         self.totals[prefix + "counts"] += hot.sum(0)
         self.totals[prefix + "class_sums"].addmm_(hot.T, x)
         if prefix + GRAM in self.totals:
             self.totals[prefix + GRAM].addmm_(x.T, x)
 
     def finish(self) -> Arrays:
-        """What is sent."""
+        """Turn the sums into the arrays that are sent."""
         return self.finished(self.totals)
 
 
 @dataclass(frozen=True)
 class FeatureSums:
-    """G, Q and n of the current task's samples: M (M + 1) / 2 + M c + c numbers with c classes in the task.
+    """Statistic G, Q and n of the current task's samples: M (M + 1) / 2 + M c + c numbers with c classes in the task.
 
-    With `held_out` a share of the samples is summed apart, which sends the same again. A sample's lot depends on the
-    map's seed and on which sample it is, so that these sums, too, are the same for every split of the data. With
-    `sketch` = k a G is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
+    With `held_out` a share of the samples is summed apart, which sends as much again. Whether a sample is held out
+    depends on the map's seed and on which sample it is, so these sums, too, are the same for every split of the data.
+    With `sketch` = k a G is sent as the k x M factor F of its k largest eigenvalues, G being about F^T F.
     """
 
     task: Task
@@ -144,24 +161,24 @@ class FeatureSums:
     wire: Wire = "float64"
     models: int = 1
     chosen: tuple[int, ...] = (0,)
-    """Of a pass under several models those whose features stand side by side in phi's input."""
+    """Models, of those of the pass, whose features stand side by side in phi's input."""
 
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
 
     def _totals(self, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of what `total` gives, for features of a length."""
+        """Shapes of the arrays of `total`, for features of length `width`."""
         m, c = self.map.size(width * len(self.chosen)), self.task.size
-        own: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
+        per_class: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
         whole = {GRAM: (m * (m + 1) // 2,)} if self.gram else {}
-        return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **own}.items()}
+        return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **per_class}.items()}
 
     def zeros(self, width: int) -> dict[str, np.ndarray]:
-        """The sums over no samples, as `total` gives them, for features of a length."""
+        """The arrays of `total` over no samples, for features of length `width`."""
         return {name: np.zeros(shape) for name, shape in self._totals(width).items()}
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """As in the class's text, given a head block of the task, which may have no rows."""
+        """Shapes of the arrays sent; the broadcast has a head block of the task, which may have no rows."""
         width = broadcast[head.weight(self.task.index)][1]
         m = self.map.size(width * len(self.chosen))
         factor = (min(self.sketch, m), m)
@@ -172,7 +189,9 @@ class FeatureSums:
         return name.removesuffix(GRAM) + FACTOR if self.sketch and name.endswith(GRAM) else name
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
-        """Zero sums."""
+        """Start a collector with sums of zero."""
+        import torch
+
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
         shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if self.gram else {})}
@@ -182,12 +201,13 @@ class FeatureSums:
             for name, shape in shapes.items()
         }
 
-        def held(samples: np.ndarray) -> np.ndarray:
-            return np.asarray(lots(self.map.seed, 1 << int(samples.max()).bit_length())[samples] < self.held_out)
+        def is_held_out(samples: np.ndarray) -> np.ndarray:
+            draws = uniform_draws(self.map.seed, 1 << int(samples.max()).bit_length())
+            return np.asarray(draws[samples] < self.held_out)
 
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
-            self.task.first, totals, self._sent, held if self.held_out else None,
+            self.task.first, totals, self._sent, is_held_out if self.held_out else None,
         )  # fmt: skip
 
     def _sent(self, totals: Mapping[str, Tensor]) -> Arrays:
@@ -195,14 +215,14 @@ class FeatureSums:
         for prefix in self._prefixes():
             if self.gram:
                 gram = totals[prefix + GRAM]
-                sent = largest(gram, self.sketch) if self.sketch else symmetric_half(gram.cpu().numpy())
+                sent = leading_factor(gram, self.sketch) if self.sketch else symmetric_half(gram.cpu().numpy())
                 out[self._sent_as(prefix + GRAM)] = sent
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
         return {name: a.astype(self.wire, copy=False) for name, a in out.items()}
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
-        """The sums over clients in float64, every G as its upper half."""
+        """Add up the clients' sums in float64, every G as its upper half."""
         names = list(self._totals(1))
         return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
@@ -213,8 +233,10 @@ class FeatureSums:
         return symmetric_half(factor.T @ factor)
 
 
-def largest(gram: Tensor, rank: int) -> np.ndarray:
-    """F, (k, M), of the k = min(rank, M) largest eigenvalues of G (M, M): F^T F is the nearest matrix of rank k."""
+def leading_factor(gram: Tensor, rank: int) -> np.ndarray:
+    """Factor G (M, M) by its k = min(rank, M) largest eigenvalues into F (k, M): F^T F is the nearest of rank k."""
+    import torch
+
     values, vectors = torch.linalg.eigh(gram)
     kept = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
     return np.ascontiguousarray(kept.T.cpu().numpy())
@@ -222,7 +244,7 @@ def largest(gram: Tensor, rank: int) -> np.ndarray:
 
 @dataclass
 class _Pairs:
-    """A collector of C and G_o."""
+    """Collects C and G_o over batches."""
 
     new: Phi
     old: Phi
@@ -233,20 +255,20 @@ class _Pairs:
     gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Add a batch."""
-        before = self.old(features)
-        self.cross.addmm_(self.new(features).T, before)
-        self.gram.addmm_(before.T, before)
+        """Add a batch of features to the sums."""
+        old = self.old(features)
+        self.cross.addmm_(self.new(features).T, old)
+        self.gram.addmm_(old.T, old)
 
     def finish(self) -> Arrays:
-        """C whole, G_o as its upper half."""
+        """Turn the sums into the arrays that are sent: C whole, G_o as its upper half."""
         sent = {CROSS: self.cross.cpu().numpy(), OLD_GRAM: symmetric_half(self.gram.cpu().numpy())}
         return {name: a.astype(self.wire, copy=False) for name, a in sent.items()}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """C = sum phi' phi^T and G_o = sum phi phi^T of features phi' under one model and phi under an older one."""
+    """Statistic C = sum phi' phi^T and G_o = sum phi phi^T, of features phi' under one model and phi under an older."""
 
     task: Task
     map: FeatureMap
@@ -256,21 +278,23 @@ class Drift:
     wire: Wire = "float64"
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(M, M) and (M (M + 1) / 2,)."""
+        """Shapes of C, (M, M), and of the upper half of G_o, (M (M + 1) / 2,)."""
         m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.new))
         return {CROSS: (m, m), OLD_GRAM: (m * (m + 1) // 2,)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Pairs:
-        """Zero sums."""
+        """Start a collector with sums of zero."""
+        import torch
+
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.new)
         phi, m = self.map.on(model.device, width), self.map.size(width)
 
-        def seen(chosen: tuple[int, ...]) -> Phi:
+        def phi_of(chosen: tuple[int, ...]) -> Phi:
             return lambda features: phi(features_of_models(features, self.models, chosen))
 
         zero = torch.zeros((m, m), dtype=torch.float64, device=model.device)
-        return _Pairs(seen(self.new), seen(self.old), zero, zero.clone(), self.wire)
+        return _Pairs(phi_of(self.new), phi_of(self.old), zero, zero.clone(), self.wire)
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
-        """The sums over clients, in float64."""
+        """Add up the clients' sums in float64."""
         return {name: added(u.statistics[name] for u in updates) for name in (CROSS, OLD_GRAM)}

@@ -1,47 +1,59 @@
-"""What a client may report of its loss's gradients: Fisher diagonals, and covariances of gradients at layers' outputs.
+"""Statistics of a client's gradients: Fisher diagonals, and second moments of the gradients at layers' outputs.
 
 The loss is the cross-entropy of the true labels over the current task's classes, as in training: the *empirical* Fisher
-information. Sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
+information. They are sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
 """
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from fcil.arrays import Arrays, symmetric_half
+from fcil.arrays import Arrays, names_matching, symmetric_half
 from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
 
-__all__ = ["SAMPLES", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram",
+]  # fmt: skip
 
 SAMPLES = "samples"
 """Name of the number of samples behind a client's output Grams, (1,)."""
+WHOLE_WEIGHTS = (f"*{DELTA}",)
+"""Pattern of the whole weights of the layers that have LoRA pairs, for `fisher_pass`."""
 
 
 def fisher_of(name: str) -> str:
-    """Name of the Fisher diagonal of an array; of a layer's whole weight, under `<layer>.delta`."""
+    """Name the Fisher diagonal of an array; a layer's whole weight goes by `<layer>.delta`."""
     return f"{name}.fisher"
 
 
 def output_gram(layer: str) -> str:
-    """Name of the upper half of S = sum g g^T of a layer, g being the loss's gradient at its output."""
+    """Name the upper half of S = sum g g^T of a layer, g being the loss's gradient at its output."""
     return f"{layer}.output_gram"
 
 
+def _sides(sizes: Shapes) -> dict[str, tuple[int, int]]:
+    """Layer that has a LoRA pair -> (out, in)."""
+    return {layer: (sizes[layer + B][0], sizes[layer + A][1]) for layer in layers_of(sizes)}
+
+
 def at_zero_delta(arrays: Arrays, references: Arrays) -> Arrays:
-    """The model with a dense change of zero on every adapted layer: its gradient is that of the whole weight."""
+    """Add a dense change of zero to every adapted layer: its gradient is that of the whole weight."""
     sides = {layer: (len(arrays[layer + B]), arrays[layer + A].shape[1]) for layer in layers_of(arrays)}
     return {**arrays, **{layer + DELTA: np.zeros(side, np.float32) for layer, side in sides.items()}}
 
 
 @dataclass
 class _Squares:
-    """Differentiates the loss of each batch and adds up the squares."""
+    """Collects squared gradients of the loss of each batch."""
 
     model: Model
     task: Task
@@ -50,11 +62,14 @@ class _Squares:
     gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def add(self, name: str, share: Tensor) -> None:
-        """Add one batch's share, in float64."""
+        """Add one batch's share to a sum, in float64."""
         self.sums[name] = self.sums[name].add_(share) if name in self.sums else share.double()
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """The loss is summed over samples: each one's gradient at a token is its own, whatever the batch."""
+        """Differentiate the loss, summed over samples: a sample's gradient at a token does not depend on its batch."""
+        import torch
+        from torch.nn import functional as F
+
         logits = self.model.logits(features, (self.task.index,))
         loss = F.cross_entropy(logits, labels - self.task.first, reduction="sum")
         leaves = {name: leaf for name, leaf in self.model.arrays.items() if leaf.requires_grad}
@@ -62,83 +77,99 @@ class _Squares:
             self.add(fisher_of(name), g.square())
 
     def finish(self) -> Arrays:
-        """The sums in float32."""
+        """Turn the sums into float32 arrays."""
         return {name: s.float().cpu().numpy() for name, s in self.sums.items()}
 
 
 @dataclass
 class _Outers(_Squares):
-    """Adds up outer products of the gradients at layers' outputs instead."""
+    """Collects outer products of the gradients at layers' outputs instead."""
 
     samples: int = 0
 
     def add(self, name: str, share: Tensor) -> None:
-        """Gradients of arrays are only taken so that those at the outputs pass by."""
+        """Drop an array's gradient, which is only taken so that those at the outputs can be observed."""
 
     def observe(self, layer: str, g: Tensor) -> None:
-        """Add g g^T over tokens."""
+        """Add g g^T over tokens to a layer's sum."""
         g = g.detach().float().flatten(0, -2)
         _Squares.add(self, output_gram(layer), g.T @ g)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Count, and differentiate."""
+        """Count the samples, and differentiate the loss."""
         self.samples += len(labels)
         _Squares.batch(self, features, labels, samples)
 
     def finish(self) -> Arrays:
-        """Upper halves in float32, and the count."""
-        found = {name: symmetric_half(gram) for name, gram in _Squares.finish(self).items()}
-        return {SAMPLES: np.array([self.samples], np.float32), **found}
+        """Turn the sums into upper halves in float32, and add the number of samples."""
+        grams = {name: symmetric_half(gram) for name, gram in _Squares.finish(self).items()}
+        return {SAMPLES: np.array([self.samples], np.float32), **grams}
 
 
 @dataclass(frozen=True)
 class Fisher:
-    """sum over samples of the squared gradient: of each adapted layer's whole weight, or of factors and head rows.
+    """sum over samples of the squared gradient of named arrays, under the names of `fisher_of`.
 
-    Wants a pass with batches of one sample (`fisher_pass`): the square of a sum is not the sum of squares.
+    It is a sum, to be divided by the number of samples, which the server knows. Needs a pass with batches of one sample
+    (`fisher_pass`): the square of a sum is not the sum of squares.
     """
 
     task: Task
-    whole: bool
+    patterns: tuple[str, ...]
+    """Glob patterns of arrays of the broadcast, of whatever adapter; or WHOLE_WEIGHTS."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(out, in) per layer, or the shapes of A, B and the task's head rows."""
-        if self.whole:
-            sides = {layer: (broadcast[layer + B][0], broadcast[layer + A][1]) for layer in layers_of(broadcast)}
-            return {fisher_of(layer + DELTA): side for layer, side in sides.items()}
-        rows = (head.weight(self.task.index), head.bias(self.task.index))
-        return {fisher_of(n): shape for n, shape in broadcast.items() if n.endswith((A, B)) or n in rows}
+        """The shapes of the arrays that match; of whole weights (out, in) per layer.
+
+        Raises:
+            ValueError: a pattern matches nothing, or the task's head rows, of which the loss is made, are not sent.
+        """
+        if head.weight(self.task.index) not in broadcast:
+            raise ValueError(
+                f"Fisher: the broadcast lacks {head.block(self.task.index)}, from which the loss is computed; a phase "
+                "that only reports sends it too if the method's `broadcast` puts it there"
+            )
+        known = {**broadcast, **{layer + DELTA: side for layer, side in _sides(broadcast).items()}}
+        for pattern in self.patterns:
+            if not names_matching(known, (pattern,)):
+                raise ValueError(f"Fisher: {pattern!r} matches no array of the broadcast: {sorted(broadcast)}")
+        return {fisher_of(name): known[name] for name in names_matching(known, self.patterns)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
-        """Sum g^2."""
+        """Start to sum g^2."""
         return _Squares(model, self.task)
 
 
-def fisher_pass(task: Task, whole: bool) -> Pass:
-    """The pass in which `Fisher` is summed, one sample at a time."""
-    if whole:
-        return Pass((Fisher(task, True),), at_zero_delta, gradients=(f"*{DELTA}",), batch=1)
-    return Pass((Fisher(task, False),), gradients=(f"*{A}", f"*{B}", head.block(task.index)), batch=1)
+def fisher_pass(task: Task, patterns: Sequence[str]) -> Pass:
+    """The pass in which `Fisher` is summed, one sample at a time.
+
+    Args:
+        patterns: glob patterns of the arrays, for example `adapter.trains`; WHOLE_WEIGHTS for those of W0 + B A.
+    """
+    names = tuple(patterns)
+    if names == WHOLE_WEIGHTS:
+        return Pass((Fisher(task, names),), at_zero_delta, gradients=names, batch=1)
+    return Pass((Fisher(task, names),), gradients=names, batch=1)
 
 
 @dataclass(frozen=True)
 class OutputGram:
-    """S = sum over tokens of g g^T of every adapted layer, out (out + 1) / 2 floats each, and the number of samples."""
+    """Statistic S = sum g g^T over tokens of every adapted layer, out (out + 1) / 2 floats each, and sample count."""
 
     task: Task
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(out (out + 1) / 2,) per layer: the upper half, row by row; and (1,)."""
+        """Shapes: (out (out + 1) / 2,) per layer, the upper half row by row, and (1,) for the number of samples."""
         sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
         return {SAMPLES: (1,), **{output_gram(layer): (n * (n + 1) // 2,) for layer, n in sides.items()}}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
-        """Sum while the gradients pass by."""
+        """Start a collector that observes the gradients at layers' outputs."""
         sums = _Outers(model, self.task)
         sums.gradients = {layer: partial(sums.observe, layer) for layer in layers_of(arrays)}
         return sums
 
 
 def gradient_pass(task: Task, *others: Statistic) -> Pass:
-    """The pass in which `OutputGram` is summed, and other statistics that need no gradient."""
+    """Make the pass that sums `OutputGram`, and other statistics that need no gradient."""
     return Pass((OutputGram(task), *others), gradients=(f"*{B}",))

@@ -1,4 +1,4 @@
-"""The form in which a client reports the Gram matrix of a layer's inputs: its diagonal, all of it, or a sketch."""
+"""Choose the form in which clients report the Gram matrix of a layer's inputs: diagonal, full, or a sketch."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from fcil.statistics.inputs import (
 __all__ = ["FORMS", "GramForm"]
 
 FORMS = ("diagonal", "full", "sketch:<k>")
-"""How a form is written in settings."""
+"""The forms as written in settings."""
 
 
 @dataclass(frozen=True)
 class GramForm:
-    """What stands for G = X X^T of a layer's inputs, (in, in): which statistic a client sums, and how it is read."""
+    """Form of G = X X^T of a layer's inputs, (in, in): which statistic a client sums for it, and how it is read."""
 
     kind: Literal["diagonal", "full", "sketch"]
     rows: int = 0
     """k, the rows of a sketch."""
     shrink: float = 1.0
-    """What off-diagonals of a whole or sketched G are multiplied by: 1 leaves them, 0 drops them."""
+    """Factor of the off-diagonals of a full or sketched G: 1 leaves them, 0 drops them."""
 
     @classmethod
     def parse(cls, text: str, shrink: float = 1.0) -> GramForm:
-        """The form that a setting names.
+        """Parse the form that a setting names.
 
         >>> GramForm.parse("sketch:32")
         GramForm(kind='sketch', rows=32, shrink=1.0)
@@ -55,13 +55,13 @@ class GramForm:
 
     @property
     def statistic(self) -> Statistic:
-        """What a client sums in a pass over its data."""
+        """Statistic that a client sums in a pass over its data."""
         if self.kind == "sketch":
             return InputSketch(self.rows)
         return InputGram() if self.kind == "full" else InputEnergy()
 
     def read(self, statistics: Arrays, layer: str) -> np.ndarray:
-        """G of a layer from a client's statistics: (in,), or the upper half, (in (in + 1) / 2,)."""
+        """Read G of a layer from a client's statistics: (in,), or the upper half, (in (in + 1) / 2,)."""
         if self.kind == "diagonal":
             return statistics[input_energy(layer)]
         if self.kind == "full":

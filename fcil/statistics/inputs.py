@@ -1,17 +1,19 @@
-"""What a client may report beside weights. Sums over its samples: they add over clients, batches and passes.
+"""Statistics of layers' inputs that a client may report beside weights.
 
-Each statistic says the shape of what arrives (so that the server can check it) and how it is summed (`start`).
-Observed inputs are taken to float32; sums run in float32 over a batch and in float64 over batches; float32 is sent.
+They are sums over its samples, so they add over clients, batches and passes. With X (in, tokens) a layer's inputs,
+G = X X^T is their Gram matrix. Each statistic gives the shapes of what arrives (so that the server can check it) and a
+collector that sums it (`start`).
+Observed inputs are cast to float32; sums run in float32 over a batch and in float64 over batches; float32 is sent.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
@@ -19,39 +21,42 @@ from fcil.method import Draw, Model, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Observers = Mapping[str, Callable[[Tensor], None]]
+
 __all__ = [
     "HeadGram", "InputEnergy", "InputGram", "InputSketch", "ProjectedGram", "gram_of_sketch", "head_gram",
     "input_energy", "input_gram", "input_sketch", "projected_gram",
 ]  # fmt: skip
 
-Observers = Mapping[str, Callable[[Tensor], None]]
-
 
 def projected_gram(layer: str) -> str:
-    """Name of P = A G A^T of a layer."""
+    """Name P = A G A^T of a layer."""
     return f"{layer}.projected_gram"
 
 
 def input_energy(layer: str) -> str:
-    """Name of g = diag(G) of a layer."""
+    """Name g = diag(G) of a layer."""
     return f"{layer}.input_energy"
 
 
 def input_gram(layer: str) -> str:
-    """Name of the upper half of G of a layer."""
+    """Name the upper half of G of a layer."""
     return f"{layer}.input_gram"
 
 
 def input_sketch(layer: str) -> str:
-    """Name of S of a layer, S^T S + a diagonal being about G."""
+    """Name the sketch S of a layer: S^T S + a diagonal is about G."""
     return f"{layer}.input_sketch"
 
 
 def gram_of_sketch(sketch: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Upper half, in float64, of S^T S with its diagonal raised to the exact one: what a sketch says of G.
+    """Estimate G from a sketch: the upper half, in float64, of S^T S with its diagonal raised to the exact one.
 
     Args:
-        sketch: (k, in).
+        sketch: S, (k, in).
         energy: (in,) diag(G), never below the diagonal of S^T S but for rounding.
     """
     s = sketch.astype(np.float64)
@@ -61,7 +66,7 @@ def gram_of_sketch(sketch: np.ndarray, energy: np.ndarray) -> np.ndarray:
 
 
 def head_gram(task: int) -> str:
-    """Name of the Gram matrix of the features that reach a task's head rows."""
+    """Name the Gram matrix of the features that reach a task's head rows."""
     return f"head.{task}.gram"
 
 
@@ -76,37 +81,37 @@ def _outer(x: Tensor) -> Tensor:
 
 @dataclass
 class _Sums:
-    """A collector that adds what observers see, and turns the sums into arrays at the end."""
+    """Collects sums of what observers see, and turns them into arrays at the end."""
 
     layers: Observers = field(default_factory=dict)
     gradients: Observers = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     result: Callable[[Mapping[str, np.ndarray]], Arrays] = dict
 
-    def add(self, name: str, of: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Add one batch's share."""
-        share = of(x)
+    def add(self, name: str, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        """Add a function of one batch's inputs to a sum."""
+        share = function(x)
         self.sums[name] = self.sums[name] + share if name in self.sums else share
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Nothing is taken from the features."""
+        """Ignore the features: only layer inputs are summed."""
 
     def finish(self) -> Arrays:
-        """The sums in float32."""
+        """Turn the sums into float32 arrays."""
         out = self.result({name: s.cpu().numpy() for name, s in self.sums.items()})
         return {name: np.asarray(a, np.float32) for name, a in out.items()}
 
 
 @dataclass(frozen=True)
 class InputEnergy:
-    """g = diag(X X^T) of every adapted layer: `in` floats each, one vector, never an in x in matrix."""
+    """Statistic g = diag(X X^T) of every adapted layer: `in` floats each, one vector, never an in x in matrix."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(in,) per layer."""
+        """Shapes: (in,) per layer."""
         return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
-        """Sum x_j^2 over tokens."""
+        """Start a collector of x_j^2 over tokens."""
         sums = _Sums()
         sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
         return sums
@@ -114,60 +119,61 @@ class InputEnergy:
 
 @dataclass(frozen=True)
 class InputGram:
-    """G = X X^T of every adapted layer: in (in + 1) / 2 floats each. In a ViT-B/16 67 million floats a client."""
+    """Statistic G = X X^T of every adapted layer: in (in + 1) / 2 floats each, 67 million a client in a ViT-B/16."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(in (in + 1) / 2,) per layer: the upper half, row by row."""
+        """Shapes: (in (in + 1) / 2,) per layer, the upper half row by row."""
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
         return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
-        """Sum x x^T over tokens."""
-        sums = _Sums(result=lambda wholes: {name: symmetric_half(gram) for name, gram in wholes.items()})
+        """Start a collector of x x^T over tokens."""
+        sums = _Sums(result=lambda grams: {name: symmetric_half(gram) for name, gram in grams.items()})
         sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in layers_of(arrays)}
         return sums
 
 
 @dataclass
 class _Sketches(_Sums):
-    """A stream of inputs per layer in frequent directions, beside the exact diagonals."""
+    """Collects a sketch of each layer's inputs by frequent directions, and the exact diagonals."""
 
     streams: dict[str, FrequentDirections] = field(default_factory=dict)
 
-    def take(self, layer: str, x: Tensor) -> None:
-        """Take up one batch's inputs."""
+    def observe(self, layer: str, x: Tensor) -> None:
+        """Add one batch's inputs of a layer to its sketch and diagonal."""
         self.add(input_energy(layer), _energy, x)
         self.streams[layer].add(x.detach().float().flatten(0, -2))
 
     def finish(self) -> Arrays:
-        """Sketches and diagonals, in float32."""
+        """Turn sketches and diagonals into float32 arrays."""
         sketches = {input_sketch(layer): s.sketch().float().cpu().numpy() for layer, s in self.streams.items()}
         return {**sketches, **_Sums.finish(self)}
 
 
 @dataclass(frozen=True)
 class InputSketch:
-    """G of every adapted layer in k rows (`frequent_directions`) and its exact diagonal: k in + in floats each."""
+    """Sketch of G of every adapted layer in k rows (`frequent_directions`), and diag(G): k in + in floats each."""
 
     rows: int
+    """k."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(k, in) and (in,) per layer, with k = in at most."""
+        """Shapes: (k, in) and (in,) per layer, with k = in at most."""
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
         sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
         return {**sketches, **InputEnergy().shapes(broadcast)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sketches:
-        """Sketch while the data stream by."""
+        """Start a collector that sketches the stream of inputs."""
         sums = _Sketches()
         sums.streams = {layer: FrequentDirections(arrays[layer + A].shape[1], self.rows) for layer in layers_of(arrays)}
-        sums.layers = {layer: partial(sums.take, layer) for layer in sums.streams}
+        sums.layers = {layer: partial(sums.observe, layer) for layer in sums.streams}
         return sums
 
 
 @dataclass(frozen=True)
 class ProjectedGram:
-    """P = A G A^T of every adapted layer, r(r+1)/2 floats each, for the A that the client holds.
+    """Statistic P = A G A^T of every adapted layer, r(r+1)/2 floats each, for the A that the client holds.
 
     `exact` sums (A x)(A x)^T over tokens, so that no in x in matrix is ever needed; `diagonal` is A diag(g) A^T with
     g = diag(G), the setting of LoRM's published runs.
@@ -176,12 +182,14 @@ class ProjectedGram:
     kind: Literal["exact", "diagonal"]
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(r (r + 1) / 2,) per layer: the upper half, row by row."""
+        """Shapes: (r (r + 1) / 2,) per layer, the upper half row by row."""
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
         return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
-        """Sum z z^T with z = A x, or x_j^2 to be projected at the end."""
+        """Start a collector of z z^T with z = A x, or of x_j^2, which is projected at the end."""
+        import torch
+
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
 
         def exact(a: Tensor, x: Tensor) -> Tensor:
@@ -205,30 +213,30 @@ class ProjectedGram:
 
 @dataclass
 class _HeadSums(_Sums):
-    """Sums of features instead of layer inputs."""
+    """Collects sums of features instead of layer inputs."""
 
     name: str = ""
     diagonal: bool = False
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
-        """Add f f^T, or f_j^2."""
+        """Add f f^T, or f_j^2, of a batch's features f."""
         self.add(self.name, _energy if self.diagonal else _outer, features)
 
 
 @dataclass(frozen=True)
 class HeadGram:
-    """The Gram matrix of a task's features, off-diagonals times `amount`: d(d+1)/2 floats, or d with `amount` = 0."""
+    """Statistic sum f f^T of a task's features, off-diagonals times `amount`: d(d+1)/2 floats, or d if `amount` = 0."""
 
     task: int
     amount: float = 1.0
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """(d (d + 1) / 2,), or (d,)."""
+        """Shapes: (d (d + 1) / 2,), the upper half row by row; or (d,), the diagonal."""
         d = broadcast[head.weight(self.task)][1]
         return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _HeadSums:
-        """Sum over samples."""
+        """Start a collector of f f^T, or f_j^2, over samples."""
         name, diagonal = head_gram(self.task), self.amount == 0
 
         def finish(sums: Mapping[str, np.ndarray]) -> Arrays:

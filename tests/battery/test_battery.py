@@ -1,6 +1,8 @@
 """The battery catches every broken promise, with a message that says what to do, and lets good methods pass."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -397,3 +399,15 @@ def test_classes_made_on_the_way_are_tried_out_too():
         """Made in a function."""
 
     assert failures(Trial(Local(rank=2))) == {}
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
+IN_GUIDE = [
+    block for block in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S) if "@dataclass" in block
+]
+
+
+@pytest.mark.parametrize("source", IN_GUIDE, ids=lambda source: re.search(r"class (\w+)", source)[1])
+def test_the_methods_of_the_guide_pass(tmp_path, source):
+    failed = failures(trial_of(str(write(tmp_path, source=source)), {}))
+    assert failed == {}

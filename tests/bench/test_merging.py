@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from small import BENCH
 
 from fcil.arrays import grouped
-from fcil.bench.merging.evaluation import Judge, Result
-from fcil.bench.merging.fine_tuning import HEAD, MODULE, Tuned, deploy, expert, fine_tune
-from fcil.bench.merging.run import carry_out, choose, chosen_tasks
-from fcil.bench.merging.scoring import Scored, accuracy, highest, hits, mean_probabilities
-from fcil.bench.merging.settings import entry, load_suite
-from fcil.bench.merging.setup import Stage, hold_out, open_stage
+from fcil.bench.merging.evaluation import Evaluator, Result
+from fcil.bench.merging.fine_tuning import HEAD, MODULE, Expert, fine_tune, load_or_train, merge_experts
+from fcil.bench.merging.run import choose_settings, draw_tasks, run_suite
+from fcil.bench.merging.scoring import Scores, accuracy, highest_probability, hits, mean_probabilities
+from fcil.bench.merging.settings import load_suite, make_entry
+from fcil.bench.merging.setup import BenchSetup, hold_out, make_setup
 from fcil.config import from_table
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
@@ -29,12 +29,12 @@ from fcil.server.loop import initial_progress, run
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
-    """A stage and its three experts."""
+    """A setup and its three experts."""
     folder = tmp_path_factory.mktemp("experts")
     path = folder / "small.toml"
     path.write_text(BENCH)
-    stage = open_stage(load_suite(path).config("fcil_vit_tiny", 0), 0.25)
-    return stage, [expert(stage, task, folder)[0] for task in stage.plan.scenario.tasks], folder
+    setup = make_setup(load_suite(path).config("fcil_vit_tiny", 0), 0.25)
+    return setup, [load_or_train(setup, task, folder)[0] for task in setup.plan.scenario.tasks], folder
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def scored(draw):
     """Few distinct scores, so that many are equal."""
     n, classes = draw(st.integers(1, 12)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return Scored(rng.integers(0, 4, (n, classes)).astype(np.float32), rng.integers(0, classes, n))
+    return Scores(rng.integers(0, 4, (n, classes)).astype(np.float32), rng.integers(0, classes, n))
 
 
 @given(scored(), st.integers(1, 6))
@@ -57,7 +57,7 @@ def test_hits_at_k_counts_labels_among_the_first_k_of_a_stable_sort(s, k):
 
 
 def test_only_samples_and_scores_of_the_classes_asked_for_count():
-    s = Scored(np.array([[9, 1, 2, 0], [9, 3, 2, 0], [0, 0, 9, 1.0]]), np.array([1, 1, 0]))
+    s = Scores(np.array([[9, 1, 2, 0], [9, 3, 2, 0], [0, 0, 9, 1.0]]), np.array([1, 1, 0]))
     assert accuracy(s, [1, 2]) == 0.5
     assert hits(s, [1, 2], 2) == 1
     assert accuracy(s, [0]) == 1
@@ -65,16 +65,16 @@ def test_only_samples_and_scores_of_the_classes_asked_for_count():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_wrong_at_any_k(bad):
-    s = Scored(np.array([[bad, 0.0], [1.0, 0.0]]), np.array([0, 0]))
+    s = Scores(np.array([[bad, 0.0], [1.0, 0.0]]), np.array([0, 0]))
     assert hits(s, [0, 1], 1) == hits(s, [0, 1], 2) == 0.5
 
 
 def test_ensembles_by_hand():
-    first = Scored(np.log([[0.6, 0.2, 0.1, 0.1]]), np.array([0]))
-    second = Scored(np.log([[0.1, 0.1, 0.4, 0.4]]), np.array([0]))
+    first = Scores(np.log([[0.6, 0.2, 0.1, 0.1]]), np.array([0]))
+    second = Scores(np.log([[0.1, 0.1, 0.4, 0.4]]), np.array([0]))
     np.testing.assert_allclose(mean_probabilities([first, second]).scores, [[0.35, 0.15, 0.25, 0.25]])
-    np.testing.assert_allclose(highest([first, second], [[0, 1], [2, 3]]).scores, [[0.75, 0.25, 0.5, 0.5]])
-    only = highest([first], [[0, 1]])
+    np.testing.assert_allclose(highest_probability([first, second], [[0, 1], [2, 3]]).scores, [[0.75, 0.25, 0.5, 0.5]])
+    only = highest_probability([first], [[0, 1]])
     assert accuracy(only, [0, 1, 2, 3]) == 1
     assert (only.scores[:, 2:] < only.scores[:, :2].min()).all()
 
@@ -104,19 +104,19 @@ def test_a_class_with_one_image_cannot_be_split():
 
 
 def test_nobody_trains_on_held_out_images_and_the_test_part_is_the_data_sets_own(experts):
-    stage, _, _ = experts
-    for t, (fit, held) in enumerate(zip(stage.fit, stage.held, strict=True)):
+    setup, _, _ = experts
+    for t, (fit, held) in enumerate(zip(setup.train_indices, setup.held_out_indices, strict=True)):
         assert not set(fit) & set(held)
-        assert sorted([*fit, *held]) == stage.plan.scenario.parts[t][0].tolist()
-    labels = stage.session.worker.dataset.test.labels
-    chosen = np.concatenate(stage.plan.scenario.tests)
-    test = stage.scores(stage.plan.method, {**experts[1][0].module, **heads(experts[1])}, "test")
+        assert sorted([*fit, *held]) == setup.plan.scenario.parts[t][0].tolist()
+    labels = setup.session.worker.dataset.test.labels
+    chosen = np.concatenate(setup.plan.scenario.tests)
+    test = setup.scores(setup.plan.method, {**experts[1][0].module, **heads(experts[1])}, "test")
     np.testing.assert_array_equal(test.labels, labels[chosen])
 
 
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_experts_of_a_draw_are_nested(tasks, seed):
-    draws = [chosen_tasks(count, tasks, seed) for count in range(1, tasks + 1)]
+    draws = [draw_tasks(count, tasks, seed) for count in range(1, tasks + 1)]
     assert all(set(a) < set(b) for a, b in pairwise(draws))
     assert draws[-1] == tuple(range(tasks))
 
@@ -140,13 +140,13 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_fi
     deployed = session.plan.method.deploy(done.state, session.plan.phases[-1])
     past = grouped({name.replace("/", ":", 1): a for name, a in done.state["past"].items()})
     modules = [*(past[f"task{t}"] for t in range(2)), done.state[MODULE]]
-    stage = open_stage(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
-    stage = replace(stage, fit=tuple(parts[0] for parts in session.plan.scenario.parts))
+    setup = make_setup(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
+    setup = replace(setup, train_indices=tuple(parts[0] for parts in session.plan.scenario.parts))
     tuned = [
-        Tuned(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
+        Expert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
         for task in session.plan.scenario.tasks
     ]
-    merged = deploy(stage, build_method("lorm", {"rank": 2}), tuned).arrays
+    merged = merge_experts(setup, build_method("lorm", {"rank": 2}), tuned).arrays
     assert merged.keys() == deployed.keys()
     for name, a in deployed.items():
         np.testing.assert_array_equal(merged[name], a, err_msg=name)
@@ -159,90 +159,91 @@ def same(left, right):
 
 
 def test_an_expert_depends_on_its_own_task_only(experts):
-    stage, tuned, folder = experts
-    other = replace(stage, fit=(stage.fit[0][:5], *stage.fit[1:]))
+    setup, tuned, folder = experts
+    other = replace(setup, train_indices=(setup.train_indices[0][:5], *setup.train_indices[1:]))
     again = fine_tune(other, tuned[1].task)
     same(again.module, tuned[1].module)
     same(again.head, tuned[1].head)
-    assert not expert(other, tuned[1].task, folder)[1]
-    assert expert(other, tuned[0].task, folder)[1]
+    assert not load_or_train(other, tuned[1].task, folder)[1]
+    assert load_or_train(other, tuned[0].task, folder)[1]
 
 
 def test_kept_experts_are_used_again_and_damaged_ones_are_trained_again(experts, tmp_path):
-    stage, tuned, _ = experts
-    first, now = expert(stage, tuned[0].task, tmp_path)
+    setup, tuned, _ = experts
+    first, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert now
     (path,) = tmp_path.iterdir()
-    found, now = expert(stage, tuned[0].task, tmp_path)
+    found, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert not now
     same(found.module, first.module)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    mended, now = expert(stage, tuned[0].task, tmp_path)
+    mended, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert now
     same(mended.module, first.module)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_scale_zero_is_w0_and_one_expert_merged_is_that_expert(experts):
-    stage, tuned, _ = experts
-    judge = Judge(stage, tuned, "test")
-    nothing = deploy(stage, build_method("task_arithmetic", {"rank": 2, "scale": 0.0}), tuned)
+    setup, tuned, _ = experts
+    evaluator = Evaluator(setup, tuned, "test")
+    nothing = merge_experts(setup, build_method("task_arithmetic", {"rank": 2, "scale": 0.0}), tuned)
     method = build_method("task_arithmetic", {"rank": 2})
     np.testing.assert_allclose(
-        judge.scores(method, nothing.arrays).scores, judge.scores(method, {}).scores, atol=1e-5
+        evaluator.scores(method, nothing.arrays).scores, evaluator.scores(method, {}).scores, atol=1e-5
     )  # fmt: skip
-    single = deploy(stage, method, tuned[1:2])
-    np.testing.assert_array_equal(judge.scores(method, single.arrays).scores, judge.alone[1].scores)
-    assert judge.normalised(judge.alone[1])[1] == 1
+    single = merge_experts(setup, method, tuned[1:2])
+    np.testing.assert_array_equal(evaluator.scores(method, single.arrays).scores, evaluator.expert_scores[1].scores)
+    assert evaluator.normalised(evaluator.expert_scores[1])[1] == 1
 
 
 def test_an_expert_that_only_guesses_is_told(experts):
     """Tasks of 4, 4 and 2 classes: a quarter, a quarter and a half are right by guessing."""
-    stage, tuned, _ = experts
-    judge = Judge(stage, tuned, "test")
-    judge.own = [0.5, 0.26, 0.9]
-    (told,) = judge.doubts()
+    setup, tuned, _ = experts
+    evaluator = Evaluator(setup, tuned, "test")
+    evaluator.expert_accuracy = [0.5, 0.26, 0.9]
+    (told,) = evaluator.weak_expert_warnings()
     assert told.startswith(
         "the expert of task 2 is right on 26.0 % of its own test images, where guessing gives 25.0 %"
     )
-    judge.own = [1.0, 1.0, 0.5]
-    assert [told[:20] for told in judge.doubts()] == ["the expert of task 3"]
-    judge.tasks = [Task(i, i, 1) for i in range(3)]
-    assert not list(judge.doubts())
+    evaluator.expert_accuracy = [1.0, 1.0, 0.5]
+    assert [told[:20] for told in evaluator.weak_expert_warnings()] == ["the expert of task 3"]
+    evaluator.tasks = [Task(i, i, 1) for i in range(3)]
+    assert not list(evaluator.weak_expert_warnings())
 
 
 def test_the_mean_of_two_methods_is_the_same(experts):
-    stage, tuned, _ = experts
-    judge = Judge(stage, tuned, "test")
+    setup, tuned, _ = experts
+    evaluator = Evaluator(setup, tuned, "test")
     both = [build_method("task_arithmetic", {"rank": 2}), build_method("lorm", {"rank": 2, "task_merge": "mean"})]
-    left, right = (judge.scores(m, deploy(stage, m, tuned).arrays).scores for m in both)
+    left, right = (evaluator.scores(m, merge_experts(setup, m, tuned).arrays).scores for m in both)
     np.testing.assert_allclose(left, right, atol=1e-4)
 
 
 def test_a_report_is_taken_once_for_all_that_ask_the_same(experts, monkeypatch):
-    stage, tuned, _ = experts
-    stage.forget()
-    asked, update = [], Stage.update
-    monkeypatch.setattr(Stage, "update", lambda self, *a: asked.append(a) or update(self, *a))
-    merged = [deploy(stage, build_method("lorm", {"rank": 2, "head_gram_shrink": s}), tuned) for s in (0.5, 0.4)]
+    setup, tuned, _ = experts
+    setup.forget_reports()
+    asked, update = [], BenchSetup.update
+    monkeypatch.setattr(BenchSetup, "update", lambda self, *a: asked.append(a) or update(self, *a))
+    merged = [merge_experts(setup, build_method("lorm", {"rank": 2, "head_gram_shrink": s}), tuned) for s in (0.5, 0.4)]
     assert len(asked) == 3
-    deploy(stage, build_method("lorm", {"rank": 2, "gram_passes": 2}), tuned)
+    merge_experts(setup, build_method("lorm", {"rank": 2, "gram_passes": 2}), tuned)
     assert len(asked) == 6
     for name, a in merged[0].arrays.items():
         np.testing.assert_array_equal(a, merged[1].arrays[name])
-    stage.forget()
+    setup.forget_reports()
 
 
 @pytest.mark.parametrize("by", ["normalised", "hits"])
 def test_the_chosen_setting_is_best_on_the_held_out_images(experts, by):
-    stage, tuned, _ = experts
-    held = Judge(stage, tuned, "held")
-    made = entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
-    candidate, merged = choose(made, tuned, held, by)
+    setup, tuned, _ = experts
+    held = Evaluator(setup, tuned, "held-out")
+    made = make_entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
+    candidate, merged = choose_settings(made, tuned, held, by)
     values = [
-        held.value(held.scores(c.method, deploy(stage, c.method, tuned).arrays), range(3), by) for c in made.candidates
+        held.criterion(held.scores(c.method, merge_experts(setup, c.method, tuned).arrays), range(3), by)
+        for c in made.candidates
     ]
     assert candidate is made.candidates[int(np.argmax(values))]
     assert merged.arrays.keys() >= heads(tuned).keys()
@@ -253,7 +254,7 @@ def test_test_images_decide_nothing(bench_file, tmp_path):
     chosen = []
     for limit in (80, 40):
         suite = load_suite(bench_file, [f"data.test_limit={limit}"])
-        found = list(carry_out(suite, [0], tmp_path / str(limit), lambda text: None))
+        found = list(run_suite(suite, [0], tmp_path / str(limit), lambda text: None))
         chosen.append([r.settings for r in found])
     assert chosen[0] == chosen[1]
     assert any(re.fullmatch(r"scale = [01]\.0", settings) for settings in chosen[0])

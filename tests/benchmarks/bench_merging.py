@@ -110,9 +110,9 @@ def dense_knots(changes: list[LowRank]) -> np.ndarray:
 
 def factor_knots(changes: list[LowRank]) -> np.ndarray:
     """KnOTS-TIES of one layer, in factors; made dense at the end only to be compared."""
-    space = knots.columns(changes)
+    space = knots.column_basis(changes)
     merged = dict(trim_elect_merge(Entries([Expert({"layer": c}) for c in space.coordinates])))["layer"]
-    return dense(space.back(merged))
+    return dense(space.to_weights(merged))
 
 
 def basis(changes: list[LowRank]) -> None:
@@ -139,7 +139,7 @@ def svd() -> Iterator[str]:
     for layer, shape in SHAPES.items():
         changes = [factors(i, f"blocks.0.{layer}") for i in range(CLIENTS)]
         slow = seconds(lambda changes=changes: basis(changes), 1)  # type: ignore[misc]
-        fast = seconds(lambda changes=changes: knots.columns(changes), 5)  # type: ignore[misc]
+        fast = seconds(lambda changes=changes: knots.column_basis(changes), 5)  # type: ignore[misc]
         one, other = dense_knots(changes), factor_knots(changes)
         gap = np.abs(one - other).max() / np.abs(one).max()
         total += (slow, fast)

@@ -9,9 +9,9 @@ import pytest
 from small import BENCH
 
 from fcil.bench.merging.evaluation import Result
-from fcil.bench.merging.plots import HELD_IN, HELD_OUT, JOINT, merged, sweep
-from fcil.bench.merging.settings import entry, load_suite
-from fcil.bench.merging.tables import heads, lines, to_csv, to_markdown
+from fcil.bench.merging.plots import HELD_IN, HELD_OUT, JOINT, accuracy_by_expert_count, accuracy_by_method
+from fcil.bench.merging.settings import load_suite, make_entry
+from fcil.bench.merging.tables import figure_names, mean_lines, to_csv, to_markdown
 from fcil.cli.main import main
 from fcil.config import load_config
 from fcil.registry import method_names
@@ -21,15 +21,18 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "merge_bench").glob("*
 
 def test_a_grid_is_tried_in_all_combinations_of_what_the_text_leaves_open():
     grids = {"task_arithmetic": {"scale": [0.1, 0.2], "sum": ["mean", "sum"]}}
-    told = [c.settings for c in entry("task_arithmetic", grids, {"rank": 3}, "x").candidates]
+    told = [c.settings for c in make_entry("task_arithmetic", grids, {"rank": 3}, "x").candidates]
     assert told == [{"scale": s, "sum": how} for s in (0.1, 0.2) for how in ("mean", "sum")]
     text = "task_arithmetic(sum = 'sum')"
-    for made in (entry(text, grids, {"rank": 3}, "x"), entry(text, {text: {"scale": [0.1, 0.2]}}, {"rank": 3}, "x")):
+    for made in (
+        make_entry(text, grids, {"rank": 3}, "x"),
+        make_entry(text, {text: {"scale": [0.1, 0.2]}}, {"rank": 3}, "x"),
+    ):
         assert [c.settings for c in made.candidates] == [{"scale": 0.1}, {"scale": 0.2}]
         assert [(c.method.sum, c.method.scale, c.method.rank) for c in made.candidates] == [
             ("sum", s, 3) for s in (0.1, 0.2)
         ]
-    assert entry("task_arithmetic(rank = 5)", {}, {"rank": 3}, "x").candidates[0].method.rank == 5
+    assert make_entry("task_arithmetic(rank = 5)", {}, {"rank": 3}, "x").candidates[0].method.rank == 5
 
 
 BAD = {
@@ -134,7 +137,7 @@ def results(seeds=2, counts=(2, 3), models=("vit_a", "vit b/16")):
 
 def test_lines_are_means_and_sample_deviations_over_seeds():
     given = results()
-    made = lines(given)
+    made = mean_lines(given)
     assert len(made) == 12
     mine = [r for r in given if (r.model, len(r.tasks), r.label) == ("vit_a", 2, "merge")]
     line = next(x for x in made if (x.model, x.experts, x.label) == ("vit_a", 2, "merge"))
@@ -158,14 +161,14 @@ def test_markdown_has_one_row_a_line_and_escapes_bars():
 
 
 def test_pictures_show_the_figures_that_they_name():
-    names = heads(4)
+    names = figure_names(4)
     assert [names[i] for i in (HELD_IN, HELD_OUT, JOINT, JOINT + 2)] == ["held in", "held out", "hits@1", "hits@5"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_pictures_are_drawn_and_the_same_again(seeds, tmp_path):
-    made = lines(results(seeds))
-    for name, paint in (("merged.png", merged), ("sweep.png", sweep)):
+    made = mean_lines(results(seeds))
+    for name, paint in (("merged.png", accuracy_by_method), ("sweep.png", accuracy_by_expert_count)):
         paint(tmp_path / name, made)
         first = (tmp_path / name).read_bytes()
         paint(tmp_path / name, made)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcil.arrays import digest
-from fcil.client.store import ClientStore
+from fcil.client.store import ClientStore, MemoryStore
 
 
 @pytest.fixture
@@ -74,3 +74,22 @@ def test_what_a_killed_process_left_half_written_is_not_read(store):
     store.write(0, 0, kept(1))
     (store.folder / "0" / ".3.123").write_bytes(b"half")
     assert digest(store.read(0, 9)) == digest(kept(1))
+
+
+def test_a_store_in_memory_answers_like_the_one_on_disk(store):
+    memory = MemoryStore()
+    for client, index, value in [(0, 0, 1), (0, 1, 2), (0, 1, 3), (3, 2, 4), (0, 5, 0), (0, 7, 6), (0, 9, 8)]:
+        for each in (store, memory):
+            each.write(client, index, kept(value) if value else {})
+        for of in (0, 1, 3):
+            for before in range(11):
+                assert digest(memory.read(of, before)) == digest(store.read(of, before))
+    memory.write(4, 0, {})
+    assert memory.read(4, 1) == {}
+
+
+def test_what_is_read_from_memory_can_be_changed_in_place():
+    memory = MemoryStore()
+    memory.write(0, 0, kept(1))
+    memory.read(0, 1)["count"] += 1
+    assert memory.read(0, 1)["count"] == [1]

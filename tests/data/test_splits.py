@@ -10,7 +10,7 @@ from archives import WNIDS, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcil.data.splits import _drawn, split_classes
+from fcil.data.splits import _draw_split, split_classes
 from fcil.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def names(part):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 100))
 def test_a_fifth_of_each_class_is_held_out(sizes, seed):
     found = {f"c{i:02d}": [f"{j:03d}.jpg" for j in range(n)] for i, n in enumerate(sizes)}
-    train, test = _drawn(found, settings("imagenet-r", "x", split_seed=seed))
+    train, test = _draw_split(found, settings("imagenet-r", "x", split_seed=seed))
     assert sorted(train + test) == sorted((f"{c}/{f}", i) for i, (c, fs) in enumerate(found.items()) for f in fs)
     for label, n in enumerate(sizes):
         held_out = sum(y == label for _, y in test)
@@ -43,12 +43,12 @@ def test_a_fifth_of_each_class_is_held_out(sizes, seed):
 
 def test_another_class_or_another_seed_changes_only_what_it_must():
     found = {c: [f"{j}.jpg" for j in range(50)] for c in "abc"}
-    one = _drawn(found, settings("imagenet-r", "x"))
-    assert one == _drawn(dict(found), settings("imagenet-r", "x"))
-    less = _drawn({c: found[c] for c in "ab"}, settings("imagenet-r", "x"))
+    one = _draw_split(found, settings("imagenet-r", "x"))
+    assert one == _draw_split(dict(found), settings("imagenet-r", "x"))
+    less = _draw_split({c: found[c] for c in "ab"}, settings("imagenet-r", "x"))
     assert [row for row in one[1] if row[1] < 2] == less[1]
-    assert _drawn(found, settings("imagenet-r", "x", split_seed=1)) != one
-    assert _drawn(found, settings("imagenet-a", "x")) != one
+    assert _draw_split(found, settings("imagenet-r", "x", split_seed=1)) != one
+    assert _draw_split(found, settings("imagenet-a", "x")) != one
 
 
 LISTS = {  # class 1 comes before class 0 by name: the list numbers the classes

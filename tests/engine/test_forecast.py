@@ -26,7 +26,7 @@ from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
 from fcil.options import describe
 from fcil.registry import build_method, method_class
-from fcil.report.forecast import clock
+from fcil.report.forecast import duration_text
 from fcil.server.loop import make_plan
 from strategies.fedavg import FedAvg
 
@@ -175,7 +175,7 @@ def test_costs_between_the_first_and_the_last_measurement():
     [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (250, "4 min 10 s"), (3600, "1 h 0 min"), (273_600, "3 d 4 h")],
 )
 def test_times_as_people_say_them(seconds, told):
-    assert clock(seconds) == told
+    assert duration_text(seconds) == told
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from problems import close
 
 from fcil.errors import ConfigError, MergeError
-from fcil.merging.core_space import core
+from fcil.merging.core_space import core_basis
 from fcil.merging.expert import Expert
-from fcil.merging.knots import columns, rows
+from fcil.merging.knots import column_basis, row_basis
 from fcil.merging.lowrank import LowRank, dense, stacked, truncated
-from fcil.merging.shared_basis import Space, merged_in
+from fcil.merging.shared_basis import SharedBasis, merge_in_basis
 from fcil.merging.ties import Entries, trim_elect_merge
 from strategies.core_space import CoreSpace
 from strategies.knots import Knots
@@ -23,7 +23,7 @@ from strategies.task_arithmetic import TaskArithmetic
 
 STACKS = st.sampled_from(["columns", "rows"])
 TOPS = st.sampled_from([0.2, 0.6, 1.0])
-SPACES = pytest.mark.parametrize("space", [columns, rows, core])
+SPACES = pytest.mark.parametrize("space", [column_basis, row_basis, core_basis])
 
 
 def merged(of, seed=0, **settings):
@@ -74,8 +74,8 @@ def test_changes_are_what_their_coordinates_say_and_the_bases_are_orthonormal(sp
     for layer in of[0].changes:
         found = space([e.changes[layer] for e in of])
         for one, coordinates in zip(of, found.coordinates, strict=True):
-            close(dense(found.back(coordinates)), denses(one)[layer], 1e-12)
-            close(dense(found.back(dense(coordinates))), denses(one)[layer], 1e-12)
+            close(dense(found.to_weights(coordinates)), denses(one)[layer], 1e-12)
+            close(dense(found.to_weights(dense(coordinates))), denses(one)[layer], 1e-12)
         for basis in (found.left, None if found.right is None else found.right.T):
             if basis is not None:
                 close(basis.T @ basis, np.eye(basis.shape[1]), 1e-12)
@@ -84,7 +84,7 @@ def test_changes_are_what_their_coordinates_say_and_the_bases_are_orthonormal(sp
 @given(many())
 def test_coordinates_have_the_singular_values_of_the_dense_matrix_as_their_rows_lengths(of):
     for layer in of[0].changes:
-        found = columns([e.changes[layer] for e in of])
+        found = column_basis([e.changes[layer] for e in of])
         together = np.concatenate([dense(c) for c in found.coordinates], axis=1)
         s = np.linalg.svd(np.concatenate([denses(e)[layer] for e in of], axis=1), compute_uv=False)
         close(np.linalg.norm(together, axis=1), s[: len(together)], 1e-10)
@@ -96,18 +96,18 @@ def test_the_cut_off_is_relative_so_that_tiny_changes_survive():
     of = experts(0)
     tiny = mapped(of, lambda c: LowRank(1e-9 * c.b, c.a))
     for layer in of[0].changes:
-        whole, small = (columns([e.changes[layer] for e in each]) for each in (of, tiny))
+        whole, small = (column_basis([e.changes[layer] for e in each]) for each in (of, tiny))
         assert whole.left.shape == small.left.shape
         close(small.left, whole.left, 1e-9)
 
 
 def test_ranks_beyond_the_matrix_and_single_directions():
     of = experts(1, (9, 1, 7), {"small": (3, 2), "row": (1, 6), "column": (6, 1)})
-    for space in (columns, rows, core):
+    for space in (column_basis, row_basis, core_basis):
         for layer in of[0].changes:
             found = space([e.changes[layer] for e in of])
             for one, coordinates in zip(of, found.coordinates, strict=True):
-                close(dense(found.back(coordinates)), denses(one)[layer], 1e-12)
+                close(dense(found.to_weights(coordinates)), denses(one)[layer], 1e-12)
 
 
 # ---- the merge, and the invariants -----------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_knots_with_a_mean_is_the_mean_of_the_products_and_any_sum_that_sum(of, 
             yield layer, stacked([e.changes[layer] for e in inside], list(w))
 
     wanted = {n: sum(x * denses(e)[n] for x, e in zip(w, of, strict=True)) for n in of[0].changes}
-    found = merged_in(columns if stack == "columns" else rows, of, weighted_sum)
+    found = merge_in_basis(column_basis if stack == "columns" else row_basis, of, weighted_sum)
     same({layer: dense(change) for layer, change in found}, wanted)
 
 
@@ -157,17 +157,17 @@ def test_one_expert_or_copies_of_it_are_that_expert_untrimmed_and_trimmed_in_its
 @given(many(), TOPS, STACKS, st.integers(0, 99))
 def test_signs_of_singular_pairs_change_nothing(of, top, stack, seed):
     """Exactly: not a bit moves."""
-    space = columns if stack == "columns" else rows
+    space = column_basis if stack == "columns" else row_basis
 
     def flipped(changes):
         found = space(changes)
         k = found.coordinates[0].shape[0 if stack == "columns" else 1]
         s = np.random.default_rng(seed).choice([-1.0, 1.0], k)
         if stack == "columns":
-            return Space(tuple(LowRank(s[:, None] * c.b, c.a) for c in found.coordinates), left=found.left * s)
-        return Space(tuple(LowRank(c.b, c.a * s) for c in found.coordinates), right=s[:, None] * found.right)
+            return SharedBasis(tuple(LowRank(s[:, None] * c.b, c.a) for c in found.coordinates), left=found.left * s)
+        return SharedBasis(tuple(LowRank(c.b, c.a * s) for c in found.coordinates), right=s[:, None] * found.right)
 
-    plain, other = (dict(merged_in(f, of, lambda e: trim_elect_merge(Entries(e), top))) for f in (space, flipped))
+    plain, other = (dict(merge_in_basis(f, of, lambda e: trim_elect_merge(Entries(e), top))) for f in (space, flipped))
     for layer in plain:
         np.testing.assert_array_equal(dense(other[layer]), dense(plain[layer]))
 
@@ -239,23 +239,23 @@ def test_equal_singular_values_leave_a_choice_of_basis_which_is_made_alike_every
     turn = orthogonal(0, 2)
 
     def turned(changes):
-        found = columns(changes)
-        return Space(tuple(LowRank(turn.T @ c.b, c.a) for c in found.coordinates), left=found.left @ turn)
+        found = column_basis(changes)
+        return SharedBasis(tuple(LowRank(turn.T @ c.b, c.a) for c in found.coordinates), left=found.left @ turn)
 
     def ties_in(space):
-        return dense(dict(merged_in(space, of, lambda e: trim_elect_merge(Entries(e), 0.25)))["layer"])
+        return dense(dict(merge_in_basis(space, of, lambda e: trim_elect_merge(Entries(e), 0.25)))["layer"])
 
     for i, coordinates in enumerate(turned(one).coordinates):
-        close(dense(turned(one).back(coordinates)), denses(of[i])["layer"], 1e-12)
-    assert np.abs(ties_in(turned) - ties_in(columns)).max() > 0.1
-    np.testing.assert_array_equal(ties_in(columns), ties_in(columns))
+        close(dense(turned(one).to_weights(coordinates)), denses(of[i])["layer"], 1e-12)
+    assert np.abs(ties_in(turned) - ties_in(column_basis)).max() > 0.1
+    np.testing.assert_array_equal(ties_in(column_basis), ties_in(column_basis))
 
 
 @given(many(), st.integers(0, 99), st.floats(0.05, 0.9))
 def test_dare_ties_is_the_transcription_on_the_coordinates(of, seed, p):
     """The masks drawn here are those of the coordinates, so the product's own basis stands in for the dense one."""
     draw = draws(seed)
-    found = {n: columns([e.changes[n] for e in of]) for n in of[0].changes}
+    found = {n: column_basis([e.changes[n] for e in of]) for n in of[0].changes}
 
     def thin(i, layer):
         c = dense(found[layer].coordinates[i])
@@ -299,7 +299,7 @@ def test_what_cannot_be_merged_is_refused():
         merged([*of[:2], Expert({"first": of[2].changes["first"]})])
     with pytest.raises(MergeError, match="infinite or NaN"):
         merged(mapped(of, lambda c: LowRank(c.b, c.a * np.inf)))
-    for space in (columns, rows, core):
+    for space in (column_basis, row_basis, core_basis):
         with pytest.raises(MergeError, match="list of changes is empty"):
             space([])
         with pytest.raises(MergeError, match="change 1 is"):
@@ -346,13 +346,13 @@ def test_so_does_one_that_turns_with_its_input(of):
         for layer in each[0].changes:
             yield layer, truncated(stacked([e.changes[layer] for e in each]), 1)[0]
 
-    inside, plain = dict(merged_in(core, of, nearest)), dict(nearest(of))
+    inside, plain = dict(merge_in_basis(core_basis, of, nearest)), dict(nearest(of))
     same({n: dense(c) for n, c in inside.items()}, {n: dense(c) for n, c in plain.items()}, 1e-7)
 
 
 def test_core_matrices_are_no_larger_than_the_sum_of_the_ranks():
     of = experts(0, (2, 3), {"layer": (30, 40)})
-    assert [c.shape for c in core([e.changes["layer"] for e in of]).coordinates] == [(5, 5), (5, 5)]
+    assert [c.shape for c in core_basis([e.changes["layer"] for e in of]).coordinates] == [(5, 5), (5, 5)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from problems import close
 
 from fcil.errors import MergeError
-from fcil.merging.expert import Expert, layers, shares
+from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.lowrank import LowRank, balanced, dense, inner, product_svd, stacked, truncated
 
 
@@ -95,11 +95,11 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(MergeError, match=r"change 1 is \(3, 5\), but change 0 is \(3, 4\)"):
         stacked([change, LowRank(np.ones((3, 1)), np.ones((1, 5)))])
     with pytest.raises(MergeError, match="the list of experts is empty"):
-        layers([])
+        check_compatible([])
     with pytest.raises(MergeError, match="expert 1 differs from expert 0 in b"):
-        layers([Expert({"a": change, "b": change}), Expert({"a": change})])
+        check_compatible([Expert({"a": change, "b": change}), Expert({"a": change})])
     with pytest.raises(MergeError, match="expert 0: the change of a is infinite or NaN"):
-        layers([Expert({"a": LowRank(np.full((3, 2), np.nan), np.ones((2, 4)))})])
+        check_compatible([Expert({"a": LowRank(np.full((3, 2), np.nan), np.ones((2, 4)))})])
     for weights in ([0.0, 0.0], [1.0, -1.0], [np.inf, 1.0]):
         with pytest.raises(MergeError, match="weights of experts must be finite"):
             shares([Expert({}, w) for w in weights])

@@ -12,7 +12,7 @@ from small import SIZE, tiny_vit
 
 from fcil.cli.main import main
 from fcil.errors import MergeError
-from fcil.merging.permutation import Mlp, best_match, fitted, match_heads, merge_mlps, outputs
+from fcil.merging.permutation import Mlp, best_match, fit_least_squares, layer_outputs, match_heads, merge_mlps
 from fcil.model import alignment, tiny
 
 seeds = st.integers(0, 2**32 - 1)
@@ -27,7 +27,7 @@ def shuffled(network, rng):
 
 
 def function(network, x):
-    return outputs(network, x)[-1]
+    return layer_outputs(network, x)[-1]
 
 
 @given(seeds, st.integers(1, 9))
@@ -81,11 +81,11 @@ def test_a_merged_network_comes_nearer_to_both_when_fitted():
 def test_a_fit_solves_least_squares_and_keeps_what_inputs_do_not_say(seed):
     rng = np.random.default_rng(seed)
     z, y, start = rng.standard_normal((3, 5)), rng.standard_normal((3, 2)), rng.standard_normal((2, 5))
-    w = fitted(start, z.T @ z, y.T @ z)
+    w = fit_least_squares(start, z.T @ z, y.T @ z)
     np.testing.assert_allclose(z @ w.T, y, atol=1e-6)  # fewer samples than inputs: they can be met
     unseen = np.linalg.svd(z)[2][3:]
     np.testing.assert_allclose(unseen @ w.T, unseen @ start.T, atol=1e-9)
-    np.testing.assert_array_equal(fitted(start, np.zeros((5, 5)), np.zeros((2, 5))), start)
+    np.testing.assert_array_equal(fit_least_squares(start, np.zeros((5, 5)), np.zeros((2, 5))), start)
 
 
 def test_heads_are_matched_as_wholes():
@@ -146,7 +146,7 @@ def test_a_permuted_vit_is_the_same_function_and_is_undone(alpha):
     with torch.no_grad():
         torch.testing.assert_close(b(x), a(x), rtol=1e-4, atol=1e-4)
     seen = alignment.correlations(a, b, [x[:6], x[6:]])
-    orders = alignment.match(a, a.state_dict(), b.state_dict(), seen, alpha)
+    orders = alignment.match_units(a, a.state_dict(), b.state_dict(), seen, alpha)
     for name, w in alignment.permuted(b.state_dict(), orders).items():
         assert torch.equal(w, a.state_dict()[name]), name
 
@@ -156,7 +156,7 @@ def test_two_that_left_one_start_are_matched_in_the_order_they_have(alpha):
     a, gen = tiny_vit().eval(), torch.Generator().manual_seed(1)
     near = {n: w + 0.02 * torch.randn(w.shape, generator=gen) for n, w in a.state_dict().items()}
     seen = alignment.correlations(a, with_state(near), [images()])
-    orders = alignment.match(a, a.state_dict(), near, seen, alpha)
+    orders = alignment.match_units(a, a.state_dict(), near, seen, alpha)
     assert [order.moved for order in orders.values()] == [0, 0]
 
 
@@ -201,7 +201,7 @@ def test_other_blocks_and_other_shapes_are_refused():
     odd = tiny_vit()
     odd.blocks[1].attn.q_norm = torch.nn.LayerNorm(16)
     with pytest.raises(MergeError, match="q_norm"):
-        alignment.match(odd, odd.state_dict(), odd.state_dict())
+        alignment.match_units(odd, odd.state_dict(), odd.state_dict())
     a = tiny_vit().state_dict()
     with pytest.raises(MergeError, match=r"norm\.weight"):
         alignment.average(a, {**a, "norm.weight": torch.zeros(3)})

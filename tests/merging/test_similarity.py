@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
-from fcil.merging.similarity import cosines, features, grams, intruders, kinships, left_vectors, spectra
+from fcil.merging.similarity import cosines, grams, intruders, kinships, left_vectors, spectra, spectral_features
 
 SHAPES = {"first": (7, 5), "second": (4, 9)}
 
@@ -53,7 +53,7 @@ def test_kinship_and_features_depend_on_products_only(seed):
     other = [in_another_basis(m, seed) for m in many]
     np.testing.assert_allclose(kinships(other), kinships(many), atol=1e-9)
     for mine, theirs in zip(many, other, strict=True):
-        np.testing.assert_allclose(features(theirs, 4), features(mine, 4), rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(spectral_features(theirs, 4), spectral_features(mine, 4), rtol=1e-8, atol=1e-8)
 
 
 def test_kinship_keeps_its_sign_and_ignores_scale():
@@ -83,7 +83,7 @@ def test_spectra_are_the_singular_values_of_the_product(seed):
         for layer, values in spectra(changes).items():
             c = changes[layer]
             np.testing.assert_allclose(values, np.linalg.svd(c.b @ c.a)[1][: c.rank], rtol=1e-8)
-        assert features(changes, 5).shape == (5 * len(SHAPES),)
+        assert spectral_features(changes, 5).shape == (5 * len(SHAPES),)
 
 
 def layer_weight(shape, seed=0):

@@ -14,7 +14,7 @@ from fcil.errors import MergeError
 from fcil.merging.expert import Expert
 from fcil.merging.kth_largest import kth_largest
 from fcil.merging.lowrank import LowRank
-from fcil.merging.ties import Entries, cut, mean_of, trim_elect_merge
+from fcil.merging.ties import Entries, entrywise_mean, trim_elect_merge, trim_threshold
 from strategies.dare import Dare
 from strategies.ties import Ties
 
@@ -65,7 +65,7 @@ def test_ties_is_the_transcription(of, top, scale):
 @given(many(), TOPS)
 def test_the_cut_counts_over_all_layers_together(of, top):
     values = reference.vector(denses(of[0]))
-    kept = [x for x in values if abs(x) >= cut(Entries(of), 0, top)]
+    kept = [x for x in values if abs(x) >= trim_threshold(Entries(of), 0, top)]
     assert len(kept) == max(1, round(top * len(values)))
 
 
@@ -78,7 +78,7 @@ def test_blocks_of_rows_are_the_whole_layer_at_any_size():
         close(np.concatenate(parts), whole, 1e-14)
     top = 0.1
     values = np.concatenate([d.ravel() for d in denses(of[0]).values()])
-    assert np.sum(np.abs(values) >= cut(Entries(of), 0, top) * (1 - 1e-12)) == round(top * values.size)
+    assert np.sum(np.abs(values) >= trim_threshold(Entries(of), 0, top) * (1 - 1e-12)) == round(top * values.size)
 
 
 @given(many())
@@ -151,16 +151,16 @@ def test_dare_is_the_transcription_for_the_masks_drawn(of, p, seed, reduce):
 @given(many())
 def test_dare_that_drops_nothing_is_the_mean_or_ties(of):
     whole = Entries(of)
-    same(dict(Dare(drop=0.0).combine(of, draws())), dict(mean_of(whole)))
+    same(dict(Dare(drop=0.0).combine(of, draws())), dict(entrywise_mean(whole)))
     same(dict(Dare(drop=0.0, reduce="ties", top=0.3).combine(of, draws())), merged(of, 0.3))
     means = {n: np.average([denses(e)[n] for e in of], axis=0, weights=weights(of)) for n in whole.layers}
-    same(dict(mean_of(whole)), means)
+    same(dict(entrywise_mean(whole)), means)
 
 
 def test_the_mean_over_masks_is_the_undropped_mean_within_its_standard_error():
     """Variance of an entry: p / (1 - p) sum_i w_i^2 x_i^2."""
     of, p, times = experts(0), 0.6, 400
-    whole = dict(mean_of(Entries(of)))
+    whole = dict(entrywise_mean(Entries(of)))
     runs = [dict(Dare(drop=p).combine(of, draws(seed))) for seed in range(times)]
     share = np.array(weights(of)) / sum(weights(of))
     for layer in whole:
@@ -204,7 +204,7 @@ def test_what_cannot_be_merged_is_refused():
     with pytest.raises(MergeError, match="expert 1 differs from expert 0 in second"):
         list(trim_elect_merge(Entries([of[0], Expert({"first": of[1].changes["first"]})])))
     with pytest.raises(MergeError, match="infinite or NaN"):
-        list(mean_of(Entries(mapped(of, lambda c: LowRank(c.b * np.nan, c.a)))))
+        list(entrywise_mean(Entries(mapped(of, lambda c: LowRank(c.b * np.nan, c.a)))))
     with pytest.raises(MergeError, match="not all zero"):
         list(Ties().combine([Expert(e.changes, 0.0) for e in of], draws()))
     for top in (0.0, -0.1, 1.5, np.nan):

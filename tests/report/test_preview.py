@@ -100,15 +100,15 @@ def test_prepare_says_what_it_made_and_list_names_it(name, tmp_path, capsys):
 
 def test_doctor_tells_missing_from_there_from_ready(tmp_path, capsys):
     from fcil.data import FAMILIES, load
-    from fcil.data.loading import state
+    from fcil.data.loading import readiness
 
     where = archives.settings("cub200", tmp_path)
-    assert "missing: data.root: neither CUB_200_2011/" in state(FAMILIES["cub200"], where, 28)
+    assert "missing: data.root: neither CUB_200_2011/" in readiness(FAMILIES["cub200"], where, 28)
     archives.cub(tmp_path)
-    assert "files are there" in state(FAMILIES["cub200"], where, 28)
+    assert "files are there" in readiness(FAMILIES["cub200"], where, 28)
     assert not (tmp_path / "fcil-cache").exists()
     load(where, 28)
-    assert state(FAMILIES["cub200"], where, 28) == "ready at 28 px"
+    assert readiness(FAMILIES["cub200"], where, 28) == "ready at 28 px"
     assert main(["doctor", "--root", str(tmp_path), "--size", "28"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "data imagenet-r missing" in told

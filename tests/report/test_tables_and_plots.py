@@ -241,9 +241,9 @@ def test_many_methods_are_told_apart_without_colour():
 
 
 def test_labels_are_thinned_to_the_room_there_is():
-    assert list(figure.thinned(10, 5.0)) == list(range(10))
-    assert len(figure.thinned(200, 6.5)) * 8.5 <= 6.5 * 72
-    assert list(figure.thinned(0, 5.0)) == []
+    assert list(figure.label_indices(10, 5.0)) == list(range(10))
+    assert len(figure.label_indices(200, 6.5)) * 8.5 <= 6.5 * 72
+    assert list(figure.label_indices(0, 5.0)) == []
 
 
 def test_what_cannot_be_drawn_is_refused():

@@ -12,10 +12,11 @@ from fcil.data.dataset import model_inputs
 from fcil.merging import packed
 from fcil.method import Broadcast, Local, Method, Task, head
 from fcil.model.lora import DELTA, A, B, Lora
-from fcil.statistics.gradients import SAMPLES, fisher_of, fisher_pass, gradient_pass, output_gram
+from fcil.statistics.gradients import SAMPLES, WHOLE_WEIGHTS, Fisher, fisher_of, fisher_pass, gradient_pass, output_gram
 from fcil.statistics.inputs import InputGram, input_gram
 
 TASK = Task(1, 2, 2)
+FACTORS = (f"*{A}", f"*{B}", head.block(1))
 DATA = dataset()
 INDICES = np.flatnonzero(np.isin(DATA.train.labels, TASK.positions))[:7]
 
@@ -70,7 +71,7 @@ def near(found, wanted):
 
 
 def test_fisher_of_whole_weights_is_the_sum_of_squares_of_single_samples_gradients():
-    found, wanted = report(fisher_pass(TASK, True)), dict.fromkeys(LINEARS, 0.0)
+    found, wanted = report(fisher_pass(TASK, WHOLE_WEIGHTS)), dict.fromkeys(LINEARS, 0.0)
     for weights, _, _ in samples():
         wanted = {layer: total + weights[layer] ** 2 for layer, total in wanted.items()}
     assert found.keys() == {fisher_of(layer + DELTA) for layer in LINEARS}
@@ -80,7 +81,7 @@ def test_fisher_of_whole_weights_is_the_sum_of_squares_of_single_samples_gradien
 
 def test_fisher_of_factors_follows_from_the_gradient_of_the_whole_weight():
     """The gradient of B is g A^T, that of A is B^T g; the head's rows have their own."""
-    found, known, wanted = report(fisher_pass(TASK, False)), arrays(), dict.fromkeys(arrays(), 0.0)
+    found, known, wanted = report(fisher_pass(TASK, FACTORS)), arrays(), dict.fromkeys(arrays(), 0.0)
     for weights, _, rows in samples():
         for layer, g in weights.items():
             wanted[layer + B] += (g @ known[layer + A].T) ** 2
@@ -90,6 +91,21 @@ def test_fisher_of_factors_follows_from_the_gradient_of_the_whole_weight():
     assert found.keys() == {fisher_of(name) for name in known}
     for name in known:
         near(found[fisher_of(name)], wanted[name])
+
+
+def test_fisher_of_some_arrays_is_that_part_of_the_fisher_of_all():
+    some, everything = report(fisher_pass(TASK, ("blocks.0.*.lora_B",))), report(fisher_pass(TASK, FACTORS))
+    assert set(some) == {fisher_of(layer + B) for layer in LINEARS if layer.startswith("blocks.0.")}
+    for name, fisher in some.items():
+        near(fisher, everything[name])
+
+
+def test_a_fisher_that_cannot_be_computed_is_a_mistake_in_the_method():
+    sent = shapes(arrays())
+    with pytest.raises(ValueError, match=r"'\*.prompt' matches no array"):
+        Fisher(TASK, ("*.prompt",)).shapes(sent)
+    with pytest.raises(ValueError, match=r"the broadcast lacks head\.1\.\*, from which the loss is computed"):
+        Fisher(TASK, FACTORS).shapes({name: shape for name, shape in sent.items() if head.task_of(name) is None})
 
 
 def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_grams():
@@ -104,7 +120,7 @@ def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_
 
 @pytest.mark.parametrize("kind", ["fisher", "gradients"])
 def test_they_do_not_depend_on_the_batch_and_add_over_clients(kind):
-    one = fisher_pass(TASK, True) if kind == "fisher" else gradient_pass(TASK)
+    one = fisher_pass(TASK, WHOLE_WEIGHTS) if kind == "fisher" else gradient_pass(TASK)
     small, large = report(one, batch=1), report(one, batch=8)
     parts = [report(one, indices=part) for part in (INDICES[:3], INDICES[3:])]
     for name in small:
@@ -112,7 +128,7 @@ def test_they_do_not_depend_on_the_batch_and_add_over_clients(kind):
         near(parts[0][name] + parts[1][name], small[name])
 
 
-@pytest.mark.parametrize("one", [fisher_pass(TASK, True), fisher_pass(TASK, False), gradient_pass(TASK)])
+@pytest.mark.parametrize("one", [fisher_pass(TASK, WHOLE_WEIGHTS), fisher_pass(TASK, FACTORS), gradient_pass(TASK)])
 def test_what_arrives_has_the_shapes_that_were_declared(one):
     declared = [statistic.shapes(shapes(arrays())) for statistic in one.statistics]
     assert shapes(report(one)) == {name: shape for each in declared for name, shape in each.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from toys import Anchored, NearestMean, Replay, RidgeHead
+from toys import Anchored, Calibrated, NearestMean, Replay, RidgeHead
 
 from fcil.client.store import ClientStore
 from fcil.data.dataset import model_inputs
@@ -83,14 +83,15 @@ def test_a_penalty_of_strength_zero_is_fedavg_bit_for_bit_and_a_strong_one_holds
 
 def test_a_store_survives_rounds_tasks_and_workers_and_follows_the_client(digits_config, tmp_path):
     config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "train": {"batch": 8}})
-    progress, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path))
+    progress, worker, _ = carried_out(config, Replay(rank=2), ClientStore(tmp_path))
     again = ClientStore(tmp_path)  # as another worker would open it
     assert progress.position == 4
     for client in range(3):
         kept = again.read(client, progress.position)
         assert kept["owner"] == [client]
         assert kept["phase"] == [3]
-        assert len(kept["images"]) == 8  # two from each of two tasks of two rounds
+        assert len(kept["samples"]) == 8  # two from each of two tasks of two rounds
+        assert set(kept["samples"].tolist()) <= {i for parts in worker.scenario.parts for i in parts[client].tolist()}
     other, *_ = carried_out(config, Replay(rank=2), ClientStore(tmp_path / "other"))
     assert other.sha256() == progress.sha256()
     assert carried_out(config, FedAvg(rank=2))[0].sha256() != progress.sha256()
@@ -109,3 +110,18 @@ def test_nearest_class_mean_predicts_by_its_own_scores(digits_config):
     nearest = np.square(seen[:, None] - means[None]).sum(2).argmin(1)
     assert sum(progress.right[-1]) == (nearest == test.labels).sum()
     assert accuracy(progress, worker) > 0.4
+
+
+# ---- (5) a head that the server trains, on arrays alone --------------------------------------------------------------
+
+
+def test_a_server_may_train_a_head_on_drawn_features_in_equal_bits_and_touches_nothing_else(digits_config):
+    config = digits_config({"data": {"train_limit": 120}, "train": {"rounds": 1}})
+    plain, *_ = carried_out(config, FedAvg(rank=2))
+    none, *_ = carried_out(config, Calibrated(rank=2, steps=0))
+    once, again = (carried_out(config, Calibrated(rank=2))[0] for _ in range(2))
+    assert none.sha256() == plain.sha256()
+    assert once.sha256() == again.sha256() != plain.sha256()
+    for name, a in plain.state["module"].items():
+        np.testing.assert_array_equal(a, once.state["module"][name])
+    assert all(not np.array_equal(a, once.state["head"][name]) for name, a in plain.state["head"].items())

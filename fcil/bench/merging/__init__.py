@@ -1,1 +1,1 @@
-"""The merging benchmark: one LoRA per task, merged once by each method, judged on every task and on all together."""
+"""Benchmark merging: one LoRA expert per task, merged once by each method, evaluated per task and on all jointly."""

@@ -1,4 +1,4 @@
-"""Experts: one module and head per task, fine-tuned on W0 alone, kept in files; and how a merge is given them."""
+"""Fine-tune one expert (LoRA module and head) per task on W0 alone, keep it in a file, and merge experts."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
-from fcil.bench.merging.setup import Stage
+from fcil.bench.merging.setup import BenchSetup
 from fcil.config import to_table
 from fcil.engine.records import write_atomic
 from fcil.errors import ConfigError, RunError
@@ -22,67 +22,67 @@ from fcil.method.state import HEAD, MODULE, PAST
 from fcil.model.backbone import weights_sha256
 from fcil.threads import threads
 
-__all__ = ["Deployed", "Tuned", "check_merge", "check_trainer", "deploy", "expert", "fine_tune"]
+__all__ = ["Expert", "MergedModel", "check_merge", "check_trainer", "fine_tune", "load_or_train", "merge_experts"]
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A model fine-tuned on one task."""
+class Expert:
+    """A LoRA module and head rows fine-tuned on one task."""
 
     task: Task
     module: Arrays
-    """The pair of every layer."""
+    """The LoRA pair of every adapted layer."""
     head: Arrays
-    """The rows of the task's classes."""
+    """The head rows of the task's classes."""
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """A merged model."""
+class MergedModel:
+    """The arrays of a merged model, and the time of the merge."""
 
     arrays: Arrays
     seconds: float
-    """That the server took for merging, reports left out."""
+    """Seconds that the server took for merging, without the clients' reports."""
 
 
-def _begun(method: Method, phase: Phase, stage: Stage) -> State:
-    backbone, classes = stage.plan.backbone, len(stage.plan.scenario.order)
+def _begin(method: Method, phase: Phase, setup: BenchSetup) -> State:
+    backbone, classes = setup.plan.backbone, len(setup.plan.scenario.order)
     return method.begin(method.init(backbone, classes, phase.seed), phase, backbone)
 
 
-def fine_tune(stage: Stage, task: Task) -> Tuned:
-    """Train a task's module and head rows on W0 alone, in the rounds that the method takes.
+def fine_tune(setup: BenchSetup, task: Task) -> Expert:
+    """Train a task's module and head rows on W0 alone, in the rounds of the method in [method].
 
     Raises:
         RunError: training diverged.
     """
-    method = stage.plan.method
-    phases = [phase for phase in stage.phases(method, task.index) if phase.kind == TRAIN]
-    state = _begun(method, phases[0], stage)
+    method = setup.plan.method
+    phases = [phase for phase in setup.phases(method, task.index) if phase.kind == TRAIN]
+    state = _begin(method, phases[0], setup)
     for phase in phases:
         acting = method.acting(phase)
-        state = acting.merge(state, phase, [stage.update(method, phase, acting.broadcast(state, phase))])
+        state = acting.merge(state, phase, [setup.update(method, phase, acting.broadcast(state, phase))])
     bad = [name for name, a in ungrouped(state).items() if not np.isfinite(a).all()]
     if bad:
         raise RunError(f"the expert of task {task.index + 1} diverged ({bad[0]} is not finite); lower train.lr")
-    return Tuned(task, state[MODULE], state[HEAD])
+    return Expert(task, state[MODULE], state[HEAD])
 
 
-def _identity(stage: Stage, task: Task) -> str:
-    """All that an expert's numbers depend on, as JSON."""
-    config, worker = resolved(stage.config), stage.session.worker
+def _identity(setup: BenchSetup, task: Task) -> str:
+    """Write all that an expert's numbers depend on as JSON."""
+    config, worker = resolved(setup.config), setup.session.worker
     table = to_table(config)
     return json.dumps({
         **{section: table[section] for section in ("tasks", "train", "method")}, "task": task.index,
         "model": {key: table["model"][key] for key in ("backbone", "image_size", "precision")},
         "run": {key: table["run"][key] for key in ("seed", "threads")}, "device": local_device(config.run.device).type,
-        "fit": hashlib.sha256(stage.fit[task.index].astype("<i8").tobytes()).hexdigest(),
+        "fit": hashlib.sha256(setup.train_indices[task.index].astype("<i8").tobytes()).hexdigest(),
         "data": worker.dataset.sha256(), "weights": weights_sha256(config.model),
     }, sort_keys=True)  # fmt: skip
 
 
-def _read(path: Path, task: Task, identity: str) -> Tuned | None:
-    """The expert in a file; None where it is missing, damaged or of other settings."""
+def _read(path: Path, task: Task, identity: str) -> Expert | None:
+    """Read an expert from a file; None where it is missing, damaged or of other settings."""
     try:
         with safe_open(path, "numpy") as file:
             meta = file.metadata() or {}
@@ -92,46 +92,51 @@ def _read(path: Path, task: Task, identity: str) -> Tuned | None:
     if meta.get("settings") != identity or meta.get("sha256") != digest(arrays):
         return None
     state = grouped(arrays)
-    return Tuned(task, state[MODULE], state[HEAD])
+    return Expert(task, state[MODULE], state[HEAD])
 
 
-def expert(stage: Stage, task: Task, folder: Path) -> tuple[Tuned, bool]:
-    """A task's expert, and whether it was trained now; kept in `folder` under a digest of all it depends on.
+def load_or_train(setup: BenchSetup, task: Task, folder: Path) -> tuple[Expert, bool]:
+    """Load a task's expert from `folder`, or train and save it, named by a digest of all that it depends on.
+
+    Returns:
+        The expert, and whether it was trained now.
 
     Raises:
         RunError: as `fine_tune`.
     """
-    identity = _identity(stage, task)
+    identity = _identity(setup, task)
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
-    known = _read(path, task, identity)
-    if known is not None:
-        return known, False
-    made = fine_tune(stage, task)
-    arrays = {name: np.ascontiguousarray(a) for name, a in ungrouped({MODULE: made.module, HEAD: made.head}).items()}
+    saved = _read(path, task, identity)
+    if saved is not None:
+        return saved, False
+    expert = fine_tune(setup, task)
+    arrays = {
+        name: np.ascontiguousarray(a) for name, a in ungrouped({MODULE: expert.module, HEAD: expert.head}).items()
+    }
     write_atomic(path, save(arrays, {"settings": identity, "sha256": digest(arrays)}))
-    return made, True
+    return expert, True
 
 
-def check_trainer(stage: Stage) -> None:
-    """Whether the method of [method] trains a LoRA pair and head rows task by task; raises ConfigError."""
-    method = stage.plan.method
-    first = stage.plan.phases[0]
-    if method.stream == "at_once" or first.kind != TRAIN or not {MODULE, HEAD} <= _begun(method, first, stage).keys():
+def check_trainer(setup: BenchSetup) -> None:
+    """Check that the method of [method] trains a LoRA pair and head rows task by task; raises ConfigError."""
+    method = setup.plan.method
+    first = setup.plan.phases[0]
+    if method.stream == "at_once" or first.kind != TRAIN or not {MODULE, HEAD} <= _begin(method, first, setup).keys():
         raise ConfigError(
-            f"method.name = {stage.config.method.name!r}: experts are fine-tuned by it, and it trains no LoRA pair for "
+            f"method.name = {setup.config.method.name!r}: experts are fine-tuned by it, and it trains no LoRA pair for "
             "each task; name a method that does (fcil methods)"
         )
 
 
-def check_merge(stage: Stage, method: Method, text: str) -> None:
-    """Whether a method keeps a module per task, without which it has nothing to merge; raises ConfigError."""
-    state: State = method.init(stage.plan.backbone, len(stage.plan.scenario.order), stage.config.run.seed)
-    for task in stage.plan.scenario.tasks[:2]:
-        state = method.begin(state, stage.phases(method, task.index)[0], stage.plan.backbone)
-    own_head = state.keys() - {PAST, MODULE, HEAD}
-    if own_head:
+def check_merge(setup: BenchSetup, method: Method, text: str) -> None:
+    """Check that a method keeps a module per task, without which it has nothing to merge; raises ConfigError."""
+    state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
+    for task in setup.plan.scenario.tasks[:2]:
+        state = method.begin(state, setup.phases(method, task.index)[0], setup.plan.backbone)
+    classifier = state.keys() - {PAST, MODULE, HEAD}
+    if classifier:
         raise ConfigError(
-            f"bench.methods: {text!r} has a classifier of its own ({', '.join(sorted(own_head))}), so it cannot be "
+            f"bench.methods: {text!r} has a classifier of its own ({', '.join(sorted(classifier))}), so it cannot be "
             "judged under the experts' heads; leave it out"
         )
     if not state.get(PAST) or not {MODULE, HEAD} <= state.keys():
@@ -141,19 +146,19 @@ def check_merge(stage: Stage, method: Method, text: str) -> None:
         )
 
 
-def deploy(stage: Stage, method: Method, experts: Sequence[Tuned]) -> Deployed:
-    """Walk through a method's tasks with finished experts in the place of its rounds; report where it asks for it."""
-    state: State = method.init(stage.plan.backbone, len(stage.plan.scenario.order), stage.config.run.seed)
-    for each in experts:
-        phases = stage.phases(method, each.task.index)
-        state = method.begin(state, phases[0], stage.plan.backbone)
-        state = {**state, MODULE: each.module, HEAD: {**state[HEAD], **each.head}}
+def merge_experts(setup: BenchSetup, method: Method, experts: Sequence[Expert]) -> MergedModel:
+    """Merge experts by a method: they replace its training rounds, and its reports are taken where it asks for them."""
+    state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
+    for expert in experts:
+        phases = setup.phases(method, expert.task.index)
+        state = method.begin(state, phases[0], setup.plan.backbone)
+        state = {**state, MODULE: expert.module, HEAD: {**state[HEAD], **expert.head}}
         for phase in phases:
             if phase.kind == REPORT:
                 acting = method.acting(phase)
-                update = stage.report(method, phase, acting.broadcast(state, phase))
+                update = setup.report(method, phase, acting.broadcast(state, phase))
                 state = acting.merge(state, phase, [update])
-    began = time.perf_counter()
-    with threads(stage.config.run.threads):
+    start = time.perf_counter()
+    with threads(setup.config.run.threads):
         arrays = method.deploy(state, phases[-1])
-    return Deployed(arrays, time.perf_counter() - began)
+    return MergedModel(arrays, time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Pictures of the merging benchmark: lines of its table in, one PNG out. Shares are shown in percent."""
+"""Plots of the merging benchmark: lines of its table in, one PNG out. Shares are shown in percent."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from fcil.bench.merging.evaluation import HITS
 from fcil.bench.merging.tables import Line
 from fcil.report.figure import draw, legend, mark
 
-__all__ = ["merged", "sweep"]
+__all__ = ["accuracy_by_expert_count", "accuracy_by_method"]
 
 HELD_IN, HELD_OUT, JOINT = -3 - len(HITS), -2 - len(HITS), -1 - len(HITS)
-"""Where these figures stand; the hits follow, then the seconds."""
+"""Columns of these figures, from the end: `JOINT` is Hits@1, the other hits follow, then the seconds."""
 GREY = "0.55"
 SPREAD = 0.5
 """Width over which the methods of one number of experts stand side by side."""
@@ -26,9 +26,9 @@ JOINT_LOOKS = (("o", True), ("s", False), ("D", False))
 """Marker, and whether it is filled, of Hits@1, 3, 5."""
 
 
-def _dots(axes: Axes, made: Sequence[Line], column: int, marker: str, filled: bool) -> None:
-    """A dot and ± 1 std for every line; references in grey."""
-    for place, line in enumerate(made):
+def _dots(axes: Axes, lines: Sequence[Line], column: int, marker: str, filled: bool) -> None:
+    """Plot a dot and ± 1 std for every line; references in grey."""
+    for place, line in enumerate(lines):
         mean, std = 100 * line.mean()[column], 100 * np.nan_to_num(line.std()[column])
         colour = mark(0).colour if line.merge else GREY
         axes.errorbar(
@@ -37,26 +37,26 @@ def _dots(axes: Axes, made: Sequence[Line], column: int, marker: str, filled: bo
         )  # fmt: skip
 
 
-def _hits() -> list[Line2D]:
-    """What stands in the legend."""
+def _hits_handles() -> list[Line2D]:
+    """Make the legend's samples of Hits@1, 3, 5."""
     look: dict[str, Any] = {"linestyle": "", "color": mark(0).colour}
     return [
         Line2D([], [], marker=shape, markerfacecolor=None if full else "white", **look) for shape, full in JOINT_LOOKS
     ]
 
 
-def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
-    """Every line of one backbone: accuracy per task beside the experts', and joint Hits@1, 3, 5.
+def accuracy_by_method(path: Path, lines: Sequence[Line], title: str = "") -> None:
+    """Plot every line of one backbone: accuracy per task in percent of the experts', and joint Hits@1, 3, 5.
 
     Args:
         path: the PNG to write.
-        made: merges and references in the order of the table; merges are shown above, best first.
-        title: what the picture is of.
+        lines: merges and references in the order of the table; merges are shown above, best first.
+        title: title of the plot.
     """
-    if not made:
-        raise ValueError("merged: no lines")
-    order = sorted(made, key=lambda line: (not line.merge, -line.mean()[HELD_IN]))
-    several = any(line.seeds > 1 for line in made)
+    if not lines:
+        raise ValueError("accuracy_by_method: no lines")
+    order = sorted(lines, key=lambda line: (not line.merge, -line.mean()[HELD_IN]))
+    several = any(line.seeds > 1 for line in lines)
     names = [textwrap.fill(line.label, 30) for line in order]
     folds = sum(name.count("\n") for name in names)
 
@@ -72,41 +72,41 @@ def merged(path: Path, made: Sequence[Line], title: str = "") -> None:
         right.set(xlabel="joint accuracy, tasks not told, %")
         left.set_title(title, loc="left")
         right.set_title("± 1 std over seeds" if several else "", loc="right", color="0.35", fontsize=7)
-        for each in (left, right):
-            each.grid(axis="both")
-            each.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
-            each.tick_params(axis="y", length=0)
-            each.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        figure.legend(_hits(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
+        for panel in (left, right):
+            panel.grid(axis="both")
+            panel.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
+            panel.tick_params(axis="y", length=0)
+            panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        figure.legend(_hits_handles(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
     draw(path, (6.8, (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
 
 
-def _panel(axes: Axes, made: Sequence[Line], labels: Sequence[str], column: int) -> None:
-    """One figure of one backbone against the number of experts; methods side by side, so that no bar hides another."""
+def _panel(axes: Axes, lines: Sequence[Line], labels: Sequence[str], column: int) -> None:
+    """Plot a figure against the number of experts; methods are side by side, so that no bar hides another."""
     for i, label in enumerate(labels):
-        mine = sorted((line for line in made if line.label == label), key=lambda line: line.experts)
+        of_method = sorted((line for line in lines if line.label == label), key=lambda line: line.experts)
         look, aside = mark(i), SPREAD * ((i + 0.5) / len(labels) - 0.5)
-        mean = np.array([100 * line.mean()[column] for line in mine])
-        std = np.array([100 * np.nan_to_num(line.std()[column]) for line in mine])
+        mean = np.array([100 * line.mean()[column] for line in of_method])
+        std = np.array([100 * np.nan_to_num(line.std()[column]) for line in of_method])
         axes.errorbar(
-            [line.experts + aside for line in mine], mean, std if std.any() else None, color=look.colour,
+            [line.experts + aside for line in of_method], mean, std if std.any() else None, color=look.colour,
             marker=look.marker, linestyle=look.dashes, linewidth=0.9, elinewidth=0.6, markersize=3.5,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
 
 
-def sweep(path: Path, made: Sequence[Line]) -> None:
-    """Normalised accuracy of the tasks merged, and below of the others, against the number of experts.
+def accuracy_by_expert_count(path: Path, lines: Sequence[Line]) -> None:
+    """Plot normalised accuracy on the tasks merged, and below on the others, against the number of experts.
 
     Args:
         path: the PNG to write; a column of panels per backbone.
-        made: lines of several numbers of experts; only merges are shown.
+        lines: lines of several numbers of experts; only merges are shown.
     """
-    shown = [line for line in made if line.merge]
+    shown = [line for line in lines if line.merge]
     if not shown:
-        raise ValueError("sweep: no merges")
+        raise ValueError("accuracy_by_expert_count: no merges")
     models = list(dict.fromkeys(line.model for line in shown))
     labels = list(dict.fromkeys(line.label for line in shown))
     several = any(line.seeds > 1 for line in shown)

@@ -1,4 +1,4 @@
-"""`[bench]`: which merges, which of their settings are tried, how many experts, which backbones."""
+"""Read `[bench]`: which merges, which of their settings are tried, how many experts, which backbones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,10 +12,10 @@ from fcil.method import Method
 from fcil.options import Option, parse
 from fcil.registry import build_method, method_class, parse_call
 
-__all__ = ["Bench", "Candidate", "Entry", "Suite", "entry", "load_suite"]
+__all__ = ["Bench", "Candidate", "Entry", "Suite", "load_suite", "make_entry"]
 
 GRID, MODELS = "grid", "models"
-ALONE = {
+SINGLE_CLIENT = {
     "partition": {"clients": 1, "kind": "iid", "min_samples": 1},
     "run": {"exchange": "inline", "min_clients": 1, "aggregate_on_worker": False},
 }
@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the benchmark's table: a merge and all that is tried of it."""
+    """One line of the benchmark's table: a merge as written in bench.methods, and the candidates tried."""
 
     text: str
     candidates: tuple[Candidate, ...]
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """A whole benchmark, checked."""
+    """A whole benchmark with its settings checked."""
 
     bench: Bench
     entries: tuple[Entry, ...]
@@ -69,60 +69,62 @@ class Suite:
     """Backbone's label -> settings of its fine-tuning."""
 
     def config(self, label: str, seed: int) -> Config:
-        """Those of one seed."""
+        """Settings of a backbone's fine-tuning with one seed."""
         config = self.configs[label]
         return replace(config, run=replace(config.run, seed=seed))
 
 
-def _called(text: str, where: str) -> tuple[str, dict[str, Any]]:
-    """A method that exists, and its settings, not yet checked."""
-    name, own = parse_call(text, where)
+def _parse_method(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    """Parse a method that exists and its settings, which are not yet checked."""
+    name, settings = parse_call(text, where)
     method_class(name, where)
-    return name, own
+    return name, settings
 
 
-def entry(text: str, grids: Mapping[str, Mapping[str, Sequence[Any]]], given: Mapping[str, Any], path: str) -> Entry:
-    """All choices of a grid's values for the settings that `text` leaves open.
+def make_entry(
+    text: str, grids: Mapping[str, Mapping[str, Sequence[Any]]], shared: Mapping[str, Any], path: str
+) -> Entry:
+    """Make the candidates of a merge: all choices of a grid's values for the settings that `text` leaves open.
 
     Args:
         grids: method, or the whole text of a line, which wins -> setting -> values to try.
-        given: settings that every method gets if it has them and `text` does not name them.
-        path: where to point in messages.
+        shared: settings that every method gets if it has them and `text` does not name them.
+        path: file to name in messages.
 
     Raises:
         ConfigError: no such method, or settings that it does not admit.
     """
-    name, own = _called(text, f"{path}: bench.methods: {text!r}")
+    name, settings = _parse_method(text, f"{path}: bench.methods: {text!r}")
     known = {field.name for field in fields(method_class(name)) if field.init}
-    own = {**{key: value for key, value in given.items() if key in known}, **own}
-    which = text if text in grids else name
-    grid = {key: values for key, values in grids.get(which, {}).items() if key not in own}
+    settings = {**{key: value for key, value in shared.items() if key in known}, **settings}
+    section = text if text in grids else name
+    grid = {key: values for key, values in grids.get(section, {}).items() if key not in settings}
 
     def where(key: str) -> str:
-        return f"{path}: bench.{GRID}.{which}.{key}" if key in grid else f"{path}: bench.methods: {text!r}: {key}"
+        return f"{path}: bench.{GRID}.{section}.{key}" if key in grid else f"{path}: bench.methods: {text!r}: {key}"
 
     choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    return Entry(text, tuple(Candidate(c, build_method(name, {**own, **c}, where)) for c in choices))
+    return Entry(text, tuple(Candidate(c, build_method(name, {**settings, **c}, where)) for c in choices))
 
 
 def _tables(layers: Sequence[tuple[str, dict[str, Any]]], section: str) -> dict[str, dict[str, Any]]:
-    """The tables under [bench.<section>.<label>] of all layers, later keys winning."""
-    found: dict[str, dict[str, Any]] = {}
+    """Collect the tables under [bench.<section>.<label>] of all layers, later keys winning."""
+    tables: dict[str, dict[str, Any]] = {}
     for source, table in layers:
-        given = table.get(section, {})
-        if not isinstance(given, dict):
-            raise ConfigError(f"{source}: bench.{section} = {given!r}: must be sections, [bench.{section}.NAME]")
-        for label, entries in given.items():
+        labels = table.get(section, {})
+        if not isinstance(labels, dict):
+            raise ConfigError(f"{source}: bench.{section} = {labels!r}: must be sections, [bench.{section}.NAME]")
+        for label, entries in labels.items():
             if not isinstance(entries, dict):
                 raise ConfigError(f"{source}: bench.{section}.{label}: must be a section, [bench.{section}.{label}]")
-            found.setdefault(label, {}).update(entries)
-    return found
+            tables.setdefault(label, {}).update(entries)
+    return tables
 
 
 def _grids(layers: Sequence[tuple[str, dict[str, Any]]], path: Path) -> dict[str, dict[str, Any]]:
     grids = _tables(layers, GRID)
     for name, grid in grids.items():
-        _called(name, f"{path}: bench.{GRID}.{name}")  # a misspelt grid would choose nothing
+        _parse_method(name, f"{path}: bench.{GRID}.{name}")  # a misspelt grid would choose nothing
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
                 raise ConfigError(f"{path}: bench.{GRID}.{name}.{key} = {values!r}: must be a list of values to try")
@@ -130,28 +132,28 @@ def _grids(layers: Sequence[tuple[str, dict[str, Any]]], path: Path) -> dict[str
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read a file, its bases and the overrides, those of `bench.` among them.
+    """Read a benchmark from a file, its bases and overrides, those of `bench.` among them.
 
     Raises:
         ConfigError: names the place, the key and the remedy.
     """
-    mine = [text for text in overrides if text.strip().startswith(f"{BENCH}.")]
-    layers = load_section(path, BENCH, mine)
+    of_bench = [text for text in overrides if text.strip().startswith(f"{BENCH}.")]
+    layers = load_section(path, BENCH, of_bench)
     plain = {key: (v, source) for source, t in layers for key, v in t.items() if key not in (GRID, MODELS)}
     bench = parse(Bench, {key: v for key, (v, _) in plain.items()}, lambda key: f"{plain[key][1]}: {BENCH}.{key}")
     if not bench.methods:
         raise ConfigError(f'{path}: nothing to compare; name merges in [bench], methods = ["ties(top = 0.2)", ...]')
-    for what, given in (("methods", bench.methods), ("experts", bench.experts)):
-        if len(set(given)) < len(given):
-            raise ConfigError(f"{path}: bench.{what} = {list(given)}: names one twice")
-    config = load_config(path, [text for text in overrides if text not in mine])
-    base = [(str(path), to_table(config)), ("fcil merge-bench", ALONE)]
+    for key, values in (("methods", bench.methods), ("experts", bench.experts)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{path}: bench.{key} = {list(values)}: names one twice")
+    config = load_config(path, [text for text in overrides if text not in of_bench])
+    base = [(str(path), to_table(config)), ("fcil merge-bench", SINGLE_CLIENT)]
     models = _tables(layers, MODELS) or {config.model.backbone: {}}
     configs = {
         label: from_table([*base, (f"{path}: [bench.{MODELS}.{label}]", {"model": entries})])
         for label, entries in models.items()
     }
     trainer = build_method(config.method.name, config.method.settings)
-    rank = {key: value for key, value in vars(trainer).items() if key == "rank"}  # merges are told the experts' rank
+    rank = {key: value for key, value in vars(trainer).items() if key == "rank"}  # merges take the experts' rank
     grids = _grids(layers, path)
-    return Suite(bench, tuple(entry(text, grids, rank, str(path)) for text in bench.methods), configs)
+    return Suite(bench, tuple(make_entry(text, grids, rank, str(path)) for text in bench.methods), configs)

@@ -1,7 +1,7 @@
-"""Stanford Cars (Krause et al., 2013), 196 classes, with its authors' split and MATLAB annotations.
+"""Stanford Cars (Krause et al., 2013): 196 classes, with its authors' split and MATLAB annotations.
 
-Images are resized to the model's size on their shorter side and cut in the middle, in training and in test, as LoRM's
-public code does; its paper names only the flip.
+Images are resized to the model's size on their shorter side and cropped in the centre, in training and in test, as
+LoRM's public code does; its paper names only the flip.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from fcil.data.family import Family, File, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import own_split
+from fcil.data.splits import check_no_split_file
 from fcil.data.transforms import View
 from fcil.errors import ConfigError
 
@@ -39,7 +39,7 @@ def _part(images: Path, annotations: Path) -> Part:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    own_split(settings)
+    check_no_split_file(settings)
     names = np.atleast_1d(_mat(root / "devkit" / "cars_meta.mat", "class_names"))
     train = _part(root / "cars_train", root / "devkit" / "cars_train_annos.mat")
     return Listing(tuple(map(str, names)), train, _part(root / "cars_test", root / TEST_LABELS))

@@ -1,7 +1,7 @@
-"""CIFAR-100 (Krizhevsky, 2009) from its original python archive; kept at 32x32.
+"""CIFAR-100 (Krizhevsky, 2009) from its original python archive; images stay at 32x32.
 
-Its batches are pickles, which can run any code. Only what they are known to hold is let in: plain values and NumPy
-arrays; everything else is refused before it is built.
+Its batches are pickles, which can run any code. Only plain values and NumPy arrays, which they are known to hold, are
+admitted; everything else is refused before it is built.
 """
 
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 
 from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN, Family, File, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import own_split
+from fcil.data.splits import check_no_split_file
 from fcil.errors import ConfigError
 
 __all__ = ["CIFAR100"]
@@ -21,7 +21,7 @@ FOLDER = "cifar-100-python"
 
 
 class _Arrays(pickle.Unpickler):
-    """Builds nothing but NumPy arrays, under the names that old and new NumPy pickle them by."""
+    """A pickle reader that builds nothing but NumPy arrays, under the names that old and new NumPy pickle them by."""
 
     _admitted: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -32,7 +32,7 @@ class _Arrays(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a batch may name; anything else is an UnpicklingError."""
+        """The class or function of that name, if a CIFAR batch may use it; anything else is an UnpicklingError."""
         if (module, name) not in self._admitted:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch holds")
         return self._admitted[module, name]
@@ -41,8 +41,8 @@ class _Arrays(pickle.Unpickler):
 def _batch(path: Path) -> dict[bytes, Any]:
     try:
         with open(path, "rb") as file:
-            read = _Arrays(file, encoding="bytes").load()
-        return {key if isinstance(key, bytes) else str(key).encode(): value for key, value in read.items()}
+            batch = _Arrays(file, encoding="bytes").load()
+        return {key if isinstance(key, bytes) else str(key).encode(): value for key, value in batch.items()}
     except Exception as error:  # a damaged pickle can raise anything
         raise ConfigError(f"{path}: cannot be read as a CIFAR batch ({error}); unpack the archive again") from None
 
@@ -58,7 +58,7 @@ def _part(path: Path) -> Part:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    own_split(settings)
+    check_no_split_file(settings)
     names = _batch(root / FOLDER / "meta").get(b"fine_label_names")
     if not isinstance(names, list):
         raise ConfigError(f"{root / FOLDER / 'meta'}: holds no `fine_label_names`; unpack the archive again")

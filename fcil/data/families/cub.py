@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al., Caltech, 2011) with its authors' split."""
+"""CUB-200-2011 (Wah et al., Caltech, 2011): 200 species of birds, with its authors' split."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from fcil.data.family import IMAGENET_MEAN, IMAGENET_STD, PROTOCOL_TEST, Family, File, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import own_split
+from fcil.data.splits import check_no_split_file
 from fcil.data.transforms import View
 from fcil.errors import ConfigError
 
@@ -16,7 +16,7 @@ FOLDER = "CUB_200_2011"
 
 
 def _table(path: Path) -> dict[int, str]:
-    """Number -> the rest of the line."""
+    """Read a list of CUB: number at the beginning of a line -> the rest of the line."""
     try:
         lines = path.read_text().splitlines()
         return {int(number): rest for number, _, rest in (line.partition(" ") for line in lines if line)}
@@ -25,7 +25,7 @@ def _table(path: Path) -> dict[int, str]:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    own_split(settings)
+    check_no_split_file(settings)
     folder = root / FOLDER
     images, labels = _table(folder / "images.txt"), _table(folder / "image_class_labels.txt")
     training, names = _table(folder / "train_test_split.txt"), _table(folder / "classes.txt")
@@ -33,8 +33,8 @@ def _listing(root: Path, settings: Data) -> Listing:
         raise ConfigError(f"{folder}: its lists do not speak of the same images and classes; unpack {FOLDER}.tgz again")
 
     def part(flag: str) -> Part:
-        chosen = [i for i in images if training[i] == flag]
-        return Part([folder / "images" / images[i] for i in chosen], np.array([int(labels[i]) - 1 for i in chosen]))
+        ids = [i for i in images if training[i] == flag]
+        return Part([folder / "images" / images[i] for i in ids], np.array([int(labels[i]) - 1 for i in ids]))
 
     classes = tuple(name.partition(".")[2].replace("_", " ") or name for name in names.values())
     return Listing(classes, part("1"), part("0"))

@@ -1,14 +1,12 @@
-"""The embedded data: scikit-learn's `digits`, 1,797 real scans of hand-written digits (Alpaydin and Kaynak, 1998)."""
+"""The embedded data set: scikit-learn's `digits`, 1,797 scans of hand-written digits (Alpaydin and Kaynak, 1998)."""
 
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from fcil.data.family import Family, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import own_split
+from fcil.data.splits import check_no_split_file
 from fcil.data.transforms import View
 from fcil.seeding import generator
 
@@ -18,7 +16,7 @@ SIZE = 32
 
 
 def _test_quarter(labels: np.ndarray) -> np.ndarray:
-    """A fixed choice, the same for every seed of a run: of each class every fourth in an order drawn once."""
+    """Choose a quarter of each class for the test part; the choice is fixed, the same for every seed of a run."""
     test = np.zeros(len(labels), bool)
     for c in np.unique(labels):
         members = generator(0, "digits", int(c)).permutation(np.flatnonzero(labels == c))
@@ -27,9 +25,11 @@ def _test_quarter(labels: np.ndarray) -> np.ndarray:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    from sklearn.datasets import load_digits  # slow to import, and only needed here
+    import torch  # slow to import, as is the next, and only needed here
+    from sklearn.datasets import load_digits
+    from torch.nn import functional as F
 
-    own_split(settings)
+    check_no_split_file(settings)
     bunch = load_digits()
     small = torch.from_numpy(np.asarray(bunch.images, np.float32) / 16)[:, None]
     large = F.interpolate(small, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)

@@ -1,6 +1,7 @@
-"""EuroSAT (Helber et al., arXiv 1709.00029), RGB: 27,000 images of 64x64, ten classes, no split; kept at its size.
+"""EuroSAT (Helber et al., arXiv 1709.00029), RGB: 27,000 images of 64x64, ten classes, no official split.
 
-Shown whole in training and in test, without augmentation, with the mean and std of LoRM's public code.
+Images are cached at their size and shown whole in training and in test, without augmentation, with the mean and std of
+LoRM's public code.
 """
 
 from pathlib import Path

@@ -7,7 +7,7 @@ import numpy as np
 from fcil.data.families.idx import read_idx
 from fcil.data.family import Family, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import own_split
+from fcil.data.splits import check_no_split_file
 from fcil.errors import ConfigError
 
 __all__ = ["FASHION_MNIST"]
@@ -38,7 +38,7 @@ def _part(folder: Path, prefix: str) -> Part:
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    own_split(settings)
+    check_no_split_file(settings)
     folder = root if settings.root else DEBIAN
     return Listing(CLASSES, _part(folder, "train"), _part(folder, "t10k"))
 

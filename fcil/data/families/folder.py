@@ -1,4 +1,4 @@
-"""Any images of your own: `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val/`) in data.root."""
+"""Your own images: `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val/`) in data.root."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN, Family, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import Named, class_folders, own_split
+from fcil.data.splits import FilesByClass, check_no_split_file, class_folders
 from fcil.errors import ConfigError
 
 __all__ = ["FOLDER"]
@@ -17,15 +17,15 @@ def _test_folder(root: Path) -> Path:
     return next((root / name for name in ("test", "val") if (root / name).is_dir()), root / "test")
 
 
-def _part(root: Path, found: Named, classes: tuple[str, ...]) -> Part:
-    paths = [root / name / file for name, files in found.items() for file in files]
-    labels = [classes.index(name) for name, files in found.items() for _ in files]
+def _part(root: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> Part:
+    paths = [root / name / file for name, files in by_class.items() for file in files]
+    labels = [classes.index(name) for name, files in by_class.items() for _ in files]
     return Part(paths, np.array(labels, np.int64))
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    """Classes are the training folders, in the order of their names."""
-    own_split(settings)
+    """List the images; the classes are the training folders, in the order of their names."""
+    check_no_split_file(settings)
     train, test = class_folders(root / "train"), class_folders(_test_folder(root))
     classes = tuple(train)
     if strange := sorted(test.keys() - train.keys()):
@@ -36,11 +36,11 @@ def _listing(root: Path, settings: Data) -> Listing:
 
 
 def _stamp(root: Path) -> str:
-    """Hash of all names, sizes and times."""
+    """Hash of the names, sizes and modification times of all files."""
     sha = hashlib.sha256()
     for path in sorted(p for part in ("train", "test", "val") for p in (root / part).rglob("*") if p.is_file()):
-        told = path.stat()
-        sha.update(f"{path.relative_to(root)} {told.st_size} {told.st_mtime_ns}\n".encode())
+        stat = path.stat()
+        sha.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return sha.hexdigest()
 
 

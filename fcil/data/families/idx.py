@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its relatives (LeCun et al., 1998)."""
+"""Read IDX files, the format of MNIST and its relatives (LeCun et al., 1998)."""
 
 import gzip
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_idx(path: Path) -> np.ndarray:
     head = 4 + 4 * raw[3]
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, head, 4))
     dtype = np.dtype(_TYPES[raw[2]])
-    wanted = head + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(raw) != wanted:
-        raise ValueError(f"{path}: {len(raw)} bytes where its header announces {wanted}; fetch it again")
+    expected = head + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(raw) != expected:
+        raise ValueError(f"{path}: {len(raw)} bytes where its header announces {expected}; fetch it again")
     return np.frombuffer(raw, dtype, offset=head).reshape(shape)

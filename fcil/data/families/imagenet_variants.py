@@ -1,4 +1,4 @@
-"""ImageNet-R (Hendrycks et al., arXiv 2006.16241) and ImageNet-A (arXiv 1907.07174): 200 classes each, no split."""
+"""ImageNet-R (Hendrycks et al., arXiv 2006.16241) and ImageNet-A (arXiv 1907.07174): 200 classes, no official split."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SITE = "https://people.eecs.berkeley.edu/~hendrycks"
 
 
 def _listing(root: Path, settings: Data) -> Listing:
-    """Natural order: by WordNet number, as sorted folders; a split file may number the classes otherwise."""
+    """List the images; classes go by WordNet number, as sorted folders, unless a split file numbers them otherwise."""
     return split_classes(root / settings.name, settings)
 
 

@@ -12,7 +12,7 @@ from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
 from fcil.report import comparison, figure, tables
 from fcil.report import diagnostics as drawn_diagnostics
-from fcil.report.losses import losses
+from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
 from fcil.server.replies import Failure
 
@@ -21,15 +21,15 @@ LOSSY = [run_of("lorm", 0, refused=3, asked=30), run_of("lorm", 1, refused=0, as
 
 
 @pytest.mark.parametrize(
-    ("runs", "said"),
+    ("runs", "text"),
     [
         ([CLEAN], ""), ([run_of()], ""), (LOSSY[:1], "3 of 30 updates missing"), (LOSSY, "3 of 60 updates missing"),
         ([run_of(refused=1)], "1 update missing"), ([*LOSSY, run_of(refused=2)], "5 updates missing"),
     ],
 )  # fmt: skip
-def test_losses_in_words(runs, said):
+def test_missing_updates_in_words(runs, text):
     """A summary of before `asked` was recorded leaves the number out: it would be too small."""
-    assert losses(runs) == said
+    assert missing_updates(runs) == text
 
 
 def test_the_table_of_a_run_says_of_how_many():

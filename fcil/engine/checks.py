@@ -1,0 +1,41 @@
+"""What can be said against a run's settings before torch is imported: a slip is answered at once.
+
+Loading torch and timm takes seconds. `fcil.engine.simulation.prepare` asks this first, and then looks at what takes
+them: weights, data, devices.
+"""
+
+from fcil.config import Config
+from fcil.data import family
+from fcil.errors import ConfigError
+from fcil.method import Method
+from fcil.registry import build_method
+from fcil.scenario.tasks import make_tasks
+
+__all__ = ["check_settings"]
+
+
+def check_settings(config: Config) -> Method:
+    """The run's method, once the settings of all sections and its own have been found to go together.
+
+    Raises:
+        ConfigError: no such method or data set, a setting that the method does not admit, or two that contradict.
+    """
+    method = build_method(config.method.name, config.method.settings)
+    known = family(config.data.name)
+    if known.classes and not config.data.unofficial:  # otherwise the files say how many there are
+        make_tasks(known.classes, config.tasks)
+    if config.run.min_clients > config.partition.clients:
+        raise ConfigError(
+            f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
+        )
+    if config.run.aggregate_on_worker and not method.additive:
+        raise ConfigError(
+            f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
+            "sums; set it to false"
+        )
+    if config.run.diagnostics and config.run.aggregate_on_worker:
+        raise ConfigError(
+            "run.diagnostics: compares the clients' single updates, which run.aggregate_on_worker sums far away; set "
+            "one of the two to false"
+        )
+    return method

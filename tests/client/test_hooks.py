@@ -1,0 +1,286 @@
+"""`client_begin` and `client_end`, and what a method's code may reach there: streams, samples, the store."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model, phase
+from toys import Replay
+
+from fcil.client.data import ClientData
+from fcil.client.session import ENGINE_STREAMS, Session
+from fcil.client.settings import Train
+from fcil.client.store import ClientStore
+from fcil.client.training import run_client
+from fcil.data.dataset import model_inputs
+from fcil.engine.simulation import prepare
+from fcil.exchange.inline import Inline
+from fcil.exchange.worker import Worker
+from fcil.method import Broadcast, Local, Method, Pass, Task, head
+from fcil.model.lora import Lora
+from fcil.server.loop import initial_progress, make_plan, run
+
+DATA = dataset()
+TASK = Task(0, 0, 2)
+MINE = np.flatnonzero(np.isin(DATA.train.labels, TASK.positions))[:9]
+TRAIN = Train(epochs=2, batch=4, lr=1e-2)
+ROWS = (head.weight(0), head.bias(0))
+
+
+def arrays():
+    rng = np.random.default_rng(1)
+    return {**Lora(2).initial(BACKBONE, lambda _: rng), **head.new_rows(TASK, WIDTH, rng)}
+
+
+@dataclass
+class Means:
+    """A statistic that writes down when it saw its first batch."""
+
+    calls: list
+    layers: dict = field(default_factory=dict)
+    gradients: dict = field(default_factory=dict)
+
+    def shapes(self, broadcast):
+        return {"count": ()}
+
+    def start(self, arrays, model, generator):
+        return self
+
+    def batch(self, features, labels, samples):
+        self.calls.append("report")
+
+    def finish(self):
+        return {"count": np.array(1.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diary(Method):
+    """Writes down every call with the head's rows at that time and one draw of its own stream."""
+
+    calls: list = field(default_factory=list)
+    rows: dict = field(default_factory=dict)
+    draws: list = field(default_factory=list)
+    reports: bool = False
+
+    def note(self, call, client):
+        self.calls.append(call)
+        self.rows[call] = client.model.arrays[head.weight(0)].detach().numpy().copy()
+        self.draws.append(client.generator("diary").random())
+
+    def local(self, phase):
+        trains = ROWS if phase.kind == "train" else ()
+        return Local(trains=trains, passes=(Pass((Means(self.calls),)),) if self.reports else ())
+
+    def client_begin(self, client):
+        self.note("begin", client)
+
+    def loss(self, step):
+        self.note("loss", step.client)
+        return step.cross_entropy()
+
+    def client_end(self, client):
+        self.note("end", client)
+
+
+def work(method, at=None, store=None, samples=MINE, data=None):
+    data = data or client_data(DATA, samples)
+    kept = {} if store is None else store
+    return run_client(method, model(Lora(2)), data, TRAIN, at or phase(), Broadcast(arrays()), 1, kept)
+
+
+def test_hooks_are_called_once_around_training_and_before_reports():
+    method = Diary(reports=True)
+    work(method)
+    assert method.calls == ["begin", *["loss"] * 6, "end", "report"]  # 9 samples in batches of 4, twice
+
+
+def test_and_in_a_phase_that_only_reports():
+    method = Diary(reports=True)
+    update = work(method, phase(kind="report"))
+    assert method.calls == ["begin", "end", "report"]
+    assert not update.arrays
+    np.testing.assert_array_equal(method.rows["end"], arrays()[head.weight(0)])
+
+
+def test_begin_sees_what_was_broadcast_and_end_what_is_sent():
+    method = Diary()
+    update = work(method)
+    np.testing.assert_array_equal(method.rows["begin"], arrays()[head.weight(0)])
+    np.testing.assert_array_equal(method.rows["end"], update.arrays[head.weight(0)])
+    assert not np.array_equal(method.rows["begin"], method.rows["end"])
+
+
+def test_what_client_end_does_to_the_model_does_not_change_what_is_sent():
+    @dataclass(frozen=True, kw_only=True)
+    class Vandal(Diary):
+        def client_end(self, client):
+            client.model.arrays[head.weight(0)].data.zero_()
+
+    plain, after = work(Diary()), work(Vandal())
+    np.testing.assert_array_equal(plain.arrays[head.weight(0)], after.arrays[head.weight(0)])
+
+
+def test_autograd_is_on_in_both_hooks():
+    @dataclass(frozen=True, kw_only=True)
+    class Differentiates(Diary):
+        def client_begin(self, client):
+            features = client.model.features(client.images(client.samples[:2]))
+            self.calls.append(client.model.logits(features).requires_grad)
+
+        client_end = client_begin
+
+    method = Differentiates()
+    work(method)
+    assert [call for call in method.calls if call != "loss"] == [True, True]
+
+
+# ---- randomness ------------------------------------------------------------------------------------------------------
+
+
+def test_one_stream_goes_on_through_hooks_and_steps_of_a_phase():
+    method = Diary()
+    work(method)
+    stream = phase().generator("diary", 1)
+    assert method.draws == [stream.random() for _ in range(8)]
+
+
+def test_a_methods_own_streams_and_images_do_not_change_batches_or_views():
+    @dataclass(frozen=True, kw_only=True)
+    class Busy(Diary):
+        def client_begin(self, client):
+            client.generator("replay").random(7)
+            client.images(client.samples, augment=True)
+
+        def loss(self, step):
+            step.client.images(step.samples, augment=True)
+            return super().loss(step)
+
+    plain, busy = work(Diary()), work(Busy())
+    for name in ROWS:
+        np.testing.assert_array_equal(plain.arrays[name], busy.arrays[name])
+
+
+@pytest.mark.parametrize("purpose", ENGINE_STREAMS)
+def test_the_engines_streams_are_refused(purpose):
+    @dataclass(frozen=True, kw_only=True)
+    class Thief(Diary):
+        def client_begin(self, client):
+            client.generator(purpose)
+
+    with pytest.raises(ValueError, match="the engine draws from this stream"):
+        work(Thief())
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+
+def session(indices, earlier=()):
+    data = client_data(DATA, indices)
+    data = ClientData(data.dataset, data.indices, data.positions, data.size, data.device, earlier)
+    return Session(1, phase(2), model(None), Broadcast({}), {}, data)
+
+
+def test_images_and_labels_are_those_of_the_training_part():
+    client = session(MINE)
+    np.testing.assert_array_equal(client.samples, MINE)
+    np.testing.assert_array_equal(client.labels(MINE[:3]).numpy(), DATA.train.labels[MINE[:3]])
+    plain = model_inputs(DATA.train.images[MINE[:3]], DATA, SIZE)
+    np.testing.assert_array_equal(client.images(MINE[:3]).numpy(), plain.numpy())
+    assert not np.array_equal(client.images(MINE[:3], augment=True).numpy(), plain.numpy())
+
+
+def test_no_samples_are_no_images():
+    client, none = session(MINE), np.zeros(0, np.int64)
+    assert client.images(none).shape == client.images(none, augment=True).shape == (0, 3, SIZE, SIZE)
+    assert client.labels(none).shape == (0,)
+
+
+def test_a_client_reads_its_earlier_samples_and_nobody_elses():
+    earlier, other = np.array([3, 7]), np.array([11])
+    client = session(MINE, (earlier,))
+    assert len(client.images(np.concatenate([earlier, MINE]))) == len(client.labels(earlier)) + len(MINE)
+    for read in (client.images, client.labels):
+        with pytest.raises(ValueError, match=r"client 1 asks for training samples 11, .* task 1, round 2"):
+            read(other)
+
+
+def test_in_a_run_a_client_holds_what_it_was_given_so_far(digits_config):
+    worker = prepare(digits_config()).worker
+    seen = {}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Census(Diary):
+        def client_begin(self, client):
+            seen[client.phase.task.index, client.number] = set(client.data.held_so_far.tolist())
+
+    tasks, parts = worker.scenario.tasks, worker.scenario.parts
+    worker = Worker(worker.config, Census())
+    for task in tasks:
+        rows = head.new_rows(task, 128, np.random.default_rng(0))
+        sent = Broadcast({**head.new_rows(TASK, 128, np.random.default_rng(0)), **rows})
+        for client in range(3):
+            worker.work(phase(kind="report", task=task, index=task.index), sent, client)
+            assert seen[task.index, client] == {i for t in parts[: task.index + 1] for i in t[client].tolist()}
+
+
+def test_a_constant_is_a_reference_or_what_was_broadcast_and_never_one_of_two():
+    client = session(MINE)
+    client.broadcast = Broadcast({"a": np.ones(2), "b": np.ones(3)}, {"anchor/a": np.zeros(2), "b": np.zeros(3)})
+    assert client.constant("a").tolist() == [1, 1]
+    assert client.constant("anchor/a").tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"'b'.* is the name of an array and of a reference; give references a prefix"):
+        client.constant("b")
+    with pytest.raises(KeyError):
+        client.constant("c")
+
+
+# ---- the store -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter(Diary):
+    """Counts its phases in the store, and once more in place."""
+
+    def client_begin(self, client):
+        client.store.setdefault("begun", np.zeros(1, np.int64))
+        client.store["begun"] += 1
+
+    def client_end(self, client):
+        client.store["ended"] = client.store.get("ended", np.zeros(1)) + 1
+
+
+def test_what_hooks_put_into_the_store_reaches_the_disk_and_the_next_phase(digits_config, tmp_path):
+    worker = Worker(digits_config(), Counter(), ClientStore(tmp_path))
+    sent = Broadcast(head.new_rows(Task(0, 0, 5), 128, np.random.default_rng(0)))
+    for index in range(3):
+        worker.work(phase(kind="report", task=Task(0, 0, 5), index=index), sent, 2)
+        kept = ClientStore(tmp_path).read(2, index + 1)
+        assert kept["begun"] == kept["ended"] == [index + 1]
+    assert ClientStore(tmp_path).read(1, 9) == {}
+
+
+def test_without_a_folder_it_is_kept_in_memory_alike(digits_config):
+    worker = Worker(digits_config(), Counter())
+    sent = Broadcast(head.new_rows(Task(0, 0, 5), 128, np.random.default_rng(0)))
+    for index in (0, 1, 1, 2):  # a phase that is run again starts from the same
+        worker.work(phase(kind="report", task=Task(0, 0, 5), index=index), sent, 2)
+        assert worker._kept.read(2, index + 1)["begun"] == [index + 1]
+    assert worker._kept.read(0, 9) == {}
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_run_that_goes_on_elsewhere_ends_in_the_same_bits(digits_config, tmp_path, stop):
+    """Killed after a phase, whose successor had already been begun; another process has the folder only."""
+    config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "method": {"name": "fedavg", "rank": 2}})
+    session = prepare(config)
+    plan = make_plan(config, Replay(rank=2), session.worker.scenario, session.plan.backbone)
+    saved = []
+
+    def through(folder, start):
+        worker = Worker(config, plan.method, ClientStore(folder))
+        return run(plan, start, Inline(worker), lambda event: None, saved.append)
+
+    whole = through(tmp_path / "whole", initial_progress(plan))
+    through(tmp_path / "broken", initial_progress(plan))
+    assert through(tmp_path / "broken", saved[stop]).sha256() == whole.sha256()
+    assert through(tmp_path / "elsewhere", saved[stop]).sha256() != whole.sha256()  # the store is part of the run
