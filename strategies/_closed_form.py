@@ -1,12 +1,26 @@
 """The base of methods that solve a head from sums of features: one report a task, and sums that only add."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fcil.arrays import Arrays, State
-from fcil.method import REPORT, Backbone, Broadcast, ClientUpdate, Kind, Local, Method, Pass, Phase, Task, head
+from fcil.method import (
+    REPORT,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    GramLayout,
+    Kind,
+    Local,
+    Method,
+    Pass,
+    Phase,
+    Task,
+    gram_layouts,
+    head,
+)
 from fcil.statistics.features import FeatureSums
 
 __all__ = ["ROWS", "SUMS", "ClosedForm", "feature_width"]
@@ -54,6 +68,11 @@ class ClosedForm(Method):
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Add the clients' sums, in float64."""
         return self.statistic(phase).total(updates)
+
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
+        """The statistic's sums have a Gram as its upper half, also where clients send a factor of it."""
+        width = broadcast.arrays[head.weight(phase.task.index)].shape[1]
+        return {**super().gram_sums(phase, broadcast), **gram_layouts(self.statistic(phase).total_shapes(width))}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Add the task's sums to those of the tasks before."""

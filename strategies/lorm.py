@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fcil.arrays import Arrays, State, added
 from fcil.merging.matching_problems import Problem, match_all, mean_problem, sum_all
-from fcil.method import REPORT, TRAIN, Broadcast, ClientUpdate, Kind, Local, Modules, Pass, Phase, Statistic, Task, head
+from fcil.merging.response_matching import Moments
+from fcil.method import (
+    REPORT,
+    TRAIN,
+    Broadcast,
+    ClientUpdate,
+    GramLayout,
+    Kind,
+    Local,
+    Modules,
+    Pass,
+    Phase,
+    Statistic,
+    Task,
+    head,
+)
 from fcil.method.client import local_model
 from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
@@ -118,17 +133,31 @@ class LoRM(LoraMethod):
         names = self.local(phase).trained(list(broadcast.arrays))
         return sum_all({name: self._problem(name, phase, broadcast, updates) for name in names}, self.gram.whole)
 
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
+        """In a report every sum; in a round the Gram among the moments of every matrix that trained."""
+        if phase.kind == REPORT:
+            return {layer + A: self._layout(layer + A) for layer in layers_of(broadcast.arrays)}
+        return {Moments.gram_name(n): self._layout(n) for n in self.local(phase).trained(list(broadcast.arrays))}
+
+    def _layout(self, name: str) -> GramLayout:
+        return "half" if self._whole(name) else "diagonal"
+
+    def _whole(self, name: str) -> bool:
+        """Whether the Grams that match an array are matrices; otherwise they are diagonals, as those of biases."""
+        if name.endswith(A):
+            return self.gram.whole
+        return name.endswith(B) or (name.endswith(".weight") and self.head_gram_shrink > 0)
+
     def _problem(self, name: str, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Problem:
         """The matching problem of one matrix: what the clients made of it, and the Grams of the inputs it sees."""
         start, thetas, task = broadcast.arrays[name], [u.arrays[name] for u in updates], phase.task.index
         if name == head.bias(task):
             return mean_problem(start, thetas, [u.num_examples for u in updates])
         if name.endswith(A):
-            gram = self.gram
-            return Problem(start, thetas, (gram.read(u.statistics, name.removesuffix(A)) for u in updates), gram.whole)
-        whole = name.endswith(B) or self.head_gram_shrink > 0
+            layer, gram = name.removesuffix(A), self.gram
+            return Problem(start, thetas, (gram.read(u.statistics, layer) for u in updates), self._whole(name))
         key = projected_gram(name.removesuffix(B)) if name.endswith(B) else head_gram(task)
-        return Problem(start, thetas, (u.statistics[key] for u in updates), whole)
+        return Problem(start, thetas, (u.statistics[key] for u in updates), self._whole(name))
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Match responses over the clients, or close the task and keep its Grams."""

@@ -1,26 +1,35 @@
 """The code in the documentation is executed."""
 
-import importlib.util
+import ast
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fcil import registry
 from fcil.client.settings import Train
+from fcil.client.store import ClientStore
 from fcil.config import Config, MethodChoice
 from fcil.data import Data
+from fcil.engine.simulation import prepare
+from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
+from fcil.method import ClientUpdate
 from fcil.model.backbone import Model, describe_backbone
+from fcil.options import describe
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import ask, initial_progress, make_plan, run
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDE = ROOT / "docs" / "adding-a-method.md"
 CONFIG = Config(
     data=Data(train_limit=80, test_limit=60),
     tasks=Tasks(count=2),
@@ -29,40 +38,173 @@ CONFIG = Config(
     train=Train(rounds=1, epochs=2),
     method=MethodChoice("fedavg", {"rank": 2}),
 )
+EXAMPLES = {"FedProx": "my_fedprox", "Median": "my_median", "EWC": "my_ewc", "Replay": "my_replay"}
+"""Class in the guide -> the method's name here: the file is put beside the methods in strategies/."""
 
 
 def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def final(method):
-    worker = Worker(CONFIG, method)
-    plan = make_plan(CONFIG, method, worker.scenario, describe_backbone(CONFIG.model))
-    return run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None).sha256()
+def source_of(name):
+    return next(block for block in blocks(GUIDE, "python") if f"class {name}(" in block)
 
 
-def test_the_method_of_the_guide_works_and_is_fedavg_at_strength_zero(tmp_path):
-    page = ROOT / "docs" / "adding-a-method.md"
-    source = tmp_path / "fedprox.py"
-    source.write_text(next(block for block in blocks(page, "python") if "class FedProx" in block))
-    spec = importlib.util.spec_from_file_location("strategies.fedprox_of_the_guide", source)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        plain, off, on = (
-            final(m) for m in (FedAvg(rank=2), module.FedProx(rank=2, mu=0.0), module.FedProx(rank=2, mu=5.0))
-        )
-    finally:
-        del sys.modules[spec.name]
-    assert off == plain
-    assert on != plain
+def defines_a_method(block):
+    return any(isinstance(node, ast.ClassDef) for node in ast.parse(block).body)
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """Class in the guide -> that class, found by the registry in a file of its own."""
+    package = registry._package()
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+
+    def find(name, source=""):
+        (tmp_path / f"{EXAMPLES[name]}.py").write_text(source or source_of(name))
+        return registry.method_class(EXAMPLES[name])
+
+    yield find
+    for name in EXAMPLES.values():
+        sys.modules.pop(f"{package.__name__}.{name}", None)
+        vars(package).pop(name, None)
+
+
+def planned(method, config=CONFIG):
+    worker = Worker(config, method)
+    return make_plan(config, method, worker.scenario, describe_backbone(config.model)), worker
+
+
+def final(method, config=CONFIG, store=None, saved=None, start=None):
+    """The progress of a whole run, on from `start` if given."""
+    plan, worker = planned(method, config)
+    worker = replace(worker, store=store)
+    progress = start or initial_progress(plan)
+    return run(plan, progress, Inline(worker), lambda event: None, (saved if saved is not None else []).append)
+
+
+def same_weights(one, other):
+    for group in ("module", "head"):
+        assert one.state[group].keys() == other.state[group].keys()
+        for name, a in one.state[group].items():
+            np.testing.assert_array_equal(a, other.state[group][name], err_msg=name)
+    return True
+
+
+# ---- the guide's four examples ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short_and_says_what_it_is(name, example):
+    source, method = source_of(name), example(name)
+    assert len(source.splitlines()) < 60
+    assert ast.get_docstring(ast.parse(source))
+    assert all(option.option.help for option in describe(method))
+    assert all(vars(method)[f].__doc__ for f in vars(method) if callable(vars(method)[f]) and not f.startswith("_"))
+
+
+@pytest.mark.parametrize(("name", "off"), [("FedProx", "mu"), ("EWC", "strength"), ("Replay", "size")])
+def test_an_example_at_strength_zero_is_fedavg_bit_for_bit_and_another_one_is_not(name, off, example):
+    method = example(name)
+    config = replace(CONFIG, train=Train(rounds=2, epochs=1))
+    plain, without, on = (final(m, config) for m in (FedAvg(rank=2), method(rank=2, **{off: 0}), method(rank=2)))
+    assert same_weights(plain, without)
+    assert on.sha256() != without.sha256()
+
+
+def test_ewc_is_fedavg_in_the_first_task_and_keeps_a_strong_anchor_in_the_second(example):
+    method, saved, plain = example("EWC"), [], []
+    free = final(method(rank=2, strength=0.0), saved=saved)
+    strong = final(method(rank=2, strength=1e6))
+    final(FedAvg(rank=2), saved=plain)
+    assert same_weights(plain[0], saved[1])  # after the first task: a round, and here a report too
+    anchor = {n.removeprefix("anchor/"): a for n, a in saved[1].state["ewc"].items() if n.startswith("anchor/")}
+    moved = [sum(np.abs(p.state["module"][n] - a).sum() for n, a in anchor.items()) for p in (free, strong)]
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_ewc_keeps_the_anchor_and_the_running_fisher(example):
+    gamma, saved, alone = 0.25, [], []
+    method = example("EWC")
+    final(method(rank=2, gamma=gamma, strength=0.0), saved=saved)
+    final(method(rank=2, gamma=0.0, strength=0.0), saved=alone)
+    ends = [saved[1].state, saved[3].state]
+    for name, a in ends[1]["module"].items():
+        np.testing.assert_array_equal(ends[1]["ewc"][f"anchor/{name}"], a)
+        first, second = (ends[0]["ewc"][f"fisher/{name}"], alone[3].state["ewc"][f"fisher/{name}"])
+        np.testing.assert_allclose(ends[1]["ewc"][f"fisher/{name}"], gamma * first + second, rtol=1e-5)
+        assert (first >= 0).all()
+
+
+def test_the_median_is_that_of_every_entry_and_one_client_cannot_drag_it(example):
+    method = example("Median")(rank=2)
+    plan, _ = planned(method)
+    request = ask(plan, initial_progress(plan))
+    rng, start = np.random.default_rng(0), request.broadcast.arrays
+    replies = [{name: a + rng.normal(size=a.shape).astype("f4") for name, a in start.items()} for _ in range(3)]
+    replies.append({name: np.full_like(a, 1e30) for name, a in start.items()})
+    counts = (5, 1, 900, 0)
+    updates = [ClientUpdate(i, 0, n, a) for i, (n, a) in enumerate(zip(counts, replies, strict=True))]
+    merged = method.broadcast(method.merge(request.state, request.phase, updates), request.phase).arrays
+    name = "head.0.weight"
+    for place in np.ndindex(start[name].shape):
+        assert merged[name][place] == sorted(reply[name][place] for reply in replies[:3])[1]
+    updates[3] = replace(updates[3], num_examples=10**6)
+    dragged = method.broadcast(method.merge(request.state, request.phase, updates), request.phase).arrays[name]
+    assert np.abs(dragged).max() < 10
+    assert final(method, replace(CONFIG, partition=Partition(clients=3, min_samples=1))).position == 2
+
+
+def test_a_median_without_a_word_on_additive_is_refused_and_with_it_is_not_summed_far_away(example):
+    choice = MethodChoice(EXAMPLES["Median"], {})
+    method = example("Median")
+    with pytest.raises(ConfigError, match="needs the clients' single updates"):
+        prepare(replace(CONFIG, method=choice, run=replace(CONFIG.run, aggregate_on_worker=True)))
+    sys.modules.pop(method.__module__)
+    silent = re.sub(r"    @property\n    def additive.*?return False\n\n", "", source_of("Median"), flags=re.DOTALL)
+    with pytest.raises(ConfigError, match="Median: takes its `merge` of Median and its `additive` of Averaging"):
+        example("Median", silent + "\n")
+
+
+def test_a_buffer_is_full_balanced_and_of_the_clients_own_samples(example, tmp_path):
+    config = replace(CONFIG, train=Train(rounds=2, epochs=1))
+    method, store = example("Replay")(rank=2, size=12), ClientStore(tmp_path / "clients")
+    final(method, config, store)
+    _, worker = planned(method, config)
+    labels = worker.dataset.train.labels
+    for client in range(2):
+        parts = [parts[client] for parts in worker.scenario.parts]
+        for end, held in ((2, parts[0]), (4, np.concatenate(parts))):  # the phases before which a task has ended
+            buffer = store.read(client, end)["buffer"]
+            assert len(buffer) == len(set(buffer.tolist())) == min(12, len(held))
+            assert set(buffer.tolist()) <= set(held.tolist())
+            kept, known = (np.bincount(labels[of], minlength=10) for of in (buffer, held))
+            assert all(kept[c] == known[c] or kept[c] >= kept.max() - 1 for c in range(10) if known[c])
+
+
+def test_a_buffer_survives_a_resume(example, tmp_path):
+    config = replace(CONFIG, train=Train(rounds=2, epochs=1))
+    method, saved = example("Replay")(rank=2), []
+    whole = final(method, config, ClientStore(tmp_path / "a"), saved)
+    for start in saved[:-1]:  # as left by a run that was killed in one of the phases after it
+        assert final(method, config, ClientStore(tmp_path / "a"), start=start).sha256() == whole.sha256()
+    assert final(method, config, ClientStore(tmp_path / "empty"), start=saved[1]).sha256() != whole.sha256()
+
+
+def test_old_head_rows_move_where_there_is_something_to_replay(example):
+    config = replace(CONFIG, train=Train(rounds=2, epochs=1))
+    saved = []
+    last = final(example("Replay")(rank=2), config, saved=saved)
+    assert not np.array_equal(saved[1].state["head"]["head.0.weight"], last.state["head"]["head.0.weight"])
+
+
+# ---- all pages -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_other_python_blocks_run(page):
     for block in blocks(page, "python"):
-        if "class FedProx" not in block:
+        if not defines_a_method(block):
             exec(compile(block, str(page), "exec"), {"__name__": "docs"})
     assert page.read_text().startswith("# ")
 
@@ -84,6 +226,8 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^(?:\.venv/bin/)?(fcil [a-z]+.*)$", text, re.MULTILINE):
             words = shlex.split(line, comments=True)[1:]
+            if any(re.search(r"\w\.py\b", word) for word in words):
+                continue  # a file of the reader's
             given = _parser().parse_args(words)
             seen += 1
             if given.command in ("run", "compare") and "fedprox" not in line:

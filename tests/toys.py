@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Broadcast, Local, Method, Modules, Pass, head
+from fcil.method import Broadcast, GramShape, Local, Method, Modules, Pass, head
 from strategies.fedavg import FedAvg
 
 
@@ -19,7 +19,7 @@ class ClassSums:
     sums: dict = field(default_factory=dict)
 
     def shapes(self, broadcast):
-        return {"gram": (-1, -1), "sums": (self.task.size, -1), "counts": (self.task.size,)}
+        return {"gram": GramShape((-1, -1), "matrix"), "sums": (self.task.size, -1), "counts": (self.task.size,)}
 
     def start(self, arrays, model, generator):
         return ClassSums(self.task)

@@ -72,7 +72,7 @@ def _carry_out(session: Session, out: Path, console: Console) -> dict[str, Any]:
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     from fcil.report.tables import run_table
 
-    console.print(run_table(summary, summary["right"], summary["total"]))
+    console.print(run_table(summary, summary["correct"], summary["total"]))
     console.print(f"run folder: {out}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
 
 

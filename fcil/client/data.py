@@ -1,4 +1,4 @@
-"""One client's samples of one task, as batches of model inputs."""
+"""Serves one client's samples of one task as batches of model inputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fcil.data.dataset import Dataset, model_inputs
 __all__ = ["ClientData"]
 
 AHEAD = 256
-"""Images that a GPU renders at once."""
+"""Number of images that a GPU renders at once."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ClientData:
 
     dataset: Dataset
     indices: np.ndarray
-    """Into the training part."""
+    """(n,) the samples, as indices into the training part."""
     positions: np.ndarray
-    """The data set's label -> class position."""
+    """(labels,) class position of each of the data set's labels."""
     size: int
-    """Side of the model's input."""
+    """Side of the model's input, in pixels."""
     device: torch.device
     earlier: tuple[np.ndarray, ...] = ()
     """The client's samples of earlier tasks, as far as a method may come back to them."""
@@ -51,7 +51,7 @@ class ClientData:
     def batches(
         self, batch: int, order: np.ndarray, transform: np.random.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Images (n, 3, size, size), class positions (n,) and samples (n,) in the order given; the last may be smaller.
+        """Yield images (n, 3, size, size), class positions (n,) and samples (n,) in this order; the last may be fewer.
 
         A GPU is given several batches at once to render: it takes hardly longer than one.
         """

@@ -1,4 +1,4 @@
-"""What a client reports beside weights: statistics summed in passes over its data, after training."""
+"""Sums the statistics that a client reports beside weights, in passes over its data after training."""
 
 from collections.abc import Callable
 
@@ -14,30 +14,30 @@ from fcil.model.adapted import AdaptedModel
 __all__ = ["collect"]
 
 
-def collect(each: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
-    """The statistics that share one kind of pass.
+def collect(data_pass: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
+    """Sum the statistics of one kind of pass over a client's data.
 
     Args:
-        arrays: the client's arrays, those that trained in the place of the broadcast's.
+        arrays: the client's arrays: the broadcast's, with those that trained in their place.
         batch: batch size unless the pass has its own.
     """
     model, references, data = client.model, client.broadcast.references, client.data
-    seen_under = each.model(arrays, references)
-    model.load(seen_under, names_matching(seen_under, each.gradients))
-    extra = [of(arrays, references) for of in each.extra_models]
-    collectors = [statistic.start(arrays, model, client.generator) for statistic in each.statistics]
+    weights = data_pass.model(arrays, references)
+    model.load(weights, names_matching(weights, data_pass.gradients))
+    extra = [of(arrays, references) for of in data_pass.extra_models]
+    collectors = [statistic.start(arrays, model, client.generator) for statistic in data_pass.statistics]
     observers: dict[str, list[Callable[[Tensor], None]]] = {}
     gradients: dict[str, Callable[[Tensor], None]] = {}
     for collector in collectors:
         gradients |= collector.gradients
         for layer, observe in collector.layers.items():
             observers.setdefault(layer, []).append(observe)
-    transform = client.stream("statistics augmentation") if each.transform == "train" else None
-    merged = {layer: _call_all(several) for layer, several in observers.items()}
-    with torch.set_grad_enabled(bool(each.gradients)):
-        for _ in range(each.repeats):
-            for images, labels, samples in data.batches(each.batch or batch, np.arange(len(data)), transform):
-                with model.observed(merged, gradients):
+    transform = client.stream("statistics augmentation") if data_pass.transform == "train" else None
+    by_layer = {layer: _call_all(many) for layer, many in observers.items()}
+    with torch.set_grad_enabled(bool(data_pass.gradients)):
+        for _ in range(data_pass.repeats):
+            for images, labels, samples in data.batches(data_pass.batch or batch, np.arange(len(data)), transform):
+                with model.observed(by_layer, gradients):
                     features = model.features(images)
                 if extra:
                     features = torch.cat([features, *(_features(model, other, images) for other in extra)], 1)
@@ -47,7 +47,7 @@ def collect(each: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
 
 
 def _features(model: AdaptedModel, arrays: Arrays, images: Tensor) -> Tensor:
-    """(n, width), under other arrays than the loaded ones."""
+    """(n, width) features under other arrays than the loaded ones."""
     with model.using(arrays):
         return model.features(images)
 

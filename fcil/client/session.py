@@ -1,4 +1,4 @@
-"""What a method's client code is given: the client in one phase, and one batch of its training."""
+"""The objects that a method's client code is given: the client in one phase, and one batch of its training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -148,7 +148,7 @@ class Batch:
 
     @property
     def features(self) -> Tensor:
-        """(n, width), computed once."""
+        """(n, width) features of the batch, computed once."""
         return self._forward()[0]
 
     @property

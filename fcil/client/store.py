@@ -1,4 +1,4 @@
-"""What a client keeps for itself between phases (a replay buffer, say): files keyed by client, never sent.
+"""Stores what a client keeps for itself between phases (a replay buffer, say), in files that are never sent.
 
 A client that takes part in phase p reads the newest state written before p and writes its own for p. So a phase that is
 run again, after a crash or on another worker, starts from the same state and overwrites the same file.
@@ -34,7 +34,7 @@ class ClientStore:
         return dict(load_file(earlier[-1])) if earlier else {}
 
     def write(self, client: int, phase: int, arrays: Arrays) -> None:
-        """Write the client's arrays after `phase`, aside and renamed, and drop what nobody can ask for again."""
+        """Write the client's arrays after `phase`, aside and renamed, and delete what no resumed run can need."""
         if not arrays and not self._phases(client):
             return  # it never kept anything; one that dropped what it had is written, or the old would come back
         folder = self.folder / str(client)

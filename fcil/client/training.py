@@ -1,4 +1,4 @@
-"""Local training: (broadcast, this client's data, settings) -> ClientUpdate. Knows no transport."""
+"""Trains one client: (broadcast, the client's data, settings) -> ClientUpdate. Knows no transport."""
 
 import time
 from dataclasses import replace
@@ -20,11 +20,11 @@ __all__ = ["run_client"]
 
 
 def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.optim.Optimizer:
-    """Groups by learning rate; built anew in each round, so it has no memory across rounds."""
+    """An optimiser with a group per learning rate; built anew in each round, so it has no memory across rounds."""
     rates: dict[float, list[Tensor]] = {}
     for name, leaf in leaves.items():
-        own = [rate for pattern, rate in local.lr.items() if names_matching([name], (pattern,))]
-        rates.setdefault(own[0] if own else train.lr, []).append(leaf)
+        matching = [rate for pattern, rate in local.lr.items() if names_matching([name], (pattern,))]
+        rates.setdefault(matching[0] if matching else train.lr, []).append(leaf)
     groups = [{"params": tensors, "lr": rate} for rate, tensors in rates.items()]
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, weight_decay=train.weight_decay)
@@ -32,7 +32,7 @@ def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.o
 
 
 def _train(method: Method, local: Local, leaves: dict[str, Tensor], client: Session, train: Train) -> dict[str, float]:
-    """Run the epochs; the mean loss of the last one, and the steps that float16 made skip."""
+    """Run the epochs; returns the mean loss of the last one and the number of steps that float16 made skip."""
     model, data = client.model, client.data
     steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision)
     losses: list[tuple[Tensor, int]] = []
@@ -50,17 +50,17 @@ def run_client(
     method: Method, model: AdaptedModel, data: ClientData, train: Train, phase: Phase, broadcast: Broadcast,
     client: int, store: Store,
 ) -> ClientUpdate:  # fmt: skip
-    """One client's part of one phase: train what the method names, then sum what it asks for.
+    """Do one client's part of one phase: train what the method names, then sum the statistics that it asks for.
 
     The result depends on the arguments only, not on what this process did before.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     method = method.acting(phase)
     local = method.local(phase)
-    started = {**local.receives(broadcast.arrays, client), **local.frozen(broadcast.references)}
-    session = Session(client, phase, model, replace(broadcast, arrays=started), store, data)
-    names = local.trained(list(started))
-    leaves = model.load(started, names)
+    initial = {**local.receives(broadcast.arrays, client), **local.frozen(broadcast.references)}
+    session = Session(client, phase, model, replace(broadcast, arrays=initial), store, data)
+    names = local.trained(list(initial))
+    leaves = model.load(initial, names)
     metrics: dict[str, float] = {}
     method.client_begin(session)
     if names:
@@ -68,10 +68,10 @@ def run_client(
         metrics["images"] = float(train.epochs * len(data))
     trained = model.read(names)
     method.client_end(session)
-    metrics["train_seconds"] = time.perf_counter() - began
-    arrays = {**started, **trained}
+    metrics["train_seconds"] = time.perf_counter() - start
+    arrays = {**initial, **trained}
     statistics: dict[str, np.ndarray] = {}
-    for each in local.passes:
-        statistics |= collect(each, session, arrays, 4 * train.batch)
-    metrics["report_seconds"] = time.perf_counter() - began - metrics["train_seconds"]
+    for data_pass in local.passes:
+        statistics |= collect(data_pass, session, arrays, 4 * train.batch)
+    metrics["report_seconds"] = time.perf_counter() - start - metrics["train_seconds"]
     return ClientUpdate(client, phase.index, len(data), trained, statistics, metrics)

@@ -1,4 +1,4 @@
-"""What can be said against a run's settings before torch is imported: a slip is answered at once.
+"""Checks a run's settings before torch is imported, so that a slip is answered at once.
 
 Loading torch and timm takes seconds. `fcil.engine.simulation.prepare` asks this first, and then looks at what takes
 them: weights, data, devices.
@@ -15,7 +15,7 @@ __all__ = ["check_settings"]
 
 
 def check_settings(config: Config) -> Method:
-    """The run's method, once the settings of all sections and its own have been found to go together.
+    """Check that the settings of all sections and of the method go together; returns the method.
 
     Raises:
         ConfigError: no such method or data set, a setting that the method does not admit, or two that contradict.

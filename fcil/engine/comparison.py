@@ -1,4 +1,4 @@
-"""Values of a sweep x methods x seeds: the runs of a comparison, re-using finished ones."""
+"""Lays out and carries out the runs of a comparison: values of a sweep x methods x seeds."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Cell:
     folder: Path
     config: Config
     value: str = ""
-    """Of the setting that is swept over, `section.key=value`; each has a folder, a table and plots of its own."""
+    """Value of the setting that is swept over, `section.key=value`; each has a folder, a table and plots of its own."""
 
     def session(self) -> Session:
-        """Checked and ready."""
+        """Check the run and make it ready."""
         from fcil.engine.simulation import prepare  # which imports torch
 
         return prepare(self.config, self.folder)
@@ -46,7 +46,7 @@ def folder_name(label: str) -> str:
 
 
 def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Cell]:
-    """All runs of a comparison, every one of them checked before the first begins; one value of a sweep after another.
+    """Lay out all runs of a comparison, one value of a sweep after another, and check them before the first begins.
 
     Args:
         labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty.
@@ -57,11 +57,11 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
     labels = list(labels) or variant_names(path)
     if not labels:
         raise ConfigError(f"{path}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
-    for what, given in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
-        if len(set(given)) < len(given):
-            raise ConfigError(f"{what} {','.join(given)}: names one twice")
+    for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{what} {','.join(names)}: names one twice")
     swept = sweep_overrides(path, overrides)
-    made = [
+    runs = [
         Cell(
             label,
             seed,
@@ -73,14 +73,14 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
         for label in labels
         for seed in seeds
     ]
-    for cell in made:
+    for cell in runs:
         check_settings(cell.config)  # of all runs, before the first look at data and weights
-    for cell in made:
+    for cell in runs:
         cell.session()
-    return made
+    return runs
 
 
-def carry_out(made: Sequence[Cell], one: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The figures of every run, each with its label."""
-    for cell in made:
-        yield {**one(cell), "label": cell.label, "seed": cell.seed, "value": cell.value}
+def carry_out(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value."""
+    for cell in runs:
+        yield {**run(cell), "label": cell.label, "seed": cell.seed, "value": cell.value}

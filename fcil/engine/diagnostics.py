@@ -1,4 +1,4 @@
-"""With `run.diagnostics`: what the changes of the weights tell, of every round and task. Reads, and changes nothing.
+"""Data-free diagnostics of weight changes, of every round and task with `run.diagnostics`; they change no result.
 
 Whatever a method does, only the LoRA pairs (and dense changes) among its arrays are looked at:
 
@@ -39,21 +39,21 @@ EPSILON, TOP = 0.5, 10
 
 
 def changes_in(arrays: Arrays) -> dict[str, Change]:
-    """Layer -> change of its weight, of every layer that has a pair or a dense change."""
-    found: dict[str, Change] = {**changes_of(arrays)}
+    """The change of the weight of every layer that has a LoRA pair or a dense change, by layer."""
+    changes: dict[str, Change] = {**changes_of(arrays)}
     for name in (n for n in arrays if n.endswith(DELTA)):
         layer = name.removesuffix(DELTA)
-        found[layer] = arrays[name] + dense(found[layer]) if layer in found else arrays[name]
-    return found
+        changes[layer] = arrays[name] + dense(changes[layer]) if layer in changes else arrays[name]
+    return changes
 
 
 def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The arrays that `changes_in` looks at."""
+    """The LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
     return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
 
 
 def _between(after: Arrays, before: Arrays) -> dict[str, LowRank]:
-    """Layer -> what changed, as balanced factors of its numerical rank: s^1/2 is the norm of their columns."""
+    """Change of every layer between two sets of arrays, in balanced factors: s^1/2 is the norm of their columns."""
     start = changes_in(before)
     whole = {n: _minus(c, start[n]) if n in start else c for n, c in changes_in(after).items()}
     return {layer: balanced(*product_svd(change)) for layer, change in whole.items()}
@@ -71,7 +71,7 @@ def _spectrum(change: LowRank) -> np.ndarray:
 
 
 class Diagnostics:
-    """A `fcil.server.loop.Watch` that writes to `folder`; a phase that is run again writes the same again."""
+    """Diagnoses every phase and writes to `folder`; a phase that is run again writes the same again. A `loop.Watch`."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
@@ -82,8 +82,8 @@ class Diagnostics:
     def __call__(
         self, request: Request, updates: Sequence[ClientUpdate], state: State, ends_task: bool
     ) -> dict[str, Any]:
-        """The event of one phase."""
-        began, phase = time.perf_counter(), request.phase
+        """Diagnose one phase; returns its event."""
+        start_time, phase = time.perf_counter(), request.phase
         event: dict[str, Any] = {
             "event": "diagnostics", "phase": phase.index, "task": phase.task.index, "round": phase.round
         }  # fmt: skip
@@ -94,7 +94,7 @@ class Diagnostics:
                 event |= self._clients(request, updates)
             if ends_task:
                 event |= self._tasks(phase, state) | self._intruders(self.plan.method.deploy(state, phase))
-        return {**event, "seconds": time.perf_counter() - began}
+        return {**event, "seconds": time.perf_counter() - start_time}
 
     def _write(self, name: str, arrays: Arrays) -> None:
         content = {n: np.ascontiguousarray(a) for n, a in as_float32(arrays).items()}
@@ -103,22 +103,22 @@ class Diagnostics:
     def _clients(self, request: Request, updates: Sequence[ClientUpdate]) -> dict[str, Any]:
         changes = []
         for update in updates:
-            began = request.local.receives(request.broadcast.arrays, update.client)
-            changes.append(_between({**began, **update.arrays}, began))
+            initial = request.local.receives(request.broadcast.arrays, update.client)
+            changes.append(_between({**initial, **update.arrays}, initial))
         values = {
             f"client{update.client}/{layer}": _spectrum(change)
-            for update, each in zip(updates, changes, strict=True)
-            for layer, change in each.items()
+            for update, by_layer in zip(updates, changes, strict=True)
+            for layer, change in by_layer.items()
         }
         self._write(f"phase{request.phase.index:06d}", values)
         return {"clients": [u.client for u in updates], "client_kinship": kinships(changes).tolist() if values else []}
 
     def _tasks(self, phase: Phase, state: State) -> dict[str, Any]:
-        """Keep what this task changed, and compare it with the tasks before it that were kept."""
-        begin = self.folder / f"task{phase.task.index + 1}-start.safetensors"
-        if begin.exists():  # not where diagnostics were switched on in the middle of a task
+        """Keep the change of this task, and compare it with the kept changes of earlier tasks."""
+        path = self.folder / f"task{phase.task.index + 1}-start.safetensors"
+        if path.exists():  # not where diagnostics were switched on in the middle of a task
             now = self.plan.method.acting(phase).broadcast(state, phase).arrays
-            changed = _between(_of_layers(now), load_file(begin))
+            changed = _between(_of_layers(now), load_file(path))
             factors = {layer + A: change.a for layer, change in changed.items()}
             factors |= {layer + B: change.b for layer, change in changed.items()}
             self._write(f"task{phase.task.index + 1}", factors)
@@ -134,16 +134,16 @@ class Diagnostics:
         return {layer: network.get_parameter(f"{layer}.weight").float().numpy() for layer in linears}
 
     @cached_property
-    def _known(self) -> dict[str, np.ndarray]:
-        """Left singular vectors of W0, float32, of the layers met so far."""
+    def _directions(self) -> dict[str, np.ndarray]:
+        """Left singular vectors of W0, float32, of the layers that have been diagnosed so far."""
         return {}
 
     def _intruders(self, deployed: Arrays) -> dict[str, Any]:
-        found = {}
+        out = {}
         for layer, change in changes_in(deployed).items():
             if layer in self._weights:
                 weight = self._weights[layer]
-                if layer not in self._known:
-                    self._known[layer] = left_vectors(weight).astype(np.float32)
-                found[layer] = intruders(weight, change, self._known[layer], EPSILON, TOP)
-        return {"intruders": found}
+                if layer not in self._directions:
+                    self._directions[layer] = left_vectors(weight).astype(np.float32)
+                out[layer] = intruders(weight, change, self._directions[layer], EPSILON, TOP)
+        return {"intruders": out}

@@ -1,4 +1,4 @@
-"""A run without its training: the loop walks through all phases, and one client does a few steps in each.
+"""Rehearses a run: the loop walks through all phases, and in each one client does a few steps of training.
 
 The replies of the others are imitated from that client's, so the server's half, the checks and the account of traffic
 are those of the run itself. On the way the rehearsal takes the time of steps, passes and evaluation, early and late in
@@ -19,7 +19,7 @@ from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.exchange.device import PeakMemory
 from fcil.exchange.worker import Worker
-from fcil.method import ClientUpdate, Method, Phase, Task
+from fcil.method import ClientUpdate, Method, Phase, Task, head
 from fcil.server.loop import Plan, Request
 from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
@@ -30,15 +30,15 @@ __all__ = ["Cost", "Rehearsal", "between", "kind_of_work"]
 PROBE = 2
 """Steps in each phase: in the first a LoRA pair's B leaves zero, and only then does A begin to move."""
 STEPS, REPEATS = 4, 3
-"""Timed are so many steps of a whole batch, so many times; the median counts."""
+"""Steps of a whole batch that are timed, and how often; the median counts."""
 PATIENCE = 10.0
 """Seconds after which steps are not repeated: long ones vary little."""
 BATCHES = 10
-"""Of evaluation are timed, about."""
+"""About so many batches of an evaluation are timed."""
 
 
 class Cost(NamedTuple):
-    """Seconds of a batch: a fixed part, and one for each image."""
+    """The seconds that a batch takes: a fixed part, and a part for each image."""
 
     batch: float
     image: float
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
 
     @classmethod
     def through(cls, few: tuple[int, float], many: tuple[int, float]) -> "Cost":
-        """From two measurements, each (images in the batch, seconds); neither part is negative."""
+        """The cost through two measurements (images in the batch, seconds); neither part is negative."""
         if many[0] <= few[0]:
             return cls(many[1], 0.0)
         image = min(max(0.0, (many[1] - few[1]) / (many[0] - few[0])), many[1] / many[0])
@@ -57,14 +57,14 @@ class Cost(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """What one phase's work costs a client."""
+    """The measured costs of a client's work in one phase."""
 
     training: Cost
     report: Cost
 
 
 def between(measured: Mapping[int, Sequence[Cost]], at: int) -> list[Cost]:
-    """Costs at a position, on the line through the first and the last measured ones."""
+    """Interpolate costs at a position, on the line through the first and the last measured ones."""
     first, last = min(measured), max(measured)
     share = (at - first) / (last - first) if last > first else 0.0
     return [
@@ -74,30 +74,30 @@ def between(measured: Mapping[int, Sequence[Cost]], at: int) -> list[Cost]:
 
 
 def kind_of_work(method: Method, phase: Phase) -> tuple[object, ...]:
-    """Equal for phases that cost the same but for what grows with the tasks."""
+    """A key that is equal for phases which cost the same, except for what grows with the tasks."""
     local = method.acting(phase).local(phase)
-    patterns = tuple(p.replace(f"head.{phase.task.index}.", "head.") for p in local.trains)
+    patterns = tuple(head.without_task(pattern, phase.task.index) for pattern in local.trains)
     return phase.kind, patterns, len(local.passes)
 
 
 @dataclass
 class Rehearsal:
-    """An exchange for `fcil.server.loop.run`; afterwards it knows what the run will cost."""
+    """An exchange for `fcil.server.loop.run` that imitates replies and measures what the run will cost."""
 
     worker: Worker
     plan: Plan
     timed: dict[tuple[object, ...], dict[int, Timed]] = field(default_factory=dict)
-    """Kind of work -> position of the phase -> costs."""
+    """Kind of work -> position of the phase -> costs of its training and its report."""
     evaluation: dict[int, Sequence[Cost]] = field(default_factory=dict)
-    """Task -> cost, for the first and the last."""
+    """Task -> cost of its evaluation, for the first and the last task."""
     evaluated: list[Task] = field(default_factory=list)
-    """One for each evaluation."""
+    """The task of every evaluation, in order."""
     server_bytes: int = 0
-    """The most that the state and the replies of one phase take."""
+    """The most bytes that the state and the replies of one phase take."""
     worker_bytes: float = 0.0
-    """The most memory in use while something was timed; 0 where that is not known."""
+    """The most memory in use while work was timed, in bytes; 0 where that is not known."""
     seconds: float = 0.0
-    """Spent on clients' work here: what else a rehearsal takes, the server takes."""
+    """Seconds spent on clients' work here: the rest of a rehearsal is the server's work."""
     startup: float = 0.0
     """Seconds to load the backbone and to do the first steps of all."""
     _stores: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -107,34 +107,34 @@ class Rehearsal:
         ends: dict[tuple[object, ...], list[int]] = {}
         for phase in self.plan.phases:
             ends.setdefault(kind_of_work(self.plan.method, phase), []).append(phase.index)
-        self._to_time = {position for found in ends.values() for position in (found[0], found[-1])}
+        self._to_time = {position for positions in ends.values() for position in (positions[0], positions[-1])}
 
     # ---- the exchange ------------------------------------------------------------------------------------------------
 
     def __call__(self, request: Request) -> Iterator[Reply]:
-        """One client's reply to a few steps, in as many variations as clients are asked."""
-        began = time.perf_counter()
+        """Yield one client's reply to a few steps, in as many variations as clients are asked."""
+        start = time.perf_counter()
         reply = self._probe(request)
-        probed = request.local.receives(request.broadcast.arrays, reply.client)
-        self.startup = self.startup or time.perf_counter() - began
+        initial = request.local.receives(request.broadcast.arrays, reply.client)
+        self.startup = self.startup or time.perf_counter() - start
         if request.phase.index in self._to_time:
             self._time(request)
-        told = nbytes(ungrouped(request.state)) + len(request.num_examples) * update_bytes(reply)
-        self.server_bytes = max(self.server_bytes, told)
-        self.seconds += time.perf_counter() - began
+        needed = nbytes(ungrouped(request.state)) + len(request.num_examples) * update_bytes(reply)
+        self.server_bytes = max(self.server_bytes, needed)
+        self.seconds += time.perf_counter() - start
         for group in request.groups or [(client,) for client in request.num_examples]:
-            began = time.perf_counter()
-            each = (replace(reply, client=c, num_examples=request.num_examples[c]) for c in group)
-            replies = [_varied(request, one, probed) for one in each]
+            start = time.perf_counter()
+            copies = (replace(reply, client=c, num_examples=request.num_examples[c]) for c in group)
+            replies = [_varied(request, one, initial) for one in copies]
             imitated: Reply = replies[0]
             if request.groups:
                 imitated = summed(request.method, request.expected, request.broadcast, replies)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - start
             yield imitated
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """No right answers; the first and the last task's evaluation is timed on some batches."""
-        began = time.perf_counter()
+        """Time the first and the last task's evaluation on some batches; returns zeros in place of correct answers."""
+        start = time.perf_counter()
         self.evaluated.append(task)
         tasks = self.plan.scenario.tasks
         if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.evaluation:
@@ -144,26 +144,26 @@ class Rehearsal:
             seen = sum(min(size, images - begin) for begin in range(0, images, shards * size))
             memory = PeakMemory(self.worker.model.device)
             self.worker.evaluate(arrays, task, 0, shards)  # once to warm up
-            started = time.perf_counter()
+            timed_from = time.perf_counter()
             self.worker.evaluate(arrays, task, 0, shards)
-            self.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - started) / seen),)
+            self.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / seen),)
             self._note(memory)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - start
         return np.zeros(task.index + 1, np.int64)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: a rehearsal has started no process."""
 
     # ---- work and time -----------------------------------------------------------------------------------------------
 
     def _probe(self, request: Request) -> ClientUpdate:
-        """Of a client that holds an image of every class: what it sends has the form of all others' replies."""
+        """Work for a client that holds an image of every class: its reply has the form of all others' replies."""
         train, task = self.plan.config.train, request.phase.task.index
         most = max(request.num_examples, key=lambda client: request.num_examples[client])
         steps = min(PROBE, train.epochs * -(-request.num_examples[most] // train.batch))
-        held = np.concatenate(self.plan.scenario.parts[task])
-        _, first = np.unique(self.worker.dataset.train.labels[held], return_index=True)
-        chosen = np.resize(held[first], max(len(first), steps))
+        samples = np.concatenate(self.plan.scenario.parts[task])
+        _, first = np.unique(self.worker.dataset.train.labels[samples], return_index=True)
+        chosen = np.resize(samples[first], max(len(first), steps))
         return self._work(request, chosen, -(-len(chosen) // steps), most)
 
     def _work(self, request: Request, indices: np.ndarray, batch: int, client: int) -> ClientUpdate:
@@ -179,7 +179,7 @@ class Rehearsal:
             return run_client(self.plan.method, model, data, train, request.phase, request.broadcast, client, store)
 
     def _time(self, request: Request) -> None:
-        """Steps of one image and of a whole batch, and the passes for statistics after them."""
+        """Time steps of one image and of a whole batch, and the passes for statistics after them."""
         batch = self.plan.config.train.batch
         task = np.concatenate(self.plan.scenario.parts[request.phase.task.index])
         memory = PeakMemory(self.worker.model.device)
@@ -193,29 +193,29 @@ class Rehearsal:
         self.timed.setdefault(kind, {})[request.phase.index] = costs
 
     def _median(self, request: Request, indices: np.ndarray, batch: int) -> tuple[float, float]:
-        """Seconds of training and of statistics on these samples, as the client records them."""
-        began = time.perf_counter()
-        taken: list[tuple[float, float]] = []
-        while len(taken) < REPEATS and (not taken or time.perf_counter() - began < PATIENCE):
-            told = self._work(request, indices, batch, -1).metrics
-            taken.append((told["train_seconds"], told["report_seconds"]))
-        train, report = (statistics.median(column) for column in zip(*taken, strict=True))
+        """Median seconds of training and of statistics on these samples, as the client records them."""
+        start = time.perf_counter()
+        timings: list[tuple[float, float]] = []
+        while len(timings) < REPEATS and (not timings or time.perf_counter() - start < PATIENCE):
+            metrics = self._work(request, indices, batch, -1).metrics
+            timings.append((metrics["train_seconds"], metrics["report_seconds"]))
+        train, report = (statistics.median(column) for column in zip(*timings, strict=True))
         return train, report
 
     def _note(self, memory: PeakMemory) -> None:
         self.worker_bytes = max(self.worker_bytes, memory.metrics().get("peak_memory_bytes", 0.0))
 
 
-def _varied(request: Request, reply: ClientUpdate, probed: Arrays) -> ClientUpdate:
-    """The reply with each change a little larger or smaller; what did not move stays in place.
+def _varied(request: Request, reply: ClientUpdate, initial: Arrays) -> ClientUpdate:
+    """Vary a reply: every change becomes a little larger or smaller; what did not move stays in place.
 
     Args:
-        probed: what the client whose reply it is began with.
+        initial: the arrays with which the client of the reply began.
     """
     rng = request.phase.generator("rehearsal", reply.client)
     sent = request.local.receives(request.broadcast.arrays, reply.client)
     arrays = {}
     for name, a in reply.arrays.items():
-        change = np.resize(a - probed[name], sent[name].shape)  # of another shape where clients' pairs are smaller
+        change = np.resize(a - initial[name], sent[name].shape)  # of another shape where clients' pairs are smaller
         arrays[name] = (sent[name] + change * rng.uniform(0.9, 1.1, change.shape)).astype(a.dtype)
     return replace(reply, arrays=arrays)

@@ -1,4 +1,4 @@
-"""`fcil plan`: what a run will take before it runs. Counts and traffic are exact; time and memory are measured here."""
+"""Forecasts what a run will take (`fcil plan`): counts and traffic exactly, time and memory as measured here."""
 
 import heapq
 import subprocess
@@ -22,54 +22,54 @@ __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
 @dataclass(frozen=True)
 class PhaseForecast:
-    """One phase of the run to come."""
+    """What one phase of a run will take."""
 
     phase: Phase
     clients: int
-    """Asked."""
+    """Number of clients that are asked."""
     steps: int
-    """Of training, all clients together."""
+    """Training steps of all clients together."""
     upload_bytes: int
     download_bytes: int
     seconds: float
-    """With the clients, spread over the workers."""
+    """Seconds of the clients' work, spread over the workers."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The run to come."""
+    """What a run will take, phase by phase and in all."""
 
     plan: Plan
     phases: tuple[PhaseForecast, ...]
     workers: int
     device: str
-    """On which time and memory were measured, with the precision."""
+    """Device on which time and memory were measured, with precision and threads."""
     seconds: Mapping[str, float]
-    """By activity: startup, clients, server, evaluation; total is their sum."""
+    """Seconds by activity: startup, clients, server, evaluation; total is their sum."""
     backbone_bytes: int
     worker_bytes: int
-    """The most memory of a worker; 0 where that cannot be measured."""
+    """The most memory of a worker, in bytes; 0 where that cannot be measured."""
     server_bytes: int
-    """State and one phase's replies."""
+    """The most bytes that the state and the replies of one phase take."""
 
     def total(self, what: str) -> int:
-        """Over all phases: steps, upload_bytes or download_bytes."""
+        """Sum over all phases of `steps`, `upload_bytes` or `download_bytes`."""
         return sum(int(getattr(phase, what)) for phase in self.phases)
 
     def figures(self) -> dict[str, Any]:
-        """Under the names of a run's summary, where it has them."""
+        """The forecast under the names of a run's summary, where it has them."""
         sums = {what: self.total(what) for what in ("steps", "upload_bytes", "download_bytes")}
         memory = {"peak_memory_bytes": self.worker_bytes, "server_bytes": self.server_bytes}
         return {**sums, **memory, "workers": self.workers, "seconds": dict(self.seconds)}
 
 
 def steps_of(examples: int, epochs: int, batch: int) -> int:
-    """Steps of one client in one round."""
+    """Number of training steps of one client in one round."""
     return epochs * -(-examples // batch)
 
 
 def spread(seconds: Iterable[float], workers: int) -> float:
-    """Until the last worker is done, when each takes the longest job that is left."""
+    """Seconds until the last worker is done, when every idle worker takes the longest job that is left."""
     free = [0.0] * workers
     for job in sorted(seconds, reverse=True):
         heapq.heapreplace(free, free[0] + job)
@@ -77,7 +77,7 @@ def spread(seconds: Iterable[float], workers: int) -> float:
 
 
 def _workers(plan: Plan) -> int:
-    """How many clients work at a time; on a cluster elsewhere, as many as would fit this machine unless told."""
+    """Number of clients that work at a time; on another cluster `run.workers`, or as many as would fit this machine."""
     run_settings = plan.config.run
     if run_settings.exchange == "inline":
         return 1
@@ -89,12 +89,12 @@ def _workers(plan: Plan) -> int:
 
 
 def _process_seconds(plan: Plan) -> float:
-    """To start a worker's process, which imports torch and Flower; inline there is none."""
+    """Seconds to start a worker's process, which imports torch and Flower; 0 inline, where there is none."""
     if plan.config.run.exchange == "inline":
         return 0.0
-    began = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.client_app"], capture_output=True, check=False)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: int) -> float:
@@ -110,20 +110,20 @@ def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: in
 def _phases(plan: Plan, rehearsal: Rehearsal, events: list[Mapping[str, Any]], workers: int) -> list[PhaseForecast]:
     asked = {event["phase"]: event for event in events if event["event"] == "phase"}
     merged = {event["phase"]: event for event in events if event["event"] == "merged"}
-    found = []
+    out = []
     for phase in plan.phases:
         counts = [plan.scenario.num_examples(phase.task.index, c) for c in asked[phase.index]["clients"]]
         steps = [steps_of(n, plan.config.train.epochs, plan.config.train.batch) for n in counts]
-        found.append(PhaseForecast(
+        out.append(PhaseForecast(
             phase, len(counts), sum(steps) if plan.method.acting(phase).local(phase).trains else 0,
             merged[phase.index]["upload_bytes"], asked[phase.index]["download_bytes"],
             spread((_client_seconds(plan, rehearsal, phase, n) for n in counts), workers),
         ))  # fmt: skip
-    return found
+    return out
 
 
 def _evaluation_seconds(plan: Plan, rehearsal: Rehearsal, workers: int) -> float:
-    """Batches are dealt out to the workers."""
+    """Seconds of all evaluations, whose batches are dealt out to the workers."""
     size, total = plan.config.run.evaluation_batch, 0.0
     for task in rehearsal.evaluated:
         images = sum(len(t) for t in plan.scenario.tests[: task.index + 1])

@@ -1,6 +1,6 @@
-"""Accuracy counts -> the figures of class-incremental learning. Pure.
+"""Computes the figures of class-incremental learning from counts of correct answers; pure functions.
 
-A row of `right` counts, for each task seen so far, the test images that are classified correctly among all classes
+A row of `correct` counts, for each task seen so far, the test images that are classified correctly among all classes
 seen, with no task id; `total[s]` is how many task s has. There is a row after every task or, where all classes are
 learned at once, only the one after the last. All accuracies are shares between 0 and 1.
 """
@@ -12,34 +12,34 @@ import numpy as np
 __all__ = ["accuracy_matrix", "pooled_accuracies", "summarise"]
 
 SEQUENTIAL = ("average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer")
-"""Figures that need an evaluation after every task."""
+"""Names of the figures that need an evaluation after every task."""
 
 
-def accuracy_matrix(right: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
-    """(tasks done, tasks): row t, column s is the accuracy on task s after task t.
+def accuracy_matrix(correct: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
+    """Accuracies, (tasks done, tasks): row t, column s is the accuracy on task s after task t.
 
     NaN where s was not seen yet, and in the rows of tasks after which nothing was evaluated.
     """
-    matrix = np.full((len(right[-1]) if right else 0, len(total)), np.nan)
-    for row in right:
+    matrix = np.full((len(correct[-1]) if correct else 0, len(total)), np.nan)
+    for row in correct:
         matrix[len(row) - 1, : len(row)] = np.asarray(row) / np.asarray(total[: len(row)])
     return matrix
 
 
-def pooled_accuracies(right: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
-    """(tasks done,) right / total over all images seen after each task; NaN where nothing was evaluated."""
-    pooled = np.full(len(right[-1]) if right else 0, np.nan)
-    for row in right:
+def pooled_accuracies(correct: Sequence[Sequence[int]], total: Sequence[int]) -> np.ndarray:
+    """Accuracies, (tasks done,): correct / total of all images seen after a task; NaN where nothing was evaluated."""
+    pooled = np.full(len(correct[-1]) if correct else 0, np.nan)
+    for row in correct:
         pooled[len(row) - 1] = sum(row) / sum(total[: len(row)])
     return pooled
 
 
-def summarise(right: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float | None]:
-    """The figures that papers report, of the tasks done so far (at least one).
+def summarise(correct: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float | None]:
+    """Compute the figures that papers report, of the tasks done so far (at least one).
 
     All but the first two are None where all classes were learned at once: they are about a sequence.
 
-    - `final_accuracy`: pooled, right / total over all images seen; `final_accuracy_task_mean`: mean over tasks, which
+    - `final_accuracy`: pooled, correct / total over all images seen; `final_accuracy_task_mean`: mean over tasks, which
       differs where tasks have unequal sizes.
     - `average_accuracy`: mean over t of the pooled accuracy after task t ("average incremental accuracy").
     - `forgetting`: mean over all tasks but the last of (best accuracy before the end - final) (Chaudhry et al., 2018).
@@ -48,12 +48,12 @@ def summarise(right: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[s
     - `backward_transfer`: mean over all tasks but the last of (final - accuracy right after learning) (Lopez-Paz and
       Ranzato, 2017).
     """
-    matrix = accuracy_matrix(right, total)
+    matrix = accuracy_matrix(correct, total)
     last = len(matrix) - 1
-    pooled = pooled_accuracies(right, total)
+    pooled = pooled_accuracies(correct, total)
     learned, final = np.diagonal(matrix)[: last + 1], matrix[last, : last + 1]
     at_the_end = {"final_accuracy": float(pooled[last]), "final_accuracy_task_mean": float(final.mean())}
-    if len(right) <= last:
+    if len(correct) <= last:
         return {**at_the_end, **dict.fromkeys(SEQUENTIAL)}
     best = np.array([np.max(matrix[s:last, s]) for s in range(last)])
     return {

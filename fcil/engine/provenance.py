@@ -1,4 +1,4 @@
-"""What a run's numbers depend on beside its settings: versions, commit, processor, hashes of weights and data."""
+"""Records what a run's numbers depend on beside settings: versions, commit, processor, hashes of weights and data."""
 
 import platform
 import subprocess
@@ -21,26 +21,26 @@ PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "sa
 
 
 def versions() -> dict[str, str]:
-    """Package -> installed version; packages that are missing say so."""
-    found = {"python": platform.python_version()}
+    """Package -> its installed version, or "not installed"."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def commit() -> str:
     """The git commit of the checkout that this code runs from, with `-dirty` where files differ; empty outside one."""
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return told.stdout.strip() if told.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _method(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
+"""Reads and writes a run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
 
 config.toml          resolved settings, and under [provenance] the method's defaults, versions, commit and hashes
 metrics.jsonl        one line per event
@@ -53,7 +53,7 @@ CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
 
 
 def left_aside(path: Path) -> bool:
-    """Whether a path is that of a file being written, `.name.pid`, which a kill may have left behind."""
+    """Whether a path is that of a file being written, `.name.pid`, which a killed process may have left behind."""
     return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
 
 
@@ -89,23 +89,28 @@ def _read_table(folder: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> Config:
-    """The settings of the run in `folder`; raises ConfigError if there is none."""
+    """Read the settings of the run in `folder`; raises ConfigError if there is none."""
     table = _read_table(folder)
     table.pop("provenance", None)
     return from_table([(str(folder / CONFIG), table)])
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Versions and hashes recorded when the run started."""
+    """Read the versions and hashes that were recorded when the run started."""
     return dict(_read_table(folder).get("provenance", {}))
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The figures of a finished run, None while it is not finished."""
+    """Read the figures of a finished run; None while it is not finished."""
     try:
-        return dict(json.loads((folder / SUMMARY).read_text()))
+        return _with_new_keys(json.loads((folder / SUMMARY).read_text()))
     except FileNotFoundError:
         return None
+
+
+def _with_new_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with keys renamed since it was written: `correct` was `right`."""
+    return {"correct" if key == "right" else key: value for key, value in record.items()}
 
 
 def _checksum(progress: str, arrays: Arrays) -> str:
@@ -115,13 +120,13 @@ def _checksum(progress: str, arrays: Arrays) -> str:
 def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> None:
     # not ascontiguousarray, which gives a scalar an axis
     arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
-    told = json.dumps({
-        "position": progress.position, "right": progress.right, "totals": progress.totals, "events": events_bytes,
-        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.held.items()},
+    metadata = json.dumps({
+        "position": progress.position, "correct": progress.correct, "totals": progress.totals, "events": events_bytes,
+        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
     aside = folder / f".{path.name}.{os.getpid()}"
-    save_file(arrays, aside, {"progress": told, "sha256": _checksum(told, arrays)})
+    save_file(arrays, aside, {"progress": metadata, "sha256": _checksum(metadata, arrays)})
     with open(aside, "rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)
@@ -131,7 +136,7 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
 
 
 def _read_checkpoint(path: Path) -> tuple[Progress, int]:
-    """Progress and the length of the event log at that time; ValueError if the file is torn or corrupt."""
+    """Read the progress, and the bytes of the event log at that time; ValueError if the file is torn or corrupt."""
     try:
         with safe_open(path, "numpy") as file:
             meta = file.metadata() or {}
@@ -140,10 +145,10 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
             raise ValueError("its checksum does not match")
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(str(error)) from None
-    told = json.loads(meta["progress"])
-    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in told["ledger"].items()})
-    right = tuple(tuple(row) for row in told["right"])
-    return Progress(told["position"], grouped(arrays), ledger, right, told["totals"]), int(told["events"])
+    saved = _with_new_keys(json.loads(meta["progress"]))
+    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
+    correct = tuple(tuple(row) for row in saved["correct"])
+    return Progress(saved["position"], grouped(arrays), ledger, correct, saved["totals"]), int(saved["events"])
 
 
 class Recorder:
@@ -164,7 +169,7 @@ class Recorder:
 
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
-        """A new run; the caller has made sure that the folder holds no other."""
+        """Begin to record a new run; the caller has made sure that the folder holds no other."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -173,7 +178,7 @@ class Recorder:
         return cls(folder)
 
     def latest(self) -> tuple[Progress | None, list[str]]:
-        """The newest good checkpoint, with the event log cut back to it, and a warning for each one passed over."""
+        """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""
         warnings = []
         for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
             try:
@@ -188,28 +193,28 @@ class Recorder:
         return None, warnings
 
     def emit(self, event: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """Write an event as one line of metrics.jsonl."""
         self._events.write(json.dumps(event).encode() + b"\n")
         self._events.flush()
 
     def save(self, progress: Progress) -> None:
-        """A checkpoint, after the events that it stands for are on disk."""
+        """Write a checkpoint, after the events that led to it are on disk."""
         os.fsync(self._events.fileno())
         _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
-    def write_matrix(self, right: Sequence[Sequence[int]], total: Sequence[int]) -> None:
-        """accuracy_matrix.csv, empty cells for tasks not seen yet."""
+    def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
+        """Write accuracy_matrix.csv, with empty cells for tasks not seen yet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
-        for t, row in enumerate(accuracy_matrix(right, total)):
+        for t, row in enumerate(accuracy_matrix(correct, total)):
             writer.writerow([t + 1, *("" if np.isnan(value) else repr(float(value)) for value in row)])
         write_atomic(self.folder / MATRIX, text.getvalue().encode())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """summary.json: from now on the run counts as finished."""
+        """Write summary.json: from now on the run counts as finished."""
         write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the event log, which unlocks the folder."""
         self._events.close()

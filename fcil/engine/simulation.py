@@ -1,4 +1,4 @@
-"""Settings -> a finished run: checks everything, lets the loop walk through the phases, and records what it does."""
+"""Carries out a run from its settings: checks them, lets the loop walk through the phases, and records its events."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_pl
 from fcil.server.replies import Emit
 
 _IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
-"""The settings of [run] that belong to what a run is; a run may go on with other values of all the rest."""
+"""Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
@@ -30,13 +30,13 @@ __all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
 
 @dataclass(frozen=True)
 class Session:
-    """A checked run, ready to start: nothing that can be found out beforehand is left to fail."""
+    """A run that is checked and ready to start: whatever can be checked beforehand has been."""
 
     worker: Worker
     plan: Plan
 
     def exchange(self, folder: Path) -> Exchange:
-        """The exchange that the settings name."""
+        """Make the exchange that the settings name."""
         if self.plan.config.run.exchange == "inline":
             return Inline(self.worker)
         from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
@@ -48,7 +48,7 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
-        folder: the run folder, where clients may keep what is theirs; without one they keep it in memory.
+        folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
 
     Raises:
         ConfigError: whatever would stop the run later.
@@ -62,11 +62,12 @@ def prepare(config: Config, folder: Path | None = None) -> Session:
     return Session(worker, plan)
 
 
-def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[str]:
-    """What makes it another run than the folder's: settings that change its numbers, weights, data. None: the same run.
+def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[str]:
+    """Settings, weights or data in which `config` differs from the run in `folder`; empty if it is the same run.
 
     Raises:
-        ConfigError: it is the same, but the method's file has changed, or its "auto" precision means another one here.
+        ConfigError: it is the same run, but the method's file has changed, or its "auto" precision means another one
+            on this machine.
     """
 
     def numbers(c: Config) -> dict[str, Any]:
@@ -75,20 +76,20 @@ def _differences(folder: Path, config: Config, told: Mapping[str, Any]) -> list[
         table["run"] = {k: v for k, v in table["run"].items() if k in _IDENTITY}
         return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
 
-    before, given = read_provenance(folder), read_config(folder)
-    theirs, ours = numbers(given), numbers(config)
-    found = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
-    found += [f"{of} files" for of in ("weights", "data") if before.get(f"{of}_sha256") != told[f"{of}_sha256"]]
-    began = before.get("precision", given.model.precision)
-    if not found:
-        _check_sources(folder, before.get("method_sources", {}), told.get("method_sources", {}))
-    if found or began == told["precision"]:
-        return found
+    recorded, old = read_provenance(folder), read_config(folder)
+    theirs, ours = numbers(old), numbers(config)
+    names = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    names += [f"{of} files" for of in ("weights", "data") if recorded.get(f"{of}_sha256") != info[f"{of}_sha256"]]
+    precision = recorded.get("precision", old.model.precision)
+    if not names:
+        _check_sources(folder, recorded.get("method_sources", {}), info.get("method_sources", {}))
+    if names or precision == info["precision"]:
+        return names
     if config.model.precision != "auto":
         return ["model.precision"]
     raise ConfigError(
-        f'{folder}: was begun in {began}, and model.precision = "auto" means {told["precision"]} on this machine. '
-        f"Go on where it began, or here with `fcil run CONFIG --set model.precision={began} --output {folder}`"
+        f'{folder}: was begun in {precision}, and model.precision = "auto" means {info["precision"]} on this machine. '
+        f"Go on where it began, or here with `fcil run CONFIG --set model.precision={precision} --output {folder}`"
     )
 
 
@@ -104,23 +105,23 @@ def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, st
 
 
 def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
-    """The run folder, new or of this very run, how far it is, and warnings about damaged checkpoints.
+    """Open the folder of a new run or of this run; returns its recorder, progress and warnings of damaged checkpoints.
 
     Raises:
-        ConfigError: the folder holds something else, another run, or the same on other weights or data.
+        ConfigError: the folder holds other files, another run, or this run with other weights or data.
     """
-    told = provenance(config, session.worker.dataset)
+    info = provenance(config, session.worker.dataset)
     if (folder / CONFIG).exists():
-        if other := _differences(folder, config, told):
+        if names := _differences(folder, config, info):
             raise ConfigError(
-                f"{folder}: holds another run, which differs in {', '.join(other)} (see its {CONFIG}). "
+                f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}). "
                 "Choose another --output, or delete the folder"
             )
         recorder = Recorder(folder)
         return recorder, *recorder.latest()
     if folder.exists() and (not folder.is_dir() or not all(map(left_aside, folder.iterdir()))):
         raise ConfigError(f"{folder}: exists and is not a run folder; choose another --output")
-    return Recorder.create(folder, config, told), None, []
+    return Recorder.create(folder, config, info), None, []
 
 
 def _totals(plan: Plan) -> list[int]:
@@ -133,11 +134,11 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {
         "method": plan.config.method.label,
         "seed": plan.config.run.seed,
-        **summarise(progress.right, _totals(plan)),
+        **summarise(progress.correct, _totals(plan)),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
         "seconds": seconds,
-        "right": progress.right,
+        "correct": progress.correct,
         "total": _totals(plan),
         "sha256": progress.sha256(),
     }
@@ -149,14 +150,14 @@ def simulate(
     listen: Callable[[Emit, Progress], Emit] | None = None,
     exchange: Exchange | None = None,
 ) -> dict[str, Any]:
-    """Carry out a run, or what is left of it, in `folder`; the figures of the finished run. Draws nothing.
+    """Carry out a run, or what is left of it, in `folder`; returns the figures of the finished run. Draws nothing.
 
     Args:
         listen: (the recorder's emit, where the run stands) -> what to call with every event, for a live display.
-        exchange: in place of the one that the settings name; closed at the end, whatever happens.
+        exchange: used in place of the one that the settings name; closed at the end, whatever happens.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds other files or another run.
         RunError: the run had to stop; the folder's last checkpoint is good.
     """
     plan = session.plan
@@ -176,19 +177,19 @@ def simulate(
         def save(now: Progress) -> None:
             recorder.save(now)
             if plan.ends_task(now.position - 1):
-                recorder.write_matrix(now.right, _totals(plan))
+                recorder.write_matrix(now.correct, _totals(plan))
 
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
-        recorder.write_matrix(done.right, _totals(plan))
+        recorder.write_matrix(done.correct, _totals(plan))
         summary = _summary(plan, done)
         recorder.finish(summary)
         return summary
 
 
 def resume(folder: Path) -> Session:
-    """The session of the run in `folder`, from its own settings."""
+    """Make the session of the run in `folder`, from the settings recorded there."""
     return prepare(read_config(folder), folder)

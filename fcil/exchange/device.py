@@ -1,4 +1,4 @@
-"""Where clients compute: the device, what "auto" precision means on it, how it is set up, how much memory is used."""
+"""The device on which clients compute: what "auto" precision means on it, its setup, and the memory in use."""
 
 import os
 from dataclasses import replace
@@ -27,14 +27,14 @@ def check_device(name: str) -> None:
 
 
 def local_device(name: str) -> torch.device:
-    """What `run.device` means in this process; "auto" is CUDA where there is a GPU."""
+    """The device that `run.device` names in this process; "auto" is CUDA where there is a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def clients_device(config: Config) -> torch.device:
-    """The device of a run's clients, as far as it can be told from here: Ray hides GPUs from workers that ask for none.
+    """The device of a run's clients, as far as it can be known here: Ray hides GPUs from workers that ask for none.
 
     Raises:
         ConfigError: the clients have GPUs, and this machine has none to judge them by.
@@ -52,7 +52,7 @@ def clients_device(config: Config) -> torch.device:
 
 
 def resolved(config: Config) -> Config:
-    """With "auto" precision replaced by what it means here, so that all workers of a run use the same."""
+    """The settings with "auto" precision replaced by what it means here, so that all workers of a run use the same."""
     if config.model.precision != "auto":
         return config
     return replace(config, model=replace(config.model, precision=resolve("auto", clients_device(config))))
@@ -75,10 +75,10 @@ def repeatable(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """The most memory in use since this was made: allocated on the GPU, or resident in this process.
+    """Measures the most memory in use since it was made: allocated on the GPU, or resident in this process.
 
-    A process has one peak at a time. On the CPU it takes Linux, which can forget the peak so far; elsewhere nothing is
-    told rather than the peak of the process's whole life.
+    A process has one peak at a time. On the CPU it takes Linux, which can forget the peak so far; elsewhere nothing
+    is reported rather than the peak of the process's whole life.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -93,7 +93,7 @@ class PeakMemory:
             self.known = False
 
     def metrics(self) -> dict[str, float]:
-        """`peak_memory_bytes`, where it is known."""
+        """The metric `peak_memory_bytes`; none where it is not known."""
         if self.device.type == "cuda":
             return {"peak_memory_bytes": float(torch.cuda.max_memory_allocated(self.device))}
         return {"peak_memory_bytes": _resident_peak()} if self.known else {}

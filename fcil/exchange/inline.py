@@ -1,4 +1,4 @@
-"""The exchange that calls clients in this process: the definition of a run, and usable under a debugger."""
+"""The exchange that runs clients in this process: the reference for all others, and usable under a debugger."""
 
 from collections.abc import Iterator
 
@@ -14,21 +14,21 @@ __all__ = ["Inline"]
 
 
 class Inline:
-    """Clients one after the other, in the order of their numbers."""
+    """Runs clients one after the other, in the order of their numbers."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def __call__(self, request: Request) -> Iterator[Reply]:
-        """Updates, or sums over groups of clients."""
+        """Yield the clients' updates, or the sums over groups of clients."""
         for group in request.groups:
             yield self.worker.work_group(request.phase, request.broadcast, group)
         if not request.groups:
             yield from self.worker.work_all(request.phase, request.broadcast, request.num_examples)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """All batches, here."""
+        """Count the correct answers on all test images in this process."""
         return self.worker.evaluate(arrays, task)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: this exchange has started no process."""

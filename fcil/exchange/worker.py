@@ -1,4 +1,4 @@
-"""One process's share of a run: the resident model and data, and the work it does for clients. No transport."""
+"""Does clients' work in one process, which keeps the model and the data loaded. Knows no transport."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Worker:
 
     @classmethod
     def of(cls, config: Config, store: Path | None = None) -> "Worker":
-        """A worker from settings alone: what another process needs to be told."""
+        """Make a worker from the settings alone, which are all that another process has to be sent."""
         method = build_method(config.method.name, config.method.settings)
         return cls(config, method, ClientStore(store) if store else None)
 
@@ -50,13 +50,13 @@ class Worker:
 
     @cached_property
     def scenario(self) -> Scenario:
-        """Who has what; the same in every process."""
+        """The split of the data into tasks and clients; the same in every process."""
         config = self.config
         return make_scenario(self.dataset, config.tasks, config.partition, config.run.seed, self.method.stream)
 
     @cached_property
     def model(self) -> AdaptedModel:
-        """The resident model."""
+        """The resident model, on the device that the settings name."""
         device = local_device(self.config.run.device)
         repeatable(device)
         network = load_backbone(self.config.model)
@@ -67,7 +67,7 @@ class Worker:
         return self.store or MemoryStore()
 
     def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
-        """One client's part of one phase."""
+        """Do one client's part of one phase."""
         *earlier, indices = (parts[client] for parts in self.scenario.parts[: phase.task.index + 1])
         data = ClientData(
             self.dataset, indices, self.scenario.positions, self.config.model.image_size, self.model.device,
@@ -81,7 +81,7 @@ class Worker:
         return replace(update, metrics={**update.metrics, **memory.metrics()})
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
-        """Several clients' parts, one after the other; one that raises is a failure with its traceback."""
+        """Do several clients' parts, one after the other; one that raises is a failure with its traceback."""
         for client in clients:
             try:
                 yield self.work(phase, broadcast, client)
@@ -89,7 +89,7 @@ class Worker:
                 yield crashed(client, error)
 
     def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
-        """The sums over several clients' good updates; if summing itself raises, every one of them is a failure."""
+        """Sum several clients' good updates; if summing itself raises, every one of them is a failure."""
         try:
             method = self.method.acting(phase)
             counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
@@ -105,24 +105,24 @@ class Worker:
         return -(-seen // self.config.run.evaluation_batch)
 
     def evaluate(self, arrays: Arrays, task: Task, shard: int = 0, shards: int = 1) -> np.ndarray:
-        """Right answers per task on every `shards`-th batch of the test images of all classes seen.
+        """Count the correct answers per task on every `shards`-th batch of the test images of all classes seen.
 
         Returns:
             (task.index + 1,) int64. Batches are cut the same way for any number of shards, so the sum over shards does
             not depend on it.
         """
-        chosen = np.concatenate(self.scenario.tests[: task.index + 1])
+        samples = np.concatenate(self.scenario.tests[: task.index + 1])
         of_task = np.repeat(np.arange(task.index + 1), [len(t) for t in self.scenario.tests[: task.index + 1]])
         size = self.config.run.evaluation_batch
-        right = np.zeros(task.index + 1, np.int64)
+        correct = np.zeros(task.index + 1, np.int64)
         test, positions = self.dataset.test, self.scenario.positions
         with threads(self.config.run.threads), torch.no_grad():
             self.model.load(arrays)
-            for begin in range(shard * size, len(chosen), shards * size):
-                batch = chosen[begin : begin + size]
+            for begin in range(shard * size, len(samples), shards * size):
+                batch = samples[begin : begin + size]
                 images = model_inputs(
                     test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
                 )
                 predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
-                np.add.at(right, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
-        return right
+                np.add.at(correct, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
+        return correct

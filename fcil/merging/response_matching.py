@@ -46,15 +46,20 @@ class Moments:
     response: np.ndarray | None = None
     """(out, in): sum_i (Theta_i - start) G_i; None where only diagonals are known."""
 
+    @staticmethod
+    def gram_name(name: str) -> str:
+        """The name of the Gram sum among `arrays`."""
+        return f"{name}.gram"
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The sums as named arrays, `<name>.gram` and so on, which `read` turns into moments again."""
-        arrays = {f"{name}.gram": self.gram, f"{name}.weighted": self.weighted}
+        arrays = {self.gram_name(name): self.gram, f"{name}.weighted": self.weighted}
         return arrays if self.response is None else {**arrays, f"{name}.response": self.response}
 
     @classmethod
     def read(cls, arrays: Arrays, name: str) -> "Moments":
         """Read moments from the arrays that `arrays` made."""
-        return cls(arrays[f"{name}.gram"], arrays[f"{name}.weighted"], arrays.get(f"{name}.response"))
+        return cls(arrays[cls.gram_name(name)], arrays[f"{name}.weighted"], arrays.get(f"{name}.response"))
 
 
 def moments(start: np.ndarray, thetas: Iterable[np.ndarray], grams: Iterable[np.ndarray], whole: bool) -> Moments:

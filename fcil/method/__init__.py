@@ -45,18 +45,21 @@ from fcil.method.phases import (
     Backbone,
     Broadcast,
     ClientUpdate,
+    GramLayout,
+    GramShape,
     Kind,
     Phase,
     Shapes,
     Stream,
     Task,
+    gram_layouts,
 )
 from fcil.method.server_optimizer import ServerOptimizer
 from fcil.method.state import Modules, of_task, split_tasks
 
 __all__ = [
     "EXAMPLES", "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client",
-    "ClientUpdate", "Collector", "Draw", "Kind", "Local", "Method", "Model", "Modules", "Pass", "Phase",
-    "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast", "local_model",
-    "of_task", "split_tasks",
+    "ClientUpdate", "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model", "Modules",
+    "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast",
+    "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

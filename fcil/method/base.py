@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fcil.arrays import Arrays, State
+from fcil.arrays import Arrays, State, shapes
 from fcil.method.client import Adapter, Client, Local, Model, Step
-from fcil.method.phases import TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Stream, Task
+from fcil.method.phases import (
+    TRAIN,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    GramLayout,
+    Kind,
+    Phase,
+    Stream,
+    Task,
+    gram_layouts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +114,13 @@ class Method:
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
         raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
+
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
+        """Which of `sums` are Gram matrices, and in which layout: the server refuses sums with a negative diagonal.
+
+        Unless overridden, those under the names of statistics that are Gram matrices.
+        """
+        return gram_layouts(self.local(phase).reported(shapes(broadcast.arrays)))
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The state after this phase, given the sums over all clients."""

@@ -224,7 +224,7 @@ class Statistic(Protocol):
     """Something a client may report beside weights (see `fcil.statistics`)."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """What arrives, given the shapes of the broadcast's arrays: the server checks it."""
+        """What arrives, given the shapes of the broadcast's arrays: the server checks it. A Gram's is a `GramShape`."""
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> Collector:
         """Begin to sum, given the client's arrays (the broadcast's, with those that trained in their place).
@@ -281,6 +281,11 @@ class Local:
     names: smaller pairs, or a new draw from the phase's seed. Cheap: the server calls it to check and to count."""
     frozen: Callable[[Arrays], Arrays] = no_arrays
     """References -> arrays of the model beside those, which never train: earlier changes, folded into the weights."""
+
+    def reported(self, broadcast: Shapes) -> dict[str, tuple[int, ...]]:
+        """The shapes of all statistics that are reported, given those of the broadcast's arrays."""
+        statistics = [statistic for one in self.passes for statistic in one.statistics]
+        return {name: shape for statistic in statistics for name, shape in statistic.shapes(broadcast).items()}
 
     def trained(self, names: Sequence[str]) -> list[str]:
         """The names that train.

@@ -10,7 +10,7 @@ import numpy as np
 
 from fcil.method.phases import Task
 
-__all__ = ["bias", "block", "new_rows", "task_of", "tasks_of", "weight"]
+__all__ = ["bias", "block", "new_rows", "task_of", "tasks_of", "weight", "without_task"]
 
 _NAME = re.compile(r"head\.(\d+)\.(weight|bias)")
 
@@ -39,6 +39,15 @@ def task_of(name: str) -> int | None:
 def tasks_of(names: Iterable[str]) -> list[int]:
     """The tasks that have a block among these arrays, sorted."""
     return sorted({task for name in names if (task := task_of(name)) is not None})
+
+
+def without_task(pattern: str, task: int) -> str:
+    """A name or glob pattern with the number of a task's block left out, so that the blocks of two tasks compare equal.
+
+    >>> without_task("head.3.weight", 3)
+    'head.weight'
+    """
+    return pattern.replace(f"head.{task}.", "head.")
 
 
 def new_rows(task: Task, width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """What passes between server and clients: a phase, what the server broadcasts in it, and what a client sends back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +11,8 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "Kind", "Phase", "Shapes", "Stream", "Task",
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "Kind", "Phase", "Shapes",
+    "Stream", "Task", "gram_layouts",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
@@ -20,6 +22,37 @@ Stream = Literal["federated", "pooled", "at_once"]
 """Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
+GramLayout = Literal["matrix", "half", "diagonal"]
+"""How an array holds a Gram matrix of n features: (n, n), its upper half row by row, or its diagonal, (n,)."""
+
+
+class GramShape(tuple[int, ...]):
+    """The shape of an array that holds a Gram matrix, sum x x^T: the server refuses negative entries on its diagonal.
+
+    >>> GramShape((6,), "half") == (6,)
+    True
+    """
+
+    layout: GramLayout
+
+    def __new__(cls, shape: tuple[int, ...], layout: GramLayout) -> "GramShape":
+        """Raise ValueError where no Gram matrix in this layout has the shape."""
+        n = shape[0]
+        fits = {
+            "matrix": len(shape) == 2 and n == shape[-1],
+            "half": len(shape) == 1 and (n < 0 or (root := math.isqrt(2 * n)) * (root + 1) == 2 * n),
+            "diagonal": len(shape) == 1,
+        }
+        if not fits[layout]:
+            raise ValueError(f"no Gram matrix has the shape {shape} in the layout {layout!r}")
+        declared = super().__new__(cls, shape)
+        declared.layout = layout
+        return declared
+
+
+def gram_layouts(shapes: Shapes) -> dict[str, GramLayout]:
+    """The arrays that are declared to be Gram matrices, each with its layout."""
+    return {name: shape.layout for name, shape in shapes.items() if isinstance(shape, GramShape)}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     points = {}
     for row in rows:
         label_runs = [run for run in runs if run["label"] == row.label]
-        curves[row.title] = np.stack([pooled_accuracies(run["right"], run["total"]) for run in label_runs])
+        curves[row.title] = np.stack([pooled_accuracies(run["correct"], run["total"]) for run in label_runs])
         final = [run["final_accuracy"] for run in label_runs]
         megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in label_runs]
         std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0

@@ -95,7 +95,7 @@ class Live:
             self._line(f"{self._place(event)}: {event['updates']}/{asked} clients, {self._speed()}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
-        accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["right"], event["total"], strict=True))
+        accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["correct"], event["total"], strict=True))
         place = f"after task {event['task'] + 1}/{self._tasks}"
         self._line(f"{place}: accuracy {100 * event['accuracy']:.1f} %  (by task: {accuracies})")
 

@@ -30,7 +30,7 @@ def client_class_counts(scenario: Scenario, data: Dataset) -> np.ndarray:
 
 
 def write_plots(
-    folder: Path, scenario: Scenario, data: Dataset, right: Sequence[Sequence[int]], label: str, missing: str = ""
+    folder: Path, scenario: Scenario, data: Dataset, correct: Sequence[Sequence[int]], label: str, missing: str = ""
 ) -> None:
     """Draw accuracy.png (over tasks), matrix.png (heat map) and clients.png (which client holds which classes).
 
@@ -40,8 +40,8 @@ def write_plots(
     folder.mkdir(exist_ok=True)
     total = [len(t) for t in scenario.tests]
     below = f"\n{missing}" if missing else ""
-    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(right, total)})
-    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(right, total), f"{label} on {data.name}{below}")
+    accuracy_over_tasks(folder / "accuracy.png", {label + below: pooled_accuracies(correct, total)})
+    accuracy_heatmap(folder / "matrix.png", accuracy_matrix(correct, total), f"{label} on {data.name}{below}")
     names = [data.classes[int(c)] for c in scenario.order]
     task_sizes = [task.size for task in scenario.tasks]
     class_holders(folder / "clients.png", client_class_counts(scenario, data), names, task_sizes)
@@ -53,5 +53,5 @@ def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None
         return
     plan = session.plan
     label, missing = plan.config.method.label, missing_updates([summary])
-    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["right"], label, missing)
+    write_plots(folder / PLOTS, plan.scenario, session.worker.dataset, summary["correct"], label, missing)
     diagnostics_plots(folder)

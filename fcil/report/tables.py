@@ -30,14 +30,14 @@ def _share(missing: int, asked: int) -> str:
     return f"{missing} of {asked}" if asked else str(missing)
 
 
-def run_table(summary: Mapping[str, Any], right: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
+def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], total: Sequence[int]) -> Group:
     """Show the results of a run: accuracy per task, then the overall figures. Shares are shown in percent."""
     tasks = Table(
         "task", "when learned", "at the end", "all seen so far", box=None, title="accuracy [%]", title_justify="left"
     )
     for column in tasks.columns[1:]:
         column.justify = "right"
-    matrix, pooled = accuracy_matrix(right, total), pooled_accuracies(right, total)
+    matrix, pooled = accuracy_matrix(correct, total), pooled_accuracies(correct, total)
     for t, seen in enumerate(pooled):
         tasks.add_row(str(t + 1), _percent(matrix[t, t]), _percent(matrix[-1, t]), _percent(seen))
     seconds = summary["seconds"]

@@ -1,4 +1,4 @@
-"""The one task/round loop. It is given an exchange and knows no transport.
+"""The loop over tasks and rounds, the same for every transport: an exchange carries its requests and replies.
 
     for each phase:  ask -> exchange -> check -> receive (merge) -> evaluate at a task's end -> save
 
@@ -39,23 +39,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Request:
-    """What an exchange carries to the clients of one phase."""
+    """What the server asks of the clients of one phase."""
 
     phase: Phase
     method: Method
     """The method that acts in this phase; stays on the server, as clients build their own."""
     broadcast: Broadcast
     num_examples: dict[int, int]
-    """Client asked -> its training samples in this task."""
+    """Client that is asked -> number of its training samples in this task."""
     state: State
     """The server's state from which the broadcast was made; stays on the server."""
     local: Local
     groups: tuple[tuple[int, ...], ...] = ()
-    """Clients whose updates are to be summed where they work; none: every client's update is sent."""
+    """Groups of clients whose updates are summed by the worker that trains them; empty: every client sends its own."""
 
     @property
     def expected(self) -> Expected:
-        """What a good reply holds."""
+        """The names, shapes and counts of a good reply."""
         return expected(self.phase, self.broadcast, self.local, self.num_examples)
 
 
@@ -63,13 +63,13 @@ class Exchange(Protocol):
     """Carries requests to clients and replies back: in this process, over Ray, over a network."""
 
     def __call__(self, request: Request) -> Iterator[Reply]:
-        """Replies in the order of their arrival. Never raises for a single client."""
+        """Yield replies in the order of their arrival; a client that fails is a `Failure`, never an exception."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Right answers per task seen, (task.index + 1,), under the deployed arrays."""
+        """Count the correct answers on every task seen, (task.index + 1,), with the deployed arrays in the model."""
 
     def close(self) -> None:
-        """End what was started for the run."""
+        """End the processes that were started for the run."""
 
 
 Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, Any]]
@@ -78,7 +78,7 @@ Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, An
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is fixed before a run starts."""
+    """What is fixed before a run starts: settings, method, scenario, backbone and phases."""
 
     config: Config
     method: Method
@@ -93,28 +93,28 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """All that a run has to remember; a checkpoint is one of these."""
+    """Where a run stands: all that it needs to go on, and what a checkpoint holds."""
 
     position: int
-    """Phases done."""
+    """Number of phases done."""
     state: State
     ledger: Ledger = field(default_factory=Ledger)
-    right: tuple[tuple[int, ...], ...] = ()
-    """Right answers: after task t, on task s."""
+    correct: tuple[tuple[int, ...], ...] = ()
+    """Row t, column s: number of correct answers on task s after task t."""
     totals: Mapping[str, float] = field(default_factory=dict)
-    """Bytes up and down, seconds by activity, images, updates refused; and the most memory that a client took."""
+    """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
 
     def add(self, **amounts: float) -> "Progress":
-        """With amounts added to the totals."""
+        """The progress with amounts added to its totals."""
         names = {*self.totals, *amounts}
         return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
 
     def raise_to(self, **amounts: float) -> "Progress":
-        """With totals that are maxima, not sums."""
+        """The progress with totals that are maxima, not sums, raised to these amounts."""
         return replace(self, totals={**self.totals, **{n: max(a, self.totals.get(n, 0)) for n, a in amounts.items()}})
 
     def sha256(self) -> str:
-        """Of the state's arrays."""
+        """The SHA-256 of the state's arrays."""
         return digest(ungrouped(self.state))
 
 
@@ -129,7 +129,7 @@ def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Back
 
 
 def initial_progress(plan: Plan) -> Progress:
-    """Before the first phase."""
+    """The progress before the first phase: the method's initial state."""
     return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
 
 
@@ -139,19 +139,19 @@ def _participants(plan: Plan, phase: Phase) -> list[int]:
 
 
 def updates_asked(plan: Plan) -> int:
-    """How many updates a whole run asks for."""
+    """Number of updates that a whole run asks for."""
     return sum(len(_participants(plan, phase)) for phase in plan.phases)
 
 
 def ask(plan: Plan, progress: Progress) -> Request:
-    """The next request. Training rounds ask a share of the clients, reports ask all; both only those with samples."""
+    """Make the next request. A round asks a share of the clients, a report asks all; both only those with samples."""
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
     clients = _participants(plan, phase)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
-    cut = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
+    grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     method = plan.method.acting(phase)
-    return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), cut)
+    return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), grouped)
 
 
 def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
@@ -163,7 +163,7 @@ def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
 
 
 def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered) -> Progress:
-    """Merge checked updates, in the order of the clients.
+    """The progress after checked updates are merged, in the order of their clients.
 
     Raises:
         RunError: fewer good updates than `run.min_clients`, or a merge whose values are not finite.
@@ -193,22 +193,22 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     ends_task = plan.ends_task(phase.index)
     if not ends_task and not plan.config.run.evaluate_rounds:
         return progress
-    began = time.perf_counter()
+    start = time.perf_counter()
     deployed = plan.method.deploy(progress.state, phase)
-    ready = time.perf_counter()
-    right = [int(r) for r in exchange.evaluate(deployed, phase.task)]
-    seconds = time.perf_counter() - ready
-    total = [len(t) for t in plan.scenario.tests[: len(right)]]
+    deployed_at = time.perf_counter()
+    correct = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    seconds = time.perf_counter() - deployed_at
+    total = [len(t) for t in plan.scenario.tests[: len(correct)]]
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
-        "right": right, "total": total, "accuracy": sum(right) / sum(total), "seconds": seconds,
+        "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
     })  # fmt: skip
-    rows = (*progress.right, tuple(right)) if ends_task else progress.right
-    return replace(progress, right=rows).add(seconds_merging=ready - began, seconds_evaluation=seconds)
+    rows = (*progress.correct, tuple(correct)) if ends_task else progress.correct
+    return replace(progress, correct=rows).add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
 
 
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
-    """One phase.
+    """Take one phase: ask the clients, check and merge their replies, and evaluate where a task ends.
 
     Raises:
         RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or as `receive`.
@@ -217,32 +217,32 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
     request = ask(plan, progress)
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
-    receivers, begin = (
+    receivers, receives = (
         (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.receives)
     )
-    ledger, down = send(progress.ledger, request.broadcast, receivers, begin)
+    ledger, down = send(progress.ledger, request.broadcast, receivers, receives)
     emit({
         "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
         "clients": clients, "download_bytes": down,
     })  # fmt: skip
-    asked = time.perf_counter()
+    sent_at = time.perf_counter()
     arriving, on_error = exchange(request), plan.config.run.on_client_error
     replies = gather(request.method, request.expected, request.broadcast, arriving, emit, on_error)
     updates = replies.updates
-    gathered = time.perf_counter()
+    replied_at = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)
-    merged = time.perf_counter()
+    merged_at = time.perf_counter()
     emit({
         "event": "merged", "phase": phase.index, "task": phase.task.index, "round": phase.round,
-        "updates": len(updates), "upload_bytes": replies.nbytes, "seconds_clients": gathered - asked,
-        "seconds_merge": merged - gathered, "sha256": progress.sha256(),
+        "updates": len(updates), "upload_bytes": replies.nbytes, "seconds_clients": replied_at - sent_at,
+        "seconds_merge": merged_at - replied_at, "sha256": progress.sha256(),
     })  # fmt: skip
     progress = progress.add(
-        upload_bytes=replies.nbytes, download_bytes=down, refused=replies.lost, seconds_clients=gathered - asked,
-        seconds_merging=merged - gathered, images=sum(u.metrics.get("images", 0) for u in updates),
+        upload_bytes=replies.nbytes, download_bytes=down, refused=replies.lost, seconds_clients=replied_at - sent_at,
+        seconds_merging=merged_at - replied_at, images=sum(u.metrics.get("images", 0) for u in updates),
     )  # fmt: skip
-    told = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
-    progress = progress.raise_to(peak_memory_bytes=max(told)) if told else progress
+    peaks = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
+    progress = progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
     if watch is not None:
         emit(watch(request, sorted(updates, key=lambda u: u.client), progress.state, plan.ends_task(phase.index)))
     return _evaluate(plan, progress, phase, exchange, emit)
@@ -256,10 +256,10 @@ def run(
     save: Callable[[Progress], None],
     watch: Watch | None = None,
 ) -> Progress:
-    """From `progress` to the end of the last task; `save` is called after every phase, `watch` after every merge."""
+    """Run all phases that are left; `save` is called after every phase, `watch` after every merge."""
     while progress.position < len(plan.phases):
-        began = time.perf_counter()
+        start = time.perf_counter()
         progress = step(plan, progress, exchange, emit, watch)
-        progress = progress.add(seconds_total=time.perf_counter() - began)
+        progress = progress.add(seconds_total=time.perf_counter() - start)
         save(progress)
     return progress

@@ -1,7 +1,7 @@
-"""What comes back from the clients of a phase: their updates, or sums of several clients' updates, or failures.
+"""Gathers the replies of a phase's clients: single updates, sums over groups of clients, or failures.
 
-With `run.aggregate_on_worker` the clients of a phase are cut into groups, and whoever works for a group sends the sums
-that merging needs (`Method.sums`) in place of single updates. Groups depend on who takes part only, never on the number
+With `run.aggregate_on_worker` the clients of a phase are cut into groups, and the worker of a group sends the sums that
+merging needs (`Method.sums`) in place of single updates. Groups depend on who takes part only, never on the number
 of workers, so the result has the same bits everywhere.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, nbytes, shapes, total
 from fcil.errors import RunError
-from fcil.method import Broadcast, ClientUpdate, Method, Phase, Shapes
+from fcil.method import Broadcast, ClientUpdate, GramShape, Method, Phase, Shapes
 from fcil.server.traffic import update_bytes
 from fcil.server.validation import Expected, arrays_refusal, refusal
 
@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 HELD_BYTES = 1 << 25
-"""Of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
+"""Bytes of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
 TRACEBACK = 8000
 """Characters of a traceback that travel and are recorded, the last ones: they hold the exception and where it was."""
 
@@ -37,7 +37,7 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that was asked and has no update to show."""
+    """A client that was asked and has no update, and the reason."""
 
     client: int
     reason: str
@@ -56,10 +56,10 @@ class Partial:
 
     phase: int
     members: tuple[ClientUpdate, ...]
-    """Who is in the sums: number, examples and metrics; their arrays stayed where they were summed."""
+    """The clients in the sums: number, examples and metrics; their arrays stayed where they were summed."""
     failures: tuple[Failure, ...] = ()
     sums: Arrays = field(default_factory=dict)
-    """float64; empty where no member is left."""
+    """The sums, float64; empty where no client of the group has a good update."""
 
 
 Reply = ClientUpdate | Partial | Failure
@@ -70,14 +70,14 @@ class Gathered:
     """The good replies to a request."""
 
     updates: list[ClientUpdate] = field(default_factory=list)
-    """Of single clients; of groups without their arrays."""
+    """The good updates; those of clients in groups have no arrays."""
     partials: list[Partial] = field(default_factory=list)
     lost: int = 0
-    """Clients without a good update."""
+    """Number of clients without a good update."""
 
     @property
     def nbytes(self) -> int:
-        """Payload of the good replies."""
+        """Payload of the good replies, in bytes."""
         return sum(update_bytes(u) for u in self.updates) + sum(nbytes(p.sums) for p in self.partials)
 
     def sums(self) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ class Gathered:
 
 
 def groups(clients: Sequence[int]) -> list[list[int]]:
-    """Neighbours in groups of about the square root of their number: as many messages as clients in each."""
+    """Cut clients into groups of neighbours, about as many groups as clients in each."""
     size = math.ceil(math.sqrt(len(clients)))
     return [list(clients[begin : begin + size]) for begin in range(0, len(clients), size)]
 
@@ -97,17 +97,17 @@ def summed(
     """Add up a group's good updates, holding as many at a time as HELD_BYTES allow, and at least one.
 
     Args:
-        target: what a good reply holds.
+        target: the names, shapes and counts of a good reply.
     """
     members: list[ClientUpdate] = []
     failures: list[Failure] = []
-    held: list[ClientUpdate] = []
+    waiting: list[ClientUpdate] = []
     parts: list[Arrays] = []
 
     def add_up() -> None:
-        if held:
-            parts[:] = [total([*parts, method.sums(target.phase, broadcast, held)])]
-            held.clear()
+        if waiting:
+            parts[:] = [total([*parts, method.sums(target.phase, broadcast, waiting)])]
+            waiting.clear()
 
     for reply in replies:
         if isinstance(reply, Failure):
@@ -116,38 +116,39 @@ def summed(
         if reason := refusal(reply, target, [u.client for u in members]):
             failures.append(Failure(reply.client, reason))
             continue
-        if (len(held) + 1) * update_bytes(reply) > HELD_BYTES:
+        if (len(waiting) + 1) * update_bytes(reply) > HELD_BYTES:
             add_up()
-        held.append(reply)
+        waiting.append(reply)
         members.append(replace(reply, arrays={}, statistics={}))
     add_up()
     return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
 
 
 def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shapes:
-    """The shapes of the sums over any clients, from an update of zeros."""
+    """The shapes of the sums over any group of clients, found by summing an update of zeros."""
 
     def zeros(wanted: Shapes) -> dict[str, np.ndarray]:
         return {name: np.zeros([max(n, 0) for n in shape], np.float32) for name, shape in wanted.items()}
 
     blank = ClientUpdate(0, target.phase.index, 1, zeros(target.arrays), zeros(target.statistics))
-    return shapes(method.sums(target.phase, broadcast, [blank]))
+    sums, layouts = shapes(method.sums(target.phase, broadcast, [blank])), method.gram_sums(target.phase, broadcast)
+    return {name: GramShape(shape, layouts[name]) if name in layouts else shape for name, shape in sums.items()}
 
 
 def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: set[int]) -> str | None:
-    """Why the sums of a group must not be merged, or None."""
+    """The reason why the sums of a group must not be merged, or None."""
     if partial.phase != target.phase.index:
         return f"stale: answers phase {partial.phase}, not {target.phase.index} ({target.phase})"
     for position, member in enumerate(partial.members):
         before = [*already, *(m.client for m in partial.members[:position])]
-        reason = refusal(member, replace(target, arrays={}, statistics={}, own={}), before)
+        reason = refusal(member, replace(target, arrays={}, statistics={}, arrays_of={}), before)
         if reason:
             return f"sums with client {member.client}: {reason}"
     return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
 
 
 def _stopped(phase: Phase, crash: Failure) -> RunError:
-    """What a person is told of a client whose code raised; it comes from afar, so it may not steer the terminal."""
+    """The error of a run that stops at a client's exception, without control characters that would steer a terminal."""
     text = f"{phase}: client {crash.client} raised {crash.reason}\n\n{crash.traceback.rstrip()}\n\n"
     return RunError(
         "".join(c if c.isprintable() or c == "\n" else " " for c in text)
@@ -164,7 +165,7 @@ def gather(
     emit: Emit,
     on_error: OnError = "stop",
 ) -> Gathered:
-    """The good replies to a request; each client is told as an event, `client` or `refused`.
+    """Check the replies to a request and keep the good ones; every client becomes an event, `client` or `refused`.
 
     Raises:
         RunError: a client's code raised an exception and `on_error` is "stop"; names the first that arrived.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, added, symmetric_half
-from fcil.method import ClientUpdate, Draw, Model, Shapes, Task, head
+from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
 from fcil.seeding import generator
 
 if TYPE_CHECKING:
@@ -166,23 +166,23 @@ class FeatureSums:
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
 
-    def _totals(self, width: int) -> dict[str, tuple[int, ...]]:
+    def total_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the arrays of `total`, for features of length `width`."""
         m, c = self.map.size(width * len(self.chosen)), self.task.size
         per_class: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
-        whole = {GRAM: (m * (m + 1) // 2,)} if self.gram else {}
+        whole = {GRAM: GramShape((m * (m + 1) // 2,), "half")} if self.gram else {}
         return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **per_class}.items()}
 
     def zeros(self, width: int) -> dict[str, np.ndarray]:
         """The arrays of `total` over no samples, for features of length `width`."""
-        return {name: np.zeros(shape) for name, shape in self._totals(width).items()}
+        return {name: np.zeros(shape) for name, shape in self.total_shapes(width).items()}
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes of the arrays sent; the broadcast has a head block of the task, which may have no rows."""
         width = broadcast[head.weight(self.task.index)][1]
         m = self.map.size(width * len(self.chosen))
         factor = (min(self.sketch, m), m)
-        sums = self._totals(width).items()
+        sums = self.total_shapes(width).items()
         return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums}
 
     def _sent_as(self, name: str) -> str:
@@ -223,7 +223,7 @@ class FeatureSums:
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' sums in float64, every G as its upper half."""
-        names = list(self._totals(1))
+        names = list(self.total_shapes(1))
         return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
     def _read(self, name: str, sent: Arrays) -> np.ndarray:
@@ -280,7 +280,7 @@ class Drift:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes of C, (M, M), and of the upper half of G_o, (M (M + 1) / 2,)."""
         m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.new))
-        return {CROSS: (m, m), OLD_GRAM: (m * (m + 1) // 2,)}
+        return {CROSS: (m, m), OLD_GRAM: GramShape((m * (m + 1) // 2,), "half")}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Pairs:
         """Start a collector with sums of zero."""

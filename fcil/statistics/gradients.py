@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcil.arrays import Arrays, names_matching, symmetric_half
-from fcil.method import Draw, Model, Pass, Shapes, Statistic, Task, head
+from fcil.method import Draw, GramShape, Model, Pass, Shapes, Statistic, Task, head
 from fcil.model.lora import DELTA, A, B, layers_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,10 @@ class OutputGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (out (out + 1) / 2,) per layer, the upper half row by row, and (1,) for the number of samples."""
         sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
-        return {SAMPLES: (1,), **{output_gram(layer): (n * (n + 1) // 2,) for layer, n in sides.items()}}
+        return {
+            SAMPLES: (1,),
+            **{output_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in sides.items()},
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
         """Start a collector that observes the gradients at layers' outputs."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
-from fcil.method import Draw, Model, Shapes, head
+from fcil.method import Draw, GramShape, Model, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
@@ -108,7 +108,9 @@ class InputEnergy:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (in,) per layer."""
-        return {input_energy(layer): (broadcast[layer + A][1],) for layer in layers_of(broadcast)}
+        return {
+            input_energy(layer): GramShape((broadcast[layer + A][1],), "diagonal") for layer in layers_of(broadcast)
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Start a collector of x_j^2 over tokens."""
@@ -124,7 +126,7 @@ class InputGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (in (in + 1) / 2,) per layer, the upper half row by row."""
         widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
-        return {input_gram(layer): (n * (n + 1) // 2,) for layer, n in widths.items()}
+        return {input_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in widths.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Start a collector of x x^T over tokens."""
@@ -184,7 +186,7 @@ class ProjectedGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (r (r + 1) / 2,) per layer, the upper half row by row."""
         ranks = {layer: broadcast[layer + A][0] for layer in layers_of(broadcast)}
-        return {projected_gram(layer): (r * (r + 1) // 2,) for layer, r in ranks.items()}
+        return {projected_gram(layer): GramShape((r * (r + 1) // 2,), "half") for layer, r in ranks.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Start a collector of z z^T with z = A x, or of x_j^2, which is projected at the end."""
@@ -233,7 +235,8 @@ class HeadGram:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (d (d + 1) / 2,), the upper half row by row; or (d,), the diagonal."""
         d = broadcast[head.weight(self.task)][1]
-        return {head_gram(self.task): (d,) if self.amount == 0 else (d * (d + 1) // 2,)}
+        whole = GramShape((d * (d + 1) // 2,), "half")
+        return {head_gram(self.task): GramShape((d,), "diagonal") if self.amount == 0 else whole}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _HeadSums:
         """Start a collector of f f^T, or f_j^2, over samples."""

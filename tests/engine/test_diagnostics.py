@@ -71,7 +71,7 @@ def flat(after, before):
 def test_the_run_has_the_same_bits_without_them(watched, tmp_path):
     method, _, summary, _, _ = watched
     plain = simulate(prepare(settings(method), tmp_path / "plain"), tmp_path / "plain")
-    assert (plain["sha256"], plain["right"]) == (summary["sha256"], summary["right"])
+    assert (plain["sha256"], plain["correct"]) == (summary["sha256"], summary["correct"])
     assert not (tmp_path / "plain" / "diagnostics").exists()
 
 

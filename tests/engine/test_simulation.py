@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
+from fcil.engine import records
 from fcil.engine.records import read_summary
 from fcil.engine.simulation import prepare, resume, simulate
 from fcil.errors import ConfigError, MergeError, RunError
@@ -150,12 +153,41 @@ def test_a_run_stopped_in_the_middle_of_a_phase_ends_in_the_same_bits(unbroken, 
     with pytest.raises(Stop):
         simulate(session, tmp_path / "run", exchange=Faulty(session.worker, stop_at=stop_at))
     summary = simulate(resume(tmp_path / "run"), tmp_path / "run")
-    for key in ("sha256", "right", "upload_bytes", "download_bytes", "images"):
+    for key in ("sha256", "correct", "upload_bytes", "download_bytes", "images"):
         assert summary[key] == unbroken[0][key] or json.loads(json.dumps(summary[key])) == json.loads(
             json.dumps(unbroken[0][key])
         )
     phases = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [e["phase"] for e in phases if e["event"] == "phase"] == list(range(15))
+
+
+def with_old_keys(folder):
+    """Rename the keys of a run folder to those of runs before `right` became `correct`."""
+    for path in (folder / "checkpoint").glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            progress = file.metadata()["progress"].replace('"correct"', '"right"')
+        arrays = load_file(path)
+        save_file(arrays, path, {"progress": progress, "sha256": records._checksum(progress, arrays)})
+    for path in (folder / "metrics.jsonl", folder / "summary.json"):
+        if path.exists():  # as many bytes as before: a checkpoint holds the length of the events
+            path.write_text(path.read_text().replace('"correct": [', '"right":   ['))
+
+
+def test_a_run_folder_from_before_right_became_correct_is_resumed_and_read(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    session = prepare(SMALL, folder)
+    with pytest.raises(Stop):
+        simulate(session, folder, exchange=Faulty(session.worker, stop_at=(7, 0)))
+    with_old_keys(folder)
+    summary = simulate(resume(folder), folder)
+    assert summary["sha256"] == unbroken[0]["sha256"]
+    assert summary["correct"] == unbroken[0]["correct"]
+    with_old_keys(folder)
+    assert '"right"' in (folder / "summary.json").read_text()
+    old = simulate(resume(folder), folder)
+    assert "right" not in old
+    assert old["correct"] == json.loads(json.dumps(summary["correct"]))
+    draw_run(resume(folder), folder, old)
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
@@ -298,8 +330,6 @@ class _Kill(Exception):
 @pytest.mark.parametrize("moment", ["save_file", "_sync_folder", "_checksum"])
 def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, moment):
     """The process ends between any two steps of writing a checkpoint: before, during and after the rename."""
-    import fcil.engine.records as records
-
     folder = tmp_path / "run"
     original, calls = getattr(records, moment), []
 

@@ -43,14 +43,14 @@ def _run(config):
 def test_a_cuda_run_is_close_to_the_cpu_and_repeats_itself():
     worker, first = _run(CONFIG)
     assert next(worker.model.network.parameters()).is_cuda
-    assert _run(CONFIG)[1].right == first.right
+    assert _run(CONFIG)[1].correct == first.correct
     _, cpu = _run(replace(CONFIG, run=Run(device="cpu")))
-    assert np.abs(np.subtract(first.right[-1], cpu.right[-1])).sum() <= 3
+    assert np.abs(np.subtract(first.correct[-1], cpu.correct[-1])).sum() <= 3
 
 
 def test_bf16_runs_on_the_device():
     _, progress = _run(replace(CONFIG, model=Model(precision="bf16")))
-    assert len(progress.right) == 2
+    assert len(progress.correct) == 2
     assert all(np.isfinite(a).all() for group in progress.state.values() for a in group.values())
 
 
@@ -89,7 +89,7 @@ def test_ray_workers_share_a_gpu(tmp_path):
         done = run(plan, initial_progress(plan), exchange, lambda event: None, lambda progress: None)
     finally:
         exchange.close()
-    assert done.right == _run(CONFIG)[1].right
+    assert done.correct == _run(CONFIG)[1].correct
 
 
 def test_views_on_the_device_are_those_of_the_cpu():

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from test_tables_and_plots import RIGHT, TOTAL, run_of, shown
+from test_tables_and_plots import CORRECT, TOTAL, run_of, shown
 
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
@@ -33,9 +33,9 @@ def test_missing_updates_in_words(runs, text):
 
 
 def test_the_table_of_a_run_says_of_how_many():
-    text = shown(tables.run_table(LOSSY[0], RIGHT, TOTAL))
+    text = shown(tables.run_table(LOSSY[0], CORRECT, TOTAL))
     assert "3 of 30" in next(line for line in text.splitlines() if "updates refused or missing" in line)
-    assert "missing" not in shown(tables.run_table(CLEAN, RIGHT, TOTAL))
+    assert "missing" not in shown(tables.run_table(CLEAN, CORRECT, TOTAL))
 
 
 def test_every_table_of_a_comparison_says_it_on_the_row():
@@ -61,7 +61,7 @@ def test_tables_without_losses_do_not_mention_them():
 
 
 def curves(run, value):
-    return {**run, "right": RIGHT, "total": TOTAL, "value": value}
+    return {**run, "correct": CORRECT, "total": TOTAL, "value": value}
 
 
 def test_a_sweep_keeps_its_columns_and_its_pictures_name_the_loss(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from fcil.report import figure, plots, tables
 from fcil.report import live as live_module
 from fcil.report.live import Live, phase_weights
 
-RIGHT, TOTAL = [[9], [8, 14]], [10, 20]
+CORRECT, TOTAL = [[9], [8, 14]], [10, 20]
 
 
 def run_of(label="lorm", seed=0, final=0.75, **changes):
@@ -37,20 +37,20 @@ def shown(renderable, width=120):
 
 
 def test_run_table_shows_accuracy_when_learned_at_the_end_and_pooled():
-    text = shown(tables.run_table(run_of(), RIGHT, TOTAL), width=80)
+    text = shown(tables.run_table(run_of(), CORRECT, TOTAL), width=80)
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "90.0", "80.0", "90.0"] in lines
     assert ["2", "70.0", "70.0", "73.3"] in lines
     for words in ("75.0 %", "70.0 %", "81.2 %", "10.0 points", "12.34 / 5.00 MB", "10.0 s", "1.50 s", "14.4 s"):
         assert words in text
     assert "refused" not in text
-    assert "refused" in shown(tables.run_table(run_of(refused=3), RIGHT, TOTAL))
+    assert "refused" in shown(tables.run_table(run_of(refused=3), CORRECT, TOTAL))
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_run_table_of_an_unfinished_run():
     assert ["1", "90.0", "90.0", "90.0"] in [
-        line.split() for line in shown(tables.run_table(run_of(), RIGHT[:1], TOTAL)).splitlines()
+        line.split() for line in shown(tables.run_table(run_of(), CORRECT[:1], TOTAL)).splitlines()
     ]
 
 
@@ -274,7 +274,7 @@ def events(reason="sent NaN"):
         {"event": "refused", **place, "client": 3, "reason": reason},
         {"event": "merged", **place, "updates": 1, "upload_bytes": 4, "seconds_clients": 2.0, "seconds_merge": 0.1},
         {"event": "something new", **place},
-        {"event": "task", **place, "right": [9], "total": [10], "accuracy": 0.9, "seconds": 1.0},
+        {"event": "task", **place, "correct": [9], "total": [10], "accuracy": 0.9, "seconds": 1.0},
     ]
 
 

@@ -160,14 +160,14 @@ def test_a_run_with_groups_learns_the_same_and_sends_less(name, digits_config, t
         return simulate(prepare(config, tmp_path / folder), tmp_path / folder)
 
     single, grouped = run("single"), run("grouped", aggregate_on_worker=True)
-    assert np.abs(np.subtract(single["right"][-1], grouped["right"][-1])).sum() <= 1
+    assert np.abs(np.subtract(single["correct"][-1], grouped["correct"][-1])).sum() <= 1
     assert grouped["upload_bytes"] < single["upload_bytes"]
     assert grouped["download_bytes"] <= single["download_bytes"] / 2.5  # three groups instead of nine clients
     assert grouped["images"] == single["images"]
 
 
 def test_a_method_that_needs_single_updates_cannot_be_summed(digits_config, monkeypatch):
-    monkeypatch.setattr("fcil.engine.simulation.build_method", lambda name, settings: Method())
+    monkeypatch.setattr("fcil.engine.checks.build_method", lambda name, settings: Method())
     with pytest.raises(ConfigError, match="needs the clients' single updates"):
         prepare(digits_config({"run": {"aggregate_on_worker": True}}))
 
@@ -184,3 +184,40 @@ def test_groups_are_added_in_the_order_of_their_clients():
         sums = gathered(order)[0].sums()
         for name, a in total([p.sums for p in parts]).items():
             np.testing.assert_array_equal(sums[name], a)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "round"),
+    [
+        ("lorm", {"rank": 2}, 1),
+        ("lorm", {"rank": 2}, 2),
+        ("lorm", {"rank": 2, "gram_a": "full"}, 2),
+        ("lorm", {"rank": 2, "gram_a": "sketch:3"}, 3),
+        ("ranpac", {"size": 5}, 1),
+        ("ranpac", {"size": 5, "sketch": 2}, 1),
+        ("regmean", {"rank": 2, "at": "task"}, 2),
+    ],
+)
+def test_sums_of_grams_with_a_negative_diagonal_are_refused(name, settings, round):
+    method = build_method(name, settings)
+    kind = method.phases(phase(1).task, 1 if name == "regmean" else 2)[round - 1]
+    at = replace(phase(round), kind=kind)
+    broadcast = method.broadcast(method.begin(method.init(BACKBONE, 4, 0), at, BACKBONE), at)
+    target = expected(at, broadcast, method.local(at), COUNTS)
+    rng = np.random.default_rng(0)
+    blank = {
+        n: {k: rng.uniform(1, 2, shape).astype(np.float32) for k, shape in shapes.items()}
+        for n, shapes in (("arrays", target.arrays), ("statistics", target.statistics))
+    }
+    good = summed(method, target, broadcast, [ClientUpdate(0, at.index, COUNTS[0], **blank)])
+    assert good.members
+    assert gather(method, target, broadcast, [good], lambda event: None).partials
+    grams = method.gram_sums(at, broadcast)
+    assert grams
+    for gram in grams:
+        a = good.sums[gram].copy()
+        a[0] = -1.0  # entry (0, 0) comes first, in a half as in a diagonal
+        events = []
+        bad = replace(good, sums={**good.sums, gram: a})
+        assert not gather(method, target, broadcast, [bad], events.append).partials
+        assert f"sum {gram}: 1 entries of a Gram's diagonal are negative" in events[0]["reason"]

@@ -42,10 +42,10 @@ def test_a_reference_is_another_thing_than_an_array_of_the_same_name_and_double_
 
 def test_the_ledger_given_is_not_changed():
     first, _ = send(Ledger(), Broadcast({"a": floats(4)}), [0])
-    held = dict(first.held)
+    held = dict(first.holders)
     send(first, Broadcast({"a": floats(4, 2)}), [0, 1])
-    assert first.held == held
-    assert Ledger().held == {}
+    assert first.holders == held
+    assert Ledger().holders == {}
 
 
 def test_many_clients():
@@ -66,7 +66,7 @@ def test_who_holds_what_came_before_is_sent_only_what_it_grew_by_and_anybody_els
     assert sent == 20 + 36
     ledger, sent = send(ledger, grown, [0, 1, 2])  # client 1 was not asked then
     assert sent == 36
-    assert {name for name in ledger.held if "base" in name} == {"reference base2"}
+    assert {name for name in ledger.holders if "base" in name} == {"reference base2"}
 
 
 def test_a_client_that_begins_with_less_is_sent_less():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import BACKBONE, phase
 
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, GramShape, gram_layouts
 from fcil.server.validation import expected, refusal
 from strategies.lorm import LoRM
 
@@ -32,6 +32,7 @@ def test_a_good_reply_passes():
 def test_only_what_trains_is_expected():
     assert all(".lora_A" in n or n.startswith("head.0.") for n in WANTED.arrays)
     assert all(n.endswith(("input_energy", "gram")) for n in WANTED.statistics)
+    assert gram_layouts(WANTED.statistics).keys() == WANTED.statistics.keys()
 
 
 @pytest.mark.parametrize(
@@ -118,14 +119,30 @@ def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
 
 
 def test_a_whole_gram_is_judged_by_its_diagonal_and_a_factor_not_at_all():
-    wanted = replace(WANTED, statistics={"gram": (-1, -1)})
-    for matrix, fine in (
-        (np.array([[1.0, -1.0], [-1.0, 1.0]]), True),
-        (np.diag([1.0, -1.0]), False),
-        (-np.ones((2, 3)), True),
+    gram, factor = (replace(WANTED, statistics={"gram": shape}) for shape in (GramShape((-1, -1), "matrix"), (-1, -1)))
+    for wanted, matrix, reason in (
+        (gram, np.array([[1.0, -1.0], [-1.0, 1.0]]), None),
+        (gram, np.diag([1.0, -1.0]), "1 entries of a Gram's diagonal are negative"),
+        (gram, np.ones((2, 3)), "shape"),
+        (factor, -np.ones((2, 3)), None),
     ):
         told = refusal(replace(GOOD, statistics={"gram": matrix}), wanted, [])
-        assert (told is None) == fine
+        assert told is None if reason is None else reason in told
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("matrix", (2, 3)), ("matrix", (4,)), ("half", (5,)), ("diagonal", (2, 2))]
+)
+def test_a_shape_that_no_gram_has_is_refused_where_it_is_declared(layout, shape):
+    with pytest.raises(ValueError, match=f"no Gram matrix has the shape .* in the layout '{layout}'"):
+        GramShape(shape, layout)
+
+
+def test_a_half_of_a_length_that_only_the_client_knows_must_be_a_half():
+    wanted = replace(WANTED, statistics={"gram": GramShape((-1,), "half")})
+    assert "shape" in refusal(replace(GOOD, statistics={"gram": np.ones(5)}), wanted, [])
+    assert "are negative" in refusal(replace(GOOD, statistics={"gram": np.array([1.0, 0.0, -1.0])}), wanted, [])
+    assert refusal(replace(GOOD, statistics={"gram": np.array([1.0, -1.0, 1.0])}), wanted, []) is None
 
 
 def test_off_diagonals_and_what_is_no_gram_may_be_negative():

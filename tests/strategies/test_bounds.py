@@ -50,7 +50,7 @@ def test_with_one_task_joint_and_sequential_are_the_same_run(digits_config):
     config = digits_config({"tasks": {"count": 1}, "train": {"rounds": 2}, "data": {"train_limit": 120}})
     runs = [carried_out(config, method(rank=2))[0] for method in (Joint, Sequential)]
     assert runs[0].sha256() == runs[1].sha256()
-    assert runs[0].right == runs[1].right
+    assert runs[0].correct == runs[1].correct
 
 
 def test_joint_is_centralised_training_by_the_same_local_code(digits_config):
@@ -79,7 +79,7 @@ def test_joint_is_centralised_training_by_the_same_local_code(digits_config):
 def test_the_figures_stand_beside_the_others(digits_config, tmp_path, name):
     config = digits_config({"method": {"name": name, "rank": 2}, "train": {"rounds": 1}, "data": {"train_limit": 100}})
     summary = simulate(prepare(config, tmp_path / "run"), tmp_path / "run")
-    last = summary["right"][-1]
+    last = summary["correct"][-1]
     assert [len(last), sum(summary["total"])] == [2, 100]
     assert summary["final_accuracy"] == sum(last) / 100
     assert summary["final_accuracy_task_mean"] == pytest.approx(

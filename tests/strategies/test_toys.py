@@ -26,7 +26,7 @@ def carried_out(config, method, store=None, worker=None):
 
 
 def accuracy(progress, worker):
-    return summarise(progress.right, [len(t) for t in worker.scenario.tests])["final_accuracy"]
+    return summarise(progress.correct, [len(t) for t in worker.scenario.tests])["final_accuracy"]
 
 
 def features(worker, part, indices):
@@ -53,7 +53,7 @@ def test_ridge_head_is_exactly_the_centralised_one_for_any_partition(digits_conf
     np.testing.assert_allclose(deployed["head.0.weight"], central.coef_, rtol=1e-4, atol=1e-5)
     test = worker.dataset.test
     right = central.predict(features(worker, test, np.arange(len(test)))).argmax(1) == test.labels
-    assert sum(progress.right[-1]) == right.sum()
+    assert sum(progress.correct[-1]) == right.sum()
     assert accuracy(progress, worker) > 0.5
     assert progress.totals["download_bytes"] == 0
 
@@ -69,7 +69,7 @@ def test_a_penalty_of_strength_zero_is_fedavg_bit_for_bit_and_a_strong_one_holds
     for group in ("module", "head"):
         for name, a in plain.state[group].items():
             np.testing.assert_array_equal(a, zero.state[group][name])
-    assert plain.right == zero.right
+    assert plain.correct == zero.correct
     assert zero.totals["download_bytes"] > plain.totals["download_bytes"]
 
     def drift(progress):
@@ -108,7 +108,7 @@ def test_nearest_class_mean_predicts_by_its_own_scores(digits_config):
     means = np.stack([x[train.labels == c].mean(0) for c in range(10)])
     seen = features(worker, test, np.arange(len(test)))
     nearest = np.square(seen[:, None] - means[None]).sum(2).argmin(1)
-    assert sum(progress.right[-1]) == (nearest == test.labels).sum()
+    assert sum(progress.correct[-1]) == (nearest == test.labels).sum()
     assert accuracy(progress, worker) > 0.4
 
 

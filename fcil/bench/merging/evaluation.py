@@ -69,8 +69,8 @@ class Evaluator:
         self.expert_accuracy = [accuracy(s, t.positions) for s, t in zip(self.expert_scores, self.tasks, strict=True)]
         if bad := [t.index + 1 for t, a in zip(self.tasks, self.expert_accuracy, strict=True) if not a > 0]:
             raise RunError(
-                f"the expert of task {bad[0]} has no right answer on the {part} images, so nothing can be normalised "
-                "by it; train longer (train.rounds, train.epochs) or with more images"
+                f"the expert of task {bad[0]} has no correct answer on the {part} images, so nothing can be "
+                "normalised by it; train longer (train.rounds, train.epochs) or with more images"
             )
 
     def weak_expert_warnings(self) -> Iterator[str]:

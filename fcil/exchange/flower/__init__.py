@@ -1,4 +1,4 @@
-"""The only rooms that import flwr or ray: messages, client and server app, strategy, the Ray grid and the exchange."""
+"""Runs clients over Flower: messages, ClientApp, Strategy, Ray grid and exchange. Only here are flwr and ray used."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""The ClientApp: the same for Ray actors of ours, Flower's simulation, and SuperNodes.
+"""The ClientApp that works for fcil's clients, the same on our Ray actors, in Flower's simulation and on SuperNodes.
 
 Which client a message is for stands in the message. A node that has a `partition-id` (Flower's simulation, a
 SuperNode) holds that client's data only and refuses any other; our Ray actors have none and serve every client.
@@ -29,11 +29,11 @@ _workers: dict[tuple[str, str], Worker] = {}
 """The worker of this process; it outlives messages, so backbone and data stay resident."""
 
 _LOCAL = {"data-root": ("data", "root"), "weights": ("model", "weights"), "device": ("run", "device")}
-"""node_config key -> setting that differs from machine to machine."""
+"""Key of node_config -> the setting that differs from machine to machine."""
 
 
 class _NoStore(ClientStore):
-    """Where no folder was named, a method that keeps nothing can still work."""
+    """The store of a node that has no folder: enough for methods that keep nothing on their clients."""
 
     def read(self, client: int, phase: int) -> dict[str, Any]:
         return {}
@@ -47,7 +47,7 @@ class _NoStore(ClientStore):
 
 
 def _store(job: messages.Job, context: Context) -> ClientStore:
-    """The node's own folder, one per run, or else the folder in the run that the server names."""
+    """The store in the node's own folder, one per run, or else in the run's folder that the server names."""
     folder = context.node_config.get("state-dir")
     if folder:
         return ClientStore(Path(str(folder)) / hashlib.sha256(f"{job.store}{job.config}".encode()).hexdigest()[:16])
@@ -60,12 +60,12 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     Raises:
         ConfigError: the run cannot be worked for here: the method's code is missing or another one.
     """
-    own = {section: {key: str(context.node_config[name])} for name, (section, key) in _LOCAL.items()
+    local = {section: {key: str(context.node_config[name])} for name, (section, key) in _LOCAL.items()
            if name in context.node_config}  # fmt: skip
-    key = hashlib.sha256(f"{job.config}{job.sources}{json.dumps(own)}".encode()).hexdigest(), job.store
+    key = hashlib.sha256(f"{job.config}{job.sources}{json.dumps(local)}".encode()).hexdigest(), job.store
     if key not in _workers:
         _workers.clear()
-        config = from_table([("message", at_home(json.loads(job.config), job.sources)), ("node config", own)])
+        config = from_table([("message", at_home(json.loads(job.config), job.sources)), ("node config", local)])
         method = node_method(config.method.name, config.method.settings, job.sources)
         _workers[key] = Worker(config, method, _store(job, context))
     return _workers[key]
@@ -80,10 +80,10 @@ def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
 
 def _work(message: Message, context: Context) -> Message:
     work = messages.read_work(message.content)
-    mine = context.node_config.get("partition-id")
-    if mine is not None and work.clients != (mine,):
-        asked = ", ".join(map(str, work.clients))
-        raise ValueError(f"asked for client {asked}, but this node holds the data of client {mine}")
+    partition = context.node_config.get("partition-id")
+    if partition is not None and work.clients != (partition,):
+        clients = ", ".join(map(str, work.clients))
+        raise ValueError(f"asked for client {clients}, but this node holds the data of client {partition}")
     try:
         worker = worker_for(work.job, context)
     except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
@@ -99,25 +99,25 @@ def _work(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """A training round."""
+    """Answer a training round."""
     return _work(message, context)
 
 
 @app.query("report")
 def report(message: Message, context: Context) -> Message:
-    """A report at a task's end."""
+    """Answer a report at a task's end."""
     return _work(message, context)
 
 
 @app.evaluate("shard")
 def evaluate(message: Message, context: Context) -> Message:
-    """Every so-many-th batch of the test images."""
+    """Evaluate on one share of the batches of test images."""
     shard = messages.read_shard(message.content)
-    right = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
-    return Message(messages.write_right(right), reply_to=message)
+    correct = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
+    return Message(messages.write_correct(correct), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Which client lives here."""
+    """Say which client's data this node holds."""
     return Message(messages.write_hello(int(context.node_config.get("partition-id", -1))), reply_to=message)

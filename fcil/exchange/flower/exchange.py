@@ -1,4 +1,4 @@
-"""The exchange over any Flower grid: Ray actors of ours, Flower's simulation, SuperNodes behind a SuperLink."""
+"""Carries requests over any Flower grid: our Ray actors, Flower's simulation, SuperNodes behind a SuperLink."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,28 +24,28 @@ from fcil.server.replies import Failure, Reply
 __all__ = ["FlowerExchange", "STORE", "Streaming", "ray_exchange", "settled"]
 
 STORE = "clients"
-"""Folder of a run in which clients keep what is theirs."""
+"""Name of the folder of a run in which clients keep arrays of their own."""
 _POLL_SECONDS = 0.1
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A grid of ours: any worker serves any client, replies come as they arrive."""
+    """A grid of ours (`RayGrid`): any worker serves any client, and replies are yielded as they arrive."""
 
     workers: int
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """One reply per message; a late one is an error reply."""
+        """Yield one reply per message; a late one is an error reply."""
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers' processes."""
 
 
 def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message]:
-    """Replies as they arrive.
+    """Yield replies as they arrive.
 
-    On a grid that is not ours, until none has come for `timeout` seconds: its nodes may have to queue for a processor,
-    so that a deadline for each message cannot be known here.
+    On a grid that is not ours this ends when none has come for `timeout` seconds: its nodes may have to queue for a
+    processor, so that a deadline for each message cannot be known here.
     """
     if isinstance(grid, Streaming):
         yield from grid.stream(sent, timeout=timeout)
@@ -64,26 +64,26 @@ def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message
 
 
 def _reason(reply: Message) -> str:
-    """The last line of an error reply that says anything: Flower's simulation sends whole tracebacks."""
+    """The last line of an error reply that is not empty: Flower's simulation sends whole tracebacks."""
     lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
     return lines[-1][:500] if lines else f"error {reply.error.code} without a reason"
 
 
 def settle(reply: Message, client: int) -> Reply:
-    """What a client's reply amounts to; who it is from is known from the message that it answers."""
+    """Turn a client's reply into an update or a failure; the message that it answers says whose it must be."""
     if reply.has_error():
         return Failure(client, _reason(reply))
     try:
-        told = messages.read_reply(reply.content)
+        answer = messages.read_reply(reply.content)
     except ValueError as error:
         return Failure(client, f"malformed reply: {error}")
-    if told.client != client:
-        return Failure(client, f"its reply claims to be from client {told.client}")
-    return told
+    if answer.client != client:
+        return Failure(client, f"its reply claims to be from client {answer.client}")
+    return answer
 
 
 def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
-    """What the reply for a group amounts to: its sums, and a failure for each client that is not in them."""
+    """Turn the reply for a group into its sums, or into a failure for each of its clients."""
     if reply.has_error():
         yield from (Failure(client, _reason(reply)) for client in group)
         return
@@ -92,15 +92,15 @@ def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
     except ValueError as error:
         yield from (Failure(client, f"malformed reply: {error}") for client in group)
         return
-    told = [m.client for m in partial.members] + [f.client for f in partial.failures]
-    if sorted(told) != sorted(group):
-        yield from (Failure(client, f"its group's reply is about clients {sorted(told)[:5]}") for client in group)
+    clients = sorted([m.client for m in partial.members] + [f.client for f in partial.failures])
+    if clients != sorted(group):
+        yield from (Failure(client, f"its group's reply is about clients {clients[:5]}") for client in group)
         return
     yield partial
 
 
 def settled(sent: Mapping[int, Message], arriving: Iterable[Message], request: Request, late: str) -> Iterator[Reply]:
-    """What the replies to a phase amount to, in their order; then the clients of which none came.
+    """Turn the replies to a phase into updates, sums and failures, in their order; then a failure per missing client.
 
     Args:
         sent: client, or a group's first -> the message to it.
@@ -122,16 +122,16 @@ def settled(sent: Mapping[int, Message], arriving: Iterable[Message], request: R
 
 
 class FlowerExchange:
-    """Carries the loop's requests over a grid."""
+    """Carries the loop's requests over a grid: implements `fcil.server.loop.Exchange`."""
 
     def __init__(self, grid: Grid, config: Config, *, store: str = "", node_seconds: float = 120.0) -> None:
-        """Find the nodes.
+        """Find the nodes of all clients.
 
         Args:
-            grid: ours, or Flower's.
-            config: the whole run's.
+            grid: our `RayGrid`, or one of Flower's.
+            config: the settings of the run.
             store: folder of the clients' own arrays, where nodes share the server's disk; else empty.
-            node_seconds: within which every client must have a node, on a grid that is not ours.
+            node_seconds: seconds within which every client must have a node, on a grid that is not ours.
 
         Raises:
             ConfigError: clients without a node.
@@ -149,7 +149,7 @@ class FlowerExchange:
         self.nodes = None if isinstance(grid, Streaming) else Nodes(grid, clients, node_seconds)
 
     def address(self, contents: dict[int, RecordDict], kind: str, group: str) -> dict[int, Message]:
-        """Client -> message; clients whose node is not connected have none."""
+        """Client -> the message to its node; clients whose node is not connected have none."""
         nodes = self.nodes.current() if self.nodes else {client: client + 1 for client in contents}
         return {
             client: Message(content, nodes[client], kind, group_id=group)
@@ -158,7 +158,7 @@ class FlowerExchange:
         }
 
     def __call__(self, request: Request) -> Iterator[Reply]:
-        """Longest client first; replies as they arrive; at the end those that have none."""
+        """Send the longest client's message first; yield replies as they arrive, and then a failure per missing one."""
         contents = messages.request_contents(request, self.job)
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
         seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
@@ -167,7 +167,7 @@ class FlowerExchange:
         yield from settled(sent, arriving, request, late)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """In shards over our workers; on a grid that is not ours, whose nodes need not have test data, here."""
+        """Evaluate in shards on our workers, or in this process on a grid whose nodes may lack test data."""
         if isinstance(self.grid, Streaming):
             return self._evaluate_in_shards(arrays, task, self.grid.workers)
         self._local = self._local or Worker.of(self.config)
@@ -181,13 +181,13 @@ class FlowerExchange:
             for reply in replies(self.grid, list(sent.values()), self.config.run.client_timeout):
                 shard = next(s for s, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
                 try:
-                    right = None if reply.has_error() else messages.read_right(reply.content, task)
-                    reason = _reason(reply) if right is None else reason
+                    correct = None if reply.has_error() else messages.read_correct(reply.content, task)
+                    reason = _reason(reply) if correct is None else reason
                 except ValueError as error:
-                    right, reason = None, str(error)
-                if right is not None and shard in missing:
+                    correct, reason = None, str(error)
+                if correct is not None and shard in missing:
                     missing.discard(shard)
-                    total += right
+                    total += correct
         if missing:
             raise RunError(
                 f"task {task.index + 1}: {len(missing)} of {shards} shares of the evaluation failed twice: {reason}; "
@@ -196,17 +196,17 @@ class FlowerExchange:
         return total
 
     def close(self) -> None:
-        """End the workers, where they are ours."""
+        """End the workers' processes, where they are ours."""
         if isinstance(self.grid, Streaming):
             self.grid.close()
 
 
 def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchange:
-    """The exchange for `run.exchange = "ray"`; close it when the run ends, also when it fails.
+    """Make the exchange for `run.exchange = "ray"`; close it when the run ends, also when it fails.
 
     Args:
-        run_folder: where clients keep what is theirs, in `clients/`; on a cluster of several machines it must be on a
-            disk that all of them see.
+        run_folder: the run's folder, in whose `clients/` clients keep their own arrays; on a cluster of several
+            machines it must be on a disk that all of them see.
 
     Raises:
         ConfigError: Ray has no room for the workers, or does not answer.

@@ -1,4 +1,4 @@
-"""The names of Flower's inside that a grid of one's own needs, in one place. Read in flwr 1.41.
+"""Wraps the private parts of Flower that a grid outside Flower needs, in one place. Checked with flwr 1.41.
 
 Public are `Message`, `Error`, `Grid`; but a message takes its sender from `TaskIdentity`, its id from whoever carries
 it, and error codes have no public home.
@@ -31,12 +31,12 @@ def number(message: Message, message_id: str) -> None:
 
 
 def rebuild(metadata: Metadata, content: RecordDict) -> Message:
-    """A message from its parts, at the receiving end."""
+    """Make a message from its parts, where it is received."""
     return make_message(metadata, content)
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:
-    """The reply that says why there is none."""
+    """The error reply to a message, which says why it has no other."""
     return Message(Error(code, reason), reply_to=message)
 
 

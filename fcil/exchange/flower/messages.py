@@ -1,4 +1,4 @@
-"""Requests and replies as Flower records: the only file that knows the records' names.
+"""Writes requests and replies as Flower records, and reads them: the only file that knows the records' names.
 
 What all messages of a phase have in common is one object in all of them, so that a grid can carry it once. What arrives
 is not trusted: whatever does not fit is a ValueError.
@@ -22,8 +22,8 @@ from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
     "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
-    "read_partial", "read_reply", "read_right", "read_shard", "read_update", "read_work", "request_contents",
-    "write_failure", "write_hello", "write_partial", "write_right", "write_update",
+    "read_partial", "read_reply", "read_correct", "read_shard", "read_update", "read_work", "request_contents",
+    "write_failure", "write_hello", "write_partial", "write_correct", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
@@ -33,10 +33,10 @@ _EXAMPLES, _FAILURE = "num-examples", "failure"
 
 @dataclass(frozen=True)
 class Job:
-    """What a node must know of the run to work for it."""
+    """What a node has to know of a run in order to work for it."""
 
     config: str
-    """The resolved settings, JSON."""
+    """The resolved settings, as JSON."""
     store: str = ""
     """Folder of the clients' own arrays, where nodes share the server's disk."""
     sources: str = "[]"
@@ -44,7 +44,7 @@ class Job:
 
     @classmethod
     def of(cls, config: Config, store: str = "") -> "Job":
-        """From settings."""
+        """The job of a run with these settings."""
         files = sources(build_method(config.method.name, config.method.settings))
         text = json.dumps([[file.name, file.inside, file.sha256] for file in files])
         return cls(json.dumps(to_table(config)), store, text)
@@ -52,19 +52,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """One client's part of a phase, or several clients', as it arrives."""
+    """One client's part of a phase, or several clients' parts, as a node receives it."""
 
     job: Job
     phase: Phase
     broadcast: Broadcast
     clients: tuple[int, ...]
     summed: bool
-    """Whether the sums over these clients are wanted, or the one client's update."""
+    """Whether the sums over these clients are asked for, or the one client's update."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A share of an evaluation, as it arrives."""
+    """A share of an evaluation, as a worker receives it."""
 
     job: Job
     task: Task
@@ -74,24 +74,24 @@ class Shard:
 
 
 def message_type(phase: Phase) -> str:
-    """Which handler of the ClientApp a phase is for."""
+    """The message type of a phase, which names its handler in the ClientApp."""
     return TRAIN if phase.kind == "train" else REPORT
 
 
 def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:
     """One value of a record, or a ValueError that says what is missing."""
-    found = content.get(record)
-    value = found.get(key) if isinstance(found, ConfigRecord | MetricRecord) else None
+    entries = content.get(record)
+    value = entries.get(key) if isinstance(entries, ConfigRecord | MetricRecord) else None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"record {record!r} has no {key!r} of type {kind.__name__}")
     return value
 
 
 def _arrays(content: RecordDict) -> ArrayRecord:
-    found = content.get(_ARRAYS)
-    if not isinstance(found, ArrayRecord):
+    record = content.get(_ARRAYS)
+    if not isinstance(record, ArrayRecord):
         raise ValueError(f"no record {_ARRAYS!r}")
-    return found
+    return record
 
 
 def _task(entries: Mapping[str, int]) -> Task:
@@ -102,7 +102,7 @@ def _task(entries: Mapping[str, int]) -> Task:
 
 
 def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
-    """Client, or a group's first -> content of its message, most samples first; what is common to all is shared."""
+    """Client, or the first of a group -> content of its message, most samples first; common records are shared."""
     arrays, index = pack({"arrays": request.broadcast.arrays, "references": request.broadcast.references})
     common = ConfigRecord({**asdict(job), "phase": json.dumps(asdict(request.phase)), "index": index})
     groups = request.groups or tuple((client,) for client in request.num_examples)
@@ -121,7 +121,7 @@ def _job(content: RecordDict) -> Job:
 
 
 def read_work(content: RecordDict) -> Work:
-    """What a client is asked."""
+    """Read what a client is asked to do."""
     phase = json.loads(_get(content, _REQUEST, "phase", str))
     arrays, references = unpack(
         _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
@@ -134,7 +134,7 @@ def read_work(content: RecordDict) -> Work:
 
 
 def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list[RecordDict]:
-    """One message content per shard of an evaluation."""
+    """The content of one message per shard of an evaluation."""
     packed, index = pack({"arrays": arrays})
     common = ConfigRecord({**asdict(job), "task": json.dumps(asdict(task)), "index": index, "shards": shards})
     return [
@@ -143,7 +143,7 @@ def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list
 
 
 def read_shard(content: RecordDict) -> Shard:
-    """What an evaluating worker is asked."""
+    """Read what an evaluating worker is asked to do."""
     (arrays,) = unpack(_arrays(content), _get(content, _REQUEST, "index", str), ("arrays",))
     task = _task(json.loads(_get(content, _REQUEST, "task", str)))
     shard, shards = _get(content, _OWN, "shard", int), _get(content, _REQUEST, "shards", int)
@@ -154,7 +154,7 @@ def read_shard(content: RecordDict) -> Shard:
 
 
 def write_update(update: ClientUpdate) -> RecordDict:
-    """A client's reply."""
+    """Write a client's update."""
     arrays, index = pack({"arrays": update.arrays, "statistics": update.statistics})
     reply = ConfigRecord({"client": update.client, "phase": update.phase, "index": index})
     numbers = {name: float(value) for name, value in update.metrics.items()}
@@ -164,7 +164,7 @@ def write_update(update: ClientUpdate) -> RecordDict:
 
 
 def read_update(content: RecordDict) -> ClientUpdate:
-    """A client's reply, well formed but not yet checked against what was asked.
+    """Read a client's update, well formed but not yet checked against what was asked.
 
     Raises:
         ValueError: says what is malformed.
@@ -178,12 +178,12 @@ def read_update(content: RecordDict) -> ClientUpdate:
 
 
 def write_failure(failure: Failure) -> RecordDict:
-    """The reply of a client whose code raised an exception."""
+    """Write the reply of a client whose code raised an exception."""
     return RecordDict({_FAILURE: ConfigRecord(asdict(failure))})
 
 
 def read_reply(content: RecordDict) -> ClientUpdate | Failure:
-    """A client's update, not yet checked against what was asked, or why it has none.
+    """Read a client's update, not yet checked against what was asked, or its failure.
 
     Raises:
         ValueError: says what is malformed.
@@ -195,16 +195,16 @@ def read_reply(content: RecordDict) -> ClientUpdate | Failure:
 
 
 def write_partial(partial: Partial) -> RecordDict:
-    """The reply for a group of clients."""
+    """Write the reply for a group of clients: their sums and failures."""
     arrays, index = pack({"sums": partial.sums})
     members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
-    told = {"members": members, "failures": [[f.client, f.reason, f.traceback] for f in partial.failures]}
-    reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(told)})
+    group = {"members": members, "failures": [[f.client, f.reason, f.traceback] for f in partial.failures]}
+    reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(group)})
     return RecordDict({_ARRAYS: arrays, _REPLY: reply})
 
 
 def read_partial(content: RecordDict) -> Partial:
-    """Undo `write_partial`; not yet checked against what was asked.
+    """Read what `write_partial` wrote; not yet checked against what was asked.
 
     Raises:
         ValueError: says what is malformed.
@@ -218,37 +218,37 @@ def read_partial(content: RecordDict) -> Partial:
     (sums,) = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("sums",))
     phase = _get(content, _REPLY, "phase", int)
     try:
-        told = json.loads(_get(content, _REPLY, "group", str))
+        group = json.loads(_get(content, _REPLY, "group", str))
         members = [
             ClientUpdate(
                 whole(m["client"]), phase, whole(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
             )
-            for m in told["members"]
+            for m in group["members"]
         ]
-        failures = [Failure(whole(c), str(reason), str(trace)[-TRACEBACK:]) for c, reason, trace in told["failures"]]
+        failures = [Failure(whole(c), str(reason), str(trace)[-TRACEBACK:]) for c, reason, trace in group["failures"]]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
     return Partial(phase, tuple(members), tuple(failures), sums)
 
 
-def write_right(right: np.ndarray) -> RecordDict:
-    """Right answers per task."""
-    return RecordDict({_METRICS: MetricRecord({"right": [int(r) for r in right]})})
+def write_correct(correct: np.ndarray) -> RecordDict:
+    """Write the number of correct answers per task."""
+    return RecordDict({_METRICS: MetricRecord({"correct": [int(r) for r in correct]})})
 
 
-def read_right(content: RecordDict, task: Task) -> np.ndarray:
-    """Undo `write_right`; ValueError where it does not fit the task."""
-    right = _get(content, _METRICS, "right", list)
-    if len(right) != task.index + 1 or not all(type(r) is int and r >= 0 for r in right):
-        raise ValueError(f"right answers {right[:8]} do not fit {task.index + 1} tasks")
-    return np.asarray(right, np.int64)
+def read_correct(content: RecordDict, task: Task) -> np.ndarray:
+    """Read what `write_correct` wrote; raises ValueError where it does not fit the task."""
+    correct = _get(content, _METRICS, "correct", list)
+    if len(correct) != task.index + 1 or not all(type(r) is int and r >= 0 for r in correct):
+        raise ValueError(f"correct answers {correct[:8]} do not fit {task.index + 1} tasks")
+    return np.asarray(correct, np.int64)
 
 
 def write_hello(partition: int) -> RecordDict:
-    """Which client lives on a node; -1 for none in particular."""
+    """Write which client's data a node holds; -1 for no single client's."""
     return RecordDict({_REPLY: ConfigRecord({"partition-id": partition})})
 
 
 def read_hello(content: RecordDict) -> int:
-    """Undo `write_hello`."""
+    """Read which client's data a node holds."""
     return int(_get(content, _REPLY, "partition-id", int))

@@ -1,4 +1,4 @@
-"""Which node holds which client's data, on a grid that is not ours: node ids are random, so the nodes are asked."""
+"""Finds the node that holds each client's data, on a grid that is not ours: ids are random, so the nodes are asked."""
 
 import time
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Nodes:
     """The map client -> node id, brought up to date before each phase: a SuperNode that restarts has a new id."""
 
     def __init__(self, grid: Grid, clients: int, seconds: float) -> None:
-        """Wait for a node per client.
+        """Wait until every client has a node.
 
         Raises:
             ConfigError: some have none after `seconds`, or two nodes hold the same client.
@@ -27,17 +27,17 @@ class Nodes:
         self.grid, self.clients = grid, clients
         self._partitions: dict[int, int] = {}
         end = time.monotonic() + seconds
-        while len(found := self.current()) < clients:
+        while len(nodes := self.current()) < clients:
             if time.monotonic() > end:
-                self._complain(found, seconds)
+                self._complain(nodes, seconds)
             time.sleep(_PAUSE_SECONDS)
-        held = [client for client in self._partitions.values() if client in found]
-        for client in found:
-            if held.count(client) > 1:
+        partitions = [client for client in self._partitions.values() if client in nodes]
+        for client in nodes:
+            if partitions.count(client) > 1:
                 raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
 
-    def _complain(self, found: dict[int, int], seconds: float) -> None:
-        missing = [str(client) for client in range(self.clients) if client not in found]
+    def _complain(self, nodes: dict[int, int], seconds: float) -> None:
+        missing = [str(client) for client in range(self.clients) if client not in nodes]
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ConfigError(
             f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client {shown} "

@@ -1,4 +1,4 @@
-"""Named arrays as a few flat buffers: one per group and type, and an index (group, name, type, shape) beside them.
+"""Packs named arrays into flat buffers, one per group and type, with an index of (group, name, type, shape).
 
 Every array of a message costs Flower a round trip in deployment, so hundreds of small ones would be slow. What arrives
 is not trusted: whatever does not fit is a ValueError.

@@ -1,4 +1,4 @@
-"""The process that works for clients on Ray: it holds a ClientApp, whose backbone and data stay resident."""
+"""The Ray actor that works for clients: it holds a ClientApp, whose backbone and data stay resident."""
 
 import os
 from importlib import import_module
@@ -13,23 +13,23 @@ __all__ = ["ClientActor"]
 
 
 class ClientActor:
-    """Runs messages, one at a time."""
+    """Runs the ClientApp on messages, one at a time."""
 
     def __init__(self, app: str) -> None:
         module, _, attribute = app.partition(":")
         self.app = getattr(import_module(module), attribute)
-        self.held: dict[str, Any] = {}
+        self.records: dict[str, Any] = {}
         """The common records of the last phase, by their id in Ray's store."""
 
     def pid(self) -> int:
-        """Of this process; the answer says that it is up."""
+        """The id of this process; an answer means that it is up."""
         return os.getpid()
 
     def _common(self, refs: dict[str, Any]) -> dict[str, Any]:
-        """Fetch what messages have in common, once."""
+        """Fetch the records that messages have in common, once."""
         ids = {name: ref.hex() for name, ref in refs.items()}
-        self.held = {ids[name]: self.held.get(ids[name]) or ray.get(ref) for name, ref in refs.items()}
-        return {name: self.held[ids[name]] for name in refs}
+        self.records = {ids[name]: self.records.get(ids[name]) or ray.get(ref) for name, ref in refs.items()}
+        return {name: self.records[ids[name]] for name in refs}
 
     def handle(self, letters: list[tuple[Metadata, dict[str, Any]]], common: dict[str, Any]) -> list[Message]:
         """The app's replies, in the order of the messages, each made of its metadata and own records."""

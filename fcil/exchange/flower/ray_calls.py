@@ -1,4 +1,4 @@
-"""Messages on their way to Ray workers: what they have in common, and how many go in one call."""
+"""Prepares messages for Ray workers: shares the records they have in common, and puts several into one call."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from fcil.exchange.flower.internals import Metadata, number
 __all__ = ["Call", "Letter", "letters", "portion"]
 
 CALL_SECONDS = 2.0
-"""What one call should take at most, if it carries several messages.
+"""Seconds that one call with several messages should take at most.
 
 Between two calls a worker waits: 5 ms, and 20 ms where others want the processor too.
 """
@@ -21,15 +21,15 @@ Between two calls a worker waits: 5 ms, and 20 ms where others want the processo
 
 @dataclass
 class Letter:
-    """One message."""
+    """One message, cut into records of its own and records that it shares."""
 
     message: Message
     own: dict[str, Any]
     common: dict[str, Any]
-    """Records that others hold too, by their references in Ray's store."""
+    """Records that other messages have too, by their references in Ray's store."""
     attempts: int = 0
     alone: bool = False
-    """Something went wrong in a call with several messages; this one goes by itself now, so that the cause is found."""
+    """Whether it travels by itself: a call with several messages has failed, and the one to blame is to be out."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ def letters(messages: list[Message]) -> deque[Letter]:
     """Number the messages and put into Ray's store what several have in common, and all arrays."""
     times = Counter(id(record) for message in messages for record in message.content.values())
     refs: dict[int, Any] = {}
-    found: deque[Letter] = deque()
+    out: deque[Letter] = deque()
     for message in messages:
         number(message, uuid4().hex)
         own: dict[str, Any] = {}
@@ -62,8 +62,8 @@ def letters(messages: list[Message]) -> deque[Letter]:
             if id(record) not in refs:
                 refs[id(record)] = ray.put(record)
             common[name] = refs[id(record)]
-        found.append(Letter(message, own, common))
-    return found
+        out.append(Letter(message, own, common))
+    return out
 
 
 def portion(waiting: deque[Letter], workers: int, seconds: float) -> list[Letter]:
@@ -72,10 +72,10 @@ def portion(waiting: deque[Letter], workers: int, seconds: float) -> list[Letter
     Fewer and fewer towards the end, so that the workers end together.
 
     Args:
-        seconds: that a message takes, inf where that is not known yet.
+        seconds: what a message takes, inf where that is not known yet.
     """
     most = min(len(waiting) // (2 * workers), int(CALL_SECONDS / max(seconds, 1e-3)))
-    taken = [waiting.popleft()]
-    while len(taken) < most and not (taken[0].alone or waiting[0].alone) and waiting[0].common == taken[0].common:
-        taken.append(waiting.popleft())
-    return taken
+    load = [waiting.popleft()]
+    while len(load) < most and not (load[0].alone or waiting[0].alone) and waiting[0].common == load[0].common:
+        load.append(waiting.popleft())
+    return load

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that we start and end, or one that we join and leave as it was."""
+"""Provides a Ray cluster: one that is started and ended here, or one that is joined and left as it was."""
 
 import logging
 import os
@@ -20,12 +20,12 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
-    """How many workers of `threads` CPUs and `gpus` GPUs fit one machine; a share of a GPU lies on one GPU."""
+    """Number of workers of `threads` CPUs and `gpus` GPUs that fit one machine; a share of a GPU lies on one GPU."""
     room = int(resources.get("CPU", 0) // threads)
     if gpus:
         have = resources.get("GPU", 0)
@@ -34,12 +34,12 @@ def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
 
 
 def _call(ask: Callable[[], Any]) -> Any:
-    """Ray's answers about the cluster are untyped."""
+    """Ask Ray about the cluster; its answers are untyped."""
     return ask()
 
 
 def _code() -> str:
-    """Where this process finds code outside its environment: a checkout, tests. Paths unknown elsewhere do no harm."""
+    """The paths of code outside this environment (a checkout, tests); they do no harm on machines that lack them."""
     ours = [os.path.abspath(path) for path in sys.path]
     outside = [p for p in ours if os.path.isdir(p) and not p.startswith((sys.prefix, sys.base_prefix))]
     return os.pathsep.join(dict.fromkeys(outside))
@@ -56,7 +56,7 @@ def _probe(address: str) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what Ray 2.55 warns of itself: files and processes it does not close, a coming change about GPUs."""
+    """Suppress Ray 2.55's warnings about itself: files and processes that it does not close, a coming change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
@@ -76,13 +76,13 @@ def _connect(address: str) -> None:
 
 
 class Cluster:
-    """Room for a number of equal workers."""
+    """A Ray cluster with room for a number of equal workers."""
 
     def __init__(self, workers: int, threads: int, gpus: float, address: str, most: int) -> None:
-        """Start or join.
+        """Start a cluster, or join one.
 
         Args:
-            workers: how many are wanted; 0 for as many as fit, at most `most`.
+            workers: number of workers; 0 for as many as fit, at most `most`.
 
         Raises:
             ConfigError: they do not fit, or no cluster answers.
@@ -115,7 +115,7 @@ class Cluster:
         return wanted or max(1, min(room, free, most))
 
     def actor(self, app: str) -> Any:
-        """A new worker process; its handle comes at once, the process takes seconds."""
+        """Start a worker process; its handle comes at once, the process takes seconds."""
         variables = {**dict.fromkeys(_THREADS, str(self.threads)), "PYTHONPATH": _code()}
         remote = ray.remote(ClientActor).options(
             num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, runtime_env={"env_vars": variables}
@@ -123,7 +123,7 @@ class Cluster:
         return remote.remote(app)
 
     def close(self) -> None:
-        """End Ray if it is ours."""
+        """End Ray if it was started here."""
         if self.ours and ray.is_initialized():
             with _quietly():
                 ray.shutdown()

@@ -1,4 +1,4 @@
-"""A Flower grid over Ray actors of our own.
+"""Implements Flower's Grid over Ray actors of our own.
 
 Messages go to idle workers in the order given, many short ones in one call; replies come as they arrive. A worker
 that dies is replaced and its messages are run again, which is safe because no result depends on the worker. A worker
@@ -24,17 +24,17 @@ __all__ = ["RayGrid"]
 
 APP = "fcil.exchange.flower.client_app:app"
 START_SECONDS = 300.0
-"""Within which a worker must be up: it imports torch, perhaps from a slow disk."""
+"""Seconds within which a worker must be up: it imports torch, perhaps from a slow disk."""
 
 
 def _short(error: BaseException) -> str:
-    """The last line of Ray's long messages that says anything, without the addresses of its processes."""
+    """The last line of one of Ray's long messages that is not empty, without the addresses of its processes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
 
 
 class RayGrid(Grid):
-    """Workers stay up, with backbone and data resident, until `close`; any of them serves any client."""
+    """A grid whose workers stay up, with backbone and data resident, until `close`; any of them serves any client."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class RayGrid(Grid):
         self._idle: list[Any] = []
         self._starting: dict[Any, tuple[Any, float]] = {}
         self._busy: dict[Any, Call] = {}
-        self._seconds = float("inf")  # that a message of this phase took, as far as is known
+        self._seconds = float("inf")  # what a message of this phase took, as far as is known
         self._pids: dict[Any, int] = {}
         self._failed_starts = 0
         for _ in range(self.workers):
@@ -115,7 +115,7 @@ class RayGrid(Grid):
     # ---- messages ----------------------------------------------------------------------------------------------------
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """One reply per message, as they arrive; `timeout` is in seconds and for each message from its start."""
+        """Yield one reply per message, as they arrive; `timeout` is in seconds and for each message from its start."""
         waiting, arrived, self._seconds = letters(list(messages)), list[Message](), float("inf")
         try:
             while waiting or self._busy or arrived:
@@ -136,7 +136,7 @@ class RayGrid(Grid):
         self._busy[call.worker.handle.remote(*call.content())] = call
 
     def _collect(self, waiting: deque[Letter]) -> Iterator[Message]:
-        """Wait until something happens; give the replies."""
+        """Wait until a call or a start has ended; yield the replies."""
         refs = [*self._busy, *self._starting]
         nearest = min([c.deadline for c in self._busy.values()] + [d for _, d in self._starting.values()])
         patience = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
@@ -148,7 +148,7 @@ class RayGrid(Grid):
                     yield from self._finish(ref, waiting)
 
     def _finish(self, ref: Any, waiting: deque[Letter]) -> Iterator[Message]:
-        """The replies; or run the messages again, or say why they cannot be run."""
+        """Yield a call's replies; or run its messages again, or yield error replies."""
         call = self._busy.pop(ref)
         try:
             replies: list[Message] = ray.get(ref)
@@ -164,7 +164,7 @@ class RayGrid(Grid):
             yield from replies
 
     def _expire(self, waiting: deque[Letter], timeout: float | None) -> Iterator[Message]:
-        """End what is too late."""
+        """End and replace workers that are past their deadline."""
         now = time.monotonic()
         for ref, call in list(self._busy.items()):
             if call.deadline <= now:
@@ -175,9 +175,9 @@ class RayGrid(Grid):
             self._never_started()
 
     def _failed(self, call: Call, waiting: deque[Letter], code: int, reason: str) -> Iterator[Message]:
-        """Say why there is no reply; or run the messages again, each by itself.
+        """Yield an error reply; or queue the messages again, each by itself.
 
-        So it goes when a worker died, and when one of several messages is to blame but nobody knows which.
+        They are queued again when a worker died, and when one of several messages is to blame but nobody knows which.
         """
         alone = len(call.letters) == 1
         first = call.letters[0]
@@ -192,39 +192,39 @@ class RayGrid(Grid):
             waiting.appendleft(letter)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """All replies, in the order of their arrival."""
+        """Send messages and return all replies, in the order of their arrival."""
         return list(self.stream(messages, timeout=timeout))
 
     # ---- the rest of Flower's interface ------------------------------------------------------------------------------
 
     def get_node_ids(self) -> Iterable[int]:
-        """One node per client."""
+        """The ids of the nodes, one per client."""
         return range(1, self.clients + 1)
 
     @property
     def run(self) -> Run:
-        """This grid belongs to no run of a SuperLink."""
+        """An empty run: this grid belongs to no SuperLink."""
         return empty_run()
 
     def set_run(self, run: Run) -> None:
-        """Nothing depends on it."""
+        """Ignore the run: nothing here depends on it."""
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message (Flower's own deprecated way of making one)."""
+        """Make a message (Flower's own deprecated way)."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not offered: work goes to a worker when it is idle, so somebody has to listen."""
+        """Raise NotImplementedError: work goes to a worker when it is idle, so somebody has to listen."""
         raise NotImplementedError("RayGrid sends and listens at once: use stream or send_and_receive")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not offered."""
+        """Raise NotImplementedError, as `push_messages`."""
         raise NotImplementedError("RayGrid sends and listens at once: use stream or send_and_receive")
 
     def close(self) -> None:
-        """End the workers, and Ray where it was started here."""
+        """End the workers' processes, and Ray where it was started here."""
         if ray.is_initialized():
             for worker in [*self._pids, *(worker for worker, _ in self._starting.values())]:
                 ray.kill(worker, no_restart=True)

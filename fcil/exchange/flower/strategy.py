@@ -1,4 +1,4 @@
-"""One Flower Strategy for every method.
+"""Runs any fcil method as a Flower Strategy.
 
     strategy = FcilStrategy(prepare(config).plan)
     strategy.start(grid)                                                # our loop over Flower's grid
@@ -31,15 +31,15 @@ _log = logging.getLogger("flwr")
 
 
 def _nothing(_: Any) -> None:
-    """Where nobody listens."""
+    """Do nothing with an event or a checkpoint."""
 
 
-def _accuracy(right: Sequence[int], total: int) -> MetricRecord:
-    return MetricRecord({"accuracy": sum(right) / total, "right": list(right)})
+def _accuracy(correct: Sequence[int], total: int) -> MetricRecord:
+    return MetricRecord({"accuracy": sum(correct) / total, "correct": list(correct)})
 
 
 class FcilStrategy(Strategy):
-    """A method and its plan, as a Flower Strategy."""
+    """A Flower Strategy that carries out the plan of a run with any method."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class FcilStrategy(Strategy):
         save: Callable[[Progress], None] = _nothing,
         store: str = "",
     ) -> None:
-        """Begin, or go on.
+        """Begin a run, or go on with one.
 
         Args:
-            plan: what `fcil.engine.simulation.prepare` lays out.
-            progress: where an earlier run stopped.
+            plan: the run's plan, from `fcil.engine.simulation.prepare`.
+            progress: the progress at which an earlier run stopped.
             emit: called with every event.
             save: called with the progress after every phase.
             store: folder of the clients' own arrays, where the nodes share this machine's disk.
@@ -67,11 +67,11 @@ class FcilStrategy(Strategy):
 
     @property
     def num_phases(self) -> int:
-        """How many rounds Flower's loop has to run."""
+        """Number of rounds that Flower's loop has to run."""
         return len(self.plan.phases)
 
     def summary(self) -> None:
-        """Say what is going to happen."""
+        """Log what is going to run."""
         config = self.plan.config
         _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.scenario.tasks),
                   config.partition.clients, config.run.seed)  # fmt: skip
@@ -79,7 +79,7 @@ class FcilStrategy(Strategy):
 
     # ---- our loop over Flower's grid ---------------------------------------------------------------------------------
 
-    def initial_progress(
+    def start(
         self,
         grid: Grid,
         initial_arrays: ArrayRecord | None = None,
@@ -95,7 +95,7 @@ class FcilStrategy(Strategy):
 
         def listen(event: Mapping[str, Any]) -> None:
             if event["event"] in ("task", "round"):
-                result.evaluate_metrics_serverapp[event["phase"] + 1] = _accuracy(event["right"], sum(event["total"]))
+                result.evaluate_metrics_serverapp[event["phase"] + 1] = _accuracy(event["correct"], sum(event["total"]))
             self.emit(event)
 
         def save(progress: Progress) -> None:
@@ -136,7 +136,7 @@ class FcilStrategy(Strategy):
         return list(self._sent.values())
 
     def _told(self, event: Mapping[str, Any]) -> None:
-        """Refused updates are named in Flower's log too."""
+        """Emit an event, and name refused updates in Flower's log too."""
         if event["event"] == "refused":
             _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
         self.emit(event)
@@ -144,7 +144,7 @@ class FcilStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check, merge, and show the arrays to deploy.
+        """Check and merge the replies; returns the arrays to deploy and the numbers of good and refused updates.
 
         Raises:
             RunError, MergeError: as in our loop (`fcil.server.loop.step`).
@@ -163,16 +163,16 @@ class FcilStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No messages: test data are the server's (or our workers'), and `aggregate_evaluate` sees to them."""
+        """Return no messages: test data are the server's (or our workers'), and `aggregate_evaluate` sees to them."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """At a task's end one row of the accuracy matrix."""
+        """Evaluate at a task's end, which adds a row to the accuracy matrix."""
         if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
-        right = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
-        row = tuple(int(r) for r in right)
-        self.progress = replace(self.progress, right=(*self.progress.right, row))
+        correct = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
+        row = tuple(int(r) for r in correct)
+        self.progress = replace(self.progress, correct=(*self.progress.correct, row))
         self.save(self.progress)
         return _accuracy(row, sum(len(t) for t in self.plan.scenario.tests[: len(row)]))

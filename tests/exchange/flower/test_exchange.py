@@ -22,7 +22,7 @@ def exchange(app=client_app.app, store="", seed=0, **options):
 def test_a_run_over_nodes_with_shuffled_replies_equals_inline():
     done = finish(exchange(seed=3))
     assert done.sha256() == inline().sha256()
-    assert done.right == inline().right
+    assert done.correct == inline().correct
     assert done.ledger == inline().ledger
 
 

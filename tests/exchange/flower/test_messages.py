@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.packing import pack, unpack
-from fcil.method import Broadcast, ClientUpdate, Local, Phase, Task
+from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Partial
 from fcil.server.traffic import update_bytes
@@ -46,7 +46,7 @@ def test_arrays_survive_bit_for_bit_in_at_most_one_buffer_per_group_and_type(arr
 @given(ARRAYS, ARRAYS, st.integers(0, 2**31), st.integers(0, 2**31))
 def test_a_request_survives_and_its_common_records_are_one_object(arrays, references, index, seed):
     phase = Phase(index, "report", Task(1, 2, 3), 4, seed)
-    request = Request(phase, Broadcast(arrays, references), {0: 5, 3: 9, 4: 9}, {}, Local())
+    request = Request(phase, Method(), Broadcast(arrays, references), {0: 5, 3: 9, 4: 9}, {}, Local())
     contents = messages.request_contents(request, JOB)
     assert list(contents) == [3, 4, 0]  # longest first
     for name in ("arrays", "request"):
@@ -82,7 +82,7 @@ def test_the_envelope_of_a_reply_is_small():
 @given(ARRAYS)
 def test_sums_of_a_group_survive_with_its_members_and_failures(sums):
     phase = Phase(3, "train", Task(0, 0, 2), 1, 0)
-    local = Request(phase, Broadcast({}), {0: 5, 1: 9, 2: 9}, {}, Local(), ((0,), (1, 2)))
+    local = Request(phase, Method(), Broadcast({}), {0: 5, 1: 9, 2: 9}, {}, Local(), ((0,), (1, 2)))
     contents = messages.request_contents(local, JOB)
     assert list(contents) == [1, 0]  # the group with most samples first
     work = messages.read_work(contents[1])
@@ -133,9 +133,9 @@ def test_evaluation_survives():
     contents = messages.evaluate_contents({"w": np.ones(3, np.float32)}, task, 2, JOB)
     assert [messages.read_shard(c).shard for c in contents] == [0, 1]
     assert messages.read_shard(contents[1]).task == task
-    assert messages.read_right(messages.write_right(np.array([3, 4])), task).tolist() == [3, 4]
+    assert messages.read_correct(messages.write_correct(np.array([3, 4])), task).tolist() == [3, 4]
     with pytest.raises(ValueError, match="do not fit"):
-        messages.read_right(messages.write_right(np.array([3])), task)
+        messages.read_correct(messages.write_correct(np.array([3])), task)
 
 
 def good():

@@ -38,7 +38,7 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path, monkeypatc
     finally:
         exchange.close()
     assert done.sha256() == inline().sha256()
-    assert done.right == inline().right
+    assert done.correct == inline().correct
     assert elsewhere.sha256() == finish(Inline(own.worker), own.plan).sha256()
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
@@ -65,7 +65,7 @@ def test_closed_forms_and_bounds_end_in_the_same_bits_on_two_workers(tmp_path, m
         exchange.close()
     alone = finish(Inline(session.worker), session.plan)
     assert done.sha256() == alone.sha256()
-    assert done.right == alone.right
+    assert done.correct == alone.correct
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ def test_our_loop_equals_inline():
     strategy = FcilStrategy(session().plan)
     result = strategy.start(InProcess(client_app.app, seed=1))
     assert strategy.progress.sha256() == inline().sha256()
-    assert strategy.progress.right == inline().right
-    assert [tuple(m["right"]) for m in result.evaluate_metrics_serverapp.values()] == list(inline().right)
+    assert strategy.progress.correct == inline().correct
+    assert [tuple(m["correct"]) for m in result.evaluate_metrics_serverapp.values()] == list(inline().correct)
     assert len(result.arrays) > 0
 
 
@@ -26,9 +26,9 @@ def test_flowers_loop_equals_inline():
     rounds = strategy.num_phases + 1  # one too many does no harm
     result = Strategy.start(strategy, grid, ArrayRecord(), rounds)
     assert strategy.progress.sha256() == inline().sha256()
-    assert strategy.progress.right == inline().right
+    assert strategy.progress.correct == inline().correct
     assert [p.position for p in saved if p.position == strategy.num_phases]
-    assert [tuple(m["right"]) for m in result.evaluate_metrics_clientapp.values()] == list(inline().right)
+    assert [tuple(m["correct"]) for m in result.evaluate_metrics_clientapp.values()] == list(inline().correct)
     assert all(m["updates"] == 3 and m["refused"] == 0 for m in result.train_metrics_clientapp.values())
     assert {e["event"] for e in events} == {"client"}
 
