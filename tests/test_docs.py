@@ -3,14 +3,13 @@
 import ast
 import re
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fcil import registry
+from fcil.battery import CHECKS, NotAsked, trial_of
 from fcil.client.settings import Train
 from fcil.client.store import ClientStore
 from fcil.config import Config, MethodChoice
@@ -22,6 +21,7 @@ from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate
 from fcil.model.backbone import Model, describe_backbone
 from fcil.options import describe
+from fcil.registry import method_class
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
 from fcil.server.loop import ask, initial_progress, make_plan, run
@@ -38,8 +38,8 @@ CONFIG = Config(
     train=Train(rounds=1, epochs=2),
     method=MethodChoice("fedavg", {"rank": 2}),
 )
-EXAMPLES = {"FedProx": "my_fedprox", "Median": "my_median", "EWC": "my_ewc", "Replay": "my_replay"}
-"""Class in the guide -> the method's name here: the file is put beside the methods in strategies/."""
+EXAMPLES = ("FedProx", "Median", "EWC", "Replay")
+"""The classes of the guide's examples."""
 
 
 def blocks(page, language):
@@ -55,19 +55,21 @@ def defines_a_method(block):
 
 
 @pytest.fixture
-def example(tmp_path, monkeypatch):
+def written(tmp_path):
+    """Class in the guide -> the method's name in settings, of a file that holds the example as it is printed."""
+
+    def write(name, source=""):
+        path = tmp_path / f"{name.lower()}{'_changed' if source else ''}.py"
+        path.write_text(source or source_of(name))
+        return f"{path}:{name}"
+
+    return write
+
+
+@pytest.fixture
+def example(written):
     """Class in the guide -> that class, found by the registry in a file of its own."""
-    package = registry._package()
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-
-    def find(name, source=""):
-        (tmp_path / f"{EXAMPLES[name]}.py").write_text(source or source_of(name))
-        return registry.method_class(EXAMPLES[name])
-
-    yield find
-    for name in EXAMPLES.values():
-        sys.modules.pop(f"{package.__name__}.{name}", None)
-        vars(package).pop(name, None)
+    return lambda name, source="": method_class(written(name, source))
 
 
 def planned(method, config=CONFIG):
@@ -101,6 +103,20 @@ def test_an_example_is_short_and_says_what_it_is(name, example):
     assert ast.get_docstring(ast.parse(source))
     assert all(option.option.help for option in describe(method))
     assert all(vars(method)[f].__doc__ for f in vars(method) if callable(vars(method)[f]) and not f.startswith("_"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_keeps_the_contract(name, written):
+    trial, asked = trial_of(written(name), {}), set()
+    for check in CHECKS:
+        try:
+            check(trial)
+            asked.add(check.__name__)
+        except NotAsked:
+            pass
+    assert ("stores_survive_storage" in asked) == (name == "Replay")
+    assert ("additive_merges_add" in asked) == (name != "Median")
+    assert not trial.watch.draws
 
 
 @pytest.mark.parametrize(("name", "off"), [("FedProx", "mu"), ("EWC", "strength"), ("Replay", "size")])
@@ -155,12 +171,10 @@ def test_the_median_is_that_of_every_entry_and_one_client_cannot_drag_it(example
     assert final(method, replace(CONFIG, partition=Partition(clients=3, min_samples=1))).position == 2
 
 
-def test_a_median_without_a_word_on_additive_is_refused_and_with_it_is_not_summed_far_away(example):
-    choice = MethodChoice(EXAMPLES["Median"], {})
-    method = example("Median")
+def test_a_median_without_a_word_on_additive_is_refused_and_with_it_is_not_summed_far_away(example, written):
+    choice = MethodChoice(written("Median"), {})
     with pytest.raises(ConfigError, match="needs the clients' single updates"):
         prepare(replace(CONFIG, method=choice, run=replace(CONFIG.run, aggregate_on_worker=True)))
-    sys.modules.pop(method.__module__)
     silent = re.sub(r"    @property\n    def additive.*?return False\n\n", "", source_of("Median"), flags=re.DOTALL)
     with pytest.raises(ConfigError, match="Median: takes its `merge` of Median and its `additive` of Averaging"):
         example("Median", silent + "\n")

@@ -60,6 +60,6 @@ def patterns(samples: int = 48, classes: int = 4, seed: int = 0) -> Dataset:
 
 
 def client_data(data: Dataset, indices: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> ClientData:
-    """A client that holds these training samples, and those of earlier tasks; classes stand in their own order."""
-    positions = np.arange(len(data.classes))
-    return ClientData(data, np.asarray(indices), positions, SIZE, torch.device("cpu"), tuple(earlier))
+    """A client that holds these training samples, and has held `earlier` ones; classes stand in their own order."""
+    positions, device = np.arange(len(data.classes)), torch.device("cpu")
+    return ClientData(data, np.asarray(indices), positions, SIZE, device, tuple(earlier))

@@ -60,6 +60,6 @@ from fcil.method.state import Modules, of_task, split_tasks
 __all__ = [
     "EXAMPLES", "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client",
     "ClientUpdate", "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model", "Modules",
-    "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task", "as_broadcast",
-    "gram_layouts", "local_model", "of_task", "split_tasks",
+    "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task",
+    "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

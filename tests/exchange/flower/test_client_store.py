@@ -20,7 +20,7 @@ def finish(exchange):
 
 
 def test_hooks_and_store_do_the_same_as_inline(tmp_path, monkeypatch):
-    monkeypatch.setattr(client_app, "build_method", lambda name, options: METHOD)
+    monkeypatch.setattr(client_app, "node_method", lambda name, options, files: METHOD)
     monkeypatch.setattr(client_app, "_workers", {})
     store = tmp_path / "clients"
     done = finish(FlowerExchange(InProcess(client_app.app, seed=5), settings(), store=str(store), node_seconds=0.1))
