@@ -24,7 +24,9 @@ __all__ = [
     "SECTIONS",
     "Config",
     "MethodChoice",
+    "Overrides",
     "Run",
+    "Source",
     "from_table",
     "load_config",
     "load_section",
@@ -38,6 +40,10 @@ COMPARE, SWEEP, BENCH = ASIDE = "compare", "sweep", "bench"
 """Sections beside the settings of a run: what `fcil compare` and `fcil merge-bench` do with it."""
 
 Table = dict[str, dict[str, Any]]
+Source = Path | Mapping[str, Any]
+"""Where settings come from: a TOML file, or a table of sections."""
+Overrides = Sequence[str] | Mapping[str, Mapping[str, Any]]
+"""What wins over them: texts `section.key=value`, or a table of sections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +129,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+def _layers(path: Source, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
     """The file and its bases, base first, each with the name to show for it."""
+    if isinstance(path, Mapping):
+        return [("settings", dict(path))]
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `base` leads back to itself")
     table = _read(path)
@@ -135,13 +143,14 @@ def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str
     return [*below, (str(path), table)]
 
 
-def _together(overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+def _together(*several: Overrides) -> tuple[str, dict[str, Any]]:
     """All overrides as one layer, so that their order does not matter unless they set the same key."""
     table: Table = {}
-    for text in overrides:
-        for section, entries in _override(text)[1].items():
+    for overrides in several:
+        each = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
+        for section, entries in (pair for layer in each for pair in layer.items()):
             table.setdefault(section, {}).update(entries)
-    return "--set", table
+    return "overrides" if any(isinstance(o, Mapping) for o in several) else "--set", table
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:
@@ -190,7 +199,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     return Config(**sections, method=MethodChoice(name, method))
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Source, overrides: Overrides = ()) -> Config:
     """Read a file, its bases and the overrides into a checked `Config`."""
     return from_table([*_without_variants(_layers(path)), _together(overrides)])
 
@@ -212,12 +221,12 @@ def load_section(path: Path, section: str, overrides: Sequence[str] = ()) -> lis
     return found
 
 
-def variant_names(path: Path) -> list[str]:
+def variant_names(path: Source) -> list[str]:
     """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
     return next((list(table[COMPARE]) for _, table in reversed(_layers(path)) if table.get(COMPARE)), [])
 
 
-def sweep_overrides(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
     """One override for each value of the setting under [sweep], written `"section.key" = [values]`; none without it.
 
     Raises:
@@ -235,12 +244,14 @@ def sweep_overrides(path: Path, overrides: Sequence[str] = ()) -> list[str]:
             '"partition.beta" = [0.5, 0.1]'
         )
     (key,) = table
-    if any(text.partition("=")[0].strip() == key for text in overrides):
-        raise ConfigError(f"--set {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
+    section, _, name = key.partition(".")
+    where, own = _together(overrides)
+    if name in own.get(section, {}):
+        raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
     return [f"{key}={json.dumps(value)}" for value in values]
 
 
-def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Config:
+def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
     """The settings of one row of a comparison: the file's, then those of its [compare.<label>], then the overrides.
 
     A label is the name of a method unless its [compare.<label>.method] names another.
@@ -256,7 +267,7 @@ def load_variant(path: Path, label: str, overrides: Sequence[str] = ()) -> Confi
         own.append((f"{source}: [{COMPARE}.{label}]", dict(entries)))
     if not any("name" in table.get("method", {}) for _, table in own):
         own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
-    return from_table([*_without_variants(layers), *own, _together(overrides)])
+    return from_table([*_without_variants(layers), *own, _together(*overrides)])
 
 
 def to_table(config: Config) -> Table:

@@ -1,4 +1,4 @@
-"""Any merge over clients with any merge over tasks."""
+"""Compose: merge over clients by one method and over tasks by another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEEP = "fedavg"
 
 @dataclass(frozen=True, kw_only=True)
 class Compose(Method):
-    """One method trains and merges over a round's clients, another merges over tasks.
+    """Merge over clients by one method and over tasks by another.
 
     Each is a method of its own; `fcil methods NAME` shows its settings. `task = "fedavg"` merges nothing over tasks:
     one pair goes on. What clients train is the first one's, what is deployed the second one's.

@@ -1,4 +1,4 @@
-"""Consensus task arithmetic: the sum of the changes, where several tasks need it."""
+"""Consensus task arithmetic: add up the changes at the entries that several tasks need."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ __all__ = ["Consensus"]
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus(MergeMethod):
-    """Consensus TA: task arithmetic on the entries that at least `agree` tasks need; the others stay as they were.
+    """Add up the changes at the entries that several tasks need.
 
+    Consensus TA: task arithmetic on the entries that at least `agree` tasks need; the others stay as they were.
     Wang et al., "Localizing task information for improved model merging and compression", ICML 2024, arXiv 2405.07813.
     The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
     Literal transcription: `tests/reference_spectral.py`, `consensus_ta`.

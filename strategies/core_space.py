@@ -1,4 +1,4 @@
-"""Core Space: any merge, on small matrices that hold the LoRA changes without loss."""
+"""Core Space: merge LoRA changes as small matrices, in bases without loss."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,9 @@ __all__ = ["CoreSpace"]
 
 @dataclass(frozen=True, kw_only=True)
 class CoreSpace(MergeMethod):
-    """Changes are written in two bases per layer, of all B_i's columns and all A_i's rows, and merged there.
+    """Merge LoRA changes as small matrices, in bases without loss.
 
+    Changes are written in two bases per layer, of all B_i's columns and all A_i's rows, and merged there.
     Panariello et al., "Accurate and efficient low-rank model merging in Core Space", NeurIPS 2025, arXiv 2509.17786.
     Merges that need statistics of the layers' inputs cannot be hosted: those are not in core space.
     Literal transcription: `tests/reference_ties.py`, `core`.

@@ -1,4 +1,4 @@
-"""DARE: drop entries at random and rescale the rest, then merge."""
+"""DARE: drop entries of changes at random, rescale the rest, merge."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ __all__ = ["Dare"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dare(MergeMethod):
-    """Every entry of a change is dropped with probability p, the others divided by 1 - p; then their mean, or TIES.
+    """Drop entries of changes at random, rescale the rest, merge.
 
+    Every entry of a change is dropped with probability p, the others divided by 1 - p; then their mean, or TIES.
     Yu et al., "Language models are super Mario", ICML 2024, arXiv 2311.03099, on the products B_i A_i. The default p
     is the one that KnOTS (arXiv 2410.19735) found for LoRA on ViT-B; for whole weights DARE goes up to 0.99.
     Literal transcription: `tests/reference_ties.py`, `thinned`.

@@ -1,4 +1,4 @@
-"""EMR-Merging: one elected change for all tasks, with masks and rescalers where samples are routed to tasks."""
+"""EMR-Merging: elect one change for all tasks, with a mask for each task."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _MaskedLora(Lora):
 
 @dataclass(frozen=True, kw_only=True)
 class Emr(MergeMethod):
-    """Elect, mask and rescale: the elected change alone, or with a router that guesses each sample's task.
+    """Elect one change for all tasks, with a mask for each task.
 
     Huang et al., "EMR-Merging: tuning-free high-performance model merging", NeurIPS 2024, arXiv 2405.17461. The paper
     is told the task of every test sample, which class-incremental learning is not. Without the router the elected

@@ -1,4 +1,4 @@
-"""FedEx-LoRA: the means of A and of B go on, and what their product misses is folded into the frozen weights."""
+"""FedEx-LoRA: average A and B, and fold the error into the base weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +38,9 @@ def residual(pairs: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
 
 @dataclass(frozen=True, kw_only=True)
 class FedEx(FoldingMethod):
-    """FedAvg of A and of B, made exact: W0 takes up the mean of B_i A_i less the product of the means.
+    """Average A and B, and fold the error into the base weights.
 
+    FedAvg of A and of B, made exact: W0 takes up the mean of B_i A_i less the product of the means.
     Singhal et al., "FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of foundation models", ACL
     2025, arXiv 2410.09432. Down go the means, r (out + in) floats a layer, and the residual, (n - 1) r (out + in).
     Literal transcription: `tests/reference_peers.py`, `fedex_residual`.

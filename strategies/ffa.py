@@ -1,4 +1,4 @@
-"""FFA-LoRA: A stays at its random start, B trains and is averaged, so that the average is exact."""
+"""FFA-LoRA: train and average B alone; A stays at its random start."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,9 @@ __all__ = ["FFA"]
 
 @dataclass(frozen=True, kw_only=True)
 class FFA(LoraMethod):
-    """The mean of B, weighted by examples; A is drawn once, the same for all clients, and never trains.
+    """Train and average B alone; A stays at its random start.
 
+    The mean of B, weighted by examples; A is drawn once, the same for all clients, and never trains.
     Sun et al., "Improving LoRA in privacy-preserving federated learning", ICLR 2024, arXiv 2403.12313. The change B A
     is linear in what trains, so that no average and no noise is distorted. A travels once to each client.
     Literal transcription: `tests/reference.py`, `fedavg`.

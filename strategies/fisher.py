@@ -1,4 +1,4 @@
-"""Fisher averaging: every entry is a mean weighted by how much the loss depends on it."""
+"""Fisher averaging: average experts by entry, weighted by Fisher information."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ __all__ = ["FisherAverage"]
 
 @dataclass(frozen=True, kw_only=True)
 class FisherAverage(MergeMethod):
-    """sum_i F_i W_i / sum_i F_i with F_i the diagonal of expert i's empirical Fisher information.
+    """Average experts by entry, weighted by Fisher information.
 
+    sum_i F_i W_i / sum_i F_i with F_i the diagonal of expert i's empirical Fisher information.
     Matena and Raffel, "Merging models with Fisher-weighted averaging", NeurIPS 2022, arXiv 2111.09832. F_i is a sum
     over samples, so that an expert counts by its data. Of whole weights it costs out x in floats a layer and does not
     depend on how a change is cut into factors; of factors it costs what these cost, and does: B M and M^-1 A are the

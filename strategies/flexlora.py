@@ -1,4 +1,4 @@
-"""FlexLoRA: the mean of the products B A, cut to each client's rank by an SVD."""
+"""FlexLoRA: average the products B A; cut to each client's rank by SVD."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,9 @@ __all__ = ["FlexLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class FlexLoRA(LoraMethod):
-    """The mean of B_i A_i, weighted by examples, is exact; what goes on are its best components, as many as fit.
+    """Average the products B A; cut to each client's rank by SVD.
 
+    The mean of B_i A_i, weighted by examples, is exact; what goes on are its best components, as many as fit.
     Bai et al., "Federated fine-tuning of large language models under heterogeneous tasks and client resources", NeurIPS
     2024, arXiv 2402.11505. By QR and SVD of stacked factors; no product of a layer's size is formed.
     Literal transcription: `tests/reference_peers.py`, `best_of_rank`.

@@ -1,4 +1,4 @@
-"""FLoRA: clients' pairs are stacked and folded into the frozen weights; every round begins with a new pair."""
+"""FLoRA: stack clients' LoRA pairs; fold them into the base weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,9 @@ __all__ = ["FLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class FLoRA(FoldingMethod):
-    """[B_1 ... B_n] [w_1 A_1 ; ... ; w_n A_n] is the mean of B_i A_i, weighted by examples, exactly and at any ranks.
+    """Stack clients' LoRA pairs; fold them into the base weights.
 
+    [B_1 ... B_n] [w_1 A_1 ; ... ; w_n A_n] is the mean of B_i A_i, weighted by examples, exactly and at any ranks.
     Wang et al., "FLoRA: federated fine-tuning large language models with heterogeneous low-rank adaptations", NeurIPS
     2024, arXiv 2409.05976. Down go all clients' factors, n r (out + in) floats a layer. The new pair's A is drawn from
     the round's seed, which everybody knows, and B is zero: neither travels again.

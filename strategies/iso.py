@@ -1,4 +1,4 @@
-"""Iso-C and Iso-CTS: a merged change whose singular values are all the same."""
+"""Iso-C and Iso-CTS: add up the changes and flatten the sum's singular values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ __all__ = ["Iso"]
 
 @dataclass(frozen=True, kw_only=True)
 class Iso(MergeMethod):
-    """The sum of the changes with a flat spectrum (Iso-C), with directions of single tasks (Iso-CTS); rank-aware.
+    """Add up the changes and flatten the sum's singular values.
 
+    The sum of the changes with a flat spectrum (Iso-C), with directions of single tasks (Iso-CTS); rank-aware.
     Marczak et al., "No task left behind: isotropic model merging with common and task-specific subspaces", ICML 2025,
     arXiv 2502.04959. The sum grows with what is summed: over a round's n clients set `scale` near 1 / n.
     Literal transcription: `tests/reference_spectral.py`, `iso_c` and `iso_cts`.

@@ -1,4 +1,4 @@
-"""Top-k greedy merging of pairs, guided by how akin models are."""
+"""Model Kinship: merge the most promising models in pairs, over generations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ __all__ = ["Kinship"]
 
 @dataclass(frozen=True, kw_only=True)
 class Kinship(MergeMethod):
-    """Pairs of the most promising models are merged by SLERP, generation by generation; the best one is deployed.
+    """Merge the most promising models in pairs, over generations.
 
+    Pairs of the most promising models are merged by SLERP, generation by generation; the best one is deployed.
     Top-k greedy merging with Model Kinship, Hu et al., EMNLP Findings 2025, arXiv 2410.12613. The paper ranks models by
     accuracy on evaluation data, which a class-incremental server has not got: here by their smallest kinship (cosine)
     to any of the experts. Experts count alike; those without examples do not count.

@@ -1,4 +1,4 @@
-"""KnOTS: merge LoRA changes in the basis that the SVD of all of them gives."""
+"""KnOTS: merge LoRA changes in the basis given by their common SVD."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ __all__ = ["Knots"]
 
 @dataclass(frozen=True, kw_only=True)
 class Knots(MergeMethod):
-    """Changes are written in one basis per layer, and merged there by TIES, DARE-TIES or a mean; it stays in factors.
+    """Merge LoRA changes in the basis given by their common SVD.
 
+    Changes are written in one basis per layer, and merged there by TIES, DARE-TIES or a mean; it stays in factors.
     Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv 2410.19735. The defaults are those of its
     ViT-B/32 runs: lambda 0.6 and the top 20 % for TIES; 0.7, all entries and p = 0.1 for DARE-TIES. The mean is, as the
     paper proves, task arithmetic.

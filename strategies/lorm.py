@@ -40,7 +40,7 @@ FACTORS = {"A": A, "B": B}
 
 @dataclass(frozen=True, kw_only=True)
 class LoRM(LoraMethod):
-    """Match the clients' responses, one LoRA factor a round; weight tasks by their inputs' Gram matrices.
+    """Match the clients' responses, one LoRA factor at a time.
 
     Salami et al., "Closed-form merging of parameter-efficient modules for Federated Continual Learning", ICLR 2025,
     arXiv 2410.17961. With X_i the inputs of a layer at client i and G_i = X_i X_i^T, a round minimises

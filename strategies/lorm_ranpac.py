@@ -1,4 +1,4 @@
-"""LoRM + RanPAC: a backbone adapted by federated LoRA, under a ridge head in closed form."""
+"""LoRM + RanPAC: adapt by LoRM, then solve a ridge head on the features."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def _bare(arrays: Arrays, references: Arrays) -> Arrays:
 
 @dataclass(frozen=True, kw_only=True)
 class LoRMRanPAC(RidgeMethod):
-    """LoRA is trained and merged by LoRM (or another method); the head is ridge regression on random features.
+    """Adapt by LoRM, then solve a ridge head on the features.
 
+    LoRA is trained and merged by LoRM (or another method); the head is ridge regression on random features.
     Ours, after the first-session adaptation of RanPAC (arXiv 2307.02251) and STSA (arXiv 2506.01327). With `adapt` =
     first_task the backbone is frozen after the first task. With every_task it goes on changing, and the sums of earlier
     tasks are of features that are no longer there; `transport` carries them over in closed form, by the linear map from

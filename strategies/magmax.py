@@ -1,4 +1,4 @@
-"""MagMax: of every entry the largest change."""
+"""MagMax: keep at every entry the task's change of largest magnitude."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ __all__ = ["MagMax"]
 
 @dataclass(frozen=True, kw_only=True)
 class MagMax(MergeMethod):
-    """Of every entry the task's change of largest magnitude; tasks are learned one after the other in one module.
+    """Keep at every entry the task's change of largest magnitude.
 
+    Of every entry the task's change of largest magnitude; tasks are learned one after the other in one module.
     Marczak et al., "MagMax: leveraging model merging for seamless continual learning", ECCV 2024, arXiv 2407.06322.
     Literal transcription: `tests/reference_spectral.py`, `mag_max`.
     """

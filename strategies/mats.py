@@ -1,4 +1,4 @@
-"""MaTS: experts are matched by Fisher blocks, gradient Grams times input Grams, with conjugate gradients."""
+"""MaTS: match experts by Fisher blocks, with conjugate gradients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ __all__ = ["MaTS"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaTS(MergeMethod):
-    """W of sum_i S_i W G_i = sum_i S_i W_i G_i, dense; G_i of a layer's inputs, S_i of the gradients at its outputs.
+    """Match experts by Fisher blocks, with conjugate gradients.
 
+    W of sum_i S_i W G_i = sum_i S_i W_i G_i, dense; G_i of a layer's inputs, S_i of the gradients at its outputs.
     Tam et al., "Merging by matching models in task parameter subspaces", TMLR 2024, arXiv 2312.04339. G_i is a sum and
     S_i a mean over samples, so that an expert counts by its data once. A client reports in (in + 1) / 2 and
     out (out + 1) / 2 floats a layer, too much for every round of a large model.

@@ -1,4 +1,4 @@
-"""NCM: the nearest class mean of a frozen backbone's features."""
+"""NCM: classify by the nearest class mean of frozen features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["NCM"]
 
 @dataclass(frozen=True, kw_only=True)
 class NCM(ClosedForm):
-    """Class means of frozen features; an image belongs to the nearest one.
+    """Classify by the nearest class mean of frozen features.
 
     Janson et al., "A simple baseline that questions the use of pretrained-models in continual learning",
     arXiv 2210.04428. Clients send sums and counts, so the means are those of the pooled data for every split.

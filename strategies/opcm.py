@@ -1,4 +1,4 @@
-"""OPCM: each task's change is added without what would move the sum of the earlier ones."""
+"""OPCM: add each task's change orthogonally to the earlier ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ __all__ = ["Opcm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Opcm(MergeMethod):
-    """Orthogonal projection-based continual merging: in the tasks' order, scaled to their mean norm; rank-aware.
+    """Add each task's change orthogonally to the earlier ones.
 
+    Orthogonal projection-based continual merging: in the tasks' order, scaled to their mean norm; rank-aware.
     Tang et al., "Merging models on the fly without retraining", NeurIPS 2025, arXiv 2501.09522. A round's clients have
     no order, so it merges tasks only.
     Literal transcription: `tests/reference_spectral.py`, `opcm`.

@@ -1,4 +1,4 @@
-"""RanPAC: ridge regression on random features of a frozen backbone."""
+"""RanPAC: solve a ridge head on random features of a frozen backbone."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,8 +17,9 @@ Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M number
 
 @dataclass(frozen=True, kw_only=True)
 class RanPAC(RidgeMethod):
-    """Ridge regression on relu(R z), R ~ N(0, 1) being drawn from the run's seed and never sent.
+    """Solve a ridge head on random features of a frozen backbone.
 
+    Ridge regression on relu(R z), R ~ N(0, 1) being drawn from the run's seed and never sent.
     McDonnell et al., "RanPAC: random projections and pre-trained models for continual learning", NeurIPS 2023, arXiv
     2307.02251 (centralised, M = 10,000); federated with M = 1,250 in STSA, arXiv 2506.01327; the sketch is FedRAN's,
     arXiv 2606.11480.

@@ -1,4 +1,4 @@
-"""RegMean: the layer whose responses are closest to those of all experts, each on its own inputs."""
+"""RegMean: match the layer responses of all experts by least squares."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ __all__ = ["RegMean"]
 
 @dataclass(frozen=True, kw_only=True)
 class RegMean(MergeMethod):
-    """(sum_i B_i A_i G_i)(sum_i G_i)^+ with G_i the Gram matrix of a layer's inputs, in factors.
+    """Match the layer responses of all experts by least squares.
 
+    (sum_i B_i A_i G_i)(sum_i G_i)^+ with G_i the Gram matrix of a layer's inputs, in factors.
     Jin et al., "Dataless knowledge fusion by merging weights of language models", ICLR 2023, arXiv 2212.09849. Grams
     are sums over tokens, so that an expert counts by its data: there is no other weight. They are taken through the
     expert's own model, over a task through the one that the task's rounds ended with.

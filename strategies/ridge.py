@@ -1,4 +1,4 @@
-"""Ridge: ridge regression on a frozen backbone's features, the same for every split of the data."""
+"""Ridge: solve a ridge head on the frozen backbone's features."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ __all__ = ["Ridge"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(RidgeMethod):
-    """H = (G + lambda I)^-1 Q of frozen features: the centralised head, whoever holds which samples.
+    """Solve a ridge head on the frozen backbone's features.
 
+    H = (G + lambda I)^-1 Q of frozen features: the centralised head, whoever holds which samples.
     AFL and AFCL, "Analytic federated class-incremental learning", arXiv 2505.12245, there in recursive form. Clients
     send G = sum phi phi^T and Q = sum phi y^T once a task; the server adds, and solves by Cholesky in float64.
     """

@@ -1,4 +1,4 @@
-"""RoLoRA: A and B train and are averaged in turn, so that the average is exact."""
+"""RoLoRA: train and average A and B in turn, so averages are exact."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,8 +16,9 @@ FACTORS = {"A": A, "B": B}
 
 @dataclass(frozen=True, kw_only=True)
 class RoLoRA(LoraMethod):
-    """The mean of the one factor that trains, weighted by examples; the other one is the same for all clients.
+    """Train and average A and B in turn, so averages are exact.
 
+    The mean of the one factor that trains, weighted by examples; the other one is the same for all clients.
     Chen et al., "Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA", NeurIPS 2025, arXiv
     2502.01755. With one factor shared, the product of the means is the mean of the products. Half the upload of FedAvg
     on both factors; LoRM without its Grams and without its merge over tasks: one module goes on through all of them.

@@ -1,4 +1,4 @@
-"""Sequential: plain LoRA training on all data, task by task, without protection: a lower bound."""
+"""Sequential: centralised LoRA training, task by task, a lower bound."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +12,9 @@ __all__ = ["Sequential"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential(LoraMethod):
-    """One client holds every task's data and goes on training one module; nothing guards against forgetting.
+    """Lower bound: centralised LoRA training, task by task.
 
+    One client holds every task's data and goes on training one module; nothing guards against forgetting.
     The lower bound of class-incremental learning ("fine-tuning"), here with LoRA and a linear head. The budget is the
     federated methods': rounds x epochs passes over each task, an optimiser built anew in each round.
     """

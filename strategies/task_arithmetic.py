@@ -1,4 +1,4 @@
-"""Task arithmetic: the sum or the mean of the changes, scaled."""
+"""Task arithmetic: add up or average the tasks' changes, and scale the result."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ __all__ = ["TaskArithmetic"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArithmetic(MergeMethod):
-    """lambda times the sum of the changes B_i A_i, or their mean: exact in factors, unlike a mean of A and of B.
+    """Add up or average the tasks' changes, and scale the result.
 
+    lambda times the sum of the changes B_i A_i, or their mean: exact in factors, unlike a mean of A and of B.
     Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089. Over a round's clients both
     are weighted by examples; the mean with `scale` = 1 is FedAvg of the products.
     """

@@ -1,4 +1,4 @@
-"""TIES: trim, elect signs, merge what agrees."""
+"""TIES: trim each change, elect signs, average entries that agree."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ __all__ = ["Ties"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ties(MergeMethod):
-    """Entry by entry the mean of the changes that have the elected sign, of the largest entries of each.
+    """Trim each change, elect signs, average entries that agree.
 
+    Entry by entry the mean of the changes that have the elected sign, of the largest entries of each.
     Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on the products B_i A_i. Votes and means are weighted
     by examples over a round's clients, and alike over tasks, as in the paper.
     Literal transcription: `tests/reference_ties.py`, `ties`.

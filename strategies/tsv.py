@@ -1,4 +1,4 @@
-"""TSV-M: tasks' singular vectors made orthogonal to each other."""
+"""TSV-M: add up the changes, their singular vectors orthogonalised."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ __all__ = ["Tsv"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tsv(MergeMethod):
-    """TSV-M: singular vectors of all changes made orthogonal, singular values kept; in factors, rank-aware.
+    """Add up the changes, their singular vectors orthogonalised.
 
+    TSV-M: singular vectors of all changes made orthogonal, singular values kept; in factors, rank-aware.
     Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv 2412.00081. Over a round's clients use it with care: they
     share a start, their vectors are nearly the same, and small differences come out at full strength.
     Literal transcription: `tests/reference_spectral.py`, `tsv_m`.

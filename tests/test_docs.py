@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from strategies.fedavg import FedAvg
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GUIDE = ROOT / "docs" / "adding-a-method.md"
+PYTHON = ROOT / "docs" / "python.md"
 CONFIG = Config(
     data=Data(train_limit=80, test_limit=60),
     tasks=Tasks(count=2),
@@ -215,12 +217,40 @@ def test_old_head_rows_move_where_there_is_something_to_replay(example):
 # ---- all pages -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder to work in, where `configs/quickstart.toml` is a run of seconds."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.toml").write_text(
+        f'base = "{ROOT / "configs" / "quickstart.toml"}"\n'
+        "data = {train_limit = 120, test_limit = 60}\ntasks = {count = 2}\nmodel = {image_size = 16}\n"
+        "partition = {clients = 2, min_samples = 1}\ntrain = {rounds = 1, epochs = 1}\n"
+        'run = {exchange = "inline"}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_other_python_blocks_run(page):
+def test_other_python_blocks_run(page, elsewhere):
+    names = {"__name__": "docs"}  # a page's blocks build on each other
     for block in blocks(page, "python"):
-        if not defines_a_method(block):
-            exec(compile(block, str(page), "exec"), {"__name__": "docs"})
+        if page == PYTHON or not defines_a_method(block):
+            exec(compile(block, str(page), "exec"), names)
     assert page.read_text().startswith("# ")
+
+
+def test_the_example_study_runs_and_is_a_notebook_in_the_percent_format(elsewhere, capsys):
+    path = ROOT / "docs" / "examples" / "first_study.py"
+    runpy.run_path(str(path))
+    assert "drawn: " in capsys.readouterr().out
+    assert (elsewhere / "runs" / "first-study" / "skew.png").stat().st_size > 5_000
+    first, *cells = re.split(r"^# %%", path.read_text(), flags=re.MULTILINE)
+    assert (first, {cell.partition("\n")[0] for cell in cells}) == ("", {"", " [markdown]"})
+    for cell in cells:  # text is commented out, code is not
+        kind, _, body = cell.partition("\n")
+        lines = [line for line in body.splitlines() if line]
+        assert all(line.startswith("#") for line in lines) == (kind == " [markdown]"), cell
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

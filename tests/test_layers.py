@@ -123,7 +123,7 @@ ORDER = (
     ("engine",),
     ("report",),
     ("bench",),
-    ("cli",),
+    ("api", "cli"),
 )  # fmt: skip
 """The rooms of `fcil/`, from the ground up: a room imports only from rooms below it, also for types."""
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Broadcast, GramShape, Local, Method, Modules, Pass, head
+from fcil.method import Averaging, Broadcast, GramShape, Local, Method, Modules, Pass, head
+from fcil.model.prompt_forward import embed, run_blocks
 from strategies.fedavg import FedAvg
 
 
@@ -141,3 +142,55 @@ class NearestMean(ReportOnly):
 
     def scores(self, model, images):
         return -torch.cdist(model.features(images), model.arrays[head.weight(0)])
+
+
+@dataclass(frozen=True)
+class PromptPool:
+    """Of `size` prompts those `top` whose keys are nearest to the image's own feature, by the cosine (as in L2P).
+
+    One call of `features` is the query's pass, without prompts and gradients, and the prompted one; it returns the
+    cosines of the chosen keys beside the features.
+    """
+
+    size: int = 5
+    length: int = 2
+    top: int = 2
+    trains = ("pool.*",)
+
+    def check(self, backbone):
+        pass
+
+    def initial(self, backbone, draw):
+        shapes = {"pool.keys": (self.size, backbone.width), "pool.prompts": (self.size, self.length, backbone.width)}
+        return {name: draw(name).uniform(-1, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def install(self, network):
+        network.prompt_pool = torch.nn.Module()
+        network.prompt_pool.keys = network.prompt_pool.prompts = None
+        return {"pool.keys": (network.prompt_pool, "keys"), "pool.prompts": (network.prompt_pool, "prompts")}
+
+    def features(self, network, images):
+        tokens, pool = embed(network, images), network.prompt_pool
+        with torch.no_grad():
+            query = network.forward_head(run_blocks(network, tokens), pre_logits=True)
+        if pool.keys is None:
+            return query
+        nearness = torch.nn.functional.cosine_similarity(query[:, None], pool.keys[None], dim=2)
+        cosines, chosen = nearness.topk(self.top)
+        prompts = pool.prompts[chosen].flatten(1, 2)
+        features = network.forward_head(run_blocks(network, tokens, [prompts]), pre_logits=True)
+        return features, {"cosines": cosines, "chosen": chosen}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Averaging):
+    """Federated averaging of a pool of prompts; the loss pulls the chosen keys towards the queries."""
+
+    pull: float = 0.5
+
+    @property
+    def adapter(self):
+        return PromptPool()
+
+    def loss(self, step):
+        return step.cross_entropy() - self.pull * step.outputs["cosines"].sum(1).mean()

@@ -15,7 +15,7 @@ from fcil.seeding import generator
 
 __all__ = ["BACKBONE", "LINEARS", "SIZE", "WIDTH", "client_data", "patterns", "tiny_model", "tiny_vit"]
 
-SIZE, WIDTH, BLOCKS = 16, 32, 2
+SIZE, WIDTH, BLOCKS, PATCH = 16, 32, 2, 8
 LINEARS = {
     f"blocks.{block}.{layer}": shape
     for block in range(BLOCKS)
@@ -24,7 +24,7 @@ LINEARS = {
         "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
     }.items()
 }  # fmt: skip
-BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS)
+BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH))
 
 
 def tiny_vit(seed: int = 0) -> VisionTransformer:
@@ -32,7 +32,7 @@ def tiny_vit(seed: int = 0) -> VisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = VisionTransformer(
-            img_size=SIZE, patch_size=8, embed_dim=WIDTH, depth=BLOCKS, num_heads=2, mlp_ratio=2.0, num_classes=0
+            img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=BLOCKS, num_heads=2, mlp_ratio=2.0, num_classes=0
         )
         for weight in network.parameters():  # timm's own start is so small that layers hardly do anything
             if weight.dim() == 2:

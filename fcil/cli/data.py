@@ -37,9 +37,11 @@ def data_prepare(args: argparse.Namespace, console: Console) -> None:
 def data_preview(args: argparse.Namespace, console: Console) -> None:
     """Draw and print how a config's data are spread over clients (`fcil data preview CONFIG`)."""
     from fcil.config import load_config
+
+    config = load_config(args.config, args.set)
     from fcil.report.preview import preview  # slow to import: not before the settings are known to be good
 
-    preview(load_config(args.config, args.set), output_folder(args, after="-preview"), console)
+    preview(config, output_folder(args, after="-preview"), console)
 
 
 def data_commands(data: argparse.ArgumentParser) -> None:

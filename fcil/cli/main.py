@@ -23,12 +23,12 @@ from fcil.cli.report import report_command
 from fcil.errors import ConfigError, FcilError
 
 if TYPE_CHECKING:
-    from fcil.config import Config
     from fcil.engine.comparison import Cell
-    from fcil.engine.simulation import Session
 
 __all__ = ["main"]
 
+NARROW = 80
+"""Columns of a list that goes to a file or a pipe."""
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
@@ -48,27 +48,6 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
 
 
-def _checked(config: Config, folder: Path | None = None) -> Session:
-    """Ready to start. Settings are checked before torch is imported, so that a slip is answered at once."""
-    from fcil.engine.checks import check_settings
-
-    check_settings(config)
-    from fcil.engine.simulation import prepare
-
-    return prepare(config, folder)
-
-
-def _carry_out(session: Session, out: Path, console: Console) -> dict[str, Any]:
-    from fcil.engine.simulation import simulate
-    from fcil.report.live import live
-    from fcil.report.run import draw_run
-
-    with live(session.plan, console) as listen:
-        summary = simulate(session, out, listen)
-    draw_run(session, out, summary)
-    return summary
-
-
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     from fcil.report.tables import run_table
 
@@ -78,11 +57,12 @@ def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
 
 def _run(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
+    from fcil.report.running import carry_out, checked
 
     out = output_folder(given)
-    session = _checked(load_config(given.config, _overrides(given)), out)
+    session = checked(load_config(given.config, _overrides(given)), out)
     finished = (out / "summary.json").exists()
-    summary = _carry_out(session, out, console)
+    summary = carry_out(session, out, console)
     if finished:
         console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)
     _show(summary, out, console)
@@ -90,12 +70,15 @@ def _run(given: argparse.Namespace, console: Console) -> None:
 
 def _resume(given: argparse.Namespace, console: Console) -> None:
     from fcil.engine.records import read_config
+    from fcil.report.running import carry_out, checked
 
-    _show(_carry_out(_checked(read_config(given.run), given.run), given.run, console), given.run, console)
+    _show(carry_out(checked(read_config(given.run), given.run), given.run, console), given.run, console)
 
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.comparison import carry_out, cells
+    from fcil.engine.comparison import carry_out as carry_out_all
+    from fcil.engine.comparison import cells
+    from fcil.report.running import carry_out
     from fcil.report.tables import to_rich
 
     out = output_folder(given, after="-compare")
@@ -104,19 +87,20 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
 
     def one(cell: Cell) -> dict[str, Any]:
         console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
-        return _carry_out(cell.session(), cell.folder, console)
+        return carry_out(cell.session(), cell.folder, console)
 
-    for value, rows in write_comparison(out, list(carry_out(runs, one))).items():
+    for value, rows in write_comparison(out, list(carry_out_all(runs, one))).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
     console.print(f"tables and plots: {out}", soft_wrap=True)
 
 
 def _plan(given: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
+    from fcil.report.running import checked
 
     if given.json and not given.json.parent.is_dir():  # told now, not after the rehearsal
         raise ConfigError(f"--json {given.json}: there is no folder {given.json.parent}")
-    session = _checked(load_config(given.config, _overrides(given)))
+    session = checked(load_config(given.config, _overrides(given)))
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table
 
@@ -129,9 +113,17 @@ def _plan(given: argparse.Namespace, console: Console) -> None:
 
 def _methods(given: argparse.Namespace, console: Console) -> None:
     from fcil.registry import installed_names, method_names
-    from fcil.report.methods import method_page, methods_table
+    from fcil.report.methods import method_info, method_page, methods_info, methods_table
 
-    console.print(method_page(given.name) if given.name else methods_table([*method_names(), *installed_names()]))
+    names = [*method_names(), *installed_names()]
+    if given.json:
+        records = [method_info(given.name)] if given.name else methods_info(names)
+        each = [record.to_dict() for record in records]
+        print(json.dumps(each[0] if given.name else each, indent=2))
+    elif given.name:
+        console.print(method_page(given.name))
+    else:
+        console.print(methods_table(names), width=None if console.is_terminal else NARROW)
 
 
 def _settings_shown(given: argparse.Namespace, console: Console) -> None:
@@ -158,12 +150,9 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print it and leave."""
-        from importlib.metadata import PackageNotFoundError, version
+        import fcil
 
-        try:
-            print(f"fcil {version('fcil')}")
-        except PackageNotFoundError:
-            print("fcil in a bare checkout")
+        print(f"fcil {fcil.__version__}")
         parser.exit()
 
 
@@ -213,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
     check_command(command)
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
     merge_models_command(command)

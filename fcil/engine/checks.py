@@ -14,13 +14,23 @@ from fcil.scenario.tasks import make_tasks
 __all__ = ["check_settings"]
 
 
-def check_settings(config: Config) -> Method:
+def check_settings(config: Config, method: Method | None = None) -> Method:
     """Check that the settings of all sections and of the method go together; returns the method.
+
+    Args:
+        method: in place of the one that the settings name, of a class that the registry does not know.
 
     Raises:
         ConfigError: no such method or data set, a setting that the method does not admit, or two that contradict.
     """
-    method = build_method(config.method.name, config.method.settings)
+    if method is None:
+        method = build_method(config.method.name, config.method.settings)
+    elif config.run.exchange != "inline":
+        raise ConfigError(
+            f'run.exchange = "{config.run.exchange}": its workers are other processes, which build methods by name; '
+            f"{type(method).__name__} was given as an object. Keep its class in a file of its own and set "
+            f'method.name = "path/to/file.py:{type(method).__name__}", or run.exchange = "inline"'
+        )
     known = family(config.data.name)
     if known.classes and not config.data.unofficial:  # otherwise the files say how many there are
         make_tasks(known.classes, config.tasks)

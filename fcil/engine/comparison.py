@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcil.config import Config, load_variant, sweep_overrides, variant_names
+from fcil.config import Config, Overrides, Source, load_variant, sweep_overrides, variant_names
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 
@@ -45,7 +45,7 @@ def folder_name(label: str) -> str:
     return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Cell]:
+def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path) -> list[Cell]:
     """Lay out all runs of a comparison, one value of a sweep after another, and check them before the first begins.
 
     Args:
@@ -56,7 +56,8 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
     """
     labels = list(labels) or variant_names(path)
     if not labels:
-        raise ConfigError(f"{path}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
+        source = path if isinstance(path, Path) else "settings"
+        raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
     for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(names)) < len(names):
             raise ConfigError(f"{what} {','.join(names)}: names one twice")
@@ -66,7 +67,7 @@ def cells(path: Path, labels: Sequence[str], seeds: Sequence[int], overrides: Se
             label,
             seed,
             out / value / f"{folder_name(label)}-seed{seed}",
-            load_variant(path, label, [*overrides, *([value] if value else []), f"run.seed={seed}"]),
+            load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
             value,
         )
         for value in swept or [""]

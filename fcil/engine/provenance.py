@@ -12,8 +12,9 @@ import torch
 from fcil.config import Config
 from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
+from fcil.method import Method
 from fcil.model.backbone import weights_left_out, weights_sha256
-from fcil.registry import build_method, sources
+from fcil.registry import sources
 
 __all__ = ["PACKAGES", "commit", "provenance", "versions"]
 
@@ -43,25 +44,24 @@ def commit() -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
-def _method(config: Config) -> dict[str, Any]:
+def _method(config: Config, method: Method) -> dict[str, Any]:
     """All settings of the method, its defaults included; [method] has those that were given."""
-    method = build_method(config.method.name, config.method.settings)
     values = {f.name: getattr(method, f.name) for f in fields(method)}
     plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
     return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
 
 
-def _sources(config: Config) -> dict[str, Any]:
+def _sources(method: Method) -> dict[str, Any]:
     """The files that define the method and its parts, where they are not shipped ones: file or module -> SHA-256."""
-    files = sources(build_method(config.method.name, config.method.settings))
+    files = sources(method)
     return {"method_sources": {file.name: file.sha256 for file in files}} if files else {}
 
 
-def provenance(config: Config, data: Dataset) -> dict[str, Any]:
+def provenance(config: Config, data: Dataset, method: Method) -> dict[str, Any]:
     """The [provenance] section of a run's config.toml."""
     return {
-        "method": _method(config),
-        **_sources(config),
+        "method": _method(config, method),
+        **_sources(method),
         "commit": commit(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "precision": resolved(config).model.precision,

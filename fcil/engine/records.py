@@ -41,6 +41,7 @@ __all__ = [
     "Recorder",
     "left_aside",
     "read_config",
+    "read_progress",
     "read_provenance",
     "read_summary",
     "write_atomic",
@@ -135,6 +136,11 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
         old.unlink()
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    return sorted((folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True)
+
+
 def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     """Read the progress, and the bytes of the event log at that time; ValueError if the file is torn or corrupt."""
     try:
@@ -149,6 +155,16 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
     correct = tuple(tuple(row) for row in saved["correct"])
     return Progress(saved["position"], grouped(arrays), ledger, correct, saved["totals"]), int(saved["events"])
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Where a run stands by its newest good checkpoint, None before the first; nothing in the folder is touched."""
+    for path in _checkpoints(folder):
+        try:
+            return _read_checkpoint(path)[0]
+        except ValueError:
+            continue
+    return None
 
 
 class Recorder:
@@ -180,7 +196,7 @@ class Recorder:
     def latest(self) -> tuple[Progress | None, list[str]]:
         """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""
         warnings = []
-        for path in sorted((self.folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
+        for path in _checkpoints(self.folder):
             try:
                 progress, length = _read_checkpoint(path)
             except ValueError as error:

@@ -17,6 +17,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
+from fcil.method import Method
 from fcil.model.backbone import describe_backbone
 from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_plan, run, updates_asked
 from fcil.server.replies import Emit
@@ -44,16 +45,17 @@ class Session:
         return ray_exchange(self.plan.config, folder)
 
 
-def prepare(config: Config, folder: Path | None = None) -> Session:
+def prepare(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
         folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
+        method: in place of the one that the settings name, of a class that the registry does not know.
 
     Raises:
         ConfigError: whatever would stop the run later.
     """
-    method = check_settings(config)
+    method = check_settings(config, method)
     worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
@@ -110,7 +112,7 @@ def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, 
     Raises:
         ConfigError: the folder holds other files, another run, or this run with other weights or data.
     """
-    info = provenance(config, session.worker.dataset)
+    info = provenance(config, session.worker.dataset, session.worker.method)
     if (folder / CONFIG).exists():
         if names := _differences(folder, config, info):
             raise ConfigError(

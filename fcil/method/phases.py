@@ -87,6 +87,10 @@ class Backbone:
     """Linear layer -> (out, in), in the order of the forward pass."""
     blocks: int = 0
     """Number of transformer blocks."""
+    patch: tuple[int, int] = (0, 0)
+    """Height and width of a patch, in pixels."""
+    no_prompts: str = ""
+    """Why no tokens can be put beside the network's own; empty where they can."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ class ServerOptimizer:
               adam     v <- beta2 v + (1 - beta2) D^2
 
     FedAvgM: Hsu et al., arXiv 1909.06335. Others: Reddi et al., "Adaptive federated optimization", ICLR 2021, arXiv
-    2003.00295, Algorithm 2; m starts at 0 and v at tau^2. Moments of arrays that a round does not train rest.
+    2003.00295, Algorithm 2; m starts at 0 and v at tau^2. Their FedAdagrad has beta1 = 0. Moments of arrays that a
+    round does not train rest. Flower's strategies of these names start v at 0, and its FedAdam multiplies lr by Adam's
+    correction of the bias, in which the first round counts as the second step. Literal transcription:
+    `tests/reference_server.py`; beside Flower's: `tests/exchange/flower/test_server_optimizers.py`.
     """
 
     rule: Rule

@@ -14,6 +14,7 @@ from fcil.errors import ConfigError
 from fcil.method import Backbone
 from fcil.model import tiny
 from fcil.model.embedded import asset
+from fcil.model.prompt_forward import refusal
 from fcil.model.settings import INCLUDED, TINY, Model
 from fcil.model.weights import SUFFIXES, load_weights, resize
 from fcil.options import nearest
@@ -131,7 +132,7 @@ def weights_left_out(settings: Model) -> list[str]:
 
 
 def describe_backbone(settings: Model) -> Backbone:
-    """Describe the backbone, its width and linear layers, without allocating a weight; also checks the weights file.
+    """Describe the backbone: width, patches, linear layers. Allocates no weight; checks the weights file on the way.
 
     Raises:
         ConfigError: as `load_backbone`, except for what only a download could show.
@@ -142,4 +143,11 @@ def describe_backbone(settings: Model) -> Backbone:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and name.startswith("blocks.")
     }
-    return Backbone(int(network.num_features), linears, len(network.blocks))  # type: ignore[arg-type]
+    embed: Any = network.patch_embed
+    return Backbone(
+        int(network.num_features),  # type: ignore[arg-type]
+        linears,
+        len(network.blocks),  # type: ignore[arg-type]
+        tuple(embed.patch_size),
+        refusal(network),
+    )

@@ -37,9 +37,9 @@ def _methods(method: Method) -> Iterator[Method]:
 
 
 def _source(module: ModuleType | None) -> Source | None:
-    """None for modules of ours, of Python, and those without a file."""
+    """None for modules of ours, of Python, without a file, and for the script that runs: it is more than a method."""
     file = getattr(module, "__file__", None)
-    if module is None or file is None or module.__name__.partition(".")[0] in sys.stdlib_module_names:
+    if module is None or file is None or module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "__main__"}:
         return None
     path = Path(file)
     ours = [FCIL.resolve(), *(Path(folder).resolve() for folder in package().__path__)]

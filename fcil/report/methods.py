@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass
 from inspect import cleandoc
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -10,11 +12,20 @@ from rich.text import Text
 
 from fcil.errors import ConfigError
 from fcil.method import Method, Phase, Statistic, Task
-from fcil.options import describe
+from fcil.options import Described, describe
 from fcil.registry import build_method, method_class
 from fcil.report.tables import method_table
 
-__all__ = ["method_page", "methods_table", "needs", "source"]
+__all__ = [
+    "MethodInfo",
+    "SettingInfo",
+    "method_info",
+    "method_page",
+    "methods_info",
+    "methods_table",
+    "needs",
+    "source",
+]
 
 
 def source(doc: str) -> str:
@@ -52,16 +63,86 @@ def needs(method: Method) -> str:
     return "; ".join(told) or "nothing (data-free)"
 
 
-def methods_table(names: Iterable[str]) -> Table:
-    """One row a method; one that cannot be imported is said to be so, and hides no other."""
-    table = Table("method", "what it is", "source", "merges", "clients report beside weights", box=None)
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting of a method."""
+
+    name: str
+    type: str
+    """In words: `integer`, `number`, `"gram" | "mean"`."""
+    default: Any
+    """None where `required`."""
+    required: bool
+    help: str
+    unit: str
+    low: float | None
+    """The least value, itself included; so is the greatest, `high`."""
+    high: float | None
+    above: float | None
+    """What a value must be greater than."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One method, as `fcil methods` and `fcil.methods()` show it."""
+
+    name: str
+    summary: str
+    """What it does, in a sentence."""
+    source: str
+    """Where it is from: the first arXiv number that its text names, or nothing."""
+    merges: str
+    """Rounds (their clients), tasks, sums, or nothing."""
+    reports: str
+    """What clients report beside weights, at the defaults."""
+    settings: tuple[SettingInfo, ...]
+    error: str = ""
+    """Why its file cannot be used; then it has neither a summary nor settings."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def _setting(described: Described) -> SettingInfo:
+    option, required = described.option, described.default is MISSING
+    default = None if required else described.default
+    return SettingInfo(
+        described.name, described.type, default, required, option.help, option.unit, option.low, option.high,
+        option.above,
+    )  # fmt: skip
+
+
+def method_info(name: str) -> MethodInfo:
+    """What a method says of itself.
+
+    Raises:
+        ConfigError: no such method, or one that cannot be imported.
+    """
+    kind = method_class(name, repr(name))
+    method, doc = build_method(name, {}), cleandoc(kind.__doc__ or "")
+    settings = tuple(map(_setting, describe(kind)))
+    return MethodInfo(name, doc.partition("\n")[0], source(doc), method.merges, needs(method), settings)
+
+
+def methods_info(names: Iterable[str]) -> list[MethodInfo]:
+    """What each of these says of itself; one that cannot be imported says why, and hides no other."""
+    records = []
     for name in names:
         try:
-            method, doc = build_method(name, {}), method_class(name).__doc__ or ""
-            told = (doc.partition("\n")[0], source(doc), method.merges, needs(method))
+            records.append(method_info(name))
         except ConfigError as error:
-            told = (str(error), "", "", "")
-        table.add_row(name, *map(Text, told))
+            records.append(MethodInfo(name, "", "", "", "", (), str(error)))
+    return records
+
+
+def methods_table(names: Iterable[str]) -> Table:
+    """One row a method, name and what it does: 80 columns are enough. `method_page` has the rest."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for record in methods_info(names):
+        table.add_row(Text(record.name), Text(record.error or record.summary))
     return table
 
 
@@ -71,7 +152,6 @@ def method_page(name: str) -> Group:
     Raises:
         ConfigError: no such method, or one that cannot be imported.
     """
-    found = method_class(name, repr(name))
-    method, doc = build_method(name, {}), cleandoc(found.__doc__ or "")
-    facts = f"Merges {method.merges}. Clients report beside weights, at the defaults: {needs(method)}."
-    return Group(method_table(describe(found), f"{doc}\n\n{facts}"))
+    kind, record = method_class(name, repr(name)), method_info(name)
+    facts = f"Merges {record.merges}. Clients report beside weights, at the defaults: {record.reports}."
+    return Group(method_table(describe(kind), f"{cleandoc(kind.__doc__ or '')}\n\n{facts}"))

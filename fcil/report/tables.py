@@ -16,12 +16,15 @@ from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
 from fcil.report.missing_updates import count_updates, missing_updates_text
 
-__all__ = ["Row", "compare_rows", "method_table", "run_table", "to_csv", "to_latex", "to_markdown", "to_rich"]
+__all__ = [
+    "Row", "compare_rows", "method_table", "percent", "run_figures", "run_table", "to_cells", "to_csv", "to_latex",
+    "to_markdown", "to_rich",
+]  # fmt: skip
 
 MEGA = 1e6
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     """Format a share in percent with one decimal, or a dash where there is nothing to measure."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
 
@@ -39,28 +42,32 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
         column.justify = "right"
     matrix, pooled = accuracy_matrix(correct, total), pooled_accuracies(correct, total)
     for t, seen in enumerate(pooled):
-        tasks.add_row(str(t + 1), _percent(matrix[t, t]), _percent(matrix[-1, t]), _percent(seen))
-    seconds = summary["seconds"]
+        tasks.add_row(str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(seen))
     figures = Table(box=None, show_header=False)
     figures.add_column()
     figures.add_column(justify="right")
-    for name, value in (
-        ("final accuracy, pooled", f"{_percent(summary['final_accuracy'])} %"),
-        ("final accuracy, mean over tasks", f"{_percent(summary['final_accuracy_task_mean'])} %"),
-        ("average incremental accuracy", f"{_percent(summary['average_accuracy'])} %"),
-        ("forgetting", f"{_percent(summary['forgetting'])} points"),
+    for name, value in run_figures(summary):
+        figures.add_row(name, value)
+    if summary.get("refused"):
+        figures.add_row(Text("updates refused or missing", "bold"), _share(*count_updates([summary])))
+    return Group(tasks, Text(), figures)
+
+
+def run_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of a finished run beside its accuracies by task: name, value with its unit."""
+    seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
+    return [
+        ("final accuracy, pooled", f"{percent(summary['final_accuracy'])} %"),
+        ("final accuracy, mean over tasks", f"{percent(summary['final_accuracy_task_mean'])} %"),
+        ("average incremental accuracy", f"{percent(summary['average_accuracy'])} %"),
+        ("forgetting", f"{percent(summary['forgetting'])} points"),
         ("traffic up / down", f"{summary['upload_bytes'] / MEGA:.2f} / {summary['download_bytes'] / MEGA:.2f} MB"),
         ("seconds with clients (training, Grams)", f"{seconds.get('clients', 0):.1f} s"),
         ("seconds merging", f"{seconds.get('merging', 0):.2f} s"),
         ("seconds in evaluation", f"{seconds.get('evaluation', 0):.1f} s"),
         ("seconds in all", f"{seconds.get('total', 0):.1f} s"),
-    ):
-        figures.add_row(name, value)
-    if summary.get("peak_memory_bytes"):
-        figures.add_row("memory of a worker at its peak", f"{summary['peak_memory_bytes'] / MEGA:.0f} MB")
-    if summary.get("refused"):
-        figures.add_row(Text("updates refused or missing", "bold"), _share(*count_updates([summary])))
-    return Group(tasks, Text(), figures)
+        *([("memory of a worker at its peak", f"{memory / MEGA:.0f} MB")] if memory else []),
+    ]
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,12 @@ class Row:
         text = missing_updates_text(self.missing, self.asked)
         return f"{self.label} ({text})" if text else self.label
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """`<figure>_mean` and `<figure>_std` of every column, in the summary's units: shares, bytes, seconds."""
+        pairs = zip(COLUMNS, self.mean, self.std, strict=True)
+        return {f"{c.key}_{what}": n for c, mean, std in pairs for what, n in (("mean", mean), ("std", std))}
+
     def cells(self, plus_minus: str, with_missing: bool = False) -> list[str]:
         """Text of every column, mean and spread; if `with_missing`, also of the column of updates missing."""
         shown = []
@@ -139,6 +152,11 @@ def _heads(with_missing: bool) -> list[str]:
     return ["method", "seeds", *(f"{c.head} [{c.unit}]" for c in COLUMNS), *last]
 
 
+def to_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The heads of a table of any form, and its lines."""
+    return _heads(_any_missing(rows)), [row.cells("±", _any_missing(rows)) for row in rows]
+
+
 def to_rich(rows: Sequence[Row]) -> Table:
     """Format rows for the terminal, as Text: rich would take the `[s]` of a head or label in markup for a style."""
     table = Table(box=None, padding=(0, 1, 0, 0))
@@ -167,8 +185,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Format rows as a Markdown table."""
-    heads = _heads(_any_missing(rows))
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row.cells("±", _any_missing(rows)) for row in rows)]
+    heads, cells = to_cells(rows)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 

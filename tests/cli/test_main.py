@@ -170,7 +170,7 @@ def test_names_of_run_folders():
 
 
 SHOWN = {
-    ("methods",): ("lorm", "fedavg", "Response matching"),
+    ("methods",): ("lorm", "fedavg", "Match the clients' responses"),
     ("methods", "lorm"): ("rank", "gram_b", "exact", "diagonal", "2410.17961", "16"),
     ("settings",): ("[partition]", "beta", "> 0", "Dirichlet concentration", "[method]", "[train]", "pixels"),
     ("data", "list"): ("digits", "fashion-mnist", "scikit-learn"),
@@ -200,7 +200,7 @@ def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
     assert "strategies/fedavg.py cannot be imported" in told
-    assert "Response matching" in told
+    assert "Match the clients' responses" in told
     assert main(["methods", "fedavg"]) == 2
 
 

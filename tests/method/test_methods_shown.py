@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 from small import phase
 
+from fcil.cli.main import main
 from fcil.method import REPORT, TRAIN, Local, Method, Pass, Task
 from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
-from fcil.report.methods import method_page, methods_table, needs, source
+from fcil.report.methods import method_info, method_page, methods_table, needs, source
 from fcil.statistics.inputs import InputEnergy, InputGram
 
 
@@ -50,6 +51,18 @@ def test_sources_are_arxiv_numbers():
     assert source("Nothing of 2001.01234.") == ""
 
 
+def test_the_list_fits_80_columns_and_says_a_sentence_of_each(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == method_names()
+    for name in method_names():
+        summary = method_info(name).summary
+        assert summary[0].isupper()
+        assert summary.endswith(".")
+        assert len(summary) <= 100, name
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_is_listed_with_its_line_and_has_a_page_with_its_settings(name):
     row = next(line for line in shown(methods_table([name])).splitlines() if line.strip().startswith(name))
@@ -60,4 +73,5 @@ def test_every_method_is_listed_with_its_line_and_has_a_page_with_its_settings(n
         assert setting.option.help in line
     reports = any(build_method(name, {}).acting(phase(r)).local(phase(r)).passes for r in (1, 2))
     ends = "report" in build_method(name, {}).phases(Task(0, 0, 1), 2)
-    assert ("data-free" in row) == (not reports and not ends)
+    assert method_info(name).reports in page
+    assert ("data-free" in method_info(name).reports) == (not reports and not ends)

@@ -157,7 +157,7 @@ def test_auto_for_workers_with_gpus_cannot_be_told_without_one(monkeypatch):
 
 def test_what_of_the_weights_was_left_out_is_recorded(digits_config):
     config = digits_config()
-    told = provenance(config, load(config.data, config.model.image_size))
+    told = provenance(config, load(config.data, config.model.image_size), LoRM())
     assert told["method"] == {f.name: getattr(LoRM(), f.name) for f in fields(LoRM) if f.name not in ("lr_a", "lr_b")}
     assert told["weights_left_out"] == []
     assert len(told["weights_sha256"]) == 64

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from toys import Anchored, Calibrated, NearestMean, Replay, RidgeHead
+from small import BACKBONE, client_data, dataset, model, phase
+from toys import Anchored, Calibrated, NearestMean, Pool, PromptPool, Replay, RidgeHead
 
+from fcil.client.settings import Train
 from fcil.client.store import ClientStore
+from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
 from fcil.engine.metrics import summarise
 from fcil.exchange.inline import Inline
@@ -125,3 +128,67 @@ def test_a_server_may_train_a_head_on_drawn_features_in_equal_bits_and_touches_n
     for name, a in plain.state["module"].items():
         np.testing.assert_array_equal(a, once.state["module"][name])
     assert all(not np.array_equal(a, once.state["head"][name]) for name, a in plain.state["head"].items())
+
+
+# ---- (6) prompts chosen by image, with a pull term from the same forward pass ----------------------------------------
+
+PICTURES = model_inputs(dataset().train.images[:6], dataset(), 16)
+
+
+def pool_of(**changes):
+    """The resident model with a pool in it, whose arrays train."""
+    adapted = model(PromptPool())
+    started = Pool().begin({}, phase(), BACKBONE)
+    arrays = {**started["module"], **started["head"], **changes}
+    return adapted, adapted.load(arrays, list(arrays)), arrays
+
+
+def passes_of(method, samples=24, batch=10):
+    """How often the first block is called while a client trains for one epoch, and the client's reply."""
+    adapted, data, at, calls = model(method.adapter), dataset(), phase(), []
+    adapted.network.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    part = client_data(data, np.flatnonzero(data.train.labels < 2)[:samples])
+    broadcast = method.broadcast(method.begin({}, at, BACKBONE), at)
+    update = run_client(method, adapted, part, Train(epochs=1, batch=batch, lr=1e-2), at, broadcast, 0, {})
+    return len(calls), update, broadcast
+
+
+def test_further_outputs_come_from_the_pass_that_gives_the_features():
+    """Two passes a step, the query's and the prompted one, whether or not the loss reads the cosines."""
+    steps = 3
+    pulled, update, broadcast = passes_of(Pool())
+    plain, without, _ = passes_of(Pool(pull=0.0))
+    assert pulled == plain == 2 * steps
+    keys = broadcast.arrays["pool.keys"]
+    assert not np.array_equal(update.arrays["pool.keys"], keys)
+    assert np.array_equal(without.arrays["pool.keys"], keys), "a choice has no gradient"
+
+
+def test_outputs_are_there_whoever_asks_first_and_features_alone_are_the_same():
+    adapted, _, _ = pool_of()
+    features, outputs = adapted.outputs(PICTURES)
+    assert set(outputs) == {"cosines", "chosen"}
+    assert outputs["cosines"].shape == (6, 2)
+    torch.testing.assert_close(adapted.features(PICTURES), features)
+    for i in range(6):  # each image's choice is its own
+        _, alone = adapted.outputs(PICTURES[i : i + 1])
+        assert torch.equal(alone["chosen"][0], outputs["chosen"][i])
+
+
+def test_prompts_that_nobody_chose_get_no_gradient_and_the_length_of_a_key_is_nothing():
+    adapted, leaves, arrays = pool_of()
+    features, outputs = adapted.outputs(PICTURES[:1])
+    features.square().sum().backward()
+    chosen = set(outputs["chosen"].flatten().tolist())
+    for i, gradient in enumerate(leaves["pool.prompts"].grad):
+        assert bool(gradient.any()) == (i in chosen)
+    longer, _, _ = pool_of(**{"pool.keys": 7 * arrays["pool.keys"]})
+    torch.testing.assert_close(longer.features(PICTURES[:1]), features)
+
+
+def test_a_pool_of_prompts_runs_through_tasks(digits_config):
+    config = digits_config({"train": {"lr": 3e-2}})
+    progress, worker, _ = carried_out(config, Pool())
+    still, *_ = carried_out(config, Pool(pull=0.0))
+    assert accuracy(progress, worker) > 0.15
+    assert not np.array_equal(progress.state["module"]["pool.keys"], still.state["module"]["pool.keys"])

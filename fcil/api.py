@@ -1,0 +1,191 @@
+"""The Python interface: what the commands `fcil run`, `compare` and `methods` do, with results as objects.
+
+Everything is reached as `fcil.run`, `fcil.compare` and so on. Nothing is printed unless asked for; mistakes raise the
+errors whose messages the commands print.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from fcil import config as settings
+from fcil.config import Config, to_table
+from fcil.engine.folders import run_folder
+from fcil.engine.own_method import choice_of
+from fcil.engine.records import read_config
+from fcil.errors import ConfigError
+from fcil.method import Method
+from fcil.registry import installed_names, method_names
+from fcil.report.comparison_result import Comparison
+from fcil.report.methods import MethodInfo, methods_info
+from fcil.report.run_result import Run
+
+__all__ = ["compare", "load_config", "methods", "open_run", "run"]
+
+Settings = str | Path | Config | Mapping[str, Any]
+"""A TOML file, a `Config`, or a dict of sections."""
+Section = Mapping[str, Any]
+
+
+def _source(config: Settings) -> settings.Source:
+    if isinstance(config, Config):
+        return to_table(config)
+    return Path(config) if isinstance(config, str | Path) else config
+
+
+def _changes(overrides: Mapping[str, Any] | None, sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Overrides as sections of settings: those by dotted name, those in a dict of sections, and those by keyword.
+
+    Raises:
+        ConfigError: a name without a dot whose value is no section.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for name, value in [*(overrides or {}).items(), *sections.items()]:
+        section, dot, key = name.partition(".")
+        if not dot and not isinstance(value, Mapping):
+            raise ConfigError(
+                f'overrides: {name} = {value!r}: write it as "section.key", for example {{"partition.beta": 0.1}}, or '
+                'as a section, {"partition": {"beta": 0.1}}'
+            )
+        table.setdefault(section, {}).update({key: value} if dot else value)
+    return table
+
+
+def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **sections: Section) -> Config:
+    """Checked settings.
+
+    Args:
+        config: a TOML file, which may name another as its base; or a `Config`; or a dict of sections, which begins with
+            the defaults.
+        overrides: what wins over them: `{"train.lr": 1e-3}`, or `{"train": {"lr": 1e-3}}`.
+        sections: the same by keyword: `train={"lr": 1e-3}`.
+
+    Raises:
+        ConfigError: names the place, the key and the remedy.
+    """
+    return settings.load_config(_source(config), _changes(overrides, sections))
+
+
+def _name(config: Settings) -> str:
+    """Of the default folder: of a file its own, of other settings a hash of them."""
+    if isinstance(config, str | Path):
+        return Path(config).stem
+    table = to_table(load_config(config))
+    return f"run-{hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _words(changes: Mapping[str, Section]) -> list[str]:
+    """As the command line has them after --set."""
+
+    def word(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+
+    return [f"{section}.{key}={word(value)}" for section, entries in changes.items() for key, value in entries.items()]
+
+
+def _exchange(changes: Mapping[str, Section], exchange: str | None) -> dict[str, dict[str, Any]]:
+    """With the exchange, which has no part in the name of a folder: results do not depend on it."""
+    table = {section: dict(entries) for section, entries in changes.items()}
+    if exchange is not None:
+        table["run"] = {**table.get("run", {}), "exchange": exchange}
+    return table
+
+
+def _console(progress: bool) -> Console | None:
+    return Console(highlight=False) if progress else None
+
+
+def run(
+    config: Settings,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: str | Path | None = None,
+    method: Method | str | Section | None = None,
+    exchange: Literal["inline", "ray"] | None = None,
+    progress: bool = False,
+    **sections: Section,
+) -> Run:
+    """Carry out a run, or go on with it where it was stopped; a finished one is only read.
+
+    Args:
+        config, overrides, sections: as in `load_config`.
+        output: the run folder; by default one in runs/ for each configuration with its overrides, so that the same call
+            finds the same run again.
+        method: a method's name, its section, or a method itself, `LoRM(rank=4)`. One whose class other processes cannot
+            import, because it is defined in a notebook or in the script itself, works with the inline exchange only.
+        exchange: clients in this process, or on Ray workers, in place of `run.exchange`; the same bits.
+        progress: show how far it is.
+
+    Raises:
+        ConfigError: whatever would stop the run later; or the folder holds another run.
+        RunError: the run had to stop; the folder's last checkpoint is good, and the same call goes on from there.
+    """
+    from fcil.report.running import carry_out, checked
+
+    own, changes = None, _changes(overrides, sections)
+    if isinstance(method, Method):
+        choice, own = choice_of(method)
+        changes["method"] = {"name": choice.name, **choice.settings}
+    elif method is not None:
+        changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
+    resolved = settings.load_config(_source(config), _exchange(changes, exchange))
+    folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
+    carry_out(checked(resolved, folder, own), folder, _console(progress))
+    return Run(folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in a folder, finished or not; nothing is carried out.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    read_config(Path(folder))
+    return Run(Path(folder))
+
+
+def compare(
+    config: Settings,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    output: str | Path | None = None,
+    exchange: Literal["inline", "ray"] | None = None,
+    progress: bool = False,
+    **sections: Section,
+) -> Comparison:
+    """Run several methods with several seeds, re-using finished runs; tables and plots lie in the folder.
+
+    Args:
+        config, overrides, sections, exchange, progress: as in `run`.
+        methods: their names, or variants that the configuration describes under [compare.<label>]; all of those if
+            none is named.
+        output: the folder; by default one in runs/ for each configuration with its overrides.
+
+    Raises:
+        ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
+        RunError: a run had to stop; the same call goes on from there.
+    """
+    from fcil.engine.comparison import cells
+    from fcil.report.running import carry_out
+
+    changes = _changes(overrides, sections)
+    folder = Path(output) if output is not None else run_folder(_name(config), _words(changes), after="-compare")
+    planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder)
+    from fcil.engine.comparison import carry_out as carry_out_all
+    from fcil.report.comparison import write_comparison
+
+    console = _console(progress)
+    summaries = list(carry_out_all(planned, lambda cell: carry_out(cell.session(), cell.folder, console)))
+    tables = write_comparison(folder, summaries)
+    return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned))
+
+
+def methods() -> list[MethodInfo]:
+    """All methods, shipped and installed: what each does, where it is from, what it needs, and its settings."""
+    return methods_info([*method_names(), *installed_names()])

@@ -1,0 +1,32 @@
+"""What a run folder's events and accuracies say, read back; nothing in the folder is touched."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcil.engine.records import EVENTS, MATRIX
+
+__all__ = ["read_events", "read_matrix"]
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl, without one that was being written when the run was stopped."""
+    try:
+        lines = (folder / EVENTS).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in lines[:-1]:  # a whole one ends with a line break
+        yield json.loads(line)
+
+
+def read_matrix(folder: Path) -> np.ndarray:
+    """(tasks done, tasks) accuracy_matrix.csv: shares, NaN where a task was not seen yet; (0, 0) before the first."""
+    try:
+        _, *rows = csv.reader((folder / MATRIX).read_text().splitlines())
+    except FileNotFoundError:
+        return np.zeros((0, 0))
+    return np.array([[float(cell or "nan") for cell in cells] for _, *cells in rows])

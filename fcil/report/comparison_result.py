@@ -1,0 +1,77 @@
+"""A comparison that lies in a folder, as an object: its rows, its runs, and its table in many forms."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fcil.report.frames import frame
+from fcil.report.html import html_table
+from fcil.report.run_result import Run
+from fcil.report.tables import Row, to_cells, to_markdown, to_rich
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Several methods with several seeds: mean and sample standard deviation of each figure, and the runs behind them.
+
+    Where runs went without some of their clients' updates, the tables have a column that says how many.
+    """
+
+    folder: Path
+    tables: Mapping[str, Sequence[Row]]
+    """Value of the setting that is swept over, `section.key=value` -> its rows; without a sweep all under ""."""
+    runs: tuple[Run, ...]
+    """All runs, in the order in which they were carried out."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row for each method; with a sweep, for each value after another."""
+        return [row for rows in self.tables.values() for row in rows]
+
+    @property
+    def plots(self) -> list[Path]:
+        """Accuracy over tasks and against traffic; with a sweep, for each value."""
+        return sorted(path for value in self.tables for path in (self.folder / value).glob("*.png"))
+
+    def markdown(self) -> str:
+        """A table for a README; with a sweep, one under each value."""
+        return "\n".join(
+            (f"**{value}**\n\n" if value else "") + to_markdown(rows) for value, rows in self.tables.items()
+        )
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return frame([
+            {
+                **({value.partition("=")[0]: value.partition("=")[2]} if value else {}),
+                "method": row.label, "seeds": row.runs, **row.figures,
+                "updates_missing": row.missing, "updates_asked": row.asked,
+            }
+            for value, rows in self.tables.items()
+            for row in rows
+        ])  # fmt: skip
+
+    def __repr__(self) -> str:
+        """The tables as text."""
+        text = io.StringIO()
+        console = Console(file=text, width=120, highlight=False)
+        for value, rows in self.tables.items():
+            console.print(*([value] if value else []), to_rich(rows), sep="\n", markup=False)
+        lines = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join([f"<Comparison {self.folder}: {len(self.runs)} runs>", *lines])
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook; with a sweep, one for each value."""
+        return "".join(
+            html_table(value or str(self.folder), *to_cells(rows)) for value, rows in self.tables.items()
+        )  # fmt: skip

@@ -1,0 +1,198 @@
+"""A run that lies in a folder, finished or not, as an object: its figures, its arrays and its pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcil.arrays import State
+from fcil.config import Config
+from fcil.engine.reading import read_events, read_matrix
+from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
+from fcil.errors import ConfigError
+from fcil.report.frames import frame
+from fcil.report.html import html_table
+from fcil.report.missing_updates import missing_updates
+from fcil.report.tables import MEGA, percent, run_figures
+
+__all__ = ["Run"]
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """One run, as its folder has it. What is read once stays: open a run that goes on elsewhere again to see more.
+
+    Accuracies are shares between 0 and 1, each class told from all classes seen, without a task's number. Figures that
+    a run does not have are NaN: those of the end before it has come, and forgetting where all classes come at once.
+    """
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """All settings, defaults included. Raises ConfigError where the folder holds no run."""
+        return read_config(self.folder)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Every figure of the finished run, as in summary.json; empty before the end."""
+        return read_summary(self.folder) or {}
+
+    @cached_property
+    def _totals(self) -> dict[str, Any]:
+        """Bytes, updates and seconds: of the finished run, or up to its newest checkpoint."""
+        if self.finished:
+            return self.summary
+        progress = read_progress(self.folder)
+        totals = dict(progress.totals) if progress else {}
+        seconds = {name.removeprefix("seconds_"): s for name, s in totals.items() if name.startswith("seconds_")}
+        return {**totals, "seconds": seconds}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end; if not, `fcil.run(run.config, output=run.folder)` goes on with it."""
+        return bool(self.summary)
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.config.method.name
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything."""
+        return self.config.run.seed
+
+    @cached_property
+    def accuracy(self) -> np.ndarray:
+        """(tasks done, tasks) accuracy after a task, of a task; NaN above the diagonal: not seen yet."""
+        return read_matrix(self.folder)
+
+    @cached_property
+    def accuracies(self) -> np.ndarray:
+        """(tasks done,) accuracy over all images of the classes seen, after each task."""
+        pooled = np.full(len(self.accuracy), np.nan)
+        for event in self.events:
+            if event["event"] == "task" and event["task"] < len(pooled):
+                pooled[event["task"]] = event["accuracy"]
+        return pooled
+
+    def _figure(self, name: str) -> float:
+        value = self.summary.get(name)
+        return NAN if value is None else float(value)
+
+    @property
+    def final_accuracy(self) -> float:
+        """Accuracy over all test images when the last task is done."""
+        return self._figure("final_accuracy")
+
+    @property
+    def average_accuracy(self) -> float:
+        """Mean of `accuracies`, the "average incremental accuracy"."""
+        return self._figure("average_accuracy")
+
+    @property
+    def forgetting(self) -> float:
+        """Mean over all tasks but the last of the best accuracy before the end less the final one."""
+        return self._figure("forgetting")
+
+    @property
+    def upload_bytes(self) -> int:
+        """Sent by all clients, so far."""
+        return int(self._totals.get("upload_bytes", 0))
+
+    @property
+    def download_bytes(self) -> int:
+        """Sent to all clients, so far."""
+        return int(self._totals.get("download_bytes", 0))
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run took so far, pauses left out."""
+        return float(self._totals.get("seconds", {}).get("total", 0.0))
+
+    @property
+    def refused(self) -> int:
+        """Updates that were refused or never came."""
+        return int(self._totals.get("refused", 0))
+
+    @property
+    def asked(self) -> int:
+        """Updates that the whole run asks for; 0 where that is not known, as before its end."""
+        return int(self.summary.get("asked", 0))
+
+    @property
+    def sha256(self) -> str:
+        """Of the final state's arrays: two runs with the same have done the same; empty before the end."""
+        return str(self.summary.get("sha256", ""))
+
+    @property
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl, from the beginning: what happened, phase by phase and client by client."""
+        return read_events(self.folder)
+
+    @property
+    def plots(self) -> list[Path]:
+        """The pictures that were drawn when the run was finished."""
+        return sorted((self.folder / PLOTS).glob("*.png"))
+
+    def state(self) -> State:
+        """The server's arrays after the last phase done: group -> name -> array.
+
+        Raises:
+            ConfigError: there is no checkpoint, or none that is whole.
+        """
+        progress = read_progress(self.folder)
+        if progress is None:
+            raise ConfigError(f"{self.folder}: has no good checkpoint; the run has not done its first phase")
+        return progress.state
+
+    def to_pandas(self) -> dict[str, Any]:
+        """DataFrames: `accuracy` (a row after each task, a column for each task), `figures` (one row) and `events`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        matrix, names = self.accuracy, ("final_accuracy", "average_accuracy", "forgetting")
+        columns = {f"task_{s + 1}": column.tolist() for s, column in enumerate(matrix.T)}
+        counts = {name: getattr(self, name) for name in ("upload_bytes", "download_bytes", "seconds", "refused")}
+        return {
+            "accuracy": frame({"after_task": list(range(1, len(matrix) + 1)), **columns}),
+            "figures": frame([
+                {"method": self.method, "seed": self.seed, **{n: getattr(self, n) for n in names}, **counts}
+            ]),
+            "events": frame(list(self.events)),
+        }  # fmt: skip
+
+    def _title(self) -> str:
+        tasks = len(self.config.tasks.sizes) or self.config.tasks.count
+        done = "" if self.finished else f", not finished: {len(self.accuracy)} of {tasks} tasks done"
+        missing = missing_updates([self._totals])
+        return f"{self.config.method.label}, seed {self.seed}{done}{f', {missing}' if missing else ''}"
+
+    def __repr__(self) -> str:
+        """What it is, how it ended and what it took, in up to three lines."""
+        up, down = self.upload_bytes / MEGA, self.download_bytes / MEGA
+        traffic = f"{up:.2f} MB up, {down:.2f} MB down, {self.seconds:.0f} s"
+        figures = (
+            f"  final accuracy {percent(self.final_accuracy)} %, average {percent(self.average_accuracy)} %, "
+            f"forgetting {percent(self.forgetting)} points\n"
+        )
+        return f"<Run {self.folder}: {self._title()}>\n{figures if self.finished else ''}  {traffic}"
+
+    def _repr_html_(self) -> str:
+        """Two small tables: accuracy by task, and the figures."""
+        matrix, pooled = self.accuracy, self.accuracies
+        rows = [
+            (str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(seen)) for t, seen in enumerate(pooled)
+        ]
+        last = "at the end" if self.finished else "now"
+        tasks = html_table(
+            f"{self._title()}: accuracy [%]", ("task", "when learned", last, "all seen so far"), rows
+        )  # fmt: skip
+        return tasks + (html_table(str(self.folder), (), run_figures(self.summary)) if self.finished else "")

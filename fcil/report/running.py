@@ -1,0 +1,57 @@
+"""A run as a person starts it, by command or by call: settings checked at once, progress shown, plots drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcil.engine.checks import check_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fcil.config import Config
+    from fcil.engine.simulation import Session
+    from fcil.method import Method
+    from fcil.server.loop import Progress
+    from fcil.server.replies import Emit
+
+__all__ = ["carry_out", "checked"]
+
+
+def checked(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
+    """A run that is ready to start. Settings are checked before torch is imported, so that a slip is answered at once.
+
+    Args:
+        method: in place of the one that the settings name; see `fcil.engine.own_method`.
+
+    Raises:
+        ConfigError: whatever would stop the run later.
+    """
+    check_settings(config, method)
+    from fcil.engine.simulation import prepare
+
+    return prepare(config, folder, method)
+
+
+def carry_out(session: Session, folder: Path, console: Console | None = None) -> dict[str, Any]:
+    """Carry out a run, or what is left of it, and draw its plots; the figures of the finished run.
+
+    Args:
+        console: where progress is shown; nowhere without one.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        RunError: the run had to stop; the folder's last checkpoint is good.
+    """
+    from fcil.engine.simulation import simulate
+    from fcil.report.live import live
+    from fcil.report.run import draw_run
+
+    silent: AbstractContextManager[Callable[[Emit, Progress], Emit] | None] = nullcontext()
+    with live(session.plan, console) if console else silent as listen:
+        summary = simulate(session, folder, listen)
+    draw_run(session, folder, summary)
+    return summary
