@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from own_methods import write
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,8 +33,12 @@ def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, 
     zipfile.ZipFile(wheel).extractall(site)
     (tmp_path / "strategies").mkdir()
     (tmp_path / "strategies" / "__init__.py").write_text("raise ImportError('a foreign package')")
+    write(tmp_path)
     code = (
         "import fcil; from fcil.registry import build_method, method_names; from fcil.model.backbone import *;"
+        "from fcil.strategies import LoraMethod; from fcil.strategies.fedavg import FedAvg;"
+        "assert isinstance(build_method('mine.py:Mine', {}), LoraMethod) and issubclass(FedAvg, LoraMethod);"
+        "assert type(build_method('fedavg', {})) is FedAvg;"
         "print(fcil.__file__, method_names(), build_method('lorm', {'rank': 2}), describe_backbone(Model()).width)"
     )
     told = subprocess.run(

@@ -31,7 +31,7 @@ def difference(left: Arrays, right: Arrays, rtol: float = 1e-4, atol: float = 1e
 
 def shapes_are_kept_over_rounds(trial: Trial) -> None:
     """Over the rounds of a task, names, shapes and types stay as they are, and all values are finite."""
-    for step in trial.steps:
+    for step in trial.first_steps:
         if step.phase.kind == "train":
             again, sent = trial.broadcast(step.after, step.phase).arrays, step.broadcast.arrays
             layout = [{name: (a.shape, a.dtype.name) for name, a in arrays.items()} for arrays in (sent, again)]
@@ -65,8 +65,8 @@ def _check_values(step: Step, groups: State, functions: Sequence[str]) -> None:
 def order_of_clients_does_not_matter(trial: Trial) -> None:
     """The order of clients does not matter."""
     for step in trial.steps:
-        turned = trial.merge(step, step.before, step.updates[::-1])
-        if odd := difference(ungrouped(turned), ungrouped(step.after)):
+        reverse = trial.merge(step, step.before, step.updates[::-1])
+        if odd := difference(ungrouped(reverse), ungrouped(step.after)):
             raise Broken(
                 f"with the clients in reverse order merge gives something else: {odd}", *MERGE, phase=step.phase
             )
@@ -75,12 +75,12 @@ def order_of_clients_does_not_matter(trial: Trial) -> None:
 def _merged_sums(trial: Trial, step: Step, groups: Sequence[Sequence[ClientUpdate]]) -> State:
     method = trial.method.acting(step.phase)
 
-    def merged(state: State, *groups: Sequence[ClientUpdate]) -> State:
+    def merge(state: State, *groups: Sequence[ClientUpdate]) -> State:
         return method.merge_sums(
             state, step.phase, total([method.sums(step.phase, step.broadcast, group) for group in groups])
         )
 
-    return trial.watch.call("sums and merge_sums", step.phase, MERGE, merged, step.before, *groups)
+    return trial.watch.call("sums and merge_sums", step.phase, MERGE, merge, step.before, *groups)
 
 
 def additive_merges_add(trial: Trial) -> None:
@@ -109,11 +109,11 @@ def additive_merges_add(trial: Trial) -> None:
 
 def copies_of_a_client_are_that_client(trial: Trial) -> None:
     """Where a mean is declared, one client alone, or several that send the same, make the next round's model."""
-    asked = 0
+    means = 0
     for step in trial.steps:
         method = trial.method.acting(step.phase)
         if step.phase.kind == "train" and isinstance(method, Averaging) and method.is_mean:
-            asked += 1
+            means += 1
             for number in (1, 3):
                 merged = trial.merge(step, step.before, [step.updates[1]] * number)
                 if odd := _not_that_client(trial, step, merged):
@@ -123,7 +123,7 @@ def copies_of_a_client_are_that_client(trial: Trial) -> None:
                         "False",
                         *MERGE, phase=step.phase,
                     )  # fmt: skip
-    if not asked:
+    if not means:
         raise NotAsked("the method is no mean of what its clients train")
 
 
@@ -136,12 +136,12 @@ def _not_that_client(trial: Trial, step: Step, merged: State) -> str | None:
         return odd
     local = method.local(step.phase)
 
-    def begun(arrays: Arrays, references: Arrays) -> Mapping[str, np.ndarray]:
+    def model_of(arrays: Arrays, references: Arrays) -> Mapping[str, np.ndarray]:
         return {**local.receives(arrays, client.client), **local.frozen(references)}
 
-    theirs = {**begun(step.broadcast.arrays, step.broadcast.references), **client.arrays}
+    theirs = {**model_of(step.broadcast.arrays, step.broadcast.references), **client.arrays}
     return difference(
-        _outputs(trial, step, begun(sent.arrays, sent.references)), _outputs(trial, step, theirs), 1e-4, 1e-5
+        _outputs(trial, step, model_of(sent.arrays, sent.references)), _outputs(trial, step, theirs), 1e-4, 1e-5
     )  # fmt: skip
 
 

@@ -46,10 +46,10 @@ def states_survive_storage(trial: Trial) -> None:
 
 def stores_survive_storage(trial: Trial) -> None:
     """What clients keep for themselves survives being written and read: they work on with the same bits."""
-    kept = [(step, client) for step in trial.steps for client, (_, after) in enumerate(step.stores) if after]
-    if not kept:
+    keepers = [(step, client) for step in trial.steps for client, (_, after) in enumerate(step.stores) if after]
+    if not keepers:
         raise NotAsked("clients keep nothing")
-    for step, client in kept:
+    for step, client in keepers:
         _read_back(step, client, step.stores[client][1])
     for step in trial.steps:
         before = step.stores[1][0]
@@ -59,9 +59,9 @@ def stores_survive_storage(trial: Trial) -> None:
                 raise Broken("client 1 works otherwise from a store that was read back", *CLIENT, phase=step.phase)
 
 
-def _read_back(step: Step, client: int, kept: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _read_back(step: Step, client: int, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A client's own arrays after a trip through its file."""
-    for name, a in kept.items():
+    for name, a in arrays.items():
         if not isinstance(name, str) or not isinstance(a, np.ndarray):
             raise Broken(
                 f"client {client} keeps {name!r}, a {type(a).__name__}: a store holds NumPy arrays under names",
@@ -70,12 +70,12 @@ def _read_back(step: Step, client: int, kept: Mapping[str, Any]) -> dict[str, np
     with TemporaryDirectory() as folder:
         store = ClientStore(Path(folder))
         try:
-            store.write(client, 0, kept)
+            store.write(client, 0, arrays)
             back = store.read(client, 1)
         except Exception as error:  # safetensors' own, KeyError for unknown types
-            names = ", ".join(f"{name} ({a.dtype})" for name, a in kept.items())
+            names = ", ".join(f"{name} ({a.dtype})" for name, a in arrays.items())
             raise Broken(f"client {client} keeps what cannot be written: {names}", *CLIENT, phase=step.phase) from error
-    if digest(back) != digest(kept):
+    if digest(back) != digest(arrays):
         raise Broken(f"client {client}: its arrays come back otherwise than they were kept", *CLIENT, phase=step.phase)
     return back
 
@@ -84,17 +84,17 @@ def deployed_arrays_score_every_class(trial: Trial) -> None:
     """What is deployed fits the model and scores every class seen, each image by itself."""
     images, model = pictures(5), trial.model
 
-    def scored(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         model.load(trial.deploy(step.after, step.phase))
         return trial.method.scores(model, images), trial.method.scores(model, images[2:3])
 
     for step in trial.steps:
         where = ("scores", "deploy")
-        scores, alone = trial.watch.call("evaluating what is deployed", step.phase, where, scored, step)
-        seen = step.phase.task.seen
-        if tuple(scores.shape) != (5, seen):
+        scores, alone = trial.watch.call("evaluating what is deployed", step.phase, where, evaluate, step)
+        classes = step.phase.task.seen
+        if tuple(scores.shape) != (5, classes):
             raise Broken(
-                f"scores of 5 images are {tuple(scores.shape)}, not (5, {seen}): one for every class seen",
+                f"scores of 5 images are {tuple(scores.shape)}, not (5, {classes}): one for every class seen",
                 *where, phase=step.phase,
             )  # fmt: skip
         if not scores.isfinite().all():

@@ -20,19 +20,9 @@ from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.registry import build_method, method_class
 
 __all__ = [
-    "CLIENT",
-    "CLIENTS",
-    "DATA",
-    "MERGE",
-    "PARTS",
-    "TASKS",
-    "Exchange",
-    "Step",
-    "Trial",
-    "pictures",
-    "small",
+    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "Exchange", "Step", "Trial", "pictures", "small",
     "trial_of",
-]
+]  # fmt: skip
 
 DATA = patterns()
 TASKS = (Task(0, 0, 2), Task(1, 2, 2))
@@ -45,7 +35,7 @@ CLIENT = ("loss", "client_begin", "client_end", "local", "adapter")
 MERGE = ("merge", "merge_sums", "sums")
 """The functions that do a client's work, and the server's."""
 
-Kept = dict[str, np.ndarray]
+OwnArrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Exchange:
     before: State
     broadcast: Broadcast
     updates: list[ClientUpdate] = field(default_factory=list)
-    stores: list[tuple[Kept, Kept]] = field(default_factory=list)
+    stores: list[tuple[OwnArrays, OwnArrays]] = field(default_factory=list)
     """Each client's own arrays before and after."""
 
 
@@ -68,11 +58,11 @@ class Step:
     before: State
     broadcast: Broadcast
     updates: list[ClientUpdate]
-    stores: list[tuple[Kept, Kept]]
+    stores: list[tuple[OwnArrays, OwnArrays]]
     after: State
 
 
-def _copies(arrays: Mapping[str, Any]) -> Kept:
+def _copies(arrays: Mapping[str, Any]) -> OwnArrays:
     return {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in arrays.items()}
 
 
@@ -96,7 +86,7 @@ class Trial:
         return WatchedModel(tiny_vit(), self.method.adapter)
 
     def work(
-        self, phase: Phase, broadcast: Broadcast, client: int, store: Kept, model: WatchedModel | None = None
+        self, phase: Phase, broadcast: Broadcast, client: int, store: OwnArrays, model: WatchedModel | None = None
     ) -> ClientUpdate:
         """A client's part of a phase; `store` is read and written."""
         *earlier, indices = (parts[client] for parts in PARTS[: phase.task.index + 1])
@@ -129,7 +119,7 @@ class Trial:
     @cached_property
     def _run(self) -> tuple[list[Step], Broken | None]:
         steps: list[Step] = []
-        stores: list[Kept] = [{} for _ in range(CLIENTS)]
+        stores: list[OwnArrays] = [{} for _ in range(CLIENTS)]
         try:
             state = self.method.init(BACKBONE, TASKS[-1].seen, 0)
             for task in TASKS:
@@ -143,7 +133,7 @@ class Trial:
             return steps, broken
         return steps, None
 
-    def _step(self, phase: Phase, state: State, stores: list[Kept]) -> Step:
+    def _step(self, phase: Phase, state: State, stores: list[OwnArrays]) -> Step:
         exchange = Exchange(phase, state, self.broadcast(state, phase))
         self._exchanges.append(exchange)
         for client, store in enumerate(stores):
@@ -170,6 +160,17 @@ class Trial:
         if self.broken and not any(exchange.updates for exchange in self._exchanges):
             raise NotReached("the run broke off before any client had answered")
         return self._exchanges
+
+    @property
+    def first_steps(self) -> list[Step]:
+        """The phases that were done, all of them or those before the run broke off.
+
+        Raises:
+            NotReached: it broke off in the first.
+        """
+        if not self._run[0]:
+            raise NotReached("the run broke off in its first phase")
+        return self._run[0]
 
     @property
     def steps(self) -> list[Step]:

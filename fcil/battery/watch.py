@@ -102,10 +102,10 @@ class Watch:
         except Exception as error:  # whatever a method's code may raise
             raise Broken(f"{what} raised {type(error).__name__}: {error}", *functions, phase=phase) from error
         after = _digests(inputs)
-        changed = tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
-        if changed:
+        names = tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+        if names:
             again = [_read_only(value) for value in inputs]
-            self.changes.append(Change(phase, what, functions, changed, lambda: function(*again)))
+            self.changes.append(Change(phase, what, functions, names, lambda: function(*again)))
         if generators := drawn_from(state):
             self.draws.append(Draws(phase, what, functions, tuple(generators)))
         return result

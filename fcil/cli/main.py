@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fcil.cli.arguments import comma_separated, output_folder, pixels, seeds, set_argument
 from fcil.cli.bench import bench_commands
+from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.merge import merge_models_command
 from fcil.cli.report import report_command
@@ -33,6 +34,7 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "report": "runs/quickstart",
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
@@ -201,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
+    check_command(command)
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
     merge_models_command(command)
     report_command(command)

@@ -97,10 +97,10 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
 
 def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Refuse to go on where a file that defines the method is not the one that the run began with."""
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    if changed:
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if names:
         raise ConfigError(
-            f"{folder}: the run began with another content of {', '.join(changed)}, and would be a run of two methods. "
+            f"{folder}: the run began with another content of {', '.join(names)}, and would be a run of two methods. "
             f"To go on, put back what [provenance] in its {CONFIG} has the SHA-256 of; or choose another --output, or "
             "delete the folder"
         )

@@ -14,7 +14,7 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.registry.files import fault, method_in
 
-__all__ = ["GROUP", "announced", "announced_class", "installed_names", "module_class"]
+__all__ = ["GROUP", "entry_points_of", "entry_point_class", "installed_names", "module_class"]
 
 GROUP = "fcil.methods"
 
@@ -25,7 +25,7 @@ def _scan(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=GROUP))
 
 
-def announced(name: str) -> list[EntryPoint]:
+def entry_points_of(name: str) -> list[EntryPoint]:
     """The entry points of a name; several packages may announce one."""
     return [point for point in _scan(tuple(sys.path)) if point.name == name]
 
@@ -40,13 +40,13 @@ def package_of(point: EntryPoint) -> str:
     return f"package {point.dist.name!r}" if point.dist else "an installed package"
 
 
-def announced_class(name: str, where: str) -> type[Method]:
+def entry_point_class(name: str, where: str) -> type[Method]:
     """The class that an entry point names.
 
     Raises:
         ConfigError: several packages announce the name, or it cannot be loaded, or is no method.
     """
-    points = announced(name)
+    points = entry_points_of(name)
     if len({point.value for point in points}) > 1:
         owners = ", ".join(f"{package_of(point)} ({point.value})" for point in points)
         raise ConfigError(f"{where}: several packages announce {name!r}: {owners}. Write package.module:Class")

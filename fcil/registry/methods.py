@@ -10,7 +10,7 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import nearest, parse
 from fcil.registry.files import load_file, method_in
-from fcil.registry.installed import announced, announced_class, installed_names, module_class, package_of
+from fcil.registry.installed import entry_point_class, entry_points_of, installed_names, module_class, package_of
 from fcil.registry.references import locate, split_file
 from fcil.registry.shipped import method_names, package, shipped_class
 
@@ -40,7 +40,7 @@ def method_class(name: str, where: str = "") -> type[Method]:
         _refuse_collision(name, where)
         return shipped_class(name)
     if name in installed_names():
-        return announced_class(name, where)
+        return entry_point_class(name, where)
     written = " A file is written path/to/file.py:Class." if "/" in name else ""
     raise ConfigError(f"{where}: no such method.{written} {nearest(name, [*shipped, *installed_names()])}")
 
@@ -55,7 +55,7 @@ def _file_class(path: str, name: str, where: str) -> type[Method]:
 
 def _refuse_collision(name: str, where: str) -> None:
     """A name that means two methods means none; both can still be had by their modules."""
-    if points := announced(name):
+    if points := entry_points_of(name):
         kind = shipped_class(name)
         shipped = f"fcil.strategies.{kind.__module__.rpartition('.')[2]}:{kind.__name__}"
         raise ConfigError(

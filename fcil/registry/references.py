@@ -33,10 +33,10 @@ def locate(path: str) -> Path | None:
 def absolute(text: str) -> str:
     """A setting with the paths of method files made absolute, where these exist; all other text stays as it is."""
 
-    def replaced(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         return match["before"] + str(locate(match["path"]) or match["path"])
 
-    return _INSIDE.sub(replaced, text)
+    return _INSIDE.sub(substitute, text)
 
 
 def split_file(name: str) -> tuple[str, str] | None:

@@ -28,9 +28,9 @@ def package() -> ModuleType:
         return import_module("fcil.strategies")
     other = find_spec("strategies")
     folders = list(other.submodule_search_locations or []) if other else []
-    hidden = f"; another package of that name is in {Path(folders[0]).resolve().parent}" if folders else ""
+    note = f"; another package of that name is in {Path(folders[0]).resolve().parent}" if folders else ""
     raise ConfigError(
-        f"the folder strategies/ was not found beside {FCIL}{hidden}. "
+        f"the folder strategies/ was not found beside {FCIL}{note}. "
         "Run from the checkout, or install fcil again (pip install -e .)"
     )
 

@@ -46,8 +46,8 @@ class Job:
     def of(cls, config: Config, store: str = "") -> "Job":
         """The job of a run with these settings."""
         files = sources(build_method(config.method.name, config.method.settings))
-        listed = json.dumps([[file.name, file.inside, file.sha256] for file in files])
-        return cls(json.dumps(to_table(config)), store, listed)
+        text = json.dumps([[file.name, file.inside, file.sha256] for file in files])
+        return cls(json.dumps(to_table(config)), store, text)
 
 
 @dataclass(frozen=True)

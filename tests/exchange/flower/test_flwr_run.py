@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from flower_runs import TABLE, inline
+from flower_runs import TABLE, finish, inline, settings
+from own_methods import write
 
 from fcil.engine.records import read_summary
+from fcil.engine.simulation import prepare
+from fcil.exchange.inline import Inline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def free_port():
@@ -83,13 +86,18 @@ def test_flowers_simulation_ends_in_the_bits_of_inline(app, home, tmp_path):
         )
         return done.stdout + done.stderr
 
-    out = tmp_path / "run"
-    said = flwr(
-        "run", ".", "local", "--stream",
-        "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=2",
-        "--run-config", f'config="configs/small.toml" output="{out}" set="tasks.order=natural; run.min_clients=3"',
-    )  # fmt: skip
-    listed = flwr("ls", "local", "--format", "json")
-    status = [run["status"] for run in json.loads(listed)["runs"]]
-    assert status == ["finished:completed"], said[-4000:]
-    assert read_summary(out)["sha256"] == inline().sha256()
+    def carried_out(out, more=""):
+        said = flwr(
+            "run", ".", "local", "--stream",
+            "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=2", "--run-config",
+            f'config="configs/small.toml" output="{out}" set="tasks.order=natural; run.min_clients=3{more}"',
+        )  # fmt: skip
+        listed = flwr("ls", "local", "--format", "json")
+        status = {run["status"] for run in json.loads(listed)["runs"]}
+        assert status == {"finished:completed"}, said[-4000:]
+        return read_summary(out)["sha256"]
+
+    assert carried_out(tmp_path / "run") == inline().sha256()
+    own = prepare(settings(method={"name": str(write(app / "mine")), "rank": 2}))  # a file that is part of the app
+    sha256 = finish(Inline(own.worker), own.plan).sha256()
+    assert carried_out(tmp_path / "own", "; method.name=mine/mine.py:Mine; method.rank=2") == sha256

@@ -1,0 +1,73 @@
+"""`fcil check-method NAME`: parse, call, print."""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fcil.errors import ConfigError, MethodError
+
+if TYPE_CHECKING:
+    from fcil.battery import Result
+
+__all__ = ["check_command"]
+
+_MARKS = {"holds": "✓", "fails": "✗", "not asked": "–", "not reached": "?"}
+_ASCII = {"holds": "ok   ", "fails": "FAILS", "not asked": "-    ", "not reached": "?    "}
+
+
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`key=value`, the value in TOML, or taken as text where it is not TOML."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().removeprefix("method.")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"--set {text}: write it as key=value, a setting of the method: --set rank=4")
+        try:
+            values[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = value.strip()
+    return values
+
+
+def _short(place: str) -> str:
+    """`file.py:12` with the path from here, where that is shorter."""
+    file, _, line = place.rpartition(":")
+    return f"{min(file, os.path.relpath(file), key=len)}:{line}"
+
+
+def _lines(result: "Result", marks: dict[str, str]) -> list[str]:
+    """One line, and below it what failed and where."""
+    title = f"{marks[result.outcome]} {result.title.rstrip('.')}"
+    if result.outcome in ("not asked", "not reached"):
+        return [f"{title} ({result.message})"]
+    where = [f"    {_short(result.place)}"] if result.place else []
+    return [f"{title}  {result.seconds:.1f} s", *([f"    {result.message}", *where] if result.message else [])]
+
+
+def _check(args: argparse.Namespace, console: Console) -> None:
+    from fcil.battery import examine, trial_of
+    from fcil.config import MethodChoice
+
+    choice = MethodChoice(args.name, _settings(args.set))
+    trial, results = trial_of(choice.name, choice.settings), []
+    marks = _MARKS if console.encoding.startswith("utf") else _ASCII
+    for result in examine(trial):
+        results.append(result)
+        console.print("\n".join(_lines(result, marks)), soft_wrap=True, markup=False)
+    seconds, outcomes = sum(result.seconds for result in results), [result.outcome for result in results]
+    if failures := outcomes.count("fails"):
+        raise MethodError(f"{choice.label}: {failures} of {len(results)} checks failed, in {seconds:.1f} s")
+    verdict = f"{choice.label} keeps to the contract: {outcomes.count('holds')} checks in {seconds:.1f} s"
+    console.print(verdict, soft_wrap=True, markup=False)
+
+
+def check_command(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `check-method`."""
+    check = command("check-method", _check, "try out whether a method keeps to the contract, in seconds")
+    check.add_argument("name", metavar="NAME", help="of a method, or path/to/file.py:Class, or package.module:Class")
+    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")
