@@ -23,8 +23,8 @@ from fcil.method import (
     Statistic,
     Task,
     head,
+    local_model,
 )
-from fcil.method.client import local_model
 from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
 from fcil.statistics.gram_form import FORMS, GramForm

@@ -13,14 +13,14 @@ from fcil.client.data import ClientData
 from fcil.method import Broadcast, Phase, Store
 from fcil.model.adapted import AdaptedModel
 
-__all__ = ["ENGINE_STREAMS", "Batch", "Session"]
+__all__ = ["ENGINE_STREAMS", "Batch", "ClientSession"]
 
 ENGINE_STREAMS = ("order", "augmentation", "method augmentation", "statistics augmentation")
 """Purposes that the engine draws for. A method that drew from one of them would change its own batches and views."""
 
 
 @dataclass
-class Session:
+class ClientSession:
     """One client in one phase: implements `fcil.method.Client`."""
 
     number: int
@@ -52,7 +52,7 @@ class Session:
         return self.stream(purpose)
 
     def stream(self, purpose: str) -> np.random.Generator:
-        """As `generator`, for the engine's purposes too."""
+        """The client's randomness as `generator` gives it, for the engine's purposes too."""
         if purpose not in self._generators:
             self._generators[purpose] = self.phase.generator(purpose, self.number)
         return self._generators[purpose]
@@ -107,7 +107,7 @@ class Session:
 class Batch:
     """One batch of local training: implements `fcil.method.Step`."""
 
-    client: Session
+    client: ClientSession
     images: Tensor
     labels: Tensor
     samples: np.ndarray

@@ -9,7 +9,7 @@ import reference
 import torch
 from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
 
-from fcil.client.session import Batch, Session
+from fcil.client.session import Batch, ClientSession
 from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.data.transforms import View
@@ -47,7 +47,7 @@ def run(adapted, method, arrays, at=None, data=DATA, indices=(0, 1, 4, 5, 8, 9, 
 
 
 def step_of(adapted, images, labels, task):
-    session = Session(0, phase(task=task), adapted, Broadcast({}), {}, client_data(DATA, []))
+    session = ClientSession(0, phase(task=task), adapted, Broadcast({}), {}, client_data(DATA, []))
     return Batch(session, images, labels, np.arange(len(labels)))
 
 
