@@ -25,7 +25,8 @@ from fcil.options import describe
 from fcil.registry import method_class
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, initial_progress, make_plan, run
+from fcil.server.loop import ask, run
+from fcil.server.plan import initial_progress, make_plan
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,8 @@ from fcil.engine.simulation import Session
 from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
 from fcil.method import Phase
-from fcil.server.loop import Plan, initial_progress, run
+from fcil.server.loop import run
+from fcil.server.plan import Plan, initial_progress
 
 __all__ = ["Forecast", "PhaseForecast", "forecast"]
 

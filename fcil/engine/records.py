@@ -31,7 +31,7 @@ from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
 from fcil.engine.metrics import accuracy_matrix
 from fcil.errors import ConfigError
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 from fcil.server.traffic import Ledger
 
 __all__ = [

@@ -19,7 +19,8 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import Method
 from fcil.model.backbone import describe_backbone
-from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_plan, run, updates_asked
+from fcil.server.loop import Exchange, run
+from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
 _IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fcil.config import Config
     from fcil.engine.simulation import Session
     from fcil.method import Method
-    from fcil.server.loop import Progress
+    from fcil.server.plan import Progress
     from fcil.server.replies import Emit
 
 __all__ = ["carry_out", "checked"]

@@ -24,7 +24,8 @@ from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
 from fcil.method import Task
 from fcil.registry import build_method
-from fcil.server.loop import initial_progress, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ import numpy as np
 from fcil.config import Config, from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 TABLE = {
     "data": {"name": "fashion-mnist", "test_limit": 100},

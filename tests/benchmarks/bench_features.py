@@ -21,7 +21,8 @@ from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare
 from fcil.merging import packed
 from fcil.merging.ridge import GRID, ridge_rows
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 from fcil.statistics.features import GRAM, class_sums
 from fcil.threads import threads
 

@@ -22,7 +22,8 @@ from fcil.client.data import ClientData
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.worker import Worker
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -18,7 +18,8 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import Broadcast, Local, Method, Pass, Task, head
 from fcil.model.lora import Lora
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress, make_plan
 
 DATA = dataset()
 TASK = Task(0, 0, 2)

@@ -21,7 +21,8 @@ from fcil.model.backbone import Model
 from fcil.report.diagnostics import diagnostics_plots, read_diagnostics
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 SMALL = Config(
     data=Data(train_limit=80, test_limit=40),

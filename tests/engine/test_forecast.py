@@ -27,7 +27,7 @@ from fcil.model.backbone import describe_backbone
 from fcil.options import describe
 from fcil.registry import build_method, method_class
 from fcil.report.forecast import duration_text
-from fcil.server.loop import make_plan
+from fcil.server.plan import make_plan
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]

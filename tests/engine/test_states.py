@@ -9,7 +9,7 @@ from safetensors.numpy import load, save
 
 from fcil.arrays import digest, grouped, nbytes, ungrouped
 from fcil.engine.records import Recorder, _read_checkpoint
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 from strategies.fedavg import FedAvg
 
 NAMES = st.text(st.characters(exclude_characters=":", exclude_categories=("Cs",)), max_size=6)

@@ -13,7 +13,7 @@ import torch
 from fcil.config import Config, Run
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.device import PeakMemory, clients_device, local_device
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ from fcil.config import load_config, load_variant, variant_names
 from fcil.data import FAMILIES
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = sorted(CONFIGS.glob("paper/*_beta*.toml"))

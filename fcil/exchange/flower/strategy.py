@@ -22,7 +22,8 @@ from fcil.errors import RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange, settled
 from fcil.method import Phase
-from fcil.server.loop import Plan, Progress, Request, ask, initial_progress, receive, run
+from fcil.server.loop import Request, ask, receive, run
+from fcil.server.plan import Plan, Progress, initial_progress
 from fcil.server.replies import Emit, gather
 
 __all__ = ["FcilStrategy"]
@@ -157,7 +158,7 @@ class FcilStrategy(Strategy):
         gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told, on_error)
         self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
-        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.lost}
+        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.missing}
         return self._deployed(request.phase), MetricRecord(counts)
 
     def configure_evaluate(

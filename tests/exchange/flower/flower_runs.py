@@ -11,7 +11,8 @@ from fcil.config import from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.internals import empty_run, error_reply, identify, number
 from fcil.exchange.inline import Inline
-from fcil.server.loop import initial_progress, run, step
+from fcil.server.loop import run, step
+from fcil.server.plan import initial_progress
 
 TABLE = {
     "data": {"name": "digits", "train_limit": 120, "test_limit": 60},

@@ -12,7 +12,8 @@ from fcil.client.training import run_client
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import client_app
 from fcil.exchange.flower.exchange import FlowerExchange
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 
 def exchange(app=client_app.app, store="", seed=0, **options):

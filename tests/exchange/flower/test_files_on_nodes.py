@@ -13,7 +13,8 @@ from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.messages import Job, Work, read_partial
 from fcil.exchange.inline import Inline
 from fcil.method import Broadcast, Phase, Task
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 
 def own(path, **run):
