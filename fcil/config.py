@@ -15,7 +15,7 @@ from fcil.client.settings import Train
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.model.settings import Model
-from fcil.options import Option, nearest, parse
+from fcil.options import Option, nearest, parse, toml_or_text
 from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
@@ -90,13 +90,13 @@ class MethodChoice:
 
     @property
     def label(self) -> str:
-        """Its name as tables and pictures show it: of a path only the last part."""
+        """The method's name as tables and pictures show it: of a path only the last part."""
         return label(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run."""
+    """The settings of a whole run, one field a section."""
 
     data: Data = field(default_factory=Data)
     tasks: Tasks = field(default_factory=Tasks)
@@ -144,7 +144,7 @@ def _layers(path: Source, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[s
 
 
 def _together(*several: Overrides) -> tuple[str, dict[str, Any]]:
-    """All overrides as one layer, so that their order does not matter unless they set the same key."""
+    """Join all overrides into one layer, so that their order does not matter unless they set the same key."""
     table: Table = {}
     for overrides in several:
         each = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
@@ -154,16 +154,12 @@ def _together(*several: Overrides) -> tuple[str, dict[str, Any]]:
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:
-    """`section.key=value`, the value in TOML, or taken as text where it is not TOML."""
+    """Parse `section.key=value`, the value in TOML, or taken as text where it is not TOML."""
     dotted, equals, value = text.partition("=")
     section, dot, key = dotted.strip().partition(".")
     if not (equals and dot and section and key):
         raise ConfigError(f"--set {text}: write it as section.key=value, for example --set partition.beta=0.1")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return "--set", {section: {key: parsed}}
+    return "--set", {section: {key: toml_or_text(value)}}
 
 
 def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:

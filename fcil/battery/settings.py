@@ -1,4 +1,4 @@
-"""Settings and words: what `fcil methods` shows must be there."""
+"""Checks of settings and docstrings: what `fcil methods` shows must be there."""
 
 import dataclasses
 import inspect
@@ -37,7 +37,7 @@ def settings_have_defaults_and_texts(trial: Trial) -> None:
 
 
 def _check_decorated(kind: type[Method]) -> None:
-    """Annotations of a class that is no dataclass are no settings, and are passed over without a word."""
+    """Refuse annotations in a class that is no dataclass: they would be no settings, without a word."""
     own = {name: hint for name, hint in inspect.get_annotations(kind).items() if not name.startswith("_")}
     settings = [n for n, hint in own.items() if get_origin(hint) is not ClassVar and "ClassVar" not in str(hint)]
     if settings and "__dataclass_params__" not in vars(kind):

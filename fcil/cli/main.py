@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The command line: reads arguments, calls what does the work, prints."""
 
 from __future__ import annotations
 
@@ -76,8 +76,7 @@ def _resume(given: argparse.Namespace, console: Console) -> None:
 
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.comparison import carry_out as carry_out_all
-    from fcil.engine.comparison import cells
+    from fcil.engine.comparison import carry_out_all, cells
     from fcil.report.running import carry_out
     from fcil.report.tables import to_rich
 
@@ -149,7 +148,7 @@ class _Version(argparse.Action):
     """Look the version up only where it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print it and leave."""
+        """Print the version and exit."""
         import fcil
 
         print(f"fcil {fcil.__version__}")
@@ -157,7 +156,7 @@ class _Version(argparse.Action):
 
 
 def _console() -> Console:
-    """Tables keep their lines when the output goes to a file."""
+    """Make a console whose tables keep their lines when the output goes to a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
@@ -215,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was given; 130 interrupted."""
+    """Run a command. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was typed; 130 interrupted."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     given = _parser().parse_args(arguments)

@@ -47,7 +47,7 @@ def collect(data_pass: Pass, client: ClientSession, arrays: Arrays, batch: int) 
 
 
 def _features(model: AdaptedModel, arrays: Arrays, images: Tensor) -> Tensor:
-    """(n, width) features under other arrays than the loaded ones."""
+    """Compute features, (n, width), under other arrays than the loaded ones."""
     with model.using(arrays):
         return model.features(images)
 

@@ -35,7 +35,7 @@ class ClientSession:
 
     @property
     def samples(self) -> np.ndarray:
-        """(n,) the client's samples of this task, as indices into the training part."""
+        """The client's samples of this task, (n,), as indices into the training part."""
         return self.data.indices
 
     def generator(self, purpose: str) -> np.random.Generator:
@@ -75,7 +75,7 @@ class ClientSession:
         return self._constants[name]
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
-        """(n,) indices -> (n, 3, size, size), under the test view or augmented.
+        """Images of samples, (n,) indices -> (n, 3, size, size), under the test view or augmented.
 
         Raises:
             ValueError: a sample that the client does not hold.
@@ -84,7 +84,7 @@ class ClientSession:
         return self.data.images(samples, self.stream("method augmentation") if augment else None)
 
     def labels(self, samples: np.ndarray) -> Tensor:
-        """(n,) indices -> (n,) class positions.
+        """Labels of samples, (n,) indices -> (n,) class positions.
 
         Raises:
             ValueError: a sample that the client does not hold.
@@ -148,7 +148,7 @@ class Batch:
 
     @property
     def features(self) -> Tensor:
-        """(n, width) features of the batch, computed once."""
+        """Features of the batch, (n, width), computed once."""
         return self._forward()[0]
 
     @property

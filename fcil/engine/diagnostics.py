@@ -49,7 +49,7 @@ def changes_in(arrays: Arrays) -> dict[str, Change]:
 
 
 def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
+    """Select the LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
     return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
 
 

@@ -45,7 +45,7 @@ class Prompts:
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """Train the prompts of every block."""
+        """Glob pattern of the prompts of every block, all of which train."""
         return (prompt_name("*"),)
 
     def blocks(self, blocks: int) -> range:

@@ -13,7 +13,7 @@ from small import BENCH
 
 from fcil.arrays import grouped
 from fcil.bench.merging.evaluation import Evaluator, Result
-from fcil.bench.merging.fine_tuning import HEAD, MODULE, Expert, fine_tune, load_or_train, merge_experts
+from fcil.bench.merging.fine_tuning import HEAD, MODULE, TrainedExpert, fine_tune, load_or_train, merge_experts
 from fcil.bench.merging.run import choose_settings, draw_tasks, run_suite
 from fcil.bench.merging.scoring import Scores, accuracy, highest_probability, hits, mean_probabilities
 from fcil.bench.merging.settings import load_suite, make_entry
@@ -144,7 +144,7 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_fi
     setup = make_setup(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
     setup = replace(setup, train_indices=tuple(parts[0] for parts in session.plan.scenario.parts))
     tuned = [
-        Expert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
+        TrainedExpert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
         for task in session.plan.scenario.tasks
     ]
     merged = merge_experts(setup, build_method("lorm", {"rank": 2}), tuned).arrays

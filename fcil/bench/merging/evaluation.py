@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.bench.merging.fine_tuning import Expert
+from fcil.bench.merging.fine_tuning import TrainedExpert
 from fcil.bench.merging.scoring import Scores, accuracy, highest_probability, hits, mean_probabilities
 from fcil.bench.merging.setup import BenchSetup, Part
 from fcil.errors import RunError
@@ -61,7 +61,7 @@ class Result:
 class Evaluator:
     """Evaluates models on one part of the data, relative to the experts."""
 
-    def __init__(self, setup: BenchSetup, experts: Sequence[Expert], part: Part) -> None:
+    def __init__(self, setup: BenchSetup, experts: Sequence[TrainedExpert], part: Part) -> None:
         self.setup, self.part = setup, part
         self.tasks = [e.task for e in experts]
         self.heads: Arrays = {name: a for e in experts for name, a in e.head.items()}

@@ -52,7 +52,7 @@ def moved(tmp_path, monkeypatch, app, source):
     monkeypatch.syspath_prepend(tmp_path / "copy")
     if source:
         write(tmp_path / "copy", source=source)
-    return method_files.at_home(json.loads(job.config), job.sources), job.sources
+    return method_files.paths_here(json.loads(job.config), job.sources), job.sources
 
 
 def test_on_a_node_the_file_is_that_of_its_own_copy_of_the_app(app, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_copy_of_the_same_content_is_preferred(app, tmp_path, monkeypatch):
     write(app, source=MINE + "# older\n")
     monkeypatch.syspath_prepend(tmp_path / "copy")
     write(tmp_path / "copy")
-    table = method_files.at_home(json.loads(job.config), job.sources)
+    table = method_files.paths_here(json.loads(job.config), job.sources)
     assert table["method"]["name"] == f"{tmp_path}/copy/mine.py:Mine"
 
 

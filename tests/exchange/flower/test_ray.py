@@ -15,9 +15,10 @@ from own_methods import write
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import _quietly, cores, slots
+from fcil.exchange.flower.ray_cluster import _quietly, slots
 from fcil.exchange.flower.ray_grid import RayGrid
 from fcil.exchange.inline import Inline
+from fcil.threads import cores
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fcil.exchange.flower import ray_grid
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.ray_calls import CALL_SECONDS, Letter, portion
-from fcil.exchange.flower.ray_cluster import cores
+from fcil.threads import cores
 
 COUNT = 60
 

@@ -14,8 +14,8 @@ from flower_runs import TABLE, finish, inline, settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import cores
 from fcil.exchange.flower.ray_grid import RayGrid
+from fcil.threads import cores
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
