@@ -126,15 +126,15 @@ def run(
     """
     from fcil.report.running import carry_out, checked
 
-    own, changes = None, _changes(overrides, sections)
+    instance, changes = None, _changes(overrides, sections)
     if isinstance(method, Method):
-        choice, own = choice_of(method)
+        choice, instance = choice_of(method)
         changes["method"] = {"name": choice.name, **choice.settings}
     elif method is not None:
         changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
-    carry_out(checked(resolved, folder, own), folder, _console(progress))
+    carry_out(checked(resolved, folder, instance), folder, _console(progress))
     return Run(folder)
 
 

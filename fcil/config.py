@@ -114,7 +114,7 @@ SECTIONS: dict[str, Any] = {
 
 def _absolute(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return type(value)(_absolute(each) for each in value)
+        return type(value)(_absolute(item) for item in value)
     return absolute(value) if isinstance(value, str) else value
 
 
@@ -147,8 +147,8 @@ def _together(*several: Overrides) -> tuple[str, dict[str, Any]]:
     """Join all overrides into one layer, so that their order does not matter unless they set the same key."""
     table: Table = {}
     for overrides in several:
-        each = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
-        for section, entries in (pair for layer in each for pair in layer.items()):
+        tables = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
+        for section, entries in (pair for layer in tables for pair in layer.items()):
             table.setdefault(section, {}).update(entries)
     return "overrides" if any(isinstance(o, Mapping) for o in several) else "--set", table
 
@@ -210,11 +210,11 @@ def load_section(path: Path, section: str, overrides: Sequence[str] = ()) -> lis
     Raises:
         ConfigError: it is no section.
     """
-    found = [(source, table[section]) for source, table in [*_layers(path), _together(overrides)] if section in table]
-    for source, entries in found:
+    layers = [(source, table[section]) for source, table in [*_layers(path), _together(overrides)] if section in table]
+    for source, entries in layers:
         if not isinstance(entries, dict):
             raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
-    return found
+    return layers
 
 
 def variant_names(path: Source) -> list[str]:
@@ -228,10 +228,10 @@ def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
     Raises:
         ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
     """
-    found = [(source, table[SWEEP]) for source, table in _layers(path) if SWEEP in table]
-    if not found:
+    sweeps = [(source, table[SWEEP]) for source, table in _layers(path) if SWEEP in table]
+    if not sweeps:
         return []
-    source, table = found[-1]
+    source, table = sweeps[-1]
     values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
     plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
     if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
@@ -241,8 +241,8 @@ def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
         )
     (key,) = table
     section, _, name = key.partition(".")
-    where, own = _together(overrides)
-    if name in own.get(section, {}):
+    where, overridden = _together(overrides)
+    if name in overridden.get(section, {}):
         raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
     return [f"{key}={json.dumps(value)}" for value in values]
 

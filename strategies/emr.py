@@ -100,10 +100,10 @@ class Emr(MergeMethod):
 
 def _of_place(arrays: Arrays, place: int | None) -> dict[str, np.ndarray]:
     """The model of one of the merged tasks, by its place among them; of a task that is not, the elected change."""
-    found = {name: a for name, a in arrays.items() if not name.endswith(MASKS) and not name.startswith(SCORES)}
+    result = {name: a for name, a in arrays.items() if not name.endswith(MASKS) and not name.startswith(SCORES)}
     if place is None:
-        return found
+        return result
     for name in (name for name in arrays if name.endswith(MASKS)):
         change = name.removesuffix(MASKS) + DELTA
-        found[change] = restored(arrays[change], arrays[name][place], float(arrays[RESCALERS][place]))
-    return found
+        result[change] = restored(arrays[change], arrays[name][place], float(arrays[RESCALERS][place]))
+    return result

@@ -4,7 +4,7 @@ import numpy as np
 
 from fcil.arrays import digest
 from fcil.battery.outcome import Broken
-from fcil.battery.trial import CLIENT, CLIENTS, PARTS, Trial
+from fcil.battery.trial import CLIENT, CLIENTS, PARTS, Trial, digests
 from fcil.battery.watch import Change
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.server.validation import expected, refusal
@@ -112,8 +112,7 @@ def same_inputs_give_the_same_bits(trial: Trial) -> None:
         later = Phase(99, phase.kind, Task(2, 4, 1), 1, 0)
         pairs["begin"] = (trial.begin(record.after, later), trial.begin(record.after, later))
         for what, (first, second) in pairs.items():
-            digests = [{group: digest(arrays) for group, arrays in each.items()} for each in (first, second)]
-            if digests[0] != digests[1]:
+            if digests(first) != digests(second):
                 raise Broken(
                     f"{what} gave other bits the second time: draw from phase.generator(purpose) only, and keep "
                     "nothing on `self` or in the module",

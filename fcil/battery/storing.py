@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 
 from fcil.arrays import State, digest, grouped, ungrouped
 from fcil.battery.outcome import Broken, NotAsked
-from fcil.battery.trial import CLIENT, MERGE, PhaseRecord, Trial, pictures
+from fcil.battery.trial import CLIENT, MERGE, PhaseRecord, Trial, digests, pictures
 from fcil.client.store import ClientStore
 
 __all__ = ["deployed_arrays_score_every_class", "states_survive_storage", "stores_survive_storage"]
@@ -22,10 +22,6 @@ def _stored(state: State) -> dict[str, dict[str, np.ndarray]]:
     return grouped(load(save({name: np.asarray(a, order="C") for name, a in ungrouped(state).items()})))
 
 
-def _digests(state: State) -> dict[str, str]:
-    return {group: digest(arrays) for group, arrays in state.items()}
-
-
 def states_survive_storage(trial: Trial) -> None:
     """A state survives being written and read: the run goes on from it with the same bits."""
     for record in trial.records:
@@ -34,7 +30,7 @@ def states_survive_storage(trial: Trial) -> None:
             raise Broken(
                 f"state: {', '.join(odd[:3])}: a colon in a group or a name", *MERGE, "begin", phase=record.phase
             )
-        if _digests(trial.merge(record, _stored(record.before), record.updates)) != _digests(record.after):
+        if digests(trial.merge(record, _stored(record.before), record.updates)) != digests(record.after):
             raise Broken(
                 "merge gives something else from a state that was stored: it reads what is no array of the state",
                 *MERGE, phase=record.phase,

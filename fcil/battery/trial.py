@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fcil.arrays import State
+from fcil.arrays import State, digest
 from fcil.battery.outcome import Broken, NotReached
 from fcil.battery.tiny import BACKBONE, SIZE, client_data, patterns, tiny_vit
 from fcil.battery.watch import Watch, WatchedModel
@@ -20,8 +20,8 @@ from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.registry import build_method, method_class
 
 __all__ = [
-    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "PhaseExchange", "PhaseRecord", "Trial", "pictures",
-    "small", "trial_of",
+    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "PhaseExchange", "PhaseRecord", "Trial", "digests",
+    "pictures", "small", "trial_of",
 ]  # fmt: skip
 
 DATA = patterns()
@@ -182,6 +182,11 @@ class Trial:
         if self.broken:
             raise NotReached("the run broke off")
         return self._run[0]
+
+
+def digests(state: State) -> dict[str, str]:
+    """SHA-256 of each group of a state."""
+    return {group: digest(arrays) for group, arrays in state.items()}
 
 
 def pictures(count: int) -> Tensor:

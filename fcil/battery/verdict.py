@@ -52,13 +52,13 @@ class CheckResult:
 
 
 def examine(trial: Trial) -> Iterator[CheckResult]:
-    """Run all checks and yield each result as it comes."""
+    """Run all checks and yield base result as it comes."""
     for check in CHECKS:
-        began = time.perf_counter()
+        start = time.perf_counter()
         title = (check.__doc__ or "").partition("\n")[0]
         with threads(1):
             outcome, message, place = _outcome(check, trial)
-        yield CheckResult(title, outcome, message, time.perf_counter() - began, place)
+        yield CheckResult(title, outcome, message, time.perf_counter() - start, place)
 
 
 def _outcome(check: Check, trial: Trial) -> tuple[Any, str, str]:
@@ -85,9 +85,9 @@ def _place(method: Method, broken: Broken) -> str:
 
 def _line(error: BaseException, method: Method) -> str:
     """Find the last line of the traceback that is neither fcil's nor a library's: mostly that of the method's file."""
-    own = {file for kind in type(method).__mro__ if (file := _file(kind))}
+    files = {file for kind in type(method).__mro__ if (file := _file(kind))}
     frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename in own or _foreign(frame.filename)]  # fmt: skip
+              if frame.filename in files or _foreign(frame.filename)]  # fmt: skip
     return frames[-1] if frames else ""
 
 
@@ -108,9 +108,9 @@ def _foreign(file: str) -> bool:
 
 def _definition(kind: type, names: tuple[str, ...]) -> str:
     """Find where the nearest class that defines one of these functions does so; empty if none does."""
-    for each in kind.__mro__:
-        for name in (n for n in names if n in vars(each) and _file(each)):
-            function = vars(each)[name]
+    for base in kind.__mro__:
+        for name in (n for n in names if n in vars(base) and _file(base)):
+            function = vars(base)[name]
             code = getattr(getattr(function, "fget", function), "__code__", None)
             if code is not None:
                 return f"{code.co_filename}:{code.co_firstlineno}"

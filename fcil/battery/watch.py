@@ -47,7 +47,7 @@ def named(value: object, prefix: str = "") -> dict[str, np.ndarray]:
     if isinstance(value, np.ndarray):
         return {prefix: value}
     if isinstance(value, Mapping):
-        return {n: a for key, each in value.items() for n, a in named(each, f"{prefix} {key!r}").items()}
+        return {n: a for key, item in value.items() for n, a in named(item, f"{prefix} {key!r}").items()}
     if isinstance(value, Broadcast):
         return {**named(value.arrays, "broadcast"), **named(value.references, "reference")}
     if isinstance(value, ClientUpdate):
@@ -69,7 +69,7 @@ def _read_only(value: Any) -> Any:
         copy.flags.writeable = False
         return copy
     if isinstance(value, Mapping):
-        return {key: _read_only(each) for key, each in value.items()}
+        return {key: _read_only(item) for key, item in value.items()}
     if isinstance(value, Broadcast):
         return replace(value, arrays=_read_only(value.arrays), references=_read_only(value.references))
     if isinstance(value, ClientUpdate):

@@ -39,16 +39,16 @@ def _of_code(code: CodeType, doc: str | None) -> Iterator[str]:
 def _functions(value: object) -> Iterator[FunctionType]:
     """Yield the functions behind an attribute of a class: a method of any kind, or a property."""
     wrapped = [getattr(value, name, None) for name in ("fget", "func", "__func__")]
-    yield from (each for each in (value, *wrapped) if isinstance(each, FunctionType))
+    yield from (f for f in (value, *wrapped) if isinstance(f, FunctionType))
 
 
 def code_digest(kind: type) -> str:
     """Hash the code of a class and of those of its bases that are neither fcil's nor Python's, by SHA-256."""
     sha = hashlib.sha256()
-    for one in kind.__mro__:
-        if one.__module__.partition(".")[0] in OURS:
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in OURS:
             continue
-        for name, value in sorted(vars(one).items()):
+        for name, value in sorted(vars(base).items()):
             parts = [part for f in _functions(value) for part in _of_code(f.__code__, f.__doc__)]
             plain = isinstance(value, bool | int | float | str | tuple) and not name.startswith("__")
             parts += [repr(value)] if plain else []

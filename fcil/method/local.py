@@ -138,7 +138,7 @@ class Local:
 
     def reported(self, broadcast: Shapes) -> dict[str, tuple[int, ...]]:
         """The shapes of all statistics that are reported, given those of the broadcast's arrays."""
-        statistics = [statistic for one in self.passes for statistic in one.statistics]
+        statistics = [statistic for data_pass in self.passes for statistic in data_pass.statistics]
         return {name: shape for statistic in statistics for name, shape in statistic.shapes(broadcast).items()}
 
     def trained(self, names: Sequence[str]) -> list[str]:

@@ -98,15 +98,15 @@ def method_in(module: ModuleType, name: str, shown: str, where: str) -> type[Met
     Raises:
         ConfigError: no such class (names the nearest), it is no method, or it is not clear which is meant.
     """
-    own = [c.__name__ for c in methods_of(module)]
+    names = [c.__name__ for c in methods_of(module)]
     if not name:
-        if len(own) != 1:
-            which = f"{len(own)}: {', '.join(own)}; say which, {shown}:{own[0]}" if own else "none"
+        if len(names) != 1:
+            which = f"{len(names)}: {', '.join(names)}; say which, {shown}:{names[0]}" if names else "none"
             raise ConfigError(f"{where}: {shown} must define one subclass of fcil.method.Method; it defines {which}")
-        name = own[0]
+        name = names[0]
     if name not in vars(module):
-        raise ConfigError(f"{where}: {shown} has no class {name!r}. {nearest(name, own)}")
+        raise ConfigError(f"{where}: {shown} has no class {name!r}. {nearest(name, names)}")
     kind = vars(module)[name]
     if not inspect.isclass(kind) or not issubclass(kind, Method):
-        raise ConfigError(f"{where}: {name} in {shown} is no subclass of fcil.method.Method. {nearest(name, own)}")
+        raise ConfigError(f"{where}: {name} in {shown} is no subclass of fcil.method.Method. {nearest(name, names)}")
     return kind

@@ -54,5 +54,5 @@ def _source(module: ModuleType | None) -> Source | None:
 def sources(method: Method) -> list[Source]:
     """List the files outside fcil that define a method, sorted by name; a shipped one has none."""
     classes = {kind for part in _methods(method) for kind in type(part).__mro__}
-    each = [_source(sys.modules.get(kind.__module__)) for kind in classes]
-    return sorted({s.name: s for s in each if s}.values(), key=lambda s: s.name)
+    files = [_source(sys.modules.get(kind.__module__)) for kind in classes]
+    return sorted({s.name: s for s in files if s}.values(), key=lambda s: s.name)

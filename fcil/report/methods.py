@@ -30,17 +30,17 @@ __all__ = [
 
 def source(doc: str) -> str:
     """Find the first arXiv number that a docstring names; empty if it names none."""
-    found = re.search(r"arXiv[:\s]\s*(\d{4}\.\d{4,5})", doc)
-    return f"arXiv {found[1]}" if found else ""
+    match = re.search(r"arXiv[:\s]\s*(\d{4}\.\d{4,5})", doc)
+    return f"arXiv {match[1]}" if match else ""
 
 
-def _said(statistic: Statistic) -> str:
-    """`ProjectedGram` -> `projected gram`."""
+def _in_words(statistic: Statistic) -> str:
+    """Split a statistic's name into words: `ProjectedGram` -> `projected gram`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(statistic).__name__).lower()
 
 
-def _together(each: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(each))
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def needs(method: Method) -> str:
@@ -48,9 +48,9 @@ def needs(method: Method) -> str:
     task = Task(0, 0, 1)
     kinds = method.phases(task, 2)
     phases = [Phase(i, kind, task, i + 1, 0, len(kinds) - i - 1) for i, kind in enumerate(kinds)]
-    asked = {
-        kind: _together(
-            _said(s)
+    reports = {
+        kind: _listed(
+            _in_words(s)
             for phase in phases
             if phase.kind == kind
             for p in method.acting(phase).local(phase).passes
@@ -58,9 +58,9 @@ def needs(method: Method) -> str:
         )
         for kind in ("train", "report")
     }
-    told = [asked["train"]] if asked["train"] else []
-    told += [f"at a task's end {asked['report']}"] if asked["report"] else []
-    return "; ".join(told) or "nothing (data-free)"
+    parts = [reports["train"]] if reports["train"] else []
+    parts += [f"at a task's end {reports['report']}"] if reports["report"] else []
+    return "; ".join(parts) or "nothing (data-free)"
 
 
 @dataclass(frozen=True)

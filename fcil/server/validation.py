@@ -37,7 +37,7 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
     initial = {
         c: shapes(local.receives(broadcast.arrays, c)) for c in num_examples if local.receives is not as_broadcast
     }
-    arrays_of = {c: {name: own[name] for name in trained} for c, own in initial.items()}
+    arrays_of = {c: {name: theirs[name] for name in trained} for c, theirs in initial.items()}
     return Expected(phase, {name: sent[name] for name in trained}, local.reported(sent), num_examples, arrays_of)
 
 

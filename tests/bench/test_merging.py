@@ -83,8 +83,8 @@ def test_ensembles_by_hand():
 def test_normalised_accuracy_and_what_is_held_in_and_out():
     r = Result("m", 0, (0, 2), "x", True, "", (0.4, 0.3, 0.9), (0.8, 0.6, 0.9), (0, 0, 0))
     np.testing.assert_allclose(r.normalised, (0.5, 0.5, 1.0))
-    assert (r.held_in, r.held_out) == pytest.approx((0.75, 0.5))
-    assert np.isnan(replace(r, tasks=(0, 1, 2)).held_out)
+    assert (r.on_merged_tasks, r.on_other_tasks) == pytest.approx((0.75, 0.5))
+    assert np.isnan(replace(r, tasks=(0, 1, 2)).on_other_tasks)
 
 
 # ---- the data in three parts -----------------------------------------------------------------------------------------

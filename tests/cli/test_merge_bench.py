@@ -143,8 +143,8 @@ def test_lines_are_means_and_sample_deviations_over_seeds():
     line = next(x for x in made if (x.model, x.experts, x.label) == ("vit_a", 2, "merge"))
     names = to_csv(given).splitlines()[0].split(",")[6::2]
     at = names.index("held out mean")
-    assert line.mean()[at] == pytest.approx(np.mean([r.held_out for r in mine]))
-    assert line.std()[at] == pytest.approx(np.std([r.held_out for r in mine], ddof=1))
+    assert line.mean()[at] == pytest.approx(np.mean([r.on_other_tasks for r in mine]))
+    assert line.std()[at] == pytest.approx(np.std([r.on_other_tasks for r in mine], ddof=1))
     assert line.settings == "scale = 1"
 
 

@@ -217,8 +217,8 @@ def test_transport_moves_the_sums_of_earlier_tasks_by_the_closed_form_alone():
     method = of("transported")
     phase, before, _, updates, after = reports("transported")[1]
     summed = method.acting(phase).sums(phase, None, updates)
-    carry = transport(summed[CROSS], summed[OLD_GRAM], method.transport_mu)
-    gram, q = transported(carry, before["sums"][GRAM], before["sums"][class_sums(0)])
+    transport_map = transport(summed[CROSS], summed[OLD_GRAM], method.transport_mu)
+    gram, q = transported(transport_map, before["sums"][GRAM], before["sums"][class_sums(0)])
     np.testing.assert_allclose(after["sums"][class_sums(0)], q)
     np.testing.assert_allclose(after["sums"][GRAM], gram + summed[GRAM])
 

@@ -47,12 +47,12 @@ class Result:
         return tuple(a / expert for a, expert in zip(self.accuracy, self.own, strict=True))
 
     @property
-    def held_in(self) -> float:
+    def on_merged_tasks(self) -> float:
         """Mean normalised accuracy on the tasks merged."""
         return float(np.mean([self.normalised[t] for t in self.tasks]))
 
     @property
-    def held_out(self) -> float:
+    def on_other_tasks(self) -> float:
         """Mean normalised accuracy on the other tasks, under their own experts' head rows; NaN if there are none."""
         others = [a for t, a in enumerate(self.normalised) if t not in self.tasks]
         return float(np.mean(others)) if others and self.merge else float("nan")

@@ -136,7 +136,7 @@ class FcilStrategy(Strategy):
         self._asked = request
         return list(self._sent.values())
 
-    def _told(self, event: Mapping[str, Any]) -> None:
+    def _emit_and_log(self, event: Mapping[str, Any]) -> None:
         """Emit an event, and name refused updates in Flower's log too."""
         if event["event"] == "refused":
             _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
@@ -155,7 +155,7 @@ class FcilStrategy(Strategy):
             return None, None
         settling = settled(self._sent, replies, request, "no reply")
         on_error = self.plan.config.run.on_client_error
-        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told, on_error)
+        gathered = gather(request.method, request.expected, request.broadcast, settling, self._emit_and_log, on_error)
         self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
         counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.missing}
