@@ -273,9 +273,9 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
             words = shlex.split(line, comments=True)[1:]
             if any(re.search(r"\w\.py\b", word) for word in words):
                 continue  # a file of the reader's
-            given = _parser().parse_args(words)
+            args = _parser().parse_args(words)
             seen += 1
-            if given.command in ("run", "compare") and "fedprox" not in line:
-                method = load_config(ROOT / given.config, given.set).method
+            if args.command in ("run", "compare") and "fedprox" not in line:
+                method = load_config(ROOT / args.config, args.set).method
                 build_method(method.name, method.settings)
     assert seen >= 5

@@ -174,9 +174,9 @@ def test_kept_experts_are_used_again_and_damaged_ones_are_trained_again(experts,
     first, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert now
     (path,) = tmp_path.iterdir()
-    found, now = load_or_train(setup, tuned[0].task, tmp_path)
+    result, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert not now
-    same(found.module, first.module)
+    same(result.module, first.module)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -204,12 +204,12 @@ def test_an_expert_that_only_guesses_is_told(experts):
     setup, tuned, _ = experts
     evaluator = Evaluator(setup, tuned, "test")
     evaluator.expert_accuracy = [0.5, 0.26, 0.9]
-    (told,) = evaluator.weak_expert_warnings()
-    assert told.startswith(
+    (warning,) = evaluator.weak_expert_warnings()
+    assert warning.startswith(
         "the expert of task 2 is right on 26.0 % of its own test images, where guessing gives 25.0 %"
     )
     evaluator.expert_accuracy = [1.0, 1.0, 0.5]
-    assert [told[:20] for told in evaluator.weak_expert_warnings()] == ["the expert of task 3"]
+    assert [warning[:20] for warning in evaluator.weak_expert_warnings()] == ["the expert of task 3"]
     evaluator.tasks = [Task(i, i, 1) for i in range(3)]
     assert not list(evaluator.weak_expert_warnings())
 
@@ -240,13 +240,13 @@ def test_a_report_is_taken_once_for_all_that_ask_the_same(experts, monkeypatch):
 def test_the_chosen_setting_is_best_on_the_held_out_images(experts, by):
     setup, tuned, _ = experts
     held = Evaluator(setup, tuned, "held-out")
-    made = make_entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
-    candidate, merged = choose_settings(made, tuned, held, by)
+    built = make_entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
+    candidate, merged = choose_settings(built, tuned, held, by)
     values = [
         held.criterion(held.scores(c.method, merge_experts(setup, c.method, tuned).arrays), range(3), by)
-        for c in made.candidates
+        for c in built.candidates
     ]
-    assert candidate is made.candidates[int(np.argmax(values))]
+    assert candidate is built.candidates[int(np.argmax(values))]
     assert merged.arrays.keys() >= heads(tuned).keys()
 
 
@@ -255,7 +255,7 @@ def test_test_images_decide_nothing(bench_file, tmp_path):
     chosen = []
     for limit in (80, 40):
         suite = load_suite(bench_file, [f"data.test_limit={limit}"])
-        found = list(run_suite(suite, [0], tmp_path / str(limit), lambda text: None))
-        chosen.append([r.settings for r in found])
+        result = list(run_suite(suite, [0], tmp_path / str(limit), lambda text: None))
+        chosen.append([r.settings for r in result])
     assert chosen[0] == chosen[1]
     assert any(re.fullmatch(r"scale = [01]\.0", settings) for settings in chosen[0])

@@ -89,9 +89,9 @@ def test_kinship_of_clients_is_the_cosine_of_their_dense_changes(watched):
             for update in updates:
                 for layer in list(changes_in(initial_progress))[::5]:
                     whole = dense({**initial_progress, **update.arrays}, layer) - dense(initial_progress, layer)
-                    mine = values[f"client{update.client}/{layer}"]
-                    expected = np.linalg.svd(whole, compute_uv=False)[: len(mine)]
-                    np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6 * expected[0])
+                    singular = values[f"client{update.client}/{layer}"]
+                    expected = np.linalg.svd(whole, compute_uv=False)[: len(singular)]
+                    np.testing.assert_allclose(singular, expected, rtol=1e-4, atol=1e-6 * expected[0])
 
 
 def test_kinship_of_tasks_is_between_what_each_changed(watched):

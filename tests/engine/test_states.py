@@ -26,9 +26,9 @@ ODD = {"": {"": np.zeros(0, np.float32)}, "a": {}, "__metadata__": {}, "b": {"a"
 
 def same(left, right):
     """The same groups, names, types, shapes and bits."""
-    told = [{g: {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()} for g, arrays in state.items()}
+    result = [{g: {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()} for g, arrays in state.items()}
             for state in (left, right)]  # fmt: skip
-    return told[0] == told[1]
+    return result[0] == result[1]
 
 
 @given(STATES)

@@ -63,8 +63,8 @@ def test_promises_are_asked_of_those_that_make_them():
 def everywhere(name):
     """The method's small settings at its defaults, and wherever else it can merge."""
     places = [o.type for o in describe(method_class(name)) if o.name == "at"]
-    given = [{"at": at} for at in ("task", "round", "both") if any(f'"{at}"' in place for place in places)]
-    return [small_settings(name) | at for at in [{}, *given]]
+    ats = [{"at": at} for at in ("task", "round", "both") if any(f'"{at}"' in place for place in places)]
+    return [small_settings(name) | at for at in [{}, *ats]]
 
 
 @every_method

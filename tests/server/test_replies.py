@@ -62,10 +62,10 @@ def test_the_sums_of_groups_are_the_sums_of_all_and_merge_the_same():
     whole = METHOD.sums(AT, BROADCAST, UPDATES)
     for name, a in replies.sums().items():
         np.testing.assert_allclose(a, whole[name], rtol=1e-12, atol=1e-12 * np.abs(whole[name]).max())
-    mine = METHOD.merge_sums(STATE, AT, replies.sums())
+    merged = METHOD.merge_sums(STATE, AT, replies.sums())
     for group, arrays in METHOD.merge(STATE, AT, UPDATES).items():
         for name, a in arrays.items():
-            np.testing.assert_allclose(mine[group][name], a, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(merged[group][name], a, rtol=1e-6, atol=1e-7)
     assert [e["client"] for e in events if e["event"] == "client"] == [6, 3, 4, 5, 0, 1, 2]
     assert sum(e["bytes"] for e in events) == replies.nbytes == sum(a.nbytes for p in parts for a in p.sums.values())
     assert replies.missing == 0

@@ -54,11 +54,11 @@ def test_settings_are_those_of_the_table(name, position):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Data set -> folder with a small archive in the original format."""
-    made = {}
+    built = {}
     for name in SETTINGS:
-        made[name] = tmp_path_factory.mktemp(name)
-        archives.WRITE[name](made[name])
-    return made
+        built[name] = tmp_path_factory.mktemp(name)
+        archives.WRITE[name](built[name])
+    return built
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

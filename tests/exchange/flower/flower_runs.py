@@ -63,8 +63,8 @@ def inline_without(client):
 def first_phase(exchange, **sections):
     """Progress after the first phase, and the events."""
     events = []
-    made = plan(**sections)
-    return step(made, initial_progress(made), exchange, events.append), events
+    built = plan(**sections)
+    return step(built, initial_progress(built), exchange, events.append), events
 
 
 def refused(events):

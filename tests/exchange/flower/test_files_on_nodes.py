@@ -89,11 +89,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("told", CHANGES)
-def test_a_node_without_the_servers_code_stops_the_run_and_says_what_to_do(tmp_path, told):
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_node_without_the_servers_code_stops_the_run_and_says_what_to_do(tmp_path, message):
     path = write(tmp_path)
-    reason, _ = first_phase(path, CHANGES[told])
-    for part in (str(path), told, "put the file into the folder of the app", "install the package"):
+    reason, _ = first_phase(path, CHANGES[message])
+    for part in (str(path), message, "put the file into the folder of the app", "install the package"):
         assert part in reason
 
 
@@ -114,6 +114,6 @@ def test_a_group_of_clients_is_refused_whole():
 
 def test_an_entry_point_or_module_that_is_missing_on_the_node_is_told():
     files = json.dumps([["gone_mod", "", "0" * 64]])
-    for name, told in (("gone_mod:Mine", "no module 'gone_mod' here"), ("gone-name", "no such method")):
-        with pytest.raises(ConfigError, match=f"{told}.*install the package that holds it on every node"):
+    for name, message in (("gone_mod:Mine", "no module 'gone_mod' here"), ("gone-name", "no such method")):
+        with pytest.raises(ConfigError, match=f"{message}.*install the package that holds it on every node"):
             method_files.node_method(name, {}, files)
