@@ -205,7 +205,7 @@ def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tupl
 
 
 def load_section(path: Path, section: str, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """What a file, its bases and the overrides say under a section beside a run's own, base first, with the sources.
+    """Read a section beside a run's own from a file, its bases and the overrides: (source, entries), base first.
 
     Raises:
         ConfigError: it is no section.

@@ -10,7 +10,8 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.merging.ridge import transport, transported
-from fcil.statistics.features import CROSS, GRAM, HELD, OLD_GRAM, class_sums
+from fcil.statistics.drift import CROSS, OLD_GRAM
+from fcil.statistics.features import GRAM, HELD, class_sums
 
 __all__ = ["transported_sums", "split_drift"]
 

@@ -28,7 +28,8 @@ from fcil.method import (
 )  # fmt: skip
 from fcil.model.lora import Lora
 from fcil.options import Option
-from fcil.statistics.features import Drift, FeatureMap, FeatureSums
+from fcil.statistics.drift import Drift
+from fcil.statistics.features import FeatureMap, FeatureSums
 
 from ._closed_form import ROWS, SUMS
 from ._lora import Rank
@@ -47,7 +48,7 @@ MODULES = "modules"
 
 
 def _after(task: int, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The backbone's modules at the end of a task, under the names by which they are kept and sent."""
+    """Name the backbone's modules at the end of a task as they are kept and sent."""
     return {f"after_task{task}/{name}": a for name, a in arrays.items()}
 
 

@@ -40,7 +40,7 @@ OwnArrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PhaseExchange:
-    """What clients were sent and sent back in one phase."""
+    """A phase up to the merge: what clients were sent and what they sent back."""
 
     phase: Phase
     before: State
@@ -52,7 +52,7 @@ class PhaseExchange:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """What a whole phase took and gave: a `PhaseExchange` and the state after it."""
+    """A whole phase: a `PhaseExchange` and the state after it."""
 
     phase: Phase
     before: State
@@ -98,22 +98,22 @@ class Trial:
         return self.watch.call(f"client {client}'s work", phase, CLIENT, work, broadcast)
 
     def merge(self, record: PhaseExchange | PhaseRecord, state: State, updates: Sequence[ClientUpdate]) -> State:
-        """The state after the phase of `record`, from these updates."""
+        """Call the method's `merge` in the phase of `record`, with these updates."""
         method = self.method.acting(record.phase)
         return self.watch.call("merge", record.phase, MERGE, method.merge, state, record.phase, updates)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """What clients are sent in a phase."""
+        """Call the method's `broadcast` in a phase."""
         return self.watch.call(
             "broadcast", phase, ("broadcast",), self.method.acting(phase).broadcast, state, phase
         )  # fmt: skip
 
     def deploy(self, state: State, phase: Phase) -> Mapping[str, np.ndarray]:
-        """What is evaluated after a phase."""
+        """Call the method's `deploy` after a phase."""
         return self.watch.call("deploy", phase, ("deploy",), self.method.deploy, state, phase)
 
     def begin(self, state: State, phase: Phase) -> State:
-        """The state at a task's start."""
+        """Call the method's `begin` at a task's start."""
         return self.watch.call("begin", phase, ("begin",), self.method.begin, state, phase, BACKBONE)
 
     @cached_property
@@ -147,7 +147,7 @@ class Trial:
 
     @property
     def broken(self) -> Broken | None:
-        """Why the run broke off, or None."""
+        """The reason why the run broke off, or None."""
         return self._run[1]
 
     @property

@@ -158,7 +158,7 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Where a run stands by its newest good checkpoint, None before the first; nothing in the folder is touched."""
+    """Read where a run stands by its newest good checkpoint, None before the first; the folder is not touched."""
     for path in _checkpoints(folder):
         try:
             return _read_checkpoint(path)[0]

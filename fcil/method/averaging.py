@@ -52,7 +52,7 @@ class Averaging(Method):
 
     @property
     def server_optimizer(self) -> ServerOptimizer | None:
-        """How the server moves towards the mean of its clients; None puts the mean in place."""
+        """The optimiser by which the server moves towards the clients' mean; None puts the mean in place."""
         return None
 
     @property

@@ -116,7 +116,7 @@ class Method:
         return False
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
+        """Sums over these clients that `merge_sums` needs, in float64: the sums of two groups of clients add."""
         raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
 
     def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:

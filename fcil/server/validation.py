@@ -49,7 +49,7 @@ def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
 
 
 def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
-    """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
+    """Count the negative entries of a Gram's diagonal, which no sum of squares is; 0 of anything else."""
     if not isinstance(wanted, GramShape):
         return 0
     if wanted.layout != "diagonal":

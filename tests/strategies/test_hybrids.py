@@ -18,7 +18,8 @@ from fcil.errors import ConfigError
 from fcil.merging.ridge import transport, transported
 from fcil.method import Phase, Task
 from fcil.registry import build_method
-from fcil.statistics.features import CROSS, GRAM, OLD_GRAM, class_sums, projection
+from fcil.statistics.drift import CROSS, OLD_GRAM
+from fcil.statistics.features import GRAM, class_sums, projection
 from strategies.lorm_ranpac import LoRMRanPAC
 from strategies.ranpac import RanPAC
 

@@ -21,7 +21,7 @@ _REMEDY = (
 
 
 def _path_here(name: str, inside: str, sha256: str) -> str:
-    """Where a file of the server's is on this node: the same path, or that inside the app; the one of its content."""
+    """Find a file of the server's on this node, at the same path or inside the app; rather one of the same content."""
     candidates = [Path(name), *(folder / inside for folder in app_folders() if inside)]
     here = [path for path in candidates if path.is_file()]
     same = [path for path in here if hashlib.sha256(path.read_bytes()).hexdigest() == sha256]
