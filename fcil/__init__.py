@@ -51,7 +51,7 @@ def _version() -> str:
 
 
 def _lazy(name: str) -> Any:
-    """A name of `__all__`, or `__version__`, on first use."""
+    """Import a name of `__all__`, or look `__version__` up, on first use."""
     if name == "__version__":
         value: Any = _version()
     elif name in _HOMES:
@@ -67,5 +67,5 @@ if not TYPE_CHECKING:  # type checkers would take any name for one that it knows
 
 
 def __dir__() -> list[str]:
-    """What is there to be used."""
+    """List the public names, which `dir(fcil)` has before any of them is imported."""
     return sorted({*__all__, "__version__"})

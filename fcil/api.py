@@ -38,7 +38,7 @@ def _source(config: Settings) -> settings.Source:
 
 
 def _changes(overrides: Mapping[str, Any] | None, sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Overrides as sections of settings: those by dotted name, those in a dict of sections, and those by keyword.
+    """Collect overrides by section: those by dotted name, those in a dict of sections, and those by keyword.
 
     Raises:
         ConfigError: a name without a dot whose value is no section.
@@ -56,7 +56,7 @@ def _changes(overrides: Mapping[str, Any] | None, sections: Mapping[str, Any]) -
 
 
 def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **sections: Section) -> Config:
-    """Checked settings.
+    """Load settings and check them.
 
     Args:
         config: a TOML file, which may name another as its base; or a `Config`; or a dict of sections, which begins with
@@ -71,7 +71,7 @@ def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **
 
 
 def _name(config: Settings) -> str:
-    """Of the default folder: of a file its own, of other settings a hash of them."""
+    """Name the default folder: after a settings file, or after a hash of settings that are no file."""
     if isinstance(config, str | Path):
         return Path(config).stem
     table = to_table(load_config(config))
@@ -79,7 +79,7 @@ def _name(config: Settings) -> str:
 
 
 def _words(changes: Mapping[str, Section]) -> list[str]:
-    """As the command line has them after --set."""
+    """Write changes as the command line has them after --set."""
 
     def word(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, default=str)
@@ -88,7 +88,7 @@ def _words(changes: Mapping[str, Section]) -> list[str]:
 
 
 def _exchange(changes: Mapping[str, Section], exchange: str | None) -> dict[str, dict[str, Any]]:
-    """With the exchange, which has no part in the name of a folder: results do not depend on it."""
+    """Add the exchange, which has no part in the name of a folder: results do not depend on it."""
     table = {section: dict(entries) for section, entries in changes.items()}
     if exchange is not None:
         table["run"] = {**table.get("run", {}), "exchange": exchange}
@@ -126,20 +126,20 @@ def run(
     """
     from fcil.report.running import carry_out, checked
 
-    own, changes = None, _changes(overrides, sections)
+    instance, changes = None, _changes(overrides, sections)
     if isinstance(method, Method):
-        choice, own = choice_of(method)
+        choice, instance = choice_of(method)
         changes["method"] = {"name": choice.name, **choice.settings}
     elif method is not None:
         changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
-    carry_out(checked(resolved, folder, own), folder, _console(progress))
+    carry_out(checked(resolved, folder, instance), folder, _console(progress))
     return Run(folder)
 
 
 def open_run(folder: str | Path) -> Run:
-    """The run in a folder, finished or not; nothing is carried out.
+    """Open the run in a folder, finished or not; nothing is carried out.
 
     Raises:
         ConfigError: the folder holds no run.
@@ -177,7 +177,7 @@ def compare(
     changes = _changes(overrides, sections)
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes), after="-compare")
     planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder)
-    from fcil.engine.comparison import carry_out as carry_out_all
+    from fcil.engine.comparison import carry_out_all
     from fcil.report.comparison import write_comparison
 
     console = _console(progress)
@@ -187,5 +187,5 @@ def compare(
 
 
 def methods() -> list[MethodInfo]:
-    """All methods, shipped and installed: what each does, where it is from, what it needs, and its settings."""
+    """Describe all methods, shipped and installed: what each does, its source, what it needs, and its settings."""
     return methods_info([*method_names(), *installed_names()])

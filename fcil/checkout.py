@@ -19,39 +19,39 @@ HERE = Path(__file__).parent
 ALIAS, NAME = "fcil.strategies", "strategies"
 
 
-class _Same(Loader):
-    """Loads a module by giving the one that is known by another name."""
+class _AliasLoader(Loader):
+    """Loads a module by returning the one that another name already stands for."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module itself; importlib is about to overwrite its `__spec__`."""
+        """Return the module itself; importlib is about to overwrite its `__spec__`."""
         module = import_module(self.name)
         self.spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It has been executed; only its `__spec__` is put back, which relative imports go by."""
+        """Execute nothing, as that has been done; put `__spec__` back, which relative imports go by."""
         module.__spec__ = self.spec
 
 
-class _Finder(MetaPathFinder):
+class _AliasFinder(MetaPathFinder):
     """Answers for `fcil.strategies` and what is below, before anybody takes the files for other modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None for all other names, and where `strategies` is missing or somebody else's: one is on PyPI."""
+        """Find an alias; None for other names, and where `strategies` is missing or somebody else's: one is on PyPI."""
         if fullname != ALIAS and not fullname.startswith(f"{ALIAS}."):
             return None
         if find_spec(NAME) is None or not hasattr(import_module(NAME), "FCIL"):
             return None
         name = fullname.removeprefix("fcil.")
-        return ModuleSpec(fullname, _Same(name)) if find_spec(name) else None
+        return ModuleSpec(fullname, _AliasLoader(name)) if find_spec(name) else None
 
 
 def install() -> None:
-    """Once, when `fcil` is imported; nothing is to be done in a wheel."""
-    if not (HERE / NAME).exists() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Install the finder, once, when `fcil` is imported; in a wheel there is nothing to do."""
+    if not (HERE / NAME).exists() and not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AliasFinder())

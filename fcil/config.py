@@ -15,7 +15,7 @@ from fcil.client.settings import Train
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.model.settings import Model
-from fcil.options import Option, nearest, parse
+from fcil.options import Option, nearest, parse, toml_or_text
 from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
@@ -90,13 +90,13 @@ class MethodChoice:
 
     @property
     def label(self) -> str:
-        """Its name as tables and pictures show it: of a path only the last part."""
+        """The method's name as tables and pictures show it: of a path only the last part."""
         return label(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run."""
+    """The settings of a whole run, one field a section."""
 
     data: Data = field(default_factory=Data)
     tasks: Tasks = field(default_factory=Tasks)
@@ -114,7 +114,7 @@ SECTIONS: dict[str, Any] = {
 
 def _absolute(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return type(value)(_absolute(each) for each in value)
+        return type(value)(_absolute(item) for item in value)
     return absolute(value) if isinstance(value, str) else value
 
 
@@ -144,26 +144,22 @@ def _layers(path: Source, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[s
 
 
 def _together(*several: Overrides) -> tuple[str, dict[str, Any]]:
-    """All overrides as one layer, so that their order does not matter unless they set the same key."""
+    """Join all overrides into one layer, so that their order does not matter unless they set the same key."""
     table: Table = {}
     for overrides in several:
-        each = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
-        for section, entries in (pair for layer in each for pair in layer.items()):
+        tables = [overrides] if isinstance(overrides, Mapping) else [_override(text)[1] for text in overrides]
+        for section, entries in (pair for layer in tables for pair in layer.items()):
             table.setdefault(section, {}).update(entries)
     return "overrides" if any(isinstance(o, Mapping) for o in several) else "--set", table
 
 
 def _override(text: str) -> tuple[str, dict[str, Any]]:
-    """`section.key=value`, the value in TOML, or taken as text where it is not TOML."""
+    """Parse `section.key=value`, the value in TOML, or taken as text where it is not TOML."""
     dotted, equals, value = text.partition("=")
     section, dot, key = dotted.strip().partition(".")
     if not (equals and dot and section and key):
         raise ConfigError(f"--set {text}: write it as section.key=value, for example --set partition.beta=0.1")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return "--set", {section: {key: parsed}}
+    return "--set", {section: {key: toml_or_text(value)}}
 
 
 def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
@@ -209,16 +205,16 @@ def _without_variants(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tupl
 
 
 def load_section(path: Path, section: str, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """What a file, its bases and the overrides say under a section beside a run's own, base first, with the sources.
+    """Read a section beside a run's own from a file, its bases and the overrides: (source, entries), base first.
 
     Raises:
         ConfigError: it is no section.
     """
-    found = [(source, table[section]) for source, table in [*_layers(path), _together(overrides)] if section in table]
-    for source, entries in found:
+    layers = [(source, table[section]) for source, table in [*_layers(path), _together(overrides)] if section in table]
+    for source, entries in layers:
         if not isinstance(entries, dict):
             raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
-    return found
+    return layers
 
 
 def variant_names(path: Source) -> list[str]:
@@ -232,10 +228,10 @@ def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
     Raises:
         ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
     """
-    found = [(source, table[SWEEP]) for source, table in _layers(path) if SWEEP in table]
-    if not found:
+    sweeps = [(source, table[SWEEP]) for source, table in _layers(path) if SWEEP in table]
+    if not sweeps:
         return []
-    source, table = found[-1]
+    source, table = sweeps[-1]
     values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
     plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
     if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
@@ -245,8 +241,8 @@ def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
         )
     (key,) = table
     section, _, name = key.partition(".")
-    where, own = _together(overrides)
-    if name in own.get(section, {}):
+    where, overridden = _together(overrides)
+    if name in overridden.get(section, {}):
         raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
     return [f"{key}={json.dumps(value)}" for value in values]
 

@@ -17,13 +17,14 @@ import dataclasses
 import difflib
 import math
 import re
+import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fcil.errors import ConfigError
 
-__all__ = ["Described", "Option", "describe", "nearest", "parse"]
+__all__ = ["Described", "Option", "describe", "nearest", "parse", "toml_or_text"]
 
 T = TypeVar("T")
 
@@ -67,6 +68,18 @@ class Described(NamedTuple):
     type: str
     default: object
     option: Option
+
+
+def toml_or_text(value: str) -> Any:
+    """Parse the value of a setting, as after --set: in TOML, or taken as text where it is not TOML.
+
+    >>> toml_or_text("[1, 2]"), toml_or_text("lorm")
+    ([1, 2], 'lorm')
+    """
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value.strip()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
-"""Limit the threads of torch and of linear algebra, and run large pieces of work in parallel threads."""
+"""Count the CPUs, limit the threads of torch and of linear algebra, and run large pieces of work in parallel."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,10 +9,15 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["map_in_threads", "threads"]
+__all__ = ["cores", "map_in_threads", "threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """The number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -44,7 +44,7 @@ class ClosedForm(Method):
 
     @property
     def additive(self) -> bool:
-        """Sums add."""
+        """Sums of features add over groups of clients."""
         return True
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:

@@ -25,7 +25,7 @@ FOLD, LAST = "fold", "last"
 
 
 def compact(change: LowRank) -> LowRank:
-    """The same change with at most min(out, in) components: beyond those its product and an identity are smaller."""
+    """Write a change in at most min(out, in) components: beyond those its product and an identity are smaller."""
     out, width = change.shape
     if change.rank <= min(out, width):
         return change
@@ -33,7 +33,7 @@ def compact(change: LowRank) -> LowRank:
 
 
 def folded_changes(references: Arrays) -> dict[str, np.ndarray]:
-    """Each layer's frozen change, (out, in), from the folded components."""
+    """Form each layer's frozen change, (out, in), from the folded components."""
     folded = {name.partition("/")[2]: a for name, a in references.items()}
     return {layer + DELTA: folded[layer + B] @ folded[layer + A] for layer in layers_of(folded)}
 

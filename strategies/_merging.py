@@ -81,11 +81,11 @@ class MergeMethod(Averaging):
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """As `combine`, for a round's clients: of the start and this change together only `rank` components go on."""
+        """The merged change of a round's clients, as `combine`; of it and the start only `rank` components go on."""
         return self.combine(experts, draw)
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
-        """What `combine` needs of every expert beside its change: sums over one client's data, or all of a task's."""
+        """Statistics that `combine` needs of every expert beside its change: sums over a client's data, or a task's."""
         return ()
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
@@ -103,22 +103,22 @@ class MergeMethod(Averaging):
 
     @property
     def merges(self) -> str:
-        """What the setting `at` admits."""
+        """What can be merged: tasks, rounds, or both, by the setting `at`."""
         return "tasks, or rounds"
 
     @property
     def keeps_modules(self) -> bool:
-        """Every task's pairs are kept where tasks are merged."""
+        """Whether tasks are merged, for which every task's pairs are kept."""
         return self.at != "round"
 
     @property
     def starts_fresh(self) -> bool:
-        """With `start` = fresh every task's pairs begin on W0 alone."""
+        """Whether every task's pairs begin on W0 alone, with `start` = fresh."""
         return self.keeps_modules and self.start == "fresh"
 
     @property
     def additive(self) -> bool:
-        """Only an average of the clients can be summed in groups."""
+        """Whether rounds are averaged: nothing else can be summed in groups."""
         return self.at == "task"
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:

@@ -45,7 +45,7 @@ def products(updates: Sequence[ClientUpdate]) -> tuple[dict[str, list[LowRank]],
     present = [u for u in updates if u.num_examples]
     counts = np.array([u.num_examples for u in present], np.float64)
     changes = [changes_of(u.arrays) for u in present]
-    return {layer: [each[layer] for each in changes] for layer in changes[0]}, list(counts / counts.sum())
+    return {layer: [client[layer] for client in changes] for layer in changes[0]}, list(counts / counts.sum())
 
 
 def mean_of_the_rest(updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:

@@ -10,21 +10,21 @@ from fcil.registry import build_method, method_class, parse_call
 __all__ = ["lora_method"]
 
 
-def lora_method(text: str, setting: str, given: dict[str, object]) -> Averaging:
-    """The method that a setting of the outer method names, with those of `given` that it has as settings.
+def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> Averaging:
+    """The method that a setting of the outer method names, with those of `outer_settings` that it has as settings.
 
     Raises:
         ConfigError: no such method, one that trains no LoRA pairs or is itself made of others, or settings that it does
             not admit.
     """
     where = f"method.{setting} = {text!r}"
-    name, own = parse_call(text, where)
+    name, settings = parse_call(text, where)
     kind = method_class(name, where)
-    if odd := sorted(given.keys() & own.keys()):
+    if odd := sorted(outer_settings.keys() & settings.keys()):
         raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
     known = {f.name for f in fields(kind)}
-    passed = {key: value for key, value in given.items() if key in known}
-    part = build_method(name, {**own, **passed}, lambda key: f"{where}: {key}")
+    inherited = {key: value for key, value in outer_settings.items() if key in known}
+    part = build_method(name, {**settings, **inherited}, lambda key: f"{where}: {key}")
     made_of_others = type(part).acting is not Averaging.acting
     if not isinstance(part, Averaging) or not isinstance(part.adapter, Lora) or made_of_others:
         raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")

@@ -68,7 +68,7 @@ class RidgeMethod(ClosedForm):
         return FeatureSums(phase.task, features, held_out=held_out, wire=self.wire, sketch=self.sketch_rank)
 
     def solution(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(C, M) rows of H^T of all classes of these tasks, and (C,) their samples, in float64."""
+        """Solve for the rows of H^T, (C, M), of these tasks' classes, with their sample counts, (C,); float64."""
         sums = state[SUMS]
         gram, q = sums[GRAM], np.concatenate([sums[class_sums(t)] for t in tasks])
         count = np.concatenate([sums[counts(t)] for t in tasks])
@@ -97,11 +97,11 @@ class RidgeMethod(ClosedForm):
         return feature_width(state)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """The head on the features, or on relu(R z)."""
+        """Class scores by the head on the features, or on relu(R z)."""
         return self.scores_of(model, model.features(images))
 
     def scores_of(self, model: Model, z: Tensor) -> Tensor:
-        """(n, length of z) -> (n, classes seen)."""
+        """Class scores of features z, (n, length of z) -> (n, classes seen)."""
         if PROJECTION not in model.arrays:
             return model.logits(z)
         phi = FeatureMap(random=self.random_features or 0).apply(z, model.arrays[PROJECTION])

@@ -29,7 +29,7 @@ class _MaskedLora(Lora):
     """LoRA with room for every task's masks beside a layer's change; the layers themselves do not read them."""
 
     def install(self, network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-        """Wrap the target layers where they are."""
+        """Replace the target layers by ones that have slots for masks."""
         slots = dict(super().install(network))
         changes = [(name, layer) for name, (layer, _) in slots.items() if name.endswith(DELTA)]
         masks = {name.removesuffix(DELTA) + MASKS: (layer, "masks") for name, layer in changes}
@@ -61,7 +61,7 @@ class Emr(MergeMethod):
 
     @property
     def needs_only_changes(self) -> bool:
-        """The router has a forward pass of its own."""
+        """Whether there is no router, which has a forward pass of its own."""
         return not self.router
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
@@ -85,7 +85,7 @@ class Emr(MergeMethod):
         return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """(n, classes seen): with the router each class's probability among its task's, by that task's model."""
+        """Class scores, (n, classes seen): with the router probabilities within a task, by that task's model."""
         import torch
 
         if RESCALERS not in model.arrays:
@@ -100,10 +100,10 @@ class Emr(MergeMethod):
 
 def _of_place(arrays: Arrays, place: int | None) -> dict[str, np.ndarray]:
     """The model of one of the merged tasks, by its place among them; of a task that is not, the elected change."""
-    found = {name: a for name, a in arrays.items() if not name.endswith(MASKS) and not name.startswith(SCORES)}
+    result = {name: a for name, a in arrays.items() if not name.endswith(MASKS) and not name.startswith(SCORES)}
     if place is None:
-        return found
+        return result
     for name in (name for name in arrays if name.endswith(MASKS)):
         change = name.removesuffix(MASKS) + DELTA
-        found[change] = restored(arrays[change], arrays[name][place], float(arrays[RESCALERS][place]))
-    return found
+        result[change] = restored(arrays[change], arrays[name][place], float(arrays[RESCALERS][place]))
+    return result

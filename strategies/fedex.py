@@ -64,7 +64,7 @@ class FedEx(FoldingMethod):
         updates = sorted(updates, key=lambda u: u.client)
         means = weighted_mean([u.arrays for u in updates], [u.num_examples for u in updates])
         pairs, weights = products(updates)
-        folds = {layer: self._kept(residual(each, weights)) for layer, each in pairs.items()}
+        folds = {layer: self._kept(residual(changes, weights)) for layer, changes in pairs.items()}
         rows = {name: a for name, a in means.items() if not name.endswith((A, B))}
         return self.folded(state, means, folds, rows)
 

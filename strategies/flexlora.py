@@ -51,7 +51,7 @@ class FlexLoRA(LoraMethod):
         rest = mean_of_the_rest(updates)
         pairs, weights = products(updates)
         module: dict[str, np.ndarray] = {}
-        for layer, each in pairs.items():
-            best = revive_dead_components(truncated(stacked(each, weights), self.rank)[0], layer, phase)
+        for layer, changes in pairs.items():
+            best = revive_dead_components(truncated(stacked(changes, weights), self.rank)[0], layer, phase)
             module |= {layer + A: best.a, layer + B: best.b}
         return Modules.of(state).with_module(as_float32(module), rest)

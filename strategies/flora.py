@@ -55,5 +55,5 @@ class FLoRA(FoldingMethod):
         updates = sorted(updates, key=lambda u: u.client)
         rest = mean_of_the_rest(updates)
         pairs, weights = products(updates)
-        folds = {layer: stacked(each, weights) for layer, each in pairs.items()}
+        folds = {layer: stacked(changes, weights) for layer, changes in pairs.items()}
         return self.folded(state, leading(Modules.of(state).module, self.rank), folds, rest)

@@ -38,8 +38,8 @@ class Kinship(MergeMethod):
         changes = [expert.changes for expert in experts if expert.weight > 0]
         if not changes:
             raise MergeError("nothing to merge: no expert has any examples")
-        found = grams([{layer: each[layer] for layer in names} for each in changes])
-        coefficients = evolve(np.array([found[layer] for layer in names]), self.top, self.generations, self.near)
+        products = grams([{layer: model[layer] for layer in names} for model in changes])
+        coefficients = evolve(np.array([products[layer] for layer in names]), self.top, self.generations, self.near)
         for layer, row in zip(names, coefficients, strict=True):
             used = np.flatnonzero(row)
             yield layer, stacked([changes[i][layer] for i in used], [float(row[i]) for i in used])

@@ -23,8 +23,8 @@ from fcil.method import (
     Statistic,
     Task,
     head,
+    local_model,
 )
-from fcil.method.client import local_model
 from fcil.model.lora import A, B, Lora, layers_of
 from fcil.options import Option
 from fcil.statistics.gram_form import FORMS, GramForm
@@ -134,7 +134,7 @@ class LoRM(LoraMethod):
         return sum_all({name: self._problem(name, phase, broadcast, updates) for name in names}, self.gram.whole)
 
     def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
-        """In a report every sum; in a round the Gram among the moments of every matrix that trained."""
+        """Which sums are Grams: in a report all; in a round one among the moments of every matrix that trained."""
         if phase.kind == REPORT:
             return {layer + A: self._layout(layer + A) for layer in layers_of(broadcast.arrays)}
         return {Moments.gram_name(n): self._layout(n) for n in self.local(phase).trained(list(broadcast.arrays))}

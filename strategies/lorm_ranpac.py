@@ -28,13 +28,14 @@ from fcil.method import (
 )  # fmt: skip
 from fcil.model.lora import Lora
 from fcil.options import Option
-from fcil.statistics.features import Drift, FeatureMap, FeatureSums
+from fcil.statistics.drift import Drift
+from fcil.statistics.features import FeatureMap, FeatureSums
 
 from ._closed_form import ROWS, SUMS
 from ._lora import Rank
 from ._parts import lora_method
 from ._ridge import PROJECTION, RidgeMethod
-from ._transport import carried, split_drift
+from ._transport import split_drift, transported_sums
 from .ranpac import RandomFeatures, Sketch
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ MODULES = "modules"
 
 
 def _after(task: int, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The backbone's modules at the end of a task, under the names by which they are kept and sent."""
+    """Name the backbone's modules at the end of a task as they are kept and sent."""
     return {f"after_task{task}/{name}": a for name, a in arrays.items()}
 
 
@@ -91,8 +92,8 @@ class LoRMRanPAC(RidgeMethod):
     def __post_init__(self) -> None:
         # a single task's module needs no merge over tasks, and no report for it
         merge = "gram" if self.adapt == "every_task" else "mean"
-        given: dict[str, object] = {"rank": self.rank, "task_merge": merge}
-        object.__setattr__(self, "_tuner", lora_method(self.base, "base", given))
+        settings: dict[str, object] = {"rank": self.rank, "task_merge": merge}
+        object.__setattr__(self, "_tuner", lora_method(self.base, "base", settings))
 
     @property
     def random_features(self) -> int:
@@ -145,7 +146,7 @@ class LoRMRanPAC(RidgeMethod):
         return replace(super().statistic(phase), models=models, chosen=(1, 0) if self.concat else (0,))
 
     def drift(self, phase: Phase) -> Drift | None:
-        """The statistic by which older sums are carried over to new features; None where there is nothing to carry."""
+        """The statistic by which older sums are transported to new features; None where there are none."""
         if not self.transport or phase.task.index == 0:
             return None
         new, old = ((1, 0), (1, 2)) if self.concat else ((0,), (1,))
@@ -167,7 +168,7 @@ class LoRMRanPAC(RidgeMethod):
     # ---- server half -------------------------------------------------------------------------------------------------
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
-        """Raise ConfigError for a transport with nothing to carry, or a rank that does not fit."""
+        """Raise ConfigError for a transport without older sums, or a rank that does not fit."""
         if self.transport and self.adapt != "every_task":
             raise ConfigError('method.transport = true: features change only with method.adapt = "every_task"; set it')
         return self._tuner.init(backbone, classes, seed)
@@ -198,11 +199,11 @@ class LoRMRanPAC(RidgeMethod):
         return {**super().sums(phase, broadcast, updates), **(drift.total(updates) if drift else {})}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """Carry older sums over to the new features, then add this task's."""
+        """Transport older sums to the new features, then add this task's."""
         state = {**state, MODULES: self._kept(state, phase)}
         sums, drift = split_drift(sums)
         if drift:
-            state = {**state, SUMS: carried(state[SUMS], drift, range(phase.task.index), self.transport_mu)}
+            state = {**state, SUMS: transported_sums(state[SUMS], drift, range(phase.task.index), self.transport_mu)}
         return super().merge_sums(state, phase, sums)
 
     def input_width(self, state: State) -> int:

@@ -11,7 +11,7 @@ settings.load_profile("fcil")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Of torch's and of BLAS's: on a busy machine several wait for each other."""
+    """Limit torch and BLAS to one thread: on a busy machine several wait for each other."""
     torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
@@ -19,7 +19,7 @@ def _one_thread():
 
 @pytest.fixture
 def bench_file(tmp_path):
-    """A merging benchmark of seconds."""
+    """The file of a merging benchmark that takes seconds."""
     from small import BENCH
 
     path = tmp_path / "small.toml"

@@ -10,7 +10,7 @@ SHAPES = {"first": (5, 4), "second": (3, 6)}
 
 
 def experts(seed, ranks=(2, 1, 2), shapes=SHAPES, weights=None):
-    """One expert per rank, of unequal weights unless they are given."""
+    """Draw one expert per rank, of unequal weights unless `weights` says otherwise."""
     rng = np.random.default_rng(seed)
     weights = rng.integers(1, 9, len(ranks)) if weights is None else weights
     return [
@@ -21,7 +21,7 @@ def experts(seed, ranks=(2, 1, 2), shapes=SHAPES, weights=None):
 
 @st.composite
 def many(draw, few=1, equal=False):
-    """Experts of up to three layers with sides up to 6; with `equal` all weights are 1."""
+    """Draw experts of up to three layers with sides up to 6; with `equal` all weights are 1."""
     side = st.integers(1, 6)
     shapes = {f"layer{n}": (draw(side), draw(side)) for n in range(draw(st.integers(1, 3)))}
     ranks = draw(st.lists(st.integers(1, 3), min_size=few, max_size=4))
@@ -34,7 +34,7 @@ def denses(one):
 
 
 def mapped(all_experts, function):
-    """The experts with every change replaced."""
+    """Replace every change of the experts."""
     return [
         Expert({n: function(c) for n, c in e.changes.items()}, e.weight, e.statistics) for e in all_experts
     ]  # fmt: skip

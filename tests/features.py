@@ -1,4 +1,4 @@
-"""Methods that sum features, driven with features that are given instead of computed."""
+"""Drive methods that sum features, with made-up features instead of a network's."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ CPU = SimpleNamespace(device=torch.device("cpu"))
 
 
 def samples(seed, count, width, classes, signal=1.0):
-    """(count, width) float32 features about one point per class, and (count,) labels."""
+    """Draw features about one point per class, (count, width) float32, and labels, (count,)."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     centres = signal * rng.standard_normal((classes, width))
@@ -20,7 +20,7 @@ def samples(seed, count, width, classes, signal=1.0):
 
 
 def dealt(seed, labels, tasks, clients):
-    """{task: [indices of each client]}: anybody may hold anything, or nothing."""
+    """Deal samples to clients, {task: [indices of each client]}: anybody may hold anything, or nothing."""
     owner = np.random.default_rng(seed).integers(0, clients, len(labels))
     return {
         task: [np.flatnonzero(np.isin(labels, task.positions) & (owner == client)) for client in range(clients)]
@@ -29,7 +29,7 @@ def dealt(seed, labels, tasks, clients):
 
 
 def collected(method, phase, broadcast, x, y, client, batch=7, samples=None):
-    """What a client reports of these features, of the first samples unless it is said of which."""
+    """Collect what a client reports of these features, of the first samples unless `samples` names others."""
     samples = np.arange(len(x)) if samples is None else samples
     statistics, streams = {}, {}
 
@@ -47,7 +47,7 @@ def collected(method, phase, broadcast, x, y, client, batch=7, samples=None):
 
 
 def learned(method, x, y, parts, width=None, batch=7, seed=0):
-    """(state, last phase) after all tasks; clients without samples are not asked, as in a run."""
+    """Run a method over all tasks: (state, last phase); clients without samples are not asked, as in a run."""
     backbone = Backbone(width or x.shape[1], {})
     state = method.init(backbone, int(y.max()) + 1, seed)
     for index, (task, clients) in enumerate(parts.items()):
@@ -55,9 +55,9 @@ def learned(method, x, y, parts, width=None, batch=7, seed=0):
         state = method.begin(state, phase, backbone)
         broadcast = method.broadcast(state, phase)
         updates = [
-            collected(method, phase, broadcast, x[mine], y[mine], client, batch, mine)
-            for client, mine in enumerate(clients)
-            if len(mine)
+            collected(method, phase, broadcast, x[indices], y[indices], client, batch, indices)
+            for client, indices in enumerate(clients)
+            if len(indices)
         ]
         if updates:
             state = method.merge(state, phase, updates)
@@ -65,6 +65,6 @@ def learned(method, x, y, parts, width=None, batch=7, seed=0):
 
 
 def tasks_of(*sizes):
-    """Consecutive tasks of so many classes."""
+    """Make consecutive tasks of so many classes each."""
     firsts = np.cumsum([0, *sizes])
     return [Task(i, int(first), size) for i, (first, size) in enumerate(zip(firsts, sizes, strict=False))]

@@ -1,4 +1,4 @@
-"""Methods of a user's own, as files somewhere: what tests write into temporary folders."""
+"""Methods of a user's own, as files that tests write into temporary folders."""
 
 MINE = '''
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Mine(LoraMethod):
 
 
 def write(folder, name="mine.py", source=MINE):
-    """A method's file; its path."""
+    """Write a method's file and return its path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)

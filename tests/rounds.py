@@ -9,12 +9,12 @@ COUNTS = (3, 10, 1)
 
 
 def begun(method):
-    """The state at the start of the first task."""
+    """Make the state at the start of the first task."""
     return method.begin(method.init(BACKBONE, 4, 0), phase(1), BACKBONE)
 
 
 def updates_of(method, at, broadcast, counts=COUNTS):
-    """An update of every client, from what that client begins with."""
+    """Make an update of every client, from what that client begins with."""
     local = method.acting(at).local(at)
     names = local.trained(list(broadcast.arrays))
     for client, count in enumerate(counts):
@@ -25,7 +25,7 @@ def updates_of(method, at, broadcast, counts=COUNTS):
 
 
 def steps(method, rounds=4, state=None, task=None, counts=COUNTS):
-    """(phase, broadcast arrays, updates, state after) of a task's rounds."""
+    """Go through a task's rounds: yields (phase, broadcast arrays, updates, state after)."""
     state = begun(method) if state is None else state
     for number in range(1, rounds + 1):
         at = phase(number, task=task)

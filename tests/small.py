@@ -1,6 +1,9 @@
 """Small things that tests are made with: a random ViT of two blocks, a data set of random patterns, phases."""
 
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 
 from fcil.battery.tiny import BACKBONE, LINEARS, SIZE, WIDTH, client_data, tiny_vit
 from fcil.battery.tiny import patterns as dataset
@@ -11,7 +14,7 @@ from fcil.registry import build_method, method_class, method_names
 
 __all__ = [
     "BACKBONE", "BENCH", "LINEARS", "SIZE", "WIDTH", "client_data", "dataset", "dense", "model", "phase",
-    "representatives", "small_settings", "tiny_vit",
+    "representatives", "small_settings", "tiny_vit", "weight_sized_tensors",
 ]  # fmt: skip
 
 BENCH = """
@@ -31,13 +34,13 @@ scale = [0.0, 1.0]
 
 
 def representatives(*functions):
-    """One of the methods that share these functions and the phases of a task: others would only say the same again."""
-    found = {}
+    """Choose one of the methods that share these functions and a task's phases: others would only repeat it."""
+    results = {}
     for name in method_names():
         method = build_method(name, {})
         shared = tuple(getattr(type(method), function, None) for function in functions)
-        found[shared, method.phases(Task(0, 0, 1), 1), method.stream] = name
-    return sorted(found.values())
+        results[shared, method.phases(Task(0, 0, 1), 1), method.stream] = name
+    return sorted(results.values())
 
 
 def small_settings(name):
@@ -47,6 +50,22 @@ def small_settings(name):
 
 def phase(round=1, kind="train", task=None, index=None, seed=0):
     return Phase(round - 1 if index is None else index, kind, task or Task(0, 0, 2), round, seed)
+
+
+@contextmanager
+def weight_sized_tensors(network):
+    """Yield a list of shapes: of tensors saved for the backward pass that are as large as a weight, but are none."""
+    frozen = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+    sizes = {tuple(sorted(shape)) for shape in LINEARS.values()}
+    shapes = []
+
+    def note(tensor):
+        if tuple(sorted(tensor.shape)) in sizes and tensor.untyped_storage().data_ptr() not in frozen:
+            shapes.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield shapes
 
 
 def dense(arrays, layer):

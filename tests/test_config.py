@@ -47,7 +47,7 @@ def test_a_value_may_be_text_that_is_not_toml_or_hold_an_equals_sign(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[partition]\nbeta = 0.1\nbtea = 2", "a.toml: partition.btea: unknown setting. Did you mean 'beta'?"),
         ("[partitoin]\nbeta = 1", "a.toml: [partitoin]: unknown section. Did you mean 'partition'?"),
@@ -63,10 +63,10 @@ def test_a_value_may_be_text_that_is_not_toml_or_hold_an_equals_sign(tmp_path):
         ("[method]\nname = 3", "a.toml: method.name = 3: must be text"),
     ],
 )
-def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, told):
+def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, a=text))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
 

@@ -25,7 +25,8 @@ from fcil.options import describe
 from fcil.registry import method_class
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, initial_progress, make_plan, run
+from fcil.server.loop import ask, run
+from fcil.server.plan import initial_progress, make_plan
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parent.parent
@@ -272,9 +273,9 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
             words = shlex.split(line, comments=True)[1:]
             if any(re.search(r"\w\.py\b", word) for word in words):
                 continue  # a file of the reader's
-            given = _parser().parse_args(words)
+            args = _parser().parse_args(words)
             seen += 1
-            if given.command in ("run", "compare") and "fedprox" not in line:
-                method = load_config(ROOT / given.config, given.set).method
+            if args.command in ("run", "compare") and "fedprox" not in line:
+                method = load_config(ROOT / args.config, args.set).method
                 build_method(method.name, method.settings)
     assert seen >= 5

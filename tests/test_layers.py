@@ -208,5 +208,5 @@ def test_the_one_file_that_reads_foreign_formats_unpickles_nothing():
     loads = [node for node in calls if ast.unparse(node.func) in asked]
     assert {ast.unparse(node.func) for node in loads} == set(asked)
     for node in loads:
-        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-        assert asked[ast.unparse(node.func)].items() <= given.items()
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert asked[ast.unparse(node.func)].items() <= keywords.items()

@@ -33,7 +33,7 @@ def test_defaults_and_values():
     )
     assert isinstance(build(rate=2).rate, float)
     assert build(maybe=None).maybe is None
-    assert [build(strength=given).strength for given in ("auto", 2, 0.5)] == ["auto", 2.0, 0.5]
+    assert [build(strength=value).strength for value in ("auto", 2, 0.5)] == ["auto", 2.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, 
         "assert type(build_method('fedavg', {})) is FedAvg;"
         "print(fcil.__file__, method_names(), build_method('lorm', {'rank': 2}), describe_backbone(Model()).width)"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
-    assert str(site) in told.stdout
-    assert "'fedavg'" in told.stdout
-    assert "'lorm'" in told.stdout
-    assert told.stdout.rstrip().endswith("128")
+    assert result.returncode == 0, result.stderr
+    assert str(site) in result.stdout
+    assert "'fedavg'" in result.stdout
+    assert "'lorm'" in result.stdout
+    assert result.stdout.rstrip().endswith("128")
 
 
 def test_a_foreign_package_called_strategies_is_refused(tmp_path):
@@ -56,8 +56,8 @@ def test_a_foreign_package_called_strategies_is_refused(tmp_path):
     (tmp_path / "strategies").mkdir()
     (tmp_path / "strategies" / "__init__.py").write_text("")
     code = "from fcil.registry import method_names; method_names()"
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert "ConfigError" in told.stderr
-    assert "another package of that name" in told.stderr
+    assert "ConfigError" in result.stderr
+    assert "another package of that name" in result.stderr

@@ -1,4 +1,4 @@
-"""The contract battery: what every method must keep to, whatever it does, tried out in seconds on a tiny ViT.
+"""The contract battery: checks that every method must pass, whatever it does, in seconds on a tiny ViT.
 
 Updates are made by the real client half, on images; the server half is then driven in ways that a run drives it. Each
 check is a function of a `Trial` whose first line says what must hold; it raises `Broken` where it does not.
@@ -12,6 +12,6 @@ check is a function of a `Trial` whose first line says what must hold; it raises
 
 from fcil.battery.outcome import Broken, NotAsked, NotReached
 from fcil.battery.trial import Trial, trial_of
-from fcil.battery.verdict import CHECKS, Result, examine
+from fcil.battery.verdict import CHECKS, CheckResult, examine
 
-__all__ = ["CHECKS", "Broken", "NotAsked", "NotReached", "Result", "Trial", "examine", "trial_of"]
+__all__ = ["CHECKS", "Broken", "NotAsked", "NotReached", "CheckResult", "Trial", "examine", "trial_of"]

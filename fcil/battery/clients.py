@@ -1,21 +1,22 @@
-"""What must hold of clients' work and of how a method's code behaves: what trains, purity, randomness."""
+"""Checks of clients' work and of how a method's code behaves: what trains, purity, randomness."""
 
 import numpy as np
 
 from fcil.arrays import digest
 from fcil.battery.outcome import Broken
-from fcil.battery.trial import CLIENT, CLIENTS, PARTS, Trial
+from fcil.battery.trial import CLIENT, CLIENTS, PARTS, Trial, digests
 from fcil.battery.watch import Change
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.server.validation import expected, refusal
 
 __all__ = [
-    "clients_work_the_same_again", "goes_through", "inputs_stay_as_they_are", "only_generators_of_the_phase_are_drawn",
-    "only_what_is_declared_trains", "replies_pass_the_servers_check", "same_inputs_give_the_same_bits",
+    "clients_repeat_their_work", "inputs_stay_as_they_are", "only_generators_of_the_phase_are_drawn",
+    "only_what_is_declared_trains", "replies_pass_the_servers_check", "run_goes_through",
+    "same_inputs_give_the_same_bits",
 ]  # fmt: skip
 
 
-def goes_through(trial: Trial) -> None:
+def run_goes_through(trial: Trial) -> None:
     """A run over two tasks goes through, on clients and on the server."""
     if trial.broken:
         raise trial.broken
@@ -70,22 +71,22 @@ def inputs_stay_as_they_are(trial: Trial) -> None:
     """No call changes what it is given: states, broadcasts, updates, and the frozen backbone."""
     same = trial.fresh_model().backbone_digest() == trial.model.backbone_digest() if trial.exchanges else True
     if not trial.broken:
-        for step in trial.steps:
-            trial.begin(step.after, Phase(99, step.phase.kind, Task(2, 4, 1), 1, 0))
-            trial.deploy(step.after, step.phase)
+        for record in trial.records:
+            trial.begin(record.after, Phase(99, record.phase.kind, Task(2, 4, 1), 1, 0))
+            trial.deploy(record.after, record.phase)
     for change in trial.watch.changes:
         broken = Broken(
             f"{change.what} changed what it was given: {', '.join(change.names[:3])}; copy before you write, or "
             "build new arrays",
             *change.functions, phase=change.phase,
         )  # fmt: skip
-        raise broken from _where_it_writes(change)
+        raise broken from _writing_error(change)
     if not same:
         raise Broken("the weights of the frozen backbone have changed", "loss", "client_begin", "client_end")
 
 
-def _where_it_writes(change: Change) -> Exception | None:
-    """The exception by which writing to an array that cannot be written to shows itself, with its line."""
+def _writing_error(change: Change) -> Exception | None:
+    """Repeat a call with read-only inputs, for the exception that names the line which writes, if there is one."""
     try:
         change.again()
     except ValueError as error:
@@ -97,22 +98,21 @@ def _where_it_writes(change: Change) -> Exception | None:
 
 def same_inputs_give_the_same_bits(trial: Trial) -> None:
     """The server's functions give the same bits for the same inputs."""
-    for step in trial.steps:
-        phase = step.phase
+    for record in trial.records:
+        phase = record.phase
         pairs = {
-            "merge": (step.after, trial.merge(step, step.before, step.updates)),
-            "deploy": ({"": trial.deploy(step.after, phase)}, {"": trial.deploy(step.after, phase)}),
+            "merge": (record.after, trial.merge(record, record.before, record.updates)),
+            "deploy": ({"": trial.deploy(record.after, phase)}, {"": trial.deploy(record.after, phase)}),
         }
-        sent = trial.broadcast(step.before, phase)
+        sent = trial.broadcast(record.before, phase)
         pairs["broadcast"] = (
-            {"": step.broadcast.arrays, "references": step.broadcast.references},
+            {"": record.broadcast.arrays, "references": record.broadcast.references},
             {"": sent.arrays, "references": sent.references},
         )
         later = Phase(99, phase.kind, Task(2, 4, 1), 1, 0)
-        pairs["begin"] = (trial.begin(step.after, later), trial.begin(step.after, later))
+        pairs["begin"] = (trial.begin(record.after, later), trial.begin(record.after, later))
         for what, (first, second) in pairs.items():
-            digests = [{group: digest(arrays) for group, arrays in each.items()} for each in (first, second)]
-            if digests[0] != digests[1]:
+            if digests(first) != digests(second):
                 raise Broken(
                     f"{what} gave other bits the second time: draw from phase.generator(purpose) only, and keep "
                     "nothing on `self` or in the module",
@@ -120,27 +120,27 @@ def same_inputs_give_the_same_bits(trial: Trial) -> None:
                 )  # fmt: skip
 
 
-def clients_work_the_same_again(trial: Trial) -> None:
+def clients_repeat_their_work(trial: Trial) -> None:
     """A client works the same again, bit for bit, as it would in another process."""
-    step = trial.steps[-2:][0]
-    first = step.updates[1]
-    store = {name: np.array(a) for name, a in step.stores[1][0].items()}
-    again = trial.work(step.phase, step.broadcast, 1, store, trial.fresh_model())
+    record = trial.records[-2:][0]
+    first = record.updates[1]
+    store = {name: np.array(a) for name, a in record.stores[1][0].items()}
+    again = trial.work(record.phase, record.broadcast, 1, store, trial.fresh_model())
     for what, one, two in (("array", first.arrays, again.arrays), ("statistic", first.statistics, again.statistics)):
         for name in sorted(one.keys() | two.keys()):
             if name not in one or name not in two or digest({"": one[name]}) != digest({"": two[name]}):
                 raise Broken(
                     f"client 1: {what} {name} has other bits the second time: draw from step.generator(purpose) and "
                     "client.generator(purpose) only, and keep nothing on `self` or in the module",
-                    *CLIENT, phase=step.phase,
+                    *CLIENT, phase=record.phase,
                 )  # fmt: skip
 
 
 def only_generators_of_the_phase_are_drawn(trial: Trial) -> None:
     """Nobody draws from the global generators of NumPy, torch or Python."""
     if trial.exchanges and not trial.watch.draws and not trial.broken:
-        for step in trial.steps:
-            trial.deploy(step.after, step.phase)
+        for record in trial.records:
+            trial.deploy(record.after, record.phase)
     for draws in trial.watch.draws:
         raise Broken(
             f"{draws.what} drew from {', '.join(draws.generators)}, which depends on all that the process did before; "

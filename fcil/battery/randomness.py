@@ -1,4 +1,4 @@
-"""Whether somebody has drawn from the generators that all code of a process shares. Looks, and draws nothing."""
+"""Detect draws from the generators that all code of a process shares, without drawing from them."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["drawn_from", "global_state"]
 
 
 def global_state() -> dict[str, Any]:
-    """Where the global generators of NumPy, torch and Python stand."""
+    """Read the states of the global generators of NumPy, torch and Python."""
     numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))  # noqa: NPY002  (only looks)
     return {
         "np.random": (numpy["state"]["key"].tobytes(), numpy["state"]["pos"], numpy["has_gauss"]),
@@ -20,5 +20,5 @@ def global_state() -> dict[str, Any]:
 
 
 def drawn_from(before: dict[str, Any]) -> list[str]:
-    """The global generators that stand elsewhere now."""
+    """Name the global generators whose state is no longer the one of `before`."""
     return [name for name, state in global_state().items() if state != before[name]]

@@ -1,4 +1,4 @@
-"""Settings and words: what `fcil methods` shows must be there."""
+"""Checks of settings and docstrings: what `fcil methods` shows must be there."""
 
 import dataclasses
 import inspect
@@ -18,14 +18,16 @@ def settings_have_defaults_and_texts(trial: Trial) -> None:
     """Settings have defaults that build the method and a text each, and the class says in one line what it does."""
     kind = type(trial.method)
     _check_decorated(kind)
-    for each in describe(kind):
-        if not each.option.help:
-            raise Broken(f'setting {each.name}: no text; annotate it, Annotated[float, Option("what it means")] = 1.0')
+    for setting in describe(kind):
+        if not setting.option.help:
+            raise Broken(
+                f'setting {setting.name}: no text; annotate it, Annotated[float, Option("what it means")] = 1.0'
+            )
         try:
-            json.dumps(each.default)
+            json.dumps(setting.default)
         except TypeError:
             raise Broken(
-                f"setting {each.name}: needs a default that is a number, a text, true or false, or a tuple of them"
+                f"setting {setting.name}: needs a default that is a number, a text, true or false, or a tuple of them"
             ) from None
     try:
         parse(kind, {}, lambda key: f"setting {key}")
@@ -37,9 +39,11 @@ def settings_have_defaults_and_texts(trial: Trial) -> None:
 
 
 def _check_decorated(kind: type[Method]) -> None:
-    """Annotations of a class that is no dataclass are no settings, and are passed over without a word."""
-    own = {name: hint for name, hint in inspect.get_annotations(kind).items() if not name.startswith("_")}
-    settings = [n for n, hint in own.items() if get_origin(hint) is not ClassVar and "ClassVar" not in str(hint)]
+    """Refuse annotations in a class that is no dataclass: they would be no settings, without a word."""
+    annotations = {name: hint for name, hint in inspect.get_annotations(kind).items() if not name.startswith("_")}
+    settings = [
+        n for n, hint in annotations.items() if get_origin(hint) is not ClassVar and "ClassVar" not in str(hint)
+    ]
     if settings and "__dataclass_params__" not in vars(kind):
         raise Broken(
             f"{', '.join(settings)}: no setting yet, since the class is no dataclass of its own; put "

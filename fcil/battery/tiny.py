@@ -1,4 +1,4 @@
-"""What methods are tried out on: a random ViT of two blocks and images of random patterns; no file is read."""
+"""The test bed of methods: a random ViT of two blocks, and images of random patterns; no file is read."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH))
 
 
 def tiny_vit(seed: int = 0) -> VisionTransformer:
-    """Two blocks of width 32 on four patches; 5 tokens."""
+    """Build a random ViT: two blocks of width 32 on four patches; 5 tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = VisionTransformer(
@@ -41,12 +41,12 @@ def tiny_vit(seed: int = 0) -> VisionTransformer:
 
 
 def tiny_model(adapter: Adapter | None, precision: str = "fp32", seed: int = 0) -> AdaptedModel:
-    """The tiny ViT with an adapter, on the CPU."""
+    """Build a resident model of the tiny ViT and an adapter, on the CPU."""
     return AdaptedModel(tiny_vit(seed), adapter, "cpu", precision)
 
 
 def patterns(samples: int = 48, classes: int = 4, seed: int = 0) -> Dataset:
-    """A pattern per class under noise: `samples` training images and as many test images of 16 x 16, one channel."""
+    """Draw a data set, a pattern per class under noise: `samples` images for training and for testing, 16 x 16 x 1."""
     rng = generator(seed, "patterns")
     drawn = rng.integers(0, 256, (classes, SIZE, SIZE, 1))
 
@@ -60,6 +60,6 @@ def patterns(samples: int = 48, classes: int = 4, seed: int = 0) -> Dataset:
 
 
 def client_data(data: Dataset, indices: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> ClientData:
-    """A client that holds these training samples, and has held `earlier` ones; classes stand in their own order."""
+    """Give a client these training samples, and `earlier` ones of past tasks; classes stand in their own order."""
     positions, device = np.arange(len(data.classes)), torch.device("cpu")
     return ClientData(data, np.asarray(indices), positions, SIZE, device, tuple(earlier))

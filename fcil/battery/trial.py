@@ -1,4 +1,4 @@
-"""A method's trial run: two tasks, three clients, two rounds, with all that went in and came out of every phase."""
+"""A method's trial run of two tasks, three clients and two rounds, with all that every phase took and gave."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fcil.arrays import State
+from fcil.arrays import State, digest
 from fcil.battery.outcome import Broken, NotReached
 from fcil.battery.tiny import BACKBONE, SIZE, client_data, patterns, tiny_vit
 from fcil.battery.watch import Watch, WatchedModel
@@ -20,8 +20,8 @@ from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.registry import build_method, method_class
 
 __all__ = [
-    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "Exchange", "Step", "Trial", "pictures", "small",
-    "trial_of",
+    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "PhaseExchange", "PhaseRecord", "Trial", "digests",
+    "pictures", "small", "trial_of",
 ]  # fmt: skip
 
 DATA = patterns()
@@ -39,8 +39,8 @@ OwnArrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """What clients were sent and sent back in one phase."""
+class PhaseExchange:
+    """A phase up to the merge: what clients were sent and what they sent back."""
 
     phase: Phase
     before: State
@@ -51,8 +51,8 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A whole phase."""
+class PhaseRecord:
+    """A whole phase: a `PhaseExchange` and the state after it."""
 
     phase: Phase
     before: State
@@ -67,28 +67,28 @@ def _copies(arrays: Mapping[str, Any]) -> OwnArrays:
 
 
 class Trial:
-    """One method and its trial run, which is made when it is first asked for."""
+    """One method and its trial run, which is carried out when its records are first asked for."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
         self.watch = Watch()
         self.undeclared: list[tuple[Phase, int, tuple[str, ...]]] = []
         """Phase, client, arrays that changed though they are not declared."""
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[PhaseExchange] = []
 
     @cached_property
     def model(self) -> WatchedModel:
-        """The resident model."""
+        """The resident model of the trial."""
         return self.fresh_model()
 
     def fresh_model(self) -> WatchedModel:
-        """The same in another process."""
+        """Build the model anew, as another process would."""
         return WatchedModel(tiny_vit(), self.method.adapter)
 
     def work(
         self, phase: Phase, broadcast: Broadcast, client: int, store: OwnArrays, model: WatchedModel | None = None
     ) -> ClientUpdate:
-        """A client's part of a phase; `store` is read and written."""
+        """Do a client's part of a phase; `store` is read and written."""
         *earlier, indices = (parts[client] for parts in PARTS[: phase.task.index + 1])
         data = client_data(DATA, indices, earlier)
 
@@ -97,44 +97,44 @@ class Trial:
 
         return self.watch.call(f"client {client}'s work", phase, CLIENT, work, broadcast)
 
-    def merge(self, step: Exchange | Step, state: State, updates: Sequence[ClientUpdate]) -> State:
-        """The state after the phase of `step`, from these updates."""
-        method = self.method.acting(step.phase)
-        return self.watch.call("merge", step.phase, MERGE, method.merge, state, step.phase, updates)
+    def merge(self, record: PhaseExchange | PhaseRecord, state: State, updates: Sequence[ClientUpdate]) -> State:
+        """Call the method's `merge` in the phase of `record`, with these updates."""
+        method = self.method.acting(record.phase)
+        return self.watch.call("merge", record.phase, MERGE, method.merge, state, record.phase, updates)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """What clients are sent in a phase."""
+        """Call the method's `broadcast` in a phase."""
         return self.watch.call(
             "broadcast", phase, ("broadcast",), self.method.acting(phase).broadcast, state, phase
         )  # fmt: skip
 
     def deploy(self, state: State, phase: Phase) -> Mapping[str, np.ndarray]:
-        """What is evaluated after a phase."""
+        """Call the method's `deploy` after a phase."""
         return self.watch.call("deploy", phase, ("deploy",), self.method.deploy, state, phase)
 
     def begin(self, state: State, phase: Phase) -> State:
-        """The state at a task's beginning."""
+        """Call the method's `begin` at a task's start."""
         return self.watch.call("begin", phase, ("begin",), self.method.begin, state, phase, BACKBONE)
 
     @cached_property
-    def _run(self) -> tuple[list[Step], Broken | None]:
-        steps: list[Step] = []
+    def _run(self) -> tuple[list[PhaseRecord], Broken | None]:
+        records: list[PhaseRecord] = []
         stores: list[OwnArrays] = [{} for _ in range(CLIENTS)]
         try:
             state = self.method.init(BACKBONE, TASKS[-1].seen, 0)
             for task in TASKS:
                 kinds = self.method.phases(task, TRAIN.rounds)
                 for number, kind in enumerate(kinds, 1):
-                    phase = Phase(len(steps), kind, task, number, 0, len(kinds) - number)
+                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number)
                     state = self.begin(state, phase) if number == 1 else state
-                    steps.append(self._step(phase, state, stores))
-                    state = steps[-1].after
+                    records.append(self._record(phase, state, stores))
+                    state = records[-1].after
         except Broken as broken:
-            return steps, broken
-        return steps, None
+            return records, broken
+        return records, None
 
-    def _step(self, phase: Phase, state: State, stores: list[OwnArrays]) -> Step:
-        exchange = Exchange(phase, state, self.broadcast(state, phase))
+    def _record(self, phase: Phase, state: State, stores: list[OwnArrays]) -> PhaseRecord:
+        exchange = PhaseExchange(phase, state, self.broadcast(state, phase))
         self._exchanges.append(exchange)
         for client, store in enumerate(stores):
             before = _copies(store)
@@ -143,15 +143,15 @@ class Trial:
             if self.model.undeclared:
                 self.undeclared.append((phase, client, self.model.undeclared))
         after = self.merge(exchange, state, exchange.updates)
-        return Step(after=after, **{f.name: getattr(exchange, f.name) for f in fields(Exchange)})
+        return PhaseRecord(after=after, **{f.name: getattr(exchange, f.name) for f in fields(PhaseExchange)})
 
     @property
     def broken(self) -> Broken | None:
-        """Why the run broke off, or None."""
+        """The reason why the run broke off, or None."""
         return self._run[1]
 
     @property
-    def exchanges(self) -> list[Exchange]:
+    def exchanges(self) -> list[PhaseExchange]:
         """What passed between server and clients, as far as the run went.
 
         Raises:
@@ -162,8 +162,8 @@ class Trial:
         return self._exchanges
 
     @property
-    def first_steps(self) -> list[Step]:
-        """The phases that were done, all of them or those before the run broke off.
+    def records_so_far(self) -> list[PhaseRecord]:
+        """The records of the phases that were done: all, or those before the run broke off.
 
         Raises:
             NotReached: it broke off in the first.
@@ -173,8 +173,8 @@ class Trial:
         return self._run[0]
 
     @property
-    def steps(self) -> list[Step]:
-        """All phases.
+    def records(self) -> list[PhaseRecord]:
+        """The records of all phases.
 
         Raises:
             NotReached: the run broke off.
@@ -184,19 +184,24 @@ class Trial:
         return self._run[0]
 
 
+def digests(state: State) -> dict[str, str]:
+    """SHA-256 of each group of a state."""
+    return {group: digest(arrays) for group, arrays in state.items()}
+
+
 def pictures(count: int) -> Tensor:
-    """(count, 3, SIZE, SIZE): the first test images."""
+    """Give the first test images as model inputs, (count, 3, SIZE, SIZE)."""
     return model_inputs(DATA.test.images[np.arange(count)], DATA, SIZE)
 
 
 def small(kind: type[Method]) -> dict[str, Any]:
-    """Those of the small settings that a method has."""
+    """Select those of the small settings that a method has."""
     known = {f.name for f in fields(kind) if f.init}
     return {name: value for name, value in SMALL.items() if name in known}
 
 
 def trial_of(name: str, settings: Mapping[str, Any]) -> Trial:
-    """The trial of a method by its name, at these settings and else at small ones.
+    """Build the trial of a method by its name, with these settings and small ones for the rest.
 
     Raises:
         ConfigError: no such method, or settings that it, or the tiny backbone, does not admit.

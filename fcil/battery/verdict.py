@@ -1,4 +1,4 @@
-"""All checks on one method: which hold, what fails, and where in the method's file."""
+"""Run all checks on one method: which hold, which fail, and where in the method's file."""
 
 import inspect
 import time
@@ -14,21 +14,21 @@ from fcil.battery.trial import Trial
 from fcil.method import Method
 from fcil.threads import threads
 
-__all__ = ["CHECKS", "Check", "Result", "examine"]
+__all__ = ["CHECKS", "Check", "CheckResult", "examine"]
 
 Check = Callable[[Trial], None]
 CHECKS: tuple[Check, ...] = (
     settings.settings_have_defaults_and_texts,
-    clients.goes_through,
+    clients.run_goes_through,
     clients.replies_pass_the_servers_check,
     clients.only_what_is_declared_trains,
     clients.only_generators_of_the_phase_are_drawn,
     clients.inputs_stay_as_they_are,
     clients.same_inputs_give_the_same_bits,
-    clients.clients_work_the_same_again,
+    clients.clients_repeat_their_work,
     merging.shapes_are_kept_over_rounds,
     merging.order_of_clients_does_not_matter,
-    merging.nobodys_examples_count_for_nothing,
+    merging.clients_without_examples_have_no_influence,
     merging.copies_of_a_client_are_that_client,
     merging.additive_merges_add,
     storing.states_survive_storage,
@@ -39,8 +39,8 @@ FCIL = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What became of one check."""
+class CheckResult:
+    """The outcome of one check."""
 
     title: str
     """What must hold."""
@@ -51,14 +51,14 @@ class Result:
     """`file.py:12`, in the method's own file where that is known."""
 
 
-def examine(trial: Trial) -> Iterator[Result]:
-    """The results of all checks, as they come."""
+def examine(trial: Trial) -> Iterator[CheckResult]:
+    """Run all checks and yield base result as it comes."""
     for check in CHECKS:
-        began = time.perf_counter()
+        start = time.perf_counter()
         title = (check.__doc__ or "").partition("\n")[0]
         with threads(1):
             outcome, message, place = _outcome(check, trial)
-        yield Result(title, outcome, message, time.perf_counter() - began, place)
+        yield CheckResult(title, outcome, message, time.perf_counter() - start, place)
 
 
 def _outcome(check: Check, trial: Trial) -> tuple[Any, str, str]:
@@ -76,7 +76,7 @@ def _outcome(check: Check, trial: Trial) -> tuple[Any, str, str]:
 
 
 def _place(method: Method, broken: Broken) -> str:
-    """Where the exception behind it was raised, or else where the function to blame is defined."""
+    """Locate a fault: where the exception behind it was raised, or else where the function to blame is defined."""
     if broken.__cause__ is not None and (line := _line(broken.__cause__, method)):
         return line
     acting = method.acting(broken.phase) if broken.phase else method
@@ -84,15 +84,15 @@ def _place(method: Method, broken: Broken) -> str:
 
 
 def _line(error: BaseException, method: Method) -> str:
-    """The last line of the traceback that is no code of fcil's or of a library's: that of the method's file, mostly."""
-    own = {file for kind in type(method).__mro__ if (file := _file(kind))}
+    """Find the last line of the traceback that is neither fcil's nor a library's: mostly that of the method's file."""
+    files = {file for kind in type(method).__mro__ if (file := _file(kind))}
     frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename in own or _foreign(frame.filename)]  # fmt: skip
+              if frame.filename in files or _foreign(frame.filename)]  # fmt: skip
     return frames[-1] if frames else ""
 
 
 def _file(kind: type) -> str | None:
-    """The file that defines a class of a method's; None for those of the contract itself."""
+    """Find the file that defines a class of a method's; None for those of the contract itself."""
     try:
         file = inspect.getfile(kind)
     except (TypeError, OSError):
@@ -107,10 +107,10 @@ def _foreign(file: str) -> bool:
 
 
 def _definition(kind: type, names: tuple[str, ...]) -> str:
-    """The line of the nearest class that defines one of these functions, or of the method's class."""
-    for each in kind.__mro__:
-        for name in (n for n in names if n in vars(each) and _file(each)):
-            function = vars(each)[name]
+    """Find where the nearest class that defines one of these functions does so; empty if none does."""
+    for base in kind.__mro__:
+        for name in (n for n in names if n in vars(base) and _file(base)):
+            function = vars(base)[name]
             code = getattr(getattr(function, "fget", function), "__code__", None)
             if code is not None:
                 return f"{code.co_filename}:{code.co_firstlineno}"

@@ -1,4 +1,4 @@
-"""Calls of a method's code, watched: its exceptions, inputs that it changes, draws from global generators."""
+"""Watch calls of a method's code: exceptions, inputs that it changes, draws from global generators."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,11 +43,11 @@ class Draws:
 
 
 def named(value: object, prefix: str = "") -> dict[str, np.ndarray]:
-    """All arrays of a state, a broadcast, or updates, each with the words that point at it in a message."""
+    """Name all arrays of a state, a broadcast, or updates by the words that point at them in a message."""
     if isinstance(value, np.ndarray):
         return {prefix: value}
     if isinstance(value, Mapping):
-        return {n: a for key, each in value.items() for n, a in named(each, f"{prefix} {key!r}").items()}
+        return {n: a for key, item in value.items() for n, a in named(item, f"{prefix} {key!r}").items()}
     if isinstance(value, Broadcast):
         return {**named(value.arrays, "broadcast"), **named(value.references, "reference")}
     if isinstance(value, ClientUpdate):
@@ -63,13 +63,13 @@ def _digests(inputs: Sequence[Any]) -> dict[str, str]:
 
 
 def _read_only(value: Any) -> Any:
-    """A copy that cannot be written to."""
+    """Copy a value so that its arrays cannot be written to."""
     if isinstance(value, np.ndarray):
         copy = value.copy()
         copy.flags.writeable = False
         return copy
     if isinstance(value, Mapping):
-        return {key: _read_only(each) for key, each in value.items()}
+        return {key: _read_only(item) for key, item in value.items()}
     if isinstance(value, Broadcast):
         return replace(value, arrays=_read_only(value.arrays), references=_read_only(value.references))
     if isinstance(value, ClientUpdate):
@@ -79,7 +79,7 @@ def _read_only(value: Any) -> Any:
 
 @dataclass
 class Watch:
-    """What was seen in all calls."""
+    """Calls a method's code, and notes the inputs that it changes and its draws from global generators."""
 
     changes: list[Change] = field(default_factory=list)
     draws: list[Draws] = field(default_factory=list)
@@ -87,11 +87,11 @@ class Watch:
     def call(
         self, what: str, phase: Phase, functions: tuple[str, ...], function: Callable[..., Result], *inputs: Any
     ) -> Result:
-        """The result of `function(*inputs)`.
+        """Call `function(*inputs)` and return its result.
 
         Args:
-            what: is called, in a message.
-            functions: the method's own that take part.
+            what: the call's name in a message.
+            functions: the method's functions that take part.
 
         Raises:
             Broken: it raised an exception.
@@ -112,21 +112,21 @@ class Watch:
 
 
 class WatchedModel(AdaptedModel):
-    """Notes what beside the declared arrays changes while a client trains."""
+    """A model that notes which arrays beside the declared ones change while a client trains."""
 
     undeclared: tuple[str, ...] = ()
     """Arrays that had changed when the trained ones were read, last time."""
     _resting: Mapping[str, Tensor]
 
     def load(self, arrays: Arrays, trains: Collection[str] = ()) -> dict[str, Tensor]:
-        """As of any model."""
+        """Load arrays as any model does, and remember those that do not train."""
         leaves = super().load(arrays, trains)
         self._resting = {name: t.detach().clone() for name, t in self.arrays.items() if name not in trains}
         return leaves
 
     @contextmanager
     def using(self, arrays: Arrays) -> Iterator[None]:
-        """As of any model; what rests is what was loaded before."""
+        """Load other arrays for a block as any model does; what rests afterwards is what was loaded before."""
         resting = self._resting
         try:
             with super().using(arrays):
@@ -135,7 +135,7 @@ class WatchedModel(AdaptedModel):
             self._resting = resting
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """As of any model: called when training is over."""
+        """Copy loaded arrays as any model does, after training; note which of those at rest have changed."""
         loaded = self.arrays
         self.undeclared = tuple(
             name for name, t in self._resting.items() if name not in loaded or not torch.equal(loaded[name], t)

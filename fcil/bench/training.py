@@ -80,11 +80,11 @@ def _seconds(call: Callable[[], object]) -> float:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
     if gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 class _Rig:

@@ -1,17 +1,17 @@
-"""`fcil check-method NAME`: parse, call, print."""
+"""Run `fcil check-method NAME`: read the arguments, call the battery, print."""
 
 import argparse
 import os
-import tomllib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fcil.errors import ConfigError, MethodError
+from fcil.options import toml_or_text
 
 if TYPE_CHECKING:
-    from fcil.battery import Result
+    from fcil.battery import CheckResult
 
 __all__ = ["check_command"]
 
@@ -20,28 +20,25 @@ _ASCII = {"holds": "ok   ", "fails": "FAILS", "not asked": "-    ", "not reached
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`key=value`, the value in TOML, or taken as text where it is not TOML."""
+    """Parse texts of the form `key=value`, the value in TOML, or taken as text where it is not TOML."""
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip().removeprefix("method.")
         if not equals or not key.isidentifier():
             raise ConfigError(f"--set {text}: write it as key=value, a setting of the method: --set rank=4")
-        try:
-            values[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key] = value.strip()
+        values[key] = toml_or_text(value)
     return values
 
 
 def _short(place: str) -> str:
-    """`file.py:12` with the path from here, where that is shorter."""
+    """Shorten the path of `file.py:12` to the one from here, where that is shorter."""
     file, _, line = place.rpartition(":")
     return f"{min(file, os.path.relpath(file), key=len)}:{line}"
 
 
-def _lines(result: "Result", marks: dict[str, str]) -> list[str]:
-    """One line, and below it what failed and where."""
+def _lines(result: "CheckResult", marks: dict[str, str]) -> list[str]:
+    """Format a result: one line, and below it what failed and where."""
     title = f"{marks[result.outcome]} {result.title.rstrip('.')}"
     if result.outcome in ("not asked", "not reached"):
         return [f"{title} ({result.message})"]
@@ -67,7 +64,7 @@ def _check(args: argparse.Namespace, console: Console) -> None:
 
 
 def check_command(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `check-method`."""
+    """Add the command `check-method`."""
     check = command("check-method", _check, "try out whether a method keeps to the contract, in seconds")
     check.add_argument("name", metavar="NAME", help="of a method, or path/to/file.py:Class, or package.module:Class")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from fcil.data import FAMILIES, Data
-from fcil.data.decode import cores
 from fcil.data.loading import readiness
 from fcil.data.transforms import REFERENCE
 from fcil.engine.provenance import commit, versions
@@ -14,6 +13,7 @@ from fcil.exchange.device import local_device
 from fcil.model.backbone import describe_backbone
 from fcil.model.precision import bf16_in_hardware, resolve
 from fcil.model.settings import Model
+from fcil.threads import cores
 
 __all__ = ["findings"]
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The command line: reads arguments, calls what does the work, prints."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _EXAMPLES = {
 }
 
 
-def _overrides(given: argparse.Namespace) -> list[str]:
-    found = list(given.set)
-    found += [f'run.exchange="{given.exchange}"'] if given.exchange else []
-    return found + ([f"run.workers={given.workers}"] if given.workers is not None else [])
+def _overrides(args: argparse.Namespace) -> list[str]:
+    overrides = list(args.set)
+    overrides += [f'run.exchange="{args.exchange}"'] if args.exchange else []
+    return overrides + ([f"run.workers={args.workers}"] if args.workers is not None else [])
 
 
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
@@ -55,12 +55,12 @@ def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     console.print(f"run folder: {out}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
 
 
-def _run(given: argparse.Namespace, console: Console) -> None:
+def _run(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.report.running import carry_out, checked
 
-    out = output_folder(given)
-    session = checked(load_config(given.config, _overrides(given)), out)
+    out = output_folder(args)
+    session = checked(load_config(args.config, _overrides(args)), out)
     finished = (out / "summary.json").exists()
     summary = carry_out(session, out, console)
     if finished:
@@ -68,21 +68,20 @@ def _run(given: argparse.Namespace, console: Console) -> None:
     _show(summary, out, console)
 
 
-def _resume(given: argparse.Namespace, console: Console) -> None:
+def _resume(args: argparse.Namespace, console: Console) -> None:
     from fcil.engine.records import read_config
     from fcil.report.running import carry_out, checked
 
-    _show(carry_out(checked(read_config(given.run), given.run), given.run, console), given.run, console)
+    _show(carry_out(checked(read_config(args.run), args.run), args.run, console), args.run, console)
 
 
-def _compare(given: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.comparison import carry_out as carry_out_all
-    from fcil.engine.comparison import cells
+def _compare(args: argparse.Namespace, console: Console) -> None:
+    from fcil.engine.comparison import carry_out_all, cells
     from fcil.report.running import carry_out
     from fcil.report.tables import to_rich
 
-    out = output_folder(given, after="-compare")
-    runs = cells(given.config, given.methods, given.seeds, _overrides(given), out)
+    out = output_folder(args, after="-compare")
+    runs = cells(args.config, args.methods, args.seeds, _overrides(args), out)
     from fcil.report.comparison import write_comparison  # which draws: not before the settings are known to be good
 
     def one(cell: Cell) -> dict[str, Any]:
@@ -94,39 +93,39 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
     console.print(f"tables and plots: {out}", soft_wrap=True)
 
 
-def _plan(given: argparse.Namespace, console: Console) -> None:
+def _plan(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
     from fcil.report.running import checked
 
-    if given.json and not given.json.parent.is_dir():  # told now, not after the rehearsal
-        raise ConfigError(f"--json {given.json}: there is no folder {given.json.parent}")
-    session = checked(load_config(given.config, _overrides(given)))
+    if args.json and not args.json.parent.is_dir():  # told now, not after the rehearsal
+        raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
+    session = checked(load_config(args.config, _overrides(args)))
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table
 
     with console.status("rehearsing: a few steps of each round"):
-        found = forecast(session)
-    console.print(forecast_table(found))
-    if given.json:
-        given.json.write_text(json.dumps(found.figures(), indent=2) + "\n")
+        result = forecast(session)
+    console.print(forecast_table(result))
+    if args.json:
+        args.json.write_text(json.dumps(result.figures(), indent=2) + "\n")
 
 
-def _methods(given: argparse.Namespace, console: Console) -> None:
+def _methods(args: argparse.Namespace, console: Console) -> None:
     from fcil.registry import installed_names, method_names
     from fcil.report.methods import method_info, method_page, methods_info, methods_table
 
     names = [*method_names(), *installed_names()]
-    if given.json:
-        records = [method_info(given.name)] if given.name else methods_info(names)
-        each = [record.to_dict() for record in records]
-        print(json.dumps(each[0] if given.name else each, indent=2))
-    elif given.name:
-        console.print(method_page(given.name))
+    if args.json:
+        infos = [method_info(args.name)] if args.name else methods_info(names)
+        records = [info.to_dict() for info in infos]
+        print(json.dumps(records[0] if args.name else records, indent=2))
+    elif args.name:
+        console.print(method_page(args.name))
     else:
         console.print(methods_table(names), width=None if console.is_terminal else NARROW)
 
 
-def _settings_shown(given: argparse.Namespace, console: Console) -> None:
+def _settings_shown(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import SECTIONS
     from fcil.options import describe
     from fcil.report.tables import method_table
@@ -136,11 +135,11 @@ def _settings_shown(given: argparse.Namespace, console: Console) -> None:
     console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
 
 
-def _doctor(given: argparse.Namespace, console: Console) -> None:
+def _doctor(args: argparse.Namespace, console: Console) -> None:
     from fcil.cli.doctor import findings
 
     table = Table(box=None, show_header=False)
-    for what, how in findings(given.root, given.size):
+    for what, how in findings(args.root, args.size):
         table.add_row(what, Text(how))
     console.print(table)
 
@@ -149,7 +148,7 @@ class _Version(argparse.Action):
     """Look the version up only where it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print it and leave."""
+        """Print the version and exit."""
         import fcil
 
         print(f"fcil {fcil.__version__}")
@@ -157,7 +156,7 @@ class _Version(argparse.Action):
 
 
 def _console() -> Console:
-    """Tables keep their lines when the output goes to a file."""
+    """Make a console whose tables keep their lines when the output goes to a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
@@ -182,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
         example = f"Example: fcil {name} {_EXAMPLES[name]}" if name in _EXAMPLES else None
-        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=example)
-        made.set_defaults(do=do)
-        return made
+        subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=example)
+        subparser.set_defaults(do=do)
+        return subparser
 
     _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
     command("resume", _resume, "go on with a run that was stopped").add_argument(
@@ -215,13 +214,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was given; 130 interrupted."""
+    """Run a command. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was typed; 130 interrupted."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    given = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     errors = Console(stderr=True, highlight=False)
     try:
-        given.do(given, _console())
+        args.do(args, _console())
     except FcilError as error:
         errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
         return error.exit_code

@@ -17,7 +17,7 @@ from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 from fcil.server.replies import Emit
 
 __all__ = ["app", "settings"]

@@ -32,20 +32,20 @@ class ClientData:
 
     @property
     def held_so_far(self) -> np.ndarray:
-        """(n,) all samples that the client may read: those of this task and `earlier`."""
+        """All samples that the client may read, (n,): those of this task and `earlier`."""
         return np.concatenate([self.indices, *self.earlier])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def images(self, samples: np.ndarray, transform: np.random.Generator | None = None, batch: int = 0) -> Tensor:
-        """(n,) indices into the training part -> (n, 3, size, size); the training view if given a generator."""
+        """Images of samples, (n,) indices -> (n, 3, size, size), under the test view or augmented by a generator."""
         if not len(samples):
             return torch.zeros((0, 3, self.size, self.size), device=self.device)
         return model_inputs(self.dataset.train.images[samples], self.dataset, self.size, transform, self.device, batch)
 
     def labels(self, samples: np.ndarray) -> Tensor:
-        """(n,) indices into the training part -> (n,) int64 class positions."""
+        """Labels of samples, (n,) indices -> (n,) int64 class positions."""
         return torch.from_numpy(self.positions[self.dataset.train.labels[samples]]).to(self.device)
 
     def batches(

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fcil.arrays import Arrays, names_matching
-from fcil.client.session import Session
+from fcil.client.session import ClientSession
 from fcil.method import Pass
 from fcil.model.adapted import AdaptedModel
 
 __all__ = ["collect"]
 
 
-def collect(data_pass: Pass, client: Session, arrays: Arrays, batch: int) -> Arrays:
+def collect(data_pass: Pass, client: ClientSession, arrays: Arrays, batch: int) -> Arrays:
     """Sum the statistics of one kind of pass over a client's data.
 
     Args:
@@ -47,7 +47,7 @@ def collect(data_pass: Pass, client: Session, arrays: Arrays, batch: int) -> Arr
 
 
 def _features(model: AdaptedModel, arrays: Arrays, images: Tensor) -> Tensor:
-    """(n, width) features under other arrays than the loaded ones."""
+    """Compute features, (n, width), under other arrays than the loaded ones."""
     with model.using(arrays):
         return model.features(images)
 

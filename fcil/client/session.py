@@ -13,14 +13,14 @@ from fcil.client.data import ClientData
 from fcil.method import Broadcast, Phase, Store
 from fcil.model.adapted import AdaptedModel
 
-__all__ = ["ENGINE_STREAMS", "Batch", "Session"]
+__all__ = ["ENGINE_STREAMS", "Batch", "ClientSession"]
 
 ENGINE_STREAMS = ("order", "augmentation", "method augmentation", "statistics augmentation")
 """Purposes that the engine draws for. A method that drew from one of them would change its own batches and views."""
 
 
 @dataclass
-class Session:
+class ClientSession:
     """One client in one phase: implements `fcil.method.Client`."""
 
     number: int
@@ -35,7 +35,7 @@ class Session:
 
     @property
     def samples(self) -> np.ndarray:
-        """(n,) the client's samples of this task, as indices into the training part."""
+        """The client's samples of this task, (n,), as indices into the training part."""
         return self.data.indices
 
     def generator(self, purpose: str) -> np.random.Generator:
@@ -52,7 +52,7 @@ class Session:
         return self.stream(purpose)
 
     def stream(self, purpose: str) -> np.random.Generator:
-        """As `generator`, for the engine's purposes too."""
+        """The client's randomness as `generator` gives it, for the engine's purposes too."""
         if purpose not in self._generators:
             self._generators[purpose] = self.phase.generator(purpose, self.number)
         return self._generators[purpose]
@@ -75,7 +75,7 @@ class Session:
         return self._constants[name]
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
-        """(n,) indices -> (n, 3, size, size), under the test view or augmented.
+        """Images of samples, (n,) indices -> (n, 3, size, size), under the test view or augmented.
 
         Raises:
             ValueError: a sample that the client does not hold.
@@ -84,7 +84,7 @@ class Session:
         return self.data.images(samples, self.stream("method augmentation") if augment else None)
 
     def labels(self, samples: np.ndarray) -> Tensor:
-        """(n,) indices -> (n,) class positions.
+        """Labels of samples, (n,) indices -> (n,) class positions.
 
         Raises:
             ValueError: a sample that the client does not hold.
@@ -107,7 +107,7 @@ class Session:
 class Batch:
     """One batch of local training: implements `fcil.method.Step`."""
 
-    client: Session
+    client: ClientSession
     images: Tensor
     labels: Tensor
     samples: np.ndarray
@@ -148,7 +148,7 @@ class Batch:
 
     @property
     def features(self) -> Tensor:
-        """(n, width) features of the batch, computed once."""
+        """Features of the batch, (n, width), computed once."""
         return self._forward()[0]
 
     @property

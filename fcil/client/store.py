@@ -47,7 +47,7 @@ class ClientStore:
 
 
 class MemoryStore:
-    """The same in the memory of one process, for a run that has no folder; it ends with the process."""
+    """The states of all clients in the memory of one process, for a run that has no folder."""
 
     def __init__(self) -> None:
         self._states: dict[int, dict[int, Arrays]] = {}

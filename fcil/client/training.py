@@ -10,7 +10,7 @@ from torch import Tensor
 from fcil.arrays import names_matching
 from fcil.client.data import ClientData
 from fcil.client.reporting import collect
-from fcil.client.session import Batch, Session
+from fcil.client.session import Batch, ClientSession
 from fcil.client.settings import Train
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Store
 from fcil.model.adapted import AdaptedModel
@@ -31,7 +31,9 @@ def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.o
     return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True)
 
 
-def _train(method: Method, local: Local, leaves: dict[str, Tensor], client: Session, train: Train) -> dict[str, float]:
+def _train(
+    method: Method, local: Local, leaves: dict[str, Tensor], client: ClientSession, train: Train
+) -> dict[str, float]:
     """Run the epochs; returns the mean loss of the last one and the number of steps that float16 made skip."""
     model, data = client.model, client.data
     steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision)
@@ -58,7 +60,7 @@ def run_client(
     method = method.acting(phase)
     local = method.local(phase)
     initial = {**local.receives(broadcast.arrays, client), **local.frozen(broadcast.references)}
-    session = Session(client, phase, model, replace(broadcast, arrays=initial), store, data)
+    session = ClientSession(client, phase, model, replace(broadcast, arrays=initial), store, data)
     names = local.trained(list(initial))
     leaves = model.load(initial, names)
     metrics: dict[str, float] = {}

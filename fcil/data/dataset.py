@@ -109,7 +109,7 @@ def _content(part: Split) -> Iterator[bytes]:
 
 
 def normalise(x: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """(n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w): every channel minus its mean, over its std; may overwrite `x`."""
+    """Normalise images, (n, 1 or 3, h, w) in 0..1 -> (n, 3, h, w), by channel means and stds; may overwrite `x`."""
     import torch
 
     low, spread = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (mean, std))

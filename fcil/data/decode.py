@@ -1,6 +1,5 @@
 """Decode image files in parallel. Pillow decodes and resizes outside the interpreter's lock, so threads suffice."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,16 +11,12 @@ from PIL import Image
 
 from fcil.data.transforms import resized
 from fcil.errors import ConfigError
+from fcil.threads import cores
 
-__all__ = ["cores", "decode", "decoded"]
+__all__ = ["decode", "decoded"]
 
 AHEAD = 8
 """Decoded images per thread that may wait to be used: bounds memory."""
-
-
-def cores() -> int:
-    """The number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(item: Path | np.ndarray, shorter: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def _unpack(file: File, root: Path) -> None:
 
 
 def _differences(file: File, root: Path) -> list[str]:
-    """How the files on disk differ from the authors', by their MD5."""
+    """Say how the files on disk differ from the authors', by their MD5."""
     wanted = {file.name: file.md5} | {f"{file.unpacks}/{name}": digest for name, digest in file.inside.items()}
     existing = {name: digest for name, digest in wanted.items() if digest and (root / name).is_file()}
     return [f"MD5 of {name} is not {digest}" for name, digest in existing.items() if md5(root / name) != digest]

@@ -25,7 +25,7 @@ def _root(family: Family, settings: Data) -> Path:
 
 
 def _unofficial(family: Family, listing: Listing) -> list[str]:
-    """How the numbers of classes and images differ from the official ones."""
+    """Say how the numbers of classes and images differ from the official ones."""
     differences = []
     parts = (len(listing.train), len(listing.test))
     counts = parts if len(family.counts) == 2 else (sum(parts),)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["gather", "resample"]
+__all__ = ["stack_boxes", "resample"]
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _axis(
     return outer @ inner
 
 
-def gather(
+def stack_boxes(
     images: Sequence[np.ndarray] | np.ndarray, corner: np.ndarray, extent: np.ndarray, device: torch.device
 ) -> Tensor:
     """Stack boxes of uint8 images as (n, c, h, w) float32 on `device`, zeros where one is smaller than the largest.
@@ -109,11 +109,11 @@ def resample(
     """
     stored = np.array([image.shape[:2] for image in images], np.int64)
     if (stored == whole).all():
-        pixels = gather(images, corner, extent, device)
+        pixels = stack_boxes(images, corner, extent, device)
         stored = whole = extent
         corner = 0 * corner
     else:
-        pixels = gather(images, 0 * corner, stored, device)
+        pixels = stack_boxes(images, 0 * corner, stored, device)
     rows, columns = (_axis(stored[:, i], whole[:, i], corner[:, i], extent[:, i], size, device) for i in (0, 1))
     n, channels, high, wide = pixels.shape
     across = (pixels.view(n, channels * high, wide) @ columns.mT).clamp_(0, 255)  # as Pillow does on the way

@@ -16,7 +16,7 @@ from fcil.errors import ConfigError
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
 
-__all__ = ["Cell", "carry_out", "cells"]
+__all__ = ["Cell", "carry_out_all", "cells"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
     return runs
 
 
-def carry_out(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value."""
     for cell in runs:
         yield {**run(cell), "label": cell.label, "seed": cell.seed, "value": cell.value}

@@ -28,7 +28,8 @@ from fcil.merging.similarity import intruders, kinships, left_vectors
 from fcil.method import ClientUpdate, Phase
 from fcil.model.backbone import load_backbone
 from fcil.model.lora import DELTA, A, B, changes_of
-from fcil.server.loop import Plan, Request
+from fcil.server.loop import Request
+from fcil.server.plan import Plan
 from fcil.threads import threads
 
 __all__ = ["DIAGNOSTICS", "EPSILON", "TOP", "Diagnostics", "changes_in"]
@@ -48,7 +49,7 @@ def changes_in(arrays: Arrays) -> dict[str, Change]:
 
 
 def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
+    """Select the LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
     return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
 
 

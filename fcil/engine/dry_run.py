@@ -20,7 +20,8 @@ from fcil.client.training import run_client
 from fcil.exchange.device import PeakMemory
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Method, Phase, Task, head
-from fcil.server.loop import Plan, Request
+from fcil.server.loop import Request
+from fcil.server.plan import Plan
 from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
 from fcil.threads import threads

@@ -22,7 +22,7 @@ def _part(change: str) -> str:
 
 
 def run_folder(name: str, changes: Iterable[str], before: str = "", after: str = "") -> Path:
-    """Where a run is written unless a folder is named.
+    """Name the folder that a run is written to unless another is named.
 
     So the same call or command finds the same run again, and one with other settings does not run into it.
 

@@ -15,7 +15,9 @@ from fcil.engine.simulation import Session
 from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
 from fcil.method import Phase
-from fcil.server.loop import Plan, initial_progress, run
+from fcil.server.loop import run
+from fcil.server.plan import Plan, initial_progress
+from fcil.threads import cores
 
 __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
@@ -81,7 +83,7 @@ def _workers(plan: Plan) -> int:
     run_settings = plan.config.run
     if run_settings.exchange == "inline":
         return 1
-    from fcil.exchange.flower.ray_cluster import cores, slots  # Ray takes seconds to import
+    from fcil.exchange.flower.ray_cluster import slots  # Ray takes seconds to import
 
     here = {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
     room = slots(here, run_settings.threads, run_settings.gpus_per_client)

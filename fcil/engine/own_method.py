@@ -27,7 +27,7 @@ GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__del
 
 
 def _of_code(code: CodeType, doc: str | None) -> Iterator[str]:
-    """What a function does, without its place in the file and its documentation."""
+    """Yield what a function does: its bytecode, names and constants, without its place in the file and docstring."""
     yield from (code.co_code.hex(), repr(code.co_names), repr(code.co_varnames))
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -37,18 +37,18 @@ def _of_code(code: CodeType, doc: str | None) -> Iterator[str]:
 
 
 def _functions(value: object) -> Iterator[FunctionType]:
-    """The functions behind an attribute of a class: a method of any kind, or a property."""
+    """Yield the functions behind an attribute of a class: a method of any kind, or a property."""
     wrapped = [getattr(value, name, None) for name in ("fget", "func", "__func__")]
-    yield from (each for each in (value, *wrapped) if isinstance(each, FunctionType))
+    yield from (f for f in (value, *wrapped) if isinstance(f, FunctionType))
 
 
 def code_digest(kind: type) -> str:
-    """SHA-256 of the code of a class and of those of its bases that are neither fcil's nor Python's."""
+    """Hash the code of a class and of those of its bases that are neither fcil's nor Python's, by SHA-256."""
     sha = hashlib.sha256()
-    for one in kind.__mro__:
-        if one.__module__.partition(".")[0] in OURS:
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in OURS:
             continue
-        for name, value in sorted(vars(one).items()):
+        for name, value in sorted(vars(base).items()):
             parts = [part for f in _functions(value) for part in _of_code(f.__code__, f.__doc__)]
             plain = isinstance(value, bool | int | float | str | tuple) and not name.startswith("__")
             parts += [repr(value)] if plain else []
@@ -58,7 +58,7 @@ def code_digest(kind: type) -> str:
 
 
 def _reference(kind: type[Method]) -> str | None:
-    """The name by which any process finds a class: shipped, or by its file or module; None where there is no such.
+    """Find the name by which any process finds a class: shipped, or by its file or module; None where there is none.
 
     A class of `__main__`, of a notebook's cell or inside a function is in nobody else's reach.
     """
@@ -83,7 +83,7 @@ def _plain(value: object) -> bool:
 
 
 def _settings(method: Method, name: str) -> dict[str, Any]:
-    """The settings that are not at their defaults, as a file would give them."""
+    """Collect the settings that are not at their defaults, as a file would give them."""
     settings: dict[str, Any] = {}
     for field in fields(method):
         if not field.init:
@@ -102,7 +102,7 @@ def _settings(method: Method, name: str) -> dict[str, Any]:
 
 
 def choice_of(method: Method) -> tuple[MethodChoice, Method | None]:
-    """What [method] says of a method, and the method itself where its name does not lead to its class.
+    """Write [method] for a method; with it the method itself, where its name does not lead to its class.
 
     Raises:
         ConfigError: a setting out of its range, or of a type that no settings file can hold.

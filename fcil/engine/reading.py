@@ -1,4 +1,4 @@
-"""What a run folder's events and accuracies say, read back; nothing in the folder is touched."""
+"""Reads the events and accuracies of a run folder; nothing in the folder is touched."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ __all__ = ["read_events", "read_matrix"]
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of metrics.jsonl, without one that was being written when the run was stopped."""
+    """Read the lines of metrics.jsonl, without one that was being written when the run was stopped."""
     try:
         lines = (folder / EVENTS).read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_matrix(folder: Path) -> np.ndarray:
-    """(tasks done, tasks) accuracy_matrix.csv: shares, NaN where a task was not seen yet; (0, 0) before the first."""
+    """Read accuracy_matrix.csv, (tasks done, tasks): shares, NaN for tasks not seen yet; (0, 0) before the first."""
     try:
         _, *rows = csv.reader((folder / MATRIX).read_text().splitlines())
     except FileNotFoundError:

@@ -31,7 +31,7 @@ from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
 from fcil.engine.metrics import accuracy_matrix
 from fcil.errors import ConfigError
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 from fcil.server.traffic import Ledger
 
 __all__ = [
@@ -158,7 +158,7 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Where a run stands by its newest good checkpoint, None before the first; nothing in the folder is touched."""
+    """Read where a run stands by its newest good checkpoint, None before the first; the folder is not touched."""
     for path in _checkpoints(folder):
         try:
             return _read_checkpoint(path)[0]

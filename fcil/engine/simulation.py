@@ -19,14 +19,15 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import Method
 from fcil.model.backbone import describe_backbone
-from fcil.server.loop import Exchange, Plan, Progress, initial_progress, make_plan, run, updates_asked
+from fcil.server.loop import Exchange, run
+from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
 _IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
 
-__all__ = ["Session", "open_run", "prepare", "resume", "simulate"]
+__all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, st
         )
 
 
-def open_run(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
+def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorder, Progress | None, list[str]]:
     """Open the folder of a new run or of this run; returns its recorder, progress and warnings of damaged checkpoints.
 
     Raises:
@@ -166,7 +167,7 @@ def simulate(
     with ExitStack() as ending:
         if exchange is not None:
             ending.callback(exchange.close)
-        recorder, progress, warnings = open_run(folder, plan.config, session)
+        recorder, progress, warnings = open_folder(folder, plan.config, session)
         ending.callback(recorder.close)
         finished = read_summary(folder)
         if finished is not None:

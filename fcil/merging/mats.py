@@ -26,7 +26,7 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Solution:
-    """The result of conjugate gradients where they stopped."""
+    """The point at which conjugate gradients stopped."""
 
     x: np.ndarray
     iterations: int

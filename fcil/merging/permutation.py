@@ -73,7 +73,7 @@ def match_heads(qk: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_least_squares(wb: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """Of all least squares solutions take the one nearest to `wb`, which stays as it is in directions without inputs.
+    """Take the least squares solution that is nearest to `wb`, which stays as it is in directions without inputs.
 
     Args:
         wb: (out, in + 1) weights and biases.
@@ -123,7 +123,7 @@ def _centred(x: np.ndarray) -> np.ndarray:
 
 
 def _matches(a: Mlp, b: Mlp, x: np.ndarray, alpha: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """For each hidden layer the order of B's units, and the similarity of each to its match in A."""
+    """Find for each hidden layer the order of B's units, and the similarity of each to its match in A."""
     orders: list[np.ndarray] = []
     similarities: list[np.ndarray] = []
     for i, (of_a, of_b) in enumerate(zip(layer_outputs(a, x)[:-1], layer_outputs(b, x)[:-1], strict=True)):
@@ -154,7 +154,7 @@ class _Units:
 
     @property
     def count(self) -> np.ndarray:
-        """(merged,): the number of networks that a unit stands for, 1 or 2."""
+        """Number of networks that each unit stands for, 1 or 2, (merged,)."""
         return np.asarray(self.a.sum(1) + self.b.sum(1))
 
     def mean(self, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ first makes the rule independent of the units of single features: inputs of ViT 
 
 @dataclass(frozen=True)
 class Moments:
-    """All that response matching needs of any number of clients: sums in float64, so that those of two groups add."""
+    """The sums over clients that response matching needs, in float64, so that those of two groups of clients add."""
 
     gram: np.ndarray
     """sum_i G_i: (in,) its diagonal, or (in (in + 1) / 2,) its upper half."""

@@ -126,5 +126,5 @@ def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarra
 
 
 def transported(transport_map: np.ndarray, gram: np.ndarray, class_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Carry sums over to features T phi: T G T^T, as its upper half, and Q T^T."""
+    """Transport sums to features T phi: T G T^T, as its upper half, and Q T^T."""
     return symmetric_half(packed.times(transport_map, gram) @ transport_map.T), class_sums @ transport_map.T

@@ -16,29 +16,17 @@ and what is evaluated (`deploy`). The server half is pure: states go in and come
 randomness is `phase.generator(...)`.
 
     phases            Task, Phase, Broadcast, ClientUpdate: what passes between server and clients
-    client            Local, Pass, Statistic: what is declared; Client, Step, Model: what a method's code is given
+    local             Local, Pass, Statistic, Adapter: what a method declares of clients' work
+    client            Client, Step, Model: what a method's own code is given there
     base, averaging   Method, the base of all; Averaging, of those that average what trains
     state, head       the state's groups, and the names of the head's rows
 """
 
 from fcil.arrays import Arrays, State
 from fcil.method.averaging import EXAMPLES, Averaging
-from fcil.method.base import Method
-from fcil.method.client import (
-    SCORES,
-    Adapter,
-    Client,
-    Collector,
-    Draw,
-    Local,
-    Model,
-    Pass,
-    Statistic,
-    Step,
-    Store,
-    as_broadcast,
-    local_model,
-)
+from fcil.method.base import SCORES, Method
+from fcil.method.client import Client, Model, Step, Store
+from fcil.method.local import Adapter, Collector, Draw, Local, Pass, Statistic, as_broadcast, local_model
 from fcil.method.phases import (
     REPORT,
     TRAIN,

@@ -11,7 +11,7 @@ from fcil.arrays import Arrays, State, total, weighted_total
 from fcil.errors import MergeError
 from fcil.method import head
 from fcil.method.base import Method
-from fcil.method.client import Adapter, Local, Pass
+from fcil.method.local import Adapter, Local, Pass
 from fcil.method.phases import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
 from fcil.method.state import Modules
@@ -52,12 +52,12 @@ class Averaging(Method):
 
     @property
     def server_optimizer(self) -> ServerOptimizer | None:
-        """How the server moves towards the mean of its clients; None puts the mean in place."""
+        """The optimiser by which the server moves towards the clients' mean; None puts the mean in place."""
         return None
 
     @property
     def is_mean(self) -> bool:
-        """Whether clients that all send the same make that the model of the next round, as of any mean they do.
+        """Whether rounds are merged to a mean: clients that all send the same model make it the next round's.
 
         False where the server moves beyond or short of what they send, or adds noise; the contract battery goes by it.
         """
@@ -75,7 +75,7 @@ class Averaging(Method):
 
     @property
     def merges(self) -> str:
-        """Rounds, and tasks where every task's module is kept."""
+        """What is merged: rounds, and tasks where every task's module is kept."""
         return "rounds, tasks" if self.keeps_modules and self.stream == "federated" else super().merges
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Averaging(Method):
         return (TRAIN,) * rounds + ((REPORT,) if self.task_report(task) else ())
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """A module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
+        """Add a module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
         return begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:

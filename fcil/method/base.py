@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fcil.arrays import Arrays, State, shapes
-from fcil.method.client import Adapter, Client, Local, Model, Step
+from fcil.method.client import Client, Model, Step
+from fcil.method.local import Adapter, Local
 from fcil.method.phases import (
     TRAIN,
     Backbone,
@@ -24,7 +25,10 @@ from fcil.method.phases import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Method"]
+__all__ = ["SCORES", "Method"]
+
+SCORES = "scores."
+"""Prefix of deployed arrays that neither head nor adapter knows: what a method's own `scores` needs beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ class Method:
 
     @property
     def merges(self) -> str:
-        """What it merges, in the words of `fcil methods`: rounds (their clients), tasks, sums, or nothing."""
+        """What the method merges, in the words of `fcil methods`: rounds (their clients), tasks, sums, or nothing."""
         if self.stream != "federated":
             return "nothing (one client)"
         return "rounds" if TRAIN in self.phases(Task(0, 0, 1), 1) else "sums, once a task"
@@ -112,7 +116,7 @@ class Method:
         return False
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """All that `merge_sums` needs of these clients, in float64: the sums of two groups of clients add."""
+        """Sums over these clients that `merge_sums` needs, in float64: the sums of two groups of clients add."""
         raise NotImplementedError(f"{type(self).__name__}.merge, or .sums and .merge_sums")
 
     def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
@@ -137,7 +141,7 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__}.local")
 
     def client_begin(self, client: Client) -> None:
-        """Called once per client and phase, before anything is trained, with the broadcast's arrays loaded.
+        """Prepare a client for a phase; called once, before anything trains, with the broadcast's arrays loaded.
 
         Called in report phases too, in which nothing trains; `client.phase.kind` tells them apart. A client that is not
         asked in a phase, or has no samples of its task, is not called.
@@ -152,11 +156,14 @@ class Method:
         return step.cross_entropy()
 
     def client_end(self, client: Client) -> None:
-        """Called once per client and phase, after training, with the trained arrays loaded; reports follow.
+        """Conclude a client's phase; called once, after training, with the trained arrays loaded; reports follow.
 
         What is sent has been read before: nothing done here changes it. Called in report phases too.
         """
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, classes seen): the highest is the prediction. The linear heads, unless overridden."""
+        """Class scores of images, (n, 3, h, w) -> (n, classes seen), the highest being the prediction.
+
+        Those of the linear heads, unless overridden.
+        """
         return model.logits(model.features(images))

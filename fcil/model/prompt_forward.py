@@ -23,13 +23,13 @@ class PromptSlot(nn.Module):
 
 
 def embed(network: Any, images: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, tokens, width): prefix and patches as the first block sees them, with their positions."""
+    """Embed images, (n, 3, h, w) -> (n, tokens, width): prefix and patches, with positions, for the first block."""
     tokens: Tensor = network.norm_pre(network._pos_embed(network.patch_embed(images)))
     return tokens
 
 
 def run_blocks(network: Any, tokens: Tensor, prompts: Sequence[Tensor | None] = ()) -> Tensor:
-    """(n, tokens, width) -> the same after all blocks and the last norm, without the prompts' outputs.
+    """Run tokens, (n, tokens, width), through all blocks and the last norm; outputs of prompts are left out.
 
     Args:
         prompts: for block 0, 1, ..., (length, width) or one set for each image, (n, length, width). They take the place
@@ -48,7 +48,7 @@ def run_blocks(network: Any, tokens: Tensor, prompts: Sequence[Tensor | None] = 
 
 
 def prompted_features(network: Any, images: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, width) with the prompts that the slots hold; without any, the backbone's own feature."""
+    """Features of images, (n, 3, h, w) -> (n, width), with the prompts in the slots, or the backbone's own."""
     prompts = [slot.tokens for slot in network.prompt_slots]
     features: Tensor = network.forward_head(run_blocks(network, embed(network, images), prompts), pre_logits=True)
     return features
@@ -85,7 +85,7 @@ def refusal(network: Any) -> str:
 
 @torch.no_grad()
 def _pieces_are_the_network(network: Any) -> bool:
-    """Whether an image, a ramp of colours, goes through the pieces as it goes through the network."""
+    """Check whether an image, a ramp of colours, goes through the pieces as it goes through the network."""
     weight = next(network.parameters())
     height, width = network.patch_embed.img_size
     ramp = torch.linspace(-1, 1, 3 * height * width, device=weight.device).view(1, 3, height, width).to(weight.dtype)

@@ -45,7 +45,7 @@ class Prompts:
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """Train the prompts of every block."""
+        """Glob pattern of the prompts of every block, all of which train."""
         return (prompt_name("*"),)
 
     def blocks(self, blocks: int) -> range:
@@ -85,7 +85,7 @@ class Prompts:
         return {prompt_name(block): (slot, "tokens") for block, slot in enumerate(slots)}
 
     def features(self, network: Any, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, width): the backbone's own pooled feature; what the prompts put out is left out of it."""
+        """Features of images, (n, 3, h, w) -> (n, width): the backbone's own, pooled without the prompts' outputs."""
         from fcil.model.prompt_forward import prompted_features
 
         return prompted_features(network, images)

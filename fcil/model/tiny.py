@@ -77,7 +77,7 @@ def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float =
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.05)
     steps = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.1)
-    began = time.monotonic()
+    start = time.monotonic()
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=gen)
         for indices in order[: len(order) // batch * batch].view(-1, batch):
@@ -91,7 +91,7 @@ def pretrain(root: Path, epochs: int, seed: int, batch: int = 128, peak: float =
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}/{epochs}: last loss {loss.item():.3f}, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}/{epochs}: last loss {loss.item():.3f}, {time.monotonic() - start:.0f} s", flush=True)
     return model.eval()
 
 

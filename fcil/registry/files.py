@@ -1,4 +1,4 @@
-"""A method's file as a module of its own, and the methods that a module defines.
+"""Load a method's file as a module of its own, and find the methods that a module defines.
 
 The module's name holds a hash of path and content: two files of one name never meet, a file that is imported twice
 gives one class, and one that has changed meanwhile another. It counts as a part of the package of shipped methods, so
@@ -26,11 +26,11 @@ SHA256 = "__fcil_sha256__"
 
 
 def load_file(path: Path, package: ModuleType, where: str) -> ModuleType:
-    """The module of a file, executed once.
+    """Load a file as a module, executed once.
 
     Args:
-        path: absolute.
-        package: that of the shipped methods.
+        path: the file's absolute path.
+        package: the package of the shipped methods.
         where: how to point at the name in a message.
 
     Raises:
@@ -51,7 +51,7 @@ def load_file(path: Path, package: ModuleType, where: str) -> ModuleType:
 
 
 def _execute(name: str, path: Path, source: bytes, digest: str, where: str) -> None:
-    """What was hashed is what runs: no file is read again, and no bytecode of an older one is taken for it."""
+    """Execute a source as it was read and hashed: no file is read again, and no older bytecode is taken for it."""
     module = ModuleType(name)
     module.__file__, module.__package__ = str(path), name.rpartition(".")[0]
     module.__spec__ = ModuleSpec(name, None, origin=str(path))
@@ -65,7 +65,7 @@ def _execute(name: str, path: Path, source: bytes, digest: str, where: str) -> N
 
 
 def fault(error: BaseException, path: Path) -> str:
-    """`file.py, line 3: NameError: ...`: where in a file the importing failed, and how."""
+    """Say where in a file the importing failed, and how: `file.py, line 3: cannot be imported: NameError: ...`."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [None])[-1]
     text = error.msg if isinstance(error, SyntaxError) else error
@@ -73,7 +73,7 @@ def fault(error: BaseException, path: Path) -> str:
 
 
 def _advice(error: BaseException, path: Path) -> str:
-    """What to do about a file that lies beside the method's and was not found."""
+    """Advise what to do about a file that lies beside the method's and was not found."""
     missing = (error.name or "").rpartition(".")[2] if isinstance(error, ModuleNotFoundError) else ""
     if not missing or not (path.parent / f"{missing}.py").exists():
         return ""
@@ -84,13 +84,13 @@ def _advice(error: BaseException, path: Path) -> str:
 
 
 def methods_of(module: ModuleType) -> list[type[Method]]:
-    """The methods that a module itself defines, in their order."""
+    """List the methods that a module itself defines, in their order."""
     classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Method)]
     return [c for c in dict.fromkeys(classes) if c.__module__ == module.__name__]
 
 
 def method_in(module: ModuleType, name: str, shown: str, where: str) -> type[Method]:
-    """The method of a name in a module, or without a name the only one that it defines.
+    """Find the method of a name in a module, or without a name the only one that it defines.
 
     Args:
         shown: the file or module, as messages name it.
@@ -98,15 +98,15 @@ def method_in(module: ModuleType, name: str, shown: str, where: str) -> type[Met
     Raises:
         ConfigError: no such class (names the nearest), it is no method, or it is not clear which is meant.
     """
-    own = [c.__name__ for c in methods_of(module)]
+    names = [c.__name__ for c in methods_of(module)]
     if not name:
-        if len(own) != 1:
-            which = f"{len(own)}: {', '.join(own)}; say which, {shown}:{own[0]}" if own else "none"
+        if len(names) != 1:
+            which = f"{len(names)}: {', '.join(names)}; say which, {shown}:{names[0]}" if names else "none"
             raise ConfigError(f"{where}: {shown} must define one subclass of fcil.method.Method; it defines {which}")
-        name = own[0]
+        name = names[0]
     if name not in vars(module):
-        raise ConfigError(f"{where}: {shown} has no class {name!r}. {nearest(name, own)}")
+        raise ConfigError(f"{where}: {shown} has no class {name!r}. {nearest(name, names)}")
     kind = vars(module)[name]
     if not inspect.isclass(kind) or not issubclass(kind, Method):
-        raise ConfigError(f"{where}: {name} in {shown} is no subclass of fcil.method.Method. {nearest(name, own)}")
+        raise ConfigError(f"{where}: {name} in {shown} is no subclass of fcil.method.Method. {nearest(name, names)}")
     return kind

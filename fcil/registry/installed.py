@@ -1,4 +1,4 @@
-"""Methods in modules that Python can import, and those that installed packages announce as entry points.
+"""Find methods in modules that Python can import, and those that installed packages announce as entry points.
 
 In its pyproject.toml: [project.entry-points."fcil.methods"], then mine = "package.module:Class".
 """
@@ -21,27 +21,27 @@ GROUP = "fcil.methods"
 
 @cache
 def _scan(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Reads the metadata of every installed package, which takes a while: once for each `sys.path`."""
+    """Read the metadata of every installed package, which takes a while: once for each `sys.path`."""
     return tuple(entry_points(group=GROUP))
 
 
 def entry_points_of(name: str) -> list[EntryPoint]:
-    """The entry points of a name; several packages may announce one."""
+    """List the entry points of a name; several packages may announce one."""
     return [point for point in _scan(tuple(sys.path)) if point.name == name]
 
 
 def installed_names() -> list[str]:
-    """The names of all entry points, sorted; they need not load."""
+    """List the names of all entry points, sorted; they need not load."""
     return sorted({point.name for point in _scan(tuple(sys.path))})
 
 
 def package_of(point: EntryPoint) -> str:
-    """The installed package that announces a method."""
+    """Name the installed package that announces a method."""
     return f"package {point.dist.name!r}" if point.dist else "an installed package"
 
 
 def entry_point_class(name: str, where: str) -> type[Method]:
-    """The class that an entry point names.
+    """Load the class that an entry point names.
 
     Raises:
         ConfigError: several packages announce the name, or it cannot be loaded, or is no method.
@@ -55,7 +55,7 @@ def entry_point_class(name: str, where: str) -> type[Method]:
 
 
 def module_class(name: str, where: str) -> type[Method]:
-    """The class at `package.module:Class`.
+    """Load the class at `package.module:Class`.
 
     Raises:
         ConfigError: no such module or class, it raises when it is imported, or it is no method.
@@ -69,7 +69,7 @@ def module_class(name: str, where: str) -> type[Method]:
 
 
 def _reason(dotted: str, error: BaseException) -> str:
-    """Why a module cannot be imported: it is not there, or it fails, in a file and a line."""
+    """Say why a module cannot be imported: it is not there, or it fails, in a file and a line."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and (dotted == missing or dotted.startswith(f"{missing}.")):
         return (

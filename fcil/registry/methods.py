@@ -1,4 +1,4 @@
-"""A name, with or without settings -> the class of a method, or the method."""
+"""Turn a name into the class of a method, and a name with settings into a method."""
 
 import re
 import tomllib
@@ -20,10 +20,10 @@ _CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s
 
 
 def method_class(name: str, where: str = "") -> type[Method]:
-    """The class of a method; its fields are its settings.
+    """Find the class of a method; its fields are its settings.
 
     Args:
-        name: of one that is shipped, or `path/to/file.py:Class`, `package.module:Class`, or an entry point.
+        name: a shipped method's name, `path/to/file.py:Class`, `package.module:Class`, or an entry point's name.
         where: how to point at the name in a message; as the setting `method.name` unless given.
 
     Raises:
@@ -54,7 +54,7 @@ def _file_class(path: str, name: str, where: str) -> type[Method]:
 
 
 def _refuse_collision(name: str, where: str) -> None:
-    """A name that means two methods means none; both can still be had by their modules."""
+    """Refuse a name that means two methods; both can still be had by their modules."""
     if points := entry_points_of(name):
         kind = shipped_class(name)
         shipped = f"fcil.strategies.{kind.__module__.rpartition('.')[2]}:{kind.__name__}"
@@ -65,7 +65,7 @@ def _refuse_collision(name: str, where: str) -> None:
 
 
 def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], str] | None = None) -> Method:
-    """A method from its name and settings.
+    """Build a method from its name and settings.
 
     Raises:
         ConfigError: no such method, or a setting that it does not know or does not admit.
@@ -74,7 +74,7 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
 
 
 def parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
-    """`name` or `name(key = value, ...)`, the values in TOML -> a method's name and its settings, not yet checked.
+    """Split `name` or `name(key = value, ...)`, the values in TOML, into a method's name and settings, not yet checked.
 
     Args:
         where: how to point at the text in a message.

@@ -17,7 +17,7 @@ _INSIDE = re.compile(r"""(?P<before>^\s*|["'])(?P<path>[^"'\n]+?\.py)(?=\s*(?:[:
 
 
 def app_folders() -> list[Path]:
-    """Folders that hold code and are no part of Python's environment; that of `fcil/` first."""
+    """List the folders that hold code and are no part of Python's environment; that of `fcil/` first."""
     environment = tuple(Path(prefix) for prefix in (sys.prefix, sys.base_prefix))
     others = [Path(os.path.abspath(path)) for path in sys.path if path and os.path.isdir(path)]
     outside = [path for path in others if not any(path.is_relative_to(prefix) for prefix in environment)]
@@ -25,13 +25,13 @@ def app_folders() -> list[Path]:
 
 
 def locate(path: str) -> Path | None:
-    """The absolute path of a file that exists, in the current folder or in one of the app's; else None."""
+    """Find a file in the current folder or in one of the app's; its absolute path, or None."""
     candidates = [folder / Path(path).expanduser() for folder in (Path.cwd(), *app_folders())]
     return next((Path(os.path.abspath(p)) for p in candidates if p.is_file()), None)
 
 
 def absolute(text: str) -> str:
-    """A setting with the paths of method files made absolute, where these exist; all other text stays as it is."""
+    """Make the paths of method files in a setting absolute, where these exist; all other text stays as it is."""
 
     def substitute(match: re.Match[str]) -> str:
         return match["before"] + str(locate(match["path"]) or match["path"])
@@ -40,12 +40,12 @@ def absolute(text: str) -> str:
 
 
 def split_file(name: str) -> tuple[str, str] | None:
-    """`path.py:Class` -> its path and class, empty where none is named; None where the name is not that of a file."""
+    """Split `path.py:Class` into path and class, empty where none is named; None where the name is not a file's."""
     match = _FILE.fullmatch(name.strip())
     return (match["path"], match["name"] or "") if match else None
 
 
 def label(name: str) -> str:
-    """A method's name as tables and pictures show it: of a path only its last part, `file.py:Class`."""
+    """Shorten a method's name for tables and pictures: of a path only its last part stays, `file.py:Class`."""
     file = split_file(name)
     return f"{Path(file[0]).name}{':' if file[1] else ''}{file[1]}" if file else name

@@ -19,7 +19,7 @@ FCIL = Path(__file__).parents[1]
 
 
 def package() -> ModuleType:
-    """The package of methods: `strategies` in a checkout, `fcil.strategies` in a wheel.
+    """Import the package of methods: `fcil.strategies`, which in a checkout is the folder `strategies/`.
 
     Raises:
         ConfigError: it is missing, or another package of that name hides it (there is one on PyPI).
@@ -36,18 +36,18 @@ def package() -> ModuleType:
 
 
 def modules() -> dict[str, str]:
-    """Method -> the module that defines it."""
+    """Map each shipped method's name to that of the module that defines it."""
     stems = {m.name for m in iter_modules(package().__path__) if not m.name.startswith("_")}
     return {m.replace("_", "+") if "_" in m and stems.issuperset(m.split("_")) else m: m for m in stems}
 
 
 def method_names() -> list[str]:
-    """All shipped methods, sorted."""
+    """List the names of all shipped methods, sorted."""
     return sorted(modules())
 
 
 def shipped_class(name: str) -> type[Method]:
-    """The class of a shipped method.
+    """Load the class of a shipped method.
 
     Raises:
         ConfigError: its file cannot be imported, or defines another number of methods than one.

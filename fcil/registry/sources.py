@@ -29,7 +29,7 @@ class Source:
 
 
 def _methods(method: Method) -> Iterator[Method]:
-    """The method and those that it is made of."""
+    """Yield the method and those that it is made of."""
     yield method
     for part in vars(method).values():
         if isinstance(part, Method):
@@ -37,7 +37,7 @@ def _methods(method: Method) -> Iterator[Method]:
 
 
 def _source(module: ModuleType | None) -> Source | None:
-    """None for modules of ours, of Python, without a file, and for the script that runs: it is more than a method."""
+    """Describe a module's file; None for fcil's, Python's, and the script that runs, which is more than a method."""
     file = getattr(module, "__file__", None)
     if module is None or file is None or module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "__main__"}:
         return None
@@ -52,7 +52,7 @@ def _source(module: ModuleType | None) -> Source | None:
 
 
 def sources(method: Method) -> list[Source]:
-    """The files outside fcil that define a method, sorted by name; none of a shipped one."""
+    """List the files outside fcil that define a method, sorted by name; a shipped one has none."""
     classes = {kind for part in _methods(method) for kind in type(part).__mro__}
-    each = [_source(sys.modules.get(kind.__module__)) for kind in classes]
-    return sorted({s.name: s for s in each if s}.values(), key=lambda s: s.name)
+    files = [_source(sys.modules.get(kind.__module__)) for kind in classes]
+    return sorted({s.name: s for s in files if s}.values(), key=lambda s: s.name)

@@ -31,22 +31,22 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
-        """A row for each method; with a sweep, for each value after another."""
+        """The table's rows, one for each method; with a sweep, for each value after another."""
         return [row for rows in self.tables.values() for row in rows]
 
     @property
     def plots(self) -> list[Path]:
-        """Accuracy over tasks and against traffic; with a sweep, for each value."""
+        """The pictures' paths: accuracy over tasks and against traffic; with a sweep, for each value."""
         return sorted(path for value in self.tables for path in (self.folder / value).glob("*.png"))
 
     def markdown(self) -> str:
-        """A table for a README; with a sweep, one under each value."""
+        """Format the table for a README; with a sweep, one under each value."""
         return "\n".join(
             (f"**{value}**\n\n" if value else "") + to_markdown(rows) for value, rows in self.tables.items()
         )
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.
+        """Convert to a DataFrame, a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -62,7 +62,7 @@ class Comparison:
         ])  # fmt: skip
 
     def __repr__(self) -> str:
-        """The tables as text."""
+        """Show the tables as text."""
         text = io.StringIO()
         console = Console(file=text, width=120, highlight=False)
         for value, rows in self.tables.items():
@@ -71,7 +71,7 @@ class Comparison:
         return "\n".join([f"<Comparison {self.folder}: {len(self.runs)} runs>", *lines])
 
     def _repr_html_(self) -> str:
-        """A table for a notebook; with a sweep, one for each value."""
+        """Show a table in a notebook; with a sweep, one for each value."""
         return "".join(
             html_table(value or str(self.folder), *to_cells(rows)) for value, rows in self.tables.items()
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""pandas, for those who have it: fcil itself does not need it."""
+"""Make pandas DataFrames, for those who have pandas: fcil itself does not need it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["frame"]
 
 
 def frame(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> Any:
-    """A DataFrame of columns by name, or of rows.
+    """Make a DataFrame of columns by name, or of rows.
 
     Raises:
         ImportError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""Tables for notebooks: plain HTML with a caption and headed rows and columns, which screen readers can tell."""
+"""Make tables for notebooks: plain HTML with a caption and headed rows and columns, which screen readers can tell."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -7,7 +7,7 @@ __all__ = ["html_table"]
 
 
 def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column names its rows; every text is escaped.
+    """Make a table whose first column names its rows; every text is escaped.
 
     Args:
         head: the names of all columns; none for a table without them.

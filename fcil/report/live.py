@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fcil.server.loop import Plan
-from fcil.server.loop import Progress as RunProgress
+from fcil.server.plan import Plan
+from fcil.server.plan import Progress as RunProgress
 from fcil.server.replies import Emit
 
 __all__ = ["Live", "live", "phase_weights"]

@@ -29,28 +29,28 @@ __all__ = [
 
 
 def source(doc: str) -> str:
-    """The first arXiv number that a docstring names, or nothing."""
-    found = re.search(r"arXiv[:\s]\s*(\d{4}\.\d{4,5})", doc)
-    return f"arXiv {found[1]}" if found else ""
+    """Find the first arXiv number that a docstring names; empty if it names none."""
+    match = re.search(r"arXiv[:\s]\s*(\d{4}\.\d{4,5})", doc)
+    return f"arXiv {match[1]}" if match else ""
 
 
-def _said(statistic: Statistic) -> str:
-    """`ProjectedGram` -> `projected gram`."""
+def _in_words(statistic: Statistic) -> str:
+    """Split a statistic's name into words: `ProjectedGram` -> `projected gram`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(statistic).__name__).lower()
 
 
-def _together(each: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(each))
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def needs(method: Method) -> str:
-    """What its clients report beside weights in two rounds and at a task's end, at these settings."""
+    """Say what a method's clients report beside weights in two rounds and at a task's end, at these settings."""
     task = Task(0, 0, 1)
     kinds = method.phases(task, 2)
     phases = [Phase(i, kind, task, i + 1, 0, len(kinds) - i - 1) for i, kind in enumerate(kinds)]
-    asked = {
-        kind: _together(
-            _said(s)
+    reports = {
+        kind: _listed(
+            _in_words(s)
             for phase in phases
             if phase.kind == kind
             for p in method.acting(phase).local(phase).passes
@@ -58,9 +58,9 @@ def needs(method: Method) -> str:
         )
         for kind in ("train", "report")
     }
-    told = [asked["train"]] if asked["train"] else []
-    told += [f"at a task's end {asked['report']}"] if asked["report"] else []
-    return "; ".join(told) or "nothing (data-free)"
+    parts = [reports["train"]] if reports["train"] else []
+    parts += [f"at a task's end {reports['report']}"] if reports["report"] else []
+    return "; ".join(parts) or "nothing (data-free)"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class MethodInfo:
     """Why its file cannot be used; then it has neither a summary nor settings."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to plain values, for JSON."""
         return asdict(self)
 
 
@@ -114,7 +114,7 @@ def _setting(described: Described) -> SettingInfo:
 
 
 def method_info(name: str) -> MethodInfo:
-    """What a method says of itself.
+    """Describe a method by its docstring, declarations and settings.
 
     Raises:
         ConfigError: no such method, or one that cannot be imported.
@@ -126,7 +126,7 @@ def method_info(name: str) -> MethodInfo:
 
 
 def methods_info(names: Iterable[str]) -> list[MethodInfo]:
-    """What each of these says of itself; one that cannot be imported says why, and hides no other."""
+    """Describe several methods; for one that cannot be imported say why, and hide no other."""
     records = []
     for name in names:
         try:
@@ -137,7 +137,7 @@ def methods_info(names: Iterable[str]) -> list[MethodInfo]:
 
 
 def methods_table(names: Iterable[str]) -> Table:
-    """One row a method, name and what it does: 80 columns are enough. `method_page` has the rest."""
+    """Make a table of one row a method, name and what it does: 80 columns are enough. `method_page` has the rest."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -147,7 +147,7 @@ def methods_table(names: Iterable[str]) -> Table:
 
 
 def method_page(name: str) -> Group:
-    """What a method is, where it applies, what it needs, and its settings: default, range, unit, meaning.
+    """Show what a method is, what it merges, what it needs, and its settings: default, range, unit, meaning.
 
     Raises:
         ConfigError: no such method, or one that cannot be imported.

@@ -7,7 +7,7 @@ __all__ = ["count_updates", "missing_updates", "missing_updates_text"]
 
 
 def count_updates(runs: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Sum over run summaries the updates that were refused or never came, and the updates asked for.
+    """Sum over run summaries the missing updates, refused or never arrived, and the updates asked for.
 
     The second is 0 where it is not known: a run of before it was recorded is among them.
     """

@@ -65,17 +65,17 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The seed of everything."""
+        """The seed from which every draw is derived."""
         return self.config.run.seed
 
     @cached_property
     def accuracy(self) -> np.ndarray:
-        """(tasks done, tasks) accuracy after a task, of a task; NaN above the diagonal: not seen yet."""
+        """Accuracy after each task (rows) on each task (columns), (tasks done, tasks); NaN for tasks not seen yet."""
         return read_matrix(self.folder)
 
     @cached_property
     def accuracies(self) -> np.ndarray:
-        """(tasks done,) accuracy over all images of the classes seen, after each task."""
+        """Accuracy over all test images of the classes seen, after each task, (tasks done,)."""
         pooled = np.full(len(self.accuracy), np.nan)
         for event in self.events:
             if event["event"] == "task" and event["task"] < len(pooled):
@@ -103,32 +103,32 @@ class Run:
 
     @property
     def upload_bytes(self) -> int:
-        """Sent by all clients, so far."""
+        """Bytes sent by all clients, so far."""
         return int(self._totals.get("upload_bytes", 0))
 
     @property
     def download_bytes(self) -> int:
-        """Sent to all clients, so far."""
+        """Bytes sent to all clients, so far."""
         return int(self._totals.get("download_bytes", 0))
 
     @property
     def seconds(self) -> float:
-        """Time that the run took so far, pauses left out."""
+        """Seconds that the run took so far, pauses left out."""
         return float(self._totals.get("seconds", {}).get("total", 0.0))
 
     @property
     def refused(self) -> int:
-        """Updates that were refused or never came."""
+        """Number of missing updates: refused, or never arrived."""
         return int(self._totals.get("refused", 0))
 
     @property
     def asked(self) -> int:
-        """Updates that the whole run asks for; 0 where that is not known, as before its end."""
+        """Number of updates that the whole run asks for; 0 where that is not known, as before its end."""
         return int(self.summary.get("asked", 0))
 
     @property
     def sha256(self) -> str:
-        """Of the final state's arrays: two runs with the same have done the same; empty before the end."""
+        """SHA-256 of the final state's arrays: two runs with the same have done the same; empty before the end."""
         return str(self.summary.get("sha256", ""))
 
     @property
@@ -153,7 +153,7 @@ class Run:
         return progress.state
 
     def to_pandas(self) -> dict[str, Any]:
-        """DataFrames: `accuracy` (a row after each task, a column for each task), `figures` (one row) and `events`.
+        """Convert to DataFrames: `accuracy` (rows: after a task, columns: of a task), `figures` (one row) and `events`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -176,7 +176,7 @@ class Run:
         return f"{self.config.method.label}, seed {self.seed}{done}{f', {missing}' if missing else ''}"
 
     def __repr__(self) -> str:
-        """What it is, how it ended and what it took, in up to three lines."""
+        """Show what the run is, how it ended and what it took, in up to three lines."""
         up, down = self.upload_bytes / MEGA, self.download_bytes / MEGA
         traffic = f"{up:.2f} MB up, {down:.2f} MB down, {self.seconds:.0f} s"
         figures = (
@@ -186,7 +186,7 @@ class Run:
         return f"<Run {self.folder}: {self._title()}>\n{figures if self.finished else ''}  {traffic}"
 
     def _repr_html_(self) -> str:
-        """Two small tables: accuracy by task, and the figures."""
+        """Show two small tables in a notebook: accuracy by task, and the figures."""
         matrix, pooled = self.accuracy, self.accuracies
         rows = [
             (str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(seen)) for t, seen in enumerate(pooled)

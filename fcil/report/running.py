@@ -1,4 +1,4 @@
-"""A run as a person starts it, by command or by call: settings checked at once, progress shown, plots drawn."""
+"""Starts runs for a person, by command or by call: settings are checked at once, progress is shown, plots are drawn."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from fcil.config import Config
     from fcil.engine.simulation import Session
     from fcil.method import Method
-    from fcil.server.loop import Progress
+    from fcil.server.plan import Progress
     from fcil.server.replies import Emit
 
 __all__ = ["carry_out", "checked"]
 
 
 def checked(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
-    """A run that is ready to start. Settings are checked before torch is imported, so that a slip is answered at once.
+    """Make a run ready to start. Settings are checked before torch is imported, so that a slip is answered at once.
 
     Args:
         method: in place of the one that the settings name; see `fcil.engine.own_method`.
@@ -37,7 +37,7 @@ def checked(config: Config, folder: Path | None = None, method: Method | None = 
 
 
 def carry_out(session: Session, folder: Path, console: Console | None = None) -> dict[str, Any]:
-    """Carry out a run, or what is left of it, and draw its plots; the figures of the finished run.
+    """Carry out a run, or what is left of it, and draw its plots; return the figures of the finished run.
 
     Args:
         console: where progress is shown; nowhere without one.

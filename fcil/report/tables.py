@@ -54,7 +54,7 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
 
 
 def run_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a finished run beside its accuracies by task: name, value with its unit."""
+    """List the figures of a finished run beside its accuracies by task: name, value with its unit."""
     seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
     return [
         ("final accuracy, pooled", f"{percent(summary['final_accuracy'])} %"),
@@ -153,7 +153,7 @@ def _heads(with_missing: bool) -> list[str]:
 
 
 def to_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The heads of a table of any form, and its lines."""
+    """Make the heads and lines of a table of any form."""
     return _heads(_any_missing(rows)), [row.cells("±", _any_missing(rows)) for row in rows]
 
 

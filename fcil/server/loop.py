@@ -7,34 +7,21 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, digest, ungrouped
-from fcil.config import Config
+from fcil.arrays import Arrays, State, ungrouped
 from fcil.errors import MergeError, RunError
-from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Method, Phase, Task, as_broadcast
-from fcil.scenario.scenario import Scenario
+from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task, as_broadcast
+from fcil.server.plan import Plan, Progress, participants
 from fcil.server.replies import Emit, Gathered, Reply, gather, groups
-from fcil.server.traffic import Ledger, send
+from fcil.server.traffic import send
 from fcil.server.validation import Expected, expected
 from fcil.threads import threads
 
-__all__ = [
-    "Exchange",
-    "Plan",
-    "Progress",
-    "Request",
-    "Watch",
-    "ask",
-    "updates_asked",
-    "make_plan",
-    "receive",
-    "run",
-    "initial_progress",
-]
+__all__ = ["Exchange", "Request", "Watch", "ask", "receive", "run", "step"]
 
 
 @dataclass(frozen=True)
@@ -76,78 +63,11 @@ Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, An
 """(request, good updates, the state after the merge, whether a task ends with it) -> an event for the records."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is fixed before a run starts: settings, method, scenario, backbone and phases."""
-
-    config: Config
-    method: Method
-    scenario: Scenario
-    backbone: Backbone
-    phases: tuple[Phase, ...]
-
-    def ends_task(self, position: int) -> bool:
-        """Whether the phase at `position` is the last of its task."""
-        return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: all that it needs to go on, and what a checkpoint holds."""
-
-    position: int
-    """Number of phases done."""
-    state: State
-    ledger: Ledger = field(default_factory=Ledger)
-    correct: tuple[tuple[int, ...], ...] = ()
-    """Row t, column s: number of correct answers on task s after task t."""
-    totals: Mapping[str, float] = field(default_factory=dict)
-    """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
-
-    def add(self, **amounts: float) -> "Progress":
-        """The progress with amounts added to its totals."""
-        names = {*self.totals, *amounts}
-        return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
-
-    def raise_to(self, **amounts: float) -> "Progress":
-        """The progress with totals that are maxima, not sums, raised to these amounts."""
-        return replace(self, totals={**self.totals, **{n: max(a, self.totals.get(n, 0)) for n, a in amounts.items()}})
-
-    def sha256(self) -> str:
-        """The SHA-256 of the state's arrays."""
-        return digest(ungrouped(self.state))
-
-
-def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
-    """Lay out all phases of a run."""
-    phases: list[Phase] = []
-    for task in scenario.tasks:
-        kinds = method.phases(task, config.train.rounds)
-        for position, kind in enumerate(kinds, 1):
-            phases.append(Phase(len(phases), kind, task, position, config.run.seed, len(kinds) - position))
-    return Plan(config, method, scenario, backbone, tuple(phases))
-
-
-def initial_progress(plan: Plan) -> Progress:
-    """The progress before the first phase: the method's initial state."""
-    return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
-
-
-def _participants(plan: Plan, phase: Phase) -> list[int]:
-    share = plan.config.train.participation if phase.kind == "train" else 1.0
-    return plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
-
-
-def updates_asked(plan: Plan) -> int:
-    """Number of updates that a whole run asks for."""
-    return sum(len(_participants(plan, phase)) for phase in plan.phases)
-
-
 def ask(plan: Plan, progress: Progress) -> Request:
     """Make the next request. A round asks a share of the clients, a report asks all; both only those with samples."""
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
-    clients = _participants(plan, phase)
+    clients = participants(plan, phase)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
     grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     method = plan.method.acting(phase)
@@ -207,6 +127,16 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     return replace(progress, correct=rows).add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
 
 
+def _counted(progress: Progress, gathered: Gathered) -> Progress:
+    """The progress with what a phase's replies add to its totals."""
+    metrics = [update.metrics for update in gathered.updates]
+    peaks = [m["peak_memory_bytes"] for m in metrics if "peak_memory_bytes" in m]
+    progress = progress.add(
+        upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
+    )
+    return progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
+
+
 def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
     """Take one phase: ask the clients, check and merge their replies, and evaluate where a task ends.
 
@@ -237,12 +167,9 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
         "updates": len(updates), "upload_bytes": replies.nbytes, "seconds_clients": replied_at - sent_at,
         "seconds_merge": merged_at - replied_at, "sha256": progress.sha256(),
     })  # fmt: skip
-    progress = progress.add(
-        upload_bytes=replies.nbytes, download_bytes=down, refused=replies.lost, seconds_clients=replied_at - sent_at,
-        seconds_merging=merged_at - replied_at, images=sum(u.metrics.get("images", 0) for u in updates),
-    )  # fmt: skip
-    peaks = [u.metrics["peak_memory_bytes"] for u in updates if "peak_memory_bytes" in u.metrics]
-    progress = progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
+    progress = _counted(progress, replies).add(
+        download_bytes=down, seconds_clients=replied_at - sent_at, seconds_merging=merged_at - replied_at
+    )
     if watch is not None:
         emit(watch(request, sorted(updates, key=lambda u: u.client), progress.state, plan.ends_task(phase.index)))
     return _evaluate(plan, progress, phase, exchange, emit)

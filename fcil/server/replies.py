@@ -42,7 +42,7 @@ class Failure:
     client: int
     reason: str
     traceback: str = ""
-    """Where the client's code raised an exception; empty where the update was lost or refused for another reason."""
+    """Where the client's code raised an exception; empty where the update is missing for another reason."""
 
 
 def crashed(client: int, error: BaseException) -> Failure:
@@ -72,7 +72,7 @@ class Gathered:
     updates: list[ClientUpdate] = field(default_factory=list)
     """The good updates; those of clients in groups have no arrays."""
     partials: list[Partial] = field(default_factory=list)
-    lost: int = 0
+    missing: int = 0
     """Number of clients without a good update."""
 
     @property

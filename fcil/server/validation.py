@@ -37,7 +37,7 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
     initial = {
         c: shapes(local.receives(broadcast.arrays, c)) for c in num_examples if local.receives is not as_broadcast
     }
-    arrays_of = {c: {name: own[name] for name in trained} for c, own in initial.items()}
+    arrays_of = {c: {name: theirs[name] for name in trained} for c, theirs in initial.items()}
     return Expected(phase, {name: sent[name] for name in trained}, local.reported(sent), num_examples, arrays_of)
 
 
@@ -49,7 +49,7 @@ def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
 
 
 def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
-    """How many entries of a Gram's diagonal are negative, which no sum of squares is; 0 of anything else."""
+    """Count the negative entries of a Gram's diagonal, which no sum of squares is; 0 of anything else."""
     if not isinstance(wanted, GramShape):
         return 0
     if wanted.layout != "diagonal":

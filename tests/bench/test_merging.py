@@ -13,7 +13,7 @@ from small import BENCH
 
 from fcil.arrays import grouped
 from fcil.bench.merging.evaluation import Evaluator, Result
-from fcil.bench.merging.fine_tuning import HEAD, MODULE, Expert, fine_tune, load_or_train, merge_experts
+from fcil.bench.merging.fine_tuning import HEAD, MODULE, TrainedExpert, fine_tune, load_or_train, merge_experts
 from fcil.bench.merging.run import choose_settings, draw_tasks, run_suite
 from fcil.bench.merging.scoring import Scores, accuracy, highest_probability, hits, mean_probabilities
 from fcil.bench.merging.settings import load_suite, make_entry
@@ -24,7 +24,8 @@ from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
 from fcil.method import Task
 from fcil.registry import build_method
-from fcil.server.loop import initial_progress, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,8 @@ def test_ensembles_by_hand():
 def test_normalised_accuracy_and_what_is_held_in_and_out():
     r = Result("m", 0, (0, 2), "x", True, "", (0.4, 0.3, 0.9), (0.8, 0.6, 0.9), (0, 0, 0))
     np.testing.assert_allclose(r.normalised, (0.5, 0.5, 1.0))
-    assert (r.held_in, r.held_out) == pytest.approx((0.75, 0.5))
-    assert np.isnan(replace(r, tasks=(0, 1, 2)).held_out)
+    assert (r.on_merged_tasks, r.on_other_tasks) == pytest.approx((0.75, 0.5))
+    assert np.isnan(replace(r, tasks=(0, 1, 2)).on_other_tasks)
 
 
 # ---- the data in three parts -----------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_fi
     setup = make_setup(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
     setup = replace(setup, train_indices=tuple(parts[0] for parts in session.plan.scenario.parts))
     tuned = [
-        Expert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
+        TrainedExpert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
         for task in session.plan.scenario.tasks
     ]
     merged = merge_experts(setup, build_method("lorm", {"rank": 2}), tuned).arrays
@@ -173,9 +174,9 @@ def test_kept_experts_are_used_again_and_damaged_ones_are_trained_again(experts,
     first, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert now
     (path,) = tmp_path.iterdir()
-    found, now = load_or_train(setup, tuned[0].task, tmp_path)
+    result, now = load_or_train(setup, tuned[0].task, tmp_path)
     assert not now
-    same(found.module, first.module)
+    same(result.module, first.module)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -203,12 +204,12 @@ def test_an_expert_that_only_guesses_is_told(experts):
     setup, tuned, _ = experts
     evaluator = Evaluator(setup, tuned, "test")
     evaluator.expert_accuracy = [0.5, 0.26, 0.9]
-    (told,) = evaluator.weak_expert_warnings()
-    assert told.startswith(
+    (warning,) = evaluator.weak_expert_warnings()
+    assert warning.startswith(
         "the expert of task 2 is right on 26.0 % of its own test images, where guessing gives 25.0 %"
     )
     evaluator.expert_accuracy = [1.0, 1.0, 0.5]
-    assert [told[:20] for told in evaluator.weak_expert_warnings()] == ["the expert of task 3"]
+    assert [warning[:20] for warning in evaluator.weak_expert_warnings()] == ["the expert of task 3"]
     evaluator.tasks = [Task(i, i, 1) for i in range(3)]
     assert not list(evaluator.weak_expert_warnings())
 
@@ -239,13 +240,13 @@ def test_a_report_is_taken_once_for_all_that_ask_the_same(experts, monkeypatch):
 def test_the_chosen_setting_is_best_on_the_held_out_images(experts, by):
     setup, tuned, _ = experts
     held = Evaluator(setup, tuned, "held-out")
-    made = make_entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
-    candidate, merged = choose_settings(made, tuned, held, by)
+    built = make_entry("task_arithmetic", {"task_arithmetic": {"scale": [0.0, 0.5, 1.0, 3.0]}}, {"rank": 2}, "x")
+    candidate, merged = choose_settings(built, tuned, held, by)
     values = [
         held.criterion(held.scores(c.method, merge_experts(setup, c.method, tuned).arrays), range(3), by)
-        for c in made.candidates
+        for c in built.candidates
     ]
-    assert candidate is made.candidates[int(np.argmax(values))]
+    assert candidate is built.candidates[int(np.argmax(values))]
     assert merged.arrays.keys() >= heads(tuned).keys()
 
 
@@ -254,7 +255,7 @@ def test_test_images_decide_nothing(bench_file, tmp_path):
     chosen = []
     for limit in (80, 40):
         suite = load_suite(bench_file, [f"data.test_limit={limit}"])
-        found = list(run_suite(suite, [0], tmp_path / str(limit), lambda text: None))
-        chosen.append([r.settings for r in found])
+        result = list(run_suite(suite, [0], tmp_path / str(limit), lambda text: None))
+        chosen.append([r.settings for r in result])
     assert chosen[0] == chosen[1]
     assert any(re.fullmatch(r"scale = [01]\.0", settings) for settings in chosen[0])

@@ -16,7 +16,8 @@ import numpy as np
 from fcil.config import Config, from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 TABLE = {
     "data": {"name": "fashion-mnist", "test_limit": 100},
@@ -49,11 +50,11 @@ def memory(config: Config, exchange: FlowerExchange, rounds: int) -> None:
     plan = prepare(config).plan
     progress = initial_progress(plan)
     pids = ["self", *exchange.grid.pids()]  # type: ignore[attr-defined]
-    told = []
+    sizes_of_workers = []
     for _ in range(rounds):
         progress = step(plan, progress, exchange, lambda event: None)
-        told.append([resident(pid) for pid in pids])
-    sizes = np.array(told) / 1e6
+        sizes_of_workers.append([resident(pid) for pid in pids])
+    sizes = np.array(sizes_of_workers) / 1e6
     slopes = np.polyfit(np.arange(rounds // 2), sizes[rounds - rounds // 2 :], 1)[0] * 100
     for pid, size, slope in zip(["server", "worker 1", "worker 2"], sizes[-1], slopes, strict=True):
         print(f"{pid}: {size:.0f} MB after {rounds} rounds, {slope:+.2f} MB in 100 rounds of the second half")
@@ -63,20 +64,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Many clients.")
     parser.add_argument("--rounds", type=int, default=200, help="for memory; 0 leaves it out (default: 200)")
     parser.add_argument("--root", default="", help="folder of Fashion-MNIST's files")
-    given = parser.parse_args()
-    if 0 < given.rounds < 4:
+    args = parser.parse_args()
+    if 0 < args.rounds < 4:
         parser.error("--rounds: growth is fitted to the second half of the rounds, so give at least 4, or 0 for none")
-    single = from_table([("benchmark", TABLE), ("argument", {"data": {"root": given.root}})])
+    single = from_table([("benchmark", TABLE), ("argument", {"data": {"root": args.root}})])
     grouped = replace(single, run=replace(single.run, aggregate_on_worker=True))
     exchange = ray_exchange(single)
     try:
         one_phase(replace(single, train=replace(single.train, participation=0.01)), exchange)  # workers load
         for name, config in (("single updates", single), ("sums of groups", grouped)):
-            found = one_phase(config, FlowerExchange(exchange.grid, config))
-            print(f"{name}: {found[0]:.2f} ms a client, {found[1]:.1f} s a round, {found[2] / 1e6:.1f} MB up")
+            result = one_phase(config, FlowerExchange(exchange.grid, config))
+            print(f"{name}: {result[0]:.2f} ms a client, {result[1]:.1f} s a round, {result[2] / 1e6:.1f} MB up")
         few = replace(single, train=replace(single.train, participation=0.02))
-        if given.rounds:
-            memory(few, FlowerExchange(exchange.grid, few), given.rounds)
+        if args.rounds:
+            memory(few, FlowerExchange(exchange.grid, few), args.rounds)
     finally:
         exchange.close()
 

@@ -21,7 +21,8 @@ from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare
 from fcil.merging import packed
 from fcil.merging.ridge import GRID, ridge_rows
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 from fcil.statistics.features import GRAM, class_sums
 from fcil.threads import threads
 
@@ -39,16 +40,16 @@ def pairs(config: Config, images: int, repeats: int) -> float:
     batches = list(data.batches(4 * config.train.batch, np.arange(len(data)), None))
 
     def ours() -> float:
-        began = time.process_time()
+        start = time.process_time()
         run_client(session.plan.method, worker.model, data, config.train, request.phase, request.broadcast, 0, {})
-        return time.process_time() - began
+        return time.process_time() - start
 
     def bare() -> float:
-        began = time.process_time()
+        start = time.process_time()
         with torch.no_grad():
             for x, _ in batches:
                 worker.model.features(x)
-        return time.process_time() - began
+        return time.process_time() - start
 
     with threads(config.run.threads):
         taken = [(ours(), bare()) for _ in range(repeats + 1)][1:]
@@ -63,14 +64,14 @@ def rounding(config: Config) -> list[tuple[float, float]]:
         session.worker.work(request.phase, request.broadcast, client) for client in request.num_examples
     ])  # fmt: skip
     gram, q = sums[GRAM], sums[class_sums(0)]
-    found = []
+    results = []
     for share in GRID:
         penalty = share * float(packed.diagonal(gram).mean())
         exact, rounded = (
             ridge_rows(gram.astype(t).astype(float), q.astype(t).astype(float), penalty) for t in ("f8", "f4")
         )
-        found.append((share, float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))))
-    return found
+        results.append((share, float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))))
+    return results
 
 
 def main() -> None:
@@ -80,9 +81,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
+    args = parser.parse_args()
     chosen = [
-        f'model.weights="{given.weights}"', f'model.precision="{given.precision}"', 'run.exchange="inline"',
+        f'model.weights="{args.weights}"', f'model.precision="{args.precision}"', 'run.exchange="inline"',
         "partition.clients=1",
     ]  # fmt: skip
     config = ROOT / "configs" / "fashion_mnist" / "beta0.5.toml"
@@ -91,11 +92,11 @@ def main() -> None:
         "ranpac, M = 5,000": ["method.name=ranpac", "method.size=5000", "method.penalty=1.0"],
     }  # fmt: skip
     for label, own in methods.items():
-        sized = load_config(config, [*chosen, f"model.image_size={given.image_size}", *own])
-        print(f"{label}: a report takes {pairs(sized, given.images, given.repeats):.3f} of a bare forward loop")
+        sized = load_config(config, [*chosen, f"model.image_size={args.image_size}", *own])
+        print(f"{label}: a report takes {pairs(sized, args.images, args.repeats):.3f} of a bare forward loop")
     for label in ("ridge", "ranpac, M = 1,250"):
-        told = rounding(load_config(config, [*chosen, *methods[label], "method.penalty=1.0"]))
-        print(f"{label}, H from float32 sums:", ", ".join(f"{share:g}: {error:.1e}" for share, error in told))
+        result = rounding(load_config(config, [*chosen, *methods[label], "method.penalty=1.0"]))
+        print(f"{label}, H from float32 sums:", ", ".join(f"{share:g}: {error:.1e}" for share, error in result))
 
 
 if __name__ == "__main__":

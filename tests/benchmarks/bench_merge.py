@@ -29,37 +29,37 @@ def gram_half(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([gram[i, i:] for i in range(n)])
 
 
-def statistic(shape: tuple[int, ...], name: str, rng: np.random.Generator, made: dict[int, np.ndarray]) -> np.ndarray:
+def statistic(shape: tuple[int, ...], name: str, rng: np.random.Generator, built: dict[int, np.ndarray]) -> np.ndarray:
     """Of the right form: a half of a Gram, or a diagonal. Large halves are shared by layers: speed is the same."""
     if name.endswith("input_energy"):
         return rng.uniform(0.5, 2, shape).astype(np.float32)
     n = round((np.sqrt(8 * shape[0] + 1) - 1) / 2)
-    if n not in made:
-        made[n] = gram_half(n, rng)
-    return made[n]
+    if n not in built:
+        built[n] = gram_half(n, rng)
+    return built[n]
 
 
 def updates(method: object, phase: Phase, state: object) -> list[ClientUpdate]:
     """Ten clients' replies to a phase."""
     sent = method.broadcast(state, phase)  # type: ignore[attr-defined]
     wanted = expected(phase, sent, method.local(phase), dict.fromkeys(range(CLIENTS), 100))  # type: ignore[attr-defined]
-    found = []
+    results = []
     for client in range(CLIENTS):
         rng = np.random.default_rng(client)
-        made: dict[int, np.ndarray] = {}
+        built: dict[int, np.ndarray] = {}
         arrays = {n: rng.standard_normal(shape).astype(np.float32) for n, shape in wanted.arrays.items()}
-        told = {n: statistic(shape, n, rng, made) for n, shape in wanted.statistics.items()}
-        found.append(ClientUpdate(client, phase.index, 100, arrays, told))
-    return found
+        statistics = {n: statistic(shape, n, rng, built) for n, shape in wanted.statistics.items()}
+        results.append(ClientUpdate(client, phase.index, 100, arrays, statistics))
+    return results
 
 
 def timed(once: Callable[[], object], repeats: int) -> float:
     """Median of seconds, after one for warming up where it is repeated."""
     taken = []
     for _ in range(repeats + (repeats > 1)):
-        began = time.perf_counter()
+        start = time.perf_counter()
         once()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - start)
     return statistics.median(taken[-repeats:])
 
 
@@ -68,7 +68,7 @@ def measure(repeats: int, **settings: str) -> dict[str, float]:
     method = build_method("lorm", {"rank": 16, **settings})
     phases = [Phase(i, kind, TASK, i + 1, 0) for i, kind in enumerate(method.phases(TASK, 2))]
     state = method.begin(method.init(BACKBONE, 100, 0), phases[0], BACKBONE)
-    found = {}
+    results = {}
     for name, phase in zip(("B round", "A round", "task merge"), phases, strict=True):
         replies = updates(method, phase, state)
         ends = name == "task merge"
@@ -79,9 +79,9 @@ def measure(repeats: int, **settings: str) -> dict[str, float]:
             after = method.merge(before, phase, replies)  # type: ignore[arg-type]
             return method.deploy(after, phase) if ends else after
 
-        found[name] = timed(once, repeats)
+        results[name] = timed(once, repeats)
         state = method.merge(state, phase, replies)
-    return found
+    return results
 
 
 def main() -> None:

@@ -51,14 +51,14 @@ def factors(expert: int, layer: str) -> LowRank:
     )
 
 
-def statistic(shape: tuple[int, ...], rng: np.random.Generator, made: dict[int, np.ndarray]) -> np.ndarray:
+def statistic(shape: tuple[int, ...], rng: np.random.Generator, built: dict[int, np.ndarray]) -> np.ndarray:
     """Half of a Gram where the length is that of one, else positive numbers; large halves are shared by layers."""
     n = round((np.sqrt(8 * np.prod(shape) + 1) - 1) / 2)
     if len(shape) > 1 or n * (n + 1) // 2 != shape[0]:
         return rng.uniform(0.5, 2, shape).astype(np.float32)
-    if n not in made:
-        made[n] = gram_half(n, rng)
-    return made[n]
+    if n not in built:
+        built[n] = gram_half(n, rng)
+    return built[n]
 
 
 def measured(name: str, changes: list[dict[str, LowRank]]) -> str:
@@ -70,16 +70,16 @@ def measured(name: str, changes: list[dict[str, LowRank]]) -> str:
     asked = [expected(p, method.broadcast(state, p), method.local(p), {}) for p in phases]
     trained = sum(int(np.prod(shape)) for n, shape in asked[0].arrays.items() if n.endswith((A, B)))
     reported = {n: shape for e in asked if e.phase.kind == REPORT for n, shape in e.statistics.items()}
-    told, made = [], dict[int, np.ndarray]()
+    result, built = [], dict[int, np.ndarray]()
     for i in range(CLIENTS):
         rng = generator(0, "statistics", i)
-        told.append({n: statistic(shape, rng, made) for n, shape in reported.items()})
-    experts = [Expert(c, 1.0, s) for c, s in zip(changes, told, strict=True)]
+        result.append({n: statistic(shape, rng, built) for n, shape in reported.items()})
+    experts = [Expert(c, 1.0, s) for c, s in zip(changes, result, strict=True)]
     tracemalloc.start()
-    began, busy = time.perf_counter(), time.process_time()
+    start, busy = time.perf_counter(), time.process_time()
     for _ in method.combine(experts, lambda *purpose: generator(0, *purpose)):
         del _
-    taken = f"{time.perf_counter() - began:.1f} | {time.process_time() - busy:.1f}"
+    taken = f"{time.perf_counter() - start:.1f} | {time.process_time() - busy:.1f}"
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     formula = FORMULAS.get(name, PAIR)
@@ -125,9 +125,9 @@ def seconds(once: Callable[[], object], repeats: int) -> float:
     """Of processor time, the least of some."""
     taken = []
     for _ in range(repeats):
-        began = time.process_time()
+        start = time.process_time()
         once()
-        taken.append(time.process_time() - began)
+        taken.append(time.process_time() - start)
     return min(taken)
 
 

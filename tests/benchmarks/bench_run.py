@@ -22,7 +22,8 @@ from fcil.client.data import ClientData
 from fcil.config import Config, load_config
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.worker import Worker
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -47,14 +48,14 @@ def bare(config: Config, clients: list[int], rounds: list[int]) -> float:
             names = plan.method.local(phase).trained(list(sent))
             leaves = worker.model.load(sent, names)
             optimizer = torch.optim.AdamW(list(leaves.values()), lr=config.train.lr, weight_decay=0.0, fused=True)
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(config.train.epochs):
                 for x, y in prepared:
                     loss = F.cross_entropy(worker.model.logits(worker.model.features(x)), y)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-            taken += time.perf_counter() - began
+            taken += time.perf_counter() - start
     return taken
 
 
@@ -85,9 +86,9 @@ def main() -> None:
     parser.add_argument(
         "--train", type=int, default=3000, help="training images; fewer make the fixed costs weigh more"
     )
-    given = parser.parse_args()
-    chosen = [f'model.weights="{given.weights}"', f'model.precision="{given.precision}"', 'run.exchange="inline"']
-    chosen.append(f"data.train_limit={given.train}")
+    args = parser.parse_args()
+    chosen = [f'model.weights="{args.weights}"', f'model.precision="{args.precision}"', 'run.exchange="inline"']
+    chosen.append(f"data.train_limit={args.train}")
     whole = load_config(ROOT / "configs" / "fashion_mnist" / "beta0.5.toml", chosen)
     inline = run(whole)
     outside = 1 - (inline["clients"] + inline["evaluation"]) / inline["total"]

@@ -28,9 +28,9 @@ TEST = [T.Resize(256, BICUBIC), T.CenterCrop(224)]
 
 def seconds(once: Callable[[], object]) -> float:
     """Of one call."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     once()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int]) -> Image.Image:

@@ -29,18 +29,18 @@ def test_what_fails_is_told_with_its_line_and_exit_code_1(tmp_path, monkeypatch,
     write(tmp_path, source=CRASH)
     monkeypatch.chdir(tmp_path)
     assert main(["check-method", "mine.py"]) == 1
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     at = next(k for k, line in enumerate(lines) if "A run over two tasks goes through" in line)
     assert lines[at].startswith(("✗", "FAILS"))
     assert lines[at + 1] == "    task 1, round 1: client 0's work raised NameError: name 'nothing' is not defined"
     assert lines[at + 2] == f"    mine.py:{len(CRASH.splitlines())}"
-    assert "(the run broke off before any client had answered)" in told.out
-    assert told.err.startswith("fcil: mine.py: 1 of 16 checks failed, in ")
+    assert "(the run broke off before any client had answered)" in output.out
+    assert output.err.startswith("fcil: mine.py: 1 of 16 checks failed, in ")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nowhere.py"], "no such file: nowhere.py"),
         (["fedavgg"], "Did you mean 'fedavg'?"),
@@ -51,9 +51,9 @@ def test_what_fails_is_told_with_its_line_and_exit_code_1(tmp_path, monkeypatch,
         (["fedavg", "--set", "rank=100"], "width 32"),
     ],
 )
-def test_a_mistake_in_what_is_given_is_exit_code_2(words, told, capsys):
+def test_a_mistake_in_what_is_given_is_exit_code_2(words, message, capsys):
     assert main(["check-method", *words]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_marks_are_ascii_where_nothing_else_can_be_printed(tmp_path):

@@ -100,20 +100,20 @@ BAD = {
 @pytest.mark.parametrize("setting", BAD)
 def test_a_bad_setting_is_one_clear_message_and_exit_code_2(small, tmp_path, setting, capsys):
     assert main(["run", str(small), "--output", str(tmp_path / "run"), "--set", setting]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
     for word in BAD[setting]:
-        assert word in told.err
+        assert word in output.err
     assert not (tmp_path / "run").exists()
 
 
 def test_missing_data_says_what_to_put_where(small, tmp_path, capsys):
     settings = ["--set", "data.name=fashion-mnist", "--set", f"data.root={tmp_path}"]
     assert main(["run", str(small), "--output", str(tmp_path / "r"), *settings]) == 2
-    told = capsys.readouterr().err
-    assert "train-images-idx3-ubyte" in told
-    assert str(tmp_path) in told
+    output = capsys.readouterr().err
+    assert "train-images-idx3-ubyte" in output
+    assert str(tmp_path) in output
 
 
 def test_messages_name_the_file(small, tmp_path, capsys):
@@ -133,10 +133,10 @@ def test_a_folder_that_cannot_be_made_is_one_message(small, tmp_path, capsys):
 
 def test_another_run_in_the_folder_is_refused(small, tmp_path):
     assert main(["run", str(small), "--output", str(tmp_path / "run")]) == 0
-    told = fcil("run", small, "--output", tmp_path / "run", "--set", "train.lr=0.5")
-    assert told.returncode == 2
-    assert "holds another run" in told.stderr
-    assert len(told.stderr.splitlines()) == 1
+    result = fcil("run", small, "--output", tmp_path / "run", "--set", "train.lr=0.5")
+    assert result.returncode == 2
+    assert "holds another run" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_without_output_other_settings_have_a_folder_of_their_own(small, tmp_path, monkeypatch, capsys):
@@ -163,10 +163,10 @@ def test_names_of_run_folders():
     many = [f"section{k}.key=value" for k in range(50)]
     assert len(folder(*many).name) < 120
     assert folder(*many) != folder(*many[1:])
-    mine = [folder(f"method.name={path}") for path in ("a/mine.py:Mine", "b/mine.py:Mine", "a_mine.py_Mine")]
-    assert len(set(mine)) == 3
-    assert all(path.parent == Path("runs") and ":" not in path.name for path in mine)
-    assert mine[0].name.startswith("x+method.name=mine.py_Mine-")
+    folders = [folder(f"method.name={path}") for path in ("a/mine.py:Mine", "b/mine.py:Mine", "a_mine.py_Mine")]
+    assert len(set(folders)) == 3
+    assert all(path.parent == Path("runs") and ":" not in path.name for path in folders)
+    assert folders[0].name.startswith("x+method.name=mine.py_Mine-")
 
 
 SHOWN = {
@@ -181,9 +181,9 @@ SHOWN = {
 @pytest.mark.parametrize("words", SHOWN, ids=" ".join)
 def test_small_commands(words, capsys):
     assert main(words) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in SHOWN[words]:
-        assert word in told
+        assert word in output
 
 
 def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
@@ -198,14 +198,14 @@ def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
 
     monkeypatch.setattr(shipped, "import_module", broken)
     assert main(["methods"]) == 0
-    told = capsys.readouterr().out
-    assert "strategies/fedavg.py cannot be imported" in told
-    assert "Match the clients' responses" in told
+    output = capsys.readouterr().out
+    assert "strategies/fedavg.py cannot be imported" in output
+    assert "Match the clients' responses" in output
     assert main(["methods", "fedavg"]) == 2
 
 
-@pytest.mark.parametrize(("classes", "told"), [([], "it defines none"), (["One", "Two"], "it defines 2: One, Two")])
-def test_a_strategy_file_has_one_method(classes, told, monkeypatch, capsys):
+@pytest.mark.parametrize(("classes", "message"), [([], "it defines none"), (["One", "Two"], "it defines 2: One, Two")])
+def test_a_strategy_file_has_one_method(classes, message, monkeypatch, capsys):
     from fcil.registry import shipped
 
     original = shipped.import_module
@@ -220,7 +220,7 @@ def test_a_strategy_file_has_one_method(classes, told, monkeypatch, capsys):
 
     monkeypatch.setattr(shipped, "import_module", other)
     assert main(["methods", "fedavg"]) == 2
-    assert f"strategies/fedavg.py: must define exactly one subclass of fcil.method.Method; {told}" in " ".join(
+    assert f"strategies/fedavg.py: must define exactly one subclass of fcil.method.Method; {message}" in " ".join(
         capsys.readouterr().err.split()
     )
     assert main(["methods"]) == 0
@@ -242,7 +242,7 @@ def test_what_is_counted_begins_with_1(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--seeds=-1"], "write seeds as 0,1,2"),
         (["--seeds", "0,x"], "write seeds as 0,1,2"),
@@ -250,7 +250,7 @@ def test_what_is_counted_begins_with_1(capsys):
         (["--methods", ","], "',': name at least one"),
     ],
 )
-def test_lists_are_neither_empty_nor_of_anything_else(words, told, capsys):
+def test_lists_are_neither_empty_nor_of_anything_else(words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "configs/quickstart.toml", *words])
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -21,15 +21,15 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "merge_bench").glob("*
 
 def test_a_grid_is_tried_in_all_combinations_of_what_the_text_leaves_open():
     grids = {"task_arithmetic": {"scale": [0.1, 0.2], "sum": ["mean", "sum"]}}
-    told = [c.settings for c in make_entry("task_arithmetic", grids, {"rank": 3}, "x").candidates]
-    assert told == [{"scale": s, "sum": how} for s in (0.1, 0.2) for how in ("mean", "sum")]
+    result = [c.settings for c in make_entry("task_arithmetic", grids, {"rank": 3}, "x").candidates]
+    assert result == [{"scale": s, "sum": how} for s in (0.1, 0.2) for how in ("mean", "sum")]
     text = "task_arithmetic(sum = 'sum')"
-    for made in (
+    for built in (
         make_entry(text, grids, {"rank": 3}, "x"),
         make_entry(text, {text: {"scale": [0.1, 0.2]}}, {"rank": 3}, "x"),
     ):
-        assert [c.settings for c in made.candidates] == [{"scale": 0.1}, {"scale": 0.2}]
-        assert [(c.method.sum, c.method.scale, c.method.rank) for c in made.candidates] == [
+        assert [c.settings for c in built.candidates] == [{"scale": 0.1}, {"scale": 0.2}]
+        assert [(c.method.sum, c.method.scale, c.method.rank) for c in built.candidates] == [
             ("sum", s, 3) for s in (0.1, 0.2)
         ]
     assert make_entry("task_arithmetic(rank = 5)", {}, {"rank": 3}, "x").candidates[0].method.rank == 5
@@ -49,13 +49,13 @@ BAD = {
 def test_bad_settings_are_named(text, bench_file, capsys):
     bench_file.write_text(BENCH + text)
     assert main(["merge-bench", str(bench_file)]) == 2
-    told = capsys.readouterr().err
-    assert BAD[text] in told
-    assert "small.toml" in told
+    output = capsys.readouterr().err
+    assert BAD[text] in output
+    assert "small.toml" in output
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     {
         "bench.methods=[]": "nothing to compare",
         "bench.methods=['lorm', 'lorm']": "names one twice",
@@ -75,10 +75,10 @@ def test_bad_settings_are_named(text, bench_file, capsys):
         "bench.methods=['lorrm']": "bench.methods: 'lorrm'",
     }.items(),
 )
-def test_bad_overrides_stop_it_before_anything_is_trained(override, told, bench_file, tmp_path, capsys):
+def test_bad_overrides_stop_it_before_anything_is_trained(override, message, bench_file, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["merge-bench", str(bench_file), "--output", str(out), "--set", override]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -136,15 +136,15 @@ def results(seeds=2, counts=(2, 3), models=("vit_a", "vit b/16")):
 
 
 def test_lines_are_means_and_sample_deviations_over_seeds():
-    given = results()
-    made = mean_lines(given)
-    assert len(made) == 12
-    mine = [r for r in given if (r.model, len(r.tasks), r.label) == ("vit_a", 2, "merge")]
-    line = next(x for x in made if (x.model, x.experts, x.label) == ("vit_a", 2, "merge"))
-    names = to_csv(given).splitlines()[0].split(",")[6::2]
+    rows = results()
+    lines = mean_lines(rows)
+    assert len(lines) == 12
+    chosen = [r for r in rows if (r.model, len(r.tasks), r.label) == ("vit_a", 2, "merge")]
+    line = next(x for x in lines if (x.model, x.experts, x.label) == ("vit_a", 2, "merge"))
+    names = to_csv(rows).splitlines()[0].split(",")[6::2]
     at = names.index("held out mean")
-    assert line.mean()[at] == pytest.approx(np.mean([r.held_out for r in mine]))
-    assert line.std()[at] == pytest.approx(np.std([r.held_out for r in mine], ddof=1))
+    assert line.mean()[at] == pytest.approx(np.mean([r.on_other_tasks for r in chosen]))
+    assert line.std()[at] == pytest.approx(np.std([r.on_other_tasks for r in chosen], ddof=1))
     assert line.settings == "scale = 1"
 
 
@@ -167,11 +167,11 @@ def test_pictures_show_the_figures_that_they_name():
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_pictures_are_drawn_and_the_same_again(seeds, tmp_path):
-    made = mean_lines(results(seeds))
+    built = mean_lines(results(seeds))
     for name, paint in (("merged.png", accuracy_by_method), ("sweep.png", accuracy_by_expert_count)):
-        paint(tmp_path / name, made)
+        paint(tmp_path / name, built)
         first = (tmp_path / name).read_bytes()
-        paint(tmp_path / name, made)
+        paint(tmp_path / name, built)
         assert (tmp_path / name).read_bytes() == first
         with pytest.raises(ValueError, match="no "):
             paint(tmp_path / "never.png", [])

@@ -8,7 +8,7 @@ from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model, phase
 from toys import Replay
 
 from fcil.client.data import ClientData
-from fcil.client.session import ENGINE_STREAMS, Session
+from fcil.client.session import ENGINE_STREAMS, ClientSession
 from fcil.client.settings import Train
 from fcil.client.store import ClientStore
 from fcil.client.training import run_client
@@ -18,7 +18,8 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import Broadcast, Local, Method, Pass, Task, head
 from fcil.model.lora import Lora
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress, make_plan
 
 DATA = dataset()
 TASK = Task(0, 0, 2)
@@ -177,7 +178,7 @@ def test_the_engines_streams_are_refused(purpose):
 def session(indices, earlier=()):
     data = client_data(DATA, indices)
     data = ClientData(data.dataset, data.indices, data.positions, data.size, data.device, earlier)
-    return Session(1, phase(2), model(None), Broadcast({}), {}, data)
+    return ClientSession(1, phase(2), model(None), Broadcast({}), {}, data)
 
 
 def test_images_and_labels_are_those_of_the_training_part():

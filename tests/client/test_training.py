@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase
+from small import BACKBONE, LINEARS, WIDTH, client_data, dataset, model, phase, weight_sized_tensors
 
-from fcil.client.session import Batch, Session
+from fcil.client.session import Batch, ClientSession
 from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.data.transforms import View
@@ -47,7 +47,7 @@ def run(adapted, method, arrays, at=None, data=DATA, indices=(0, 1, 4, 5, 8, 9, 
 
 
 def step_of(adapted, images, labels, task):
-    session = Session(0, phase(task=task), adapted, Broadcast({}), {}, client_data(DATA, []))
+    session = ClientSession(0, phase(task=task), adapted, Broadcast({}), {}, client_data(DATA, []))
     return Batch(session, images, labels, np.arange(len(labels)))
 
 
@@ -59,16 +59,7 @@ def step_of(adapted, images, labels, task):
 def test_no_tensor_as_large_as_a_weight_is_saved_or_given_a_gradient(factor, precision):
     adapted, arrays = model(Lora(RANK), precision), arrays_of()
     leaves = adapted.load(arrays, [name for name in arrays if name.endswith(factor)])
-    frozen = {weight.untyped_storage().data_ptr() for weight in adapted.network.parameters()}
-    sizes = {tuple(sorted(shape)) for shape in LINEARS.values()}
-    weight_sized = []
-
-    def note(tensor):
-        if tuple(sorted(tensor.shape)) in sizes and tensor.untyped_storage().data_ptr() not in frozen:
-            weight_sized.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with weight_sized_tensors(adapted.network) as weight_sized:
         adapted.logits(adapted.features(torch.randn(3, 3, 16, 16))).square().sum().backward()
     assert not weight_sized
     assert set(leaves) == {layer + factor for layer in LINEARS}

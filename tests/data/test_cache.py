@@ -23,8 +23,8 @@ SIZE = 28
 
 
 def only(folder, pattern="*-train-*"):
-    (found,) = (folder / "fcil-cache").glob(pattern)
-    return found
+    (folder_of_part,) = (folder / "fcil-cache").glob(pattern)
+    return folder_of_part
 
 
 def python(code, *arguments):
@@ -68,9 +68,9 @@ def older(path):
 
 
 def cut_secretly(path):
-    told = path.stat()
+    stat = path.stat()
     os.truncate(path, 100)
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 DAMAGE = {
@@ -90,9 +90,9 @@ def test_a_damaged_cache_is_made_again_and_one_line_says_so(what, birds, tmp_pat
     DAMAGE[what](folder)
     capsys.readouterr()
     assert load(birds[0], SIZE).sha256() == birds[1]
-    told = [line for line in capsys.readouterr().err.splitlines() if "made again" in line]
-    assert len(told) == 1
-    assert str(folder) in told[0]
+    output = [line for line in capsys.readouterr().err.splitlines() if "made again" in line]
+    assert len(output) == 1
+    assert str(folder) in output[0]
     assert load(birds[0], SIZE).sha256() == birds[1]
     assert "made again" not in capsys.readouterr().err
 
@@ -125,12 +125,12 @@ def test_replaced_source_files_are_noticed(tmp_path, capsys):
 
 def test_each_size_and_split_has_a_cache_of_its_own(tmp_path):
     archives.imagenet(tmp_path)
-    made = {
+    built = {
         tuple(load(settings("imagenet-r", tmp_path, split_seed=seed), size).test.images.shapes.ravel())
         for size in (28, 56)
         for seed in (0, 1)
     }
-    assert len(made) == 4
+    assert len(built) == 4
     assert len(list((tmp_path / "fcil-cache").glob("imagenet-r-*"))) == 8
 
 
@@ -185,18 +185,18 @@ def test_an_interrupt_leaves_nothing_behind(birds, tmp_path, monkeypatch):
 
 def test_several_at_once_make_it_once_and_share_it(birds, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "fcil-cache")
-    made = []
+    built = []
     original = loading.write_part
 
     def counted(folder, *arguments):
-        made.append(folder.name)
+        built.append(folder.name)
         original(folder, *arguments)
 
     monkeypatch.setattr(loading, "write_part", counted)
     with ThreadPoolExecutor(4) as pool:
         hashes = set(pool.map(lambda _: load(birds[0], SIZE).sha256(), range(4)))
     assert hashes == {birds[1]}
-    assert len(made) == len(set(made)) == 2
+    assert len(built) == len(set(built)) == 2
 
 
 LARGE = """
@@ -287,9 +287,9 @@ def test_a_run_on_images_of_different_shapes_is_the_same_inline_and_after_the_fi
     shutil.rmtree(tmp_path / "imagenet-r")
     (tmp_path / "imagenet-r.tar").unlink()
     assert simulate(prepare(config), tmp_path / "second")["sha256"] == first["sha256"]
-    told = (tmp_path / "first" / "config.toml").read_text()
-    assert 'data_files = "unofficial: MD5 of imagenet-r.tar' in told
-    assert "80/20 within each class by seed 0, sha256 " in told
+    text = (tmp_path / "first" / "config.toml").read_text()
+    assert 'data_files = "unofficial: MD5 of imagenet-r.tar' in text
+    assert "80/20 within each class by seed 0, sha256 " in text
 
 
 def test_limits_cut_a_memory_mapped_part(birds, tmp_path):

@@ -103,12 +103,12 @@ def test_files_that_are_not_the_authors_are_refused_unless_admitted_and_nothing_
 
 @pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if f.files])
 def test_missing_files_are_named_with_where_they_come_from(name, tmp_path):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         load(Data(name=name, root=str(tmp_path)), SIZE)
     for file in FAMILIES[name].files:
-        assert file.name in str(told.value)
-        assert file.url in str(told.value)
-    assert str(tmp_path) in str(told.value)
+        assert file.name in str(error.value)
+        assert file.url in str(error.value)
+    assert str(tmp_path) in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 

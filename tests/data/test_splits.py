@@ -31,9 +31,9 @@ def names(part):
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 100))
 def test_a_fifth_of_each_class_is_held_out(sizes, seed):
-    found = {f"c{i:02d}": [f"{j:03d}.jpg" for j in range(n)] for i, n in enumerate(sizes)}
-    train, test = _draw_split(found, settings("imagenet-r", "x", split_seed=seed))
-    assert sorted(train + test) == sorted((f"{c}/{f}", i) for i, (c, fs) in enumerate(found.items()) for f in fs)
+    folders = {f"c{i:02d}": [f"{j:03d}.jpg" for j in range(n)] for i, n in enumerate(sizes)}
+    train, test = _draw_split(folders, settings("imagenet-r", "x", split_seed=seed))
+    assert sorted(train + test) == sorted((f"{c}/{f}", i) for i, (c, fs) in enumerate(folders.items()) for f in fs)
     for label, n in enumerate(sizes):
         held_out = sum(y == label for _, y in test)
         assert abs(held_out - n / 5) <= 0.5 or (held_out, n) == (1, 2)
@@ -42,13 +42,13 @@ def test_a_fifth_of_each_class_is_held_out(sizes, seed):
 
 
 def test_another_class_or_another_seed_changes_only_what_it_must():
-    found = {c: [f"{j}.jpg" for j in range(50)] for c in "abc"}
-    one = _draw_split(found, settings("imagenet-r", "x"))
-    assert one == _draw_split(dict(found), settings("imagenet-r", "x"))
-    less = _draw_split({c: found[c] for c in "ab"}, settings("imagenet-r", "x"))
+    folders = {c: [f"{j}.jpg" for j in range(50)] for c in "abc"}
+    one = _draw_split(folders, settings("imagenet-r", "x"))
+    assert one == _draw_split(dict(folders), settings("imagenet-r", "x"))
+    less = _draw_split({c: folders[c] for c in "ab"}, settings("imagenet-r", "x"))
     assert [row for row in one[1] if row[1] < 2] == less[1]
-    assert _draw_split(found, settings("imagenet-r", "x", split_seed=1)) != one
-    assert _draw_split(found, settings("imagenet-a", "x")) != one
+    assert _draw_split(folders, settings("imagenet-r", "x", split_seed=1)) != one
+    assert _draw_split(folders, settings("imagenet-a", "x")) != one
 
 
 LISTS = {  # class 1 comes before class 0 by name: the list numbers the classes
@@ -103,26 +103,26 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_lists_that_cannot_be_followed_are_refused_with_the_reason(what, renditions, tmp_path):
-    content, told = WRONG[what]
+    content, message = WRONG[what]
     (tmp_path / "r.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=f"data.split_file.*{told}"):
+    with pytest.raises(ConfigError, match=f"data.split_file.*{message}"):
         split_classes(renditions, settings("imagenet-r", tmp_path, split_file=str(tmp_path / "r.json")))
 
 
 def test_files_that_are_no_lists_are_named(renditions, tmp_path):
     (tmp_path / "r.yaml").write_text("a: [")
     (tmp_path / "evil.yaml").write_text("!!python/object/apply:os.system ['true']")
-    for name, told in (("r.yaml", "r.yaml"), ("evil.yaml", "constructor"), ("none.json", "No such file")):
-        with pytest.raises(ConfigError, match=told):
+    for name, message in (("r.yaml", "r.yaml"), ("evil.yaml", "constructor"), ("none.json", "No such file")):
+        with pytest.raises(ConfigError, match=message):
             split_classes(renditions, settings("imagenet-r", tmp_path, split_file=str(tmp_path / name)))
 
 
 def test_the_split_is_in_the_records_and_a_list_for_a_split_set_is_refused(renditions, tmp_path):
     from fcil.data import load
 
-    told = {seed: load(settings("imagenet-r", tmp_path, split_seed=seed), 28).files for seed in (0, 1)}
-    assert "by seed 0, sha256" in told[0]
-    assert told[0].split("sha256")[1] != told[1].split("sha256")[1]
+    result = {seed: load(settings("imagenet-r", tmp_path, split_seed=seed), 28).files for seed in (0, 1)}
+    assert "by seed 0, sha256" in result[0]
+    assert result[0].split("sha256")[1] != result[1].split("sha256")[1]
     archives.cub(tmp_path)
     (tmp_path / "r.json").write_text("{}")
     with pytest.raises(ConfigError, match="cub200 has its authors' split"):

@@ -21,7 +21,8 @@ from fcil.model.backbone import Model
 from fcil.report.diagnostics import diagnostics_plots, read_diagnostics
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 SMALL = Config(
     data=Data(train_limit=80, test_limit=40),
@@ -88,9 +89,9 @@ def test_kinship_of_clients_is_the_cosine_of_their_dense_changes(watched):
             for update in updates:
                 for layer in list(changes_in(initial_progress))[::5]:
                     whole = dense({**initial_progress, **update.arrays}, layer) - dense(initial_progress, layer)
-                    mine = values[f"client{update.client}/{layer}"]
-                    expected = np.linalg.svd(whole, compute_uv=False)[: len(mine)]
-                    np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6 * expected[0])
+                    singular = values[f"client{update.client}/{layer}"]
+                    expected = np.linalg.svd(whole, compute_uv=False)[: len(singular)]
+                    np.testing.assert_allclose(singular, expected, rtol=1e-4, atol=1e-6 * expected[0])
 
 
 def test_kinship_of_tasks_is_between_what_each_changed(watched):

@@ -27,7 +27,7 @@ from fcil.model.backbone import describe_backbone
 from fcil.options import describe
 from fcil.registry import build_method, method_class
 from fcil.report.forecast import duration_text
-from fcil.server.loop import make_plan
+from fcil.server.plan import make_plan
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]
@@ -49,20 +49,20 @@ def session_of(config, method, store=None):
 
 def agrees(session, folder):
     """Forecast, then run; equal phase by phase and in all."""
-    found = forecast(session)
+    result = forecast(session)
     summary = simulate(session, folder)
     assert not summary["refused"]
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     down = [e["download_bytes"] for e in events if e["event"] == "phase"]
     asked = [len(e["clients"]) for e in events if e["event"] == "phase"]
     up = [e["upload_bytes"] for e in events if e["event"] == "merged"]
-    assert [p.download_bytes for p in found.phases] == down
-    assert [p.upload_bytes for p in found.phases] == up
-    assert [p.clients for p in found.phases] == asked
-    figures = found.figures()
+    assert [p.download_bytes for p in result.phases] == down
+    assert [p.upload_bytes for p in result.phases] == up
+    assert [p.clients for p in result.phases] == asked
+    figures = result.figures()
     assert figures["upload_bytes"] == summary["upload_bytes"]
     assert figures["download_bytes"] == summary["download_bytes"]
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", representatives("local", "passes", "statistic", "broadcast", "factors"))
@@ -115,11 +115,11 @@ class Counting(FedAvg):
 def test_steps_are_those_that_are_taken(digits_config, tmp_path):
     config = digits_config(SMALL, {"train": {"epochs": 3, "batch": 7, "participation": 0.7}})
     session = session_of(config, Counting(rank=2))
-    found = forecast(session)
+    result = forecast(session)
     STEPS_TAKEN.clear()
     simulate(session, tmp_path / "run")
-    assert [p.steps for p in found.phases] == np.bincount(STEPS_TAKEN).tolist()
-    assert sum(p.steps for p in found.phases) == found.figures()["steps"]
+    assert [p.steps for p in result.phases] == np.bincount(STEPS_TAKEN).tolist()
+    assert sum(p.steps for p in result.phases) == result.figures()["steps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +171,11 @@ def test_costs_between_the_first_and_the_last_measurement():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (250, "4 min 10 s"), (3600, "1 h 0 min"), (273_600, "3 d 4 h")],
 )
-def test_times_as_people_say_them(seconds, told):
-    assert duration_text(seconds) == told
+def test_times_as_people_say_them(seconds, text):
+    assert duration_text(seconds) == text
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -199,13 +199,13 @@ def test_the_command_prints_tables_that_fit_100_columns_and_leaves_nothing(tmp_p
     path = written(FEDAVG, tmp_path, partition={"clients": 14, "min_samples": 0}, **SMALL)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["plan", str(path), "--json", str(tmp_path / "figures.json")]) == 0
-    told = capsys.readouterr().out
-    assert max(map(len, map(str.rstrip, told.splitlines()))) <= 100
+    output = capsys.readouterr().out
+    assert max(map(len, map(str.rstrip, output.splitlines()))) <= 100
     for word in ("training images", "steps", "up [MB]", "memory of a worker", "start-up", "in all, about"):
-        assert word in told
+        assert word in output
     assert {p.name for p in tmp_path.iterdir()} == {"job.toml", "figures.json"}
     scenario = prepare(load_config(path)).plan.scenario
-    assert str(sum(len(p) for p in scenario.parts[0])) in told
+    assert str(sum(len(p) for p in scenario.parts[0])) in output
 
 
 def test_figures_that_cannot_be_written_are_told_first(tmp_path, capsys):
@@ -240,7 +240,7 @@ def test_time_and_memory_are_within_a_fifth_of_what_the_run_records(table, tmp_p
             assert plan["upload_bytes"] == ran["upload_bytes"]
             assert plan["download_bytes"] == ran["download_bytes"]
             assert plan["peak_memory_bytes"] == pytest.approx(ran["peak_memory_bytes"], rel=0.2)
-        told = np.mean([plan["seconds"]["total"] for plan in plans])
-        if told == pytest.approx(ran["seconds"]["total"], rel=0.2):
+        result = np.mean([plan["seconds"]["total"] for plan in plans])
+        if result == pytest.approx(ran["seconds"]["total"], rel=0.2):
             return
-    assert told == pytest.approx(ran["seconds"]["total"], rel=0.2)
+    assert result == pytest.approx(ran["seconds"]["total"], rel=0.2)

@@ -39,9 +39,9 @@ def begun(tmp_path, digits_config, monkeypatch):
 def test_the_hash_of_a_methods_file_is_recorded_and_the_path_is_absolute(begun, tmp_path, digits_config):
     folder, path = begun
     assert read_config(folder).method.name == f"{path}:Mine"
-    told = read_provenance(folder)
-    assert told["method_sources"] == {str(path): hashlib.sha256(MINE.encode()).hexdigest()}
-    assert told["method"] == {"rank": 2, "pull": 0.5}
+    result = read_provenance(folder)
+    assert result["method_sources"] == {str(path): hashlib.sha256(MINE.encode()).hexdigest()}
+    assert result["method"] == {"rank": 2, "pull": 0.5}
     session = prepare(digits_config({"method": {"name": "fedavg", "rank": 2}}, {"train": {"rounds": 1}}))
     simulate(session, tmp_path / "shipped")
     assert "method_sources" not in read_provenance(tmp_path / "shipped")

@@ -53,9 +53,9 @@ def unbroken(tmp_path_factory):
 def test_what_deploys_counts_as_merging_and_not_as_evaluation(tmp_path, monkeypatch):
     deploy = LoRM.deploy
 
-    def slow(*given):
+    def slow(*args):
         time.sleep(0.3)
-        return deploy(*given)
+        return deploy(*args)
 
     monkeypatch.setattr(LoRM, "deploy", slow)
     config = replace(SMALL, data=Data(train_limit=40, test_limit=20), train=Train(rounds=1, epochs=1))
@@ -106,10 +106,10 @@ def test_two_runs_in_fresh_processes_end_in_the_same_bits(unbroken, tmp_path):
         "from tests.engine.test_simulation import *; from pathlib import Path; import sys;"
         "f = Path(sys.argv[1]); print(simulate(prepare(SMALL, f), f)['sha256'])"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert told.stdout.strip() == unbroken[0]["sha256"]
+    assert result.stdout.strip() == unbroken[0]["sha256"]
 
 
 def test_the_same_command_shows_a_finished_run_and_refuses_another(unbroken):

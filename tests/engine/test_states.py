@@ -9,7 +9,7 @@ from safetensors.numpy import load, save
 
 from fcil.arrays import digest, grouped, nbytes, ungrouped
 from fcil.engine.records import Recorder, _read_checkpoint
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 from strategies.fedavg import FedAvg
 
 NAMES = st.text(st.characters(exclude_characters=":", exclude_categories=("Cs",)), max_size=6)
@@ -26,9 +26,9 @@ ODD = {"": {"": np.zeros(0, np.float32)}, "a": {}, "__metadata__": {}, "b": {"a"
 
 def same(left, right):
     """The same groups, names, types, shapes and bits."""
-    told = [{g: {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()} for g, arrays in state.items()}
+    result = [{g: {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()} for g, arrays in state.items()}
             for state in (left, right)]  # fmt: skip
-    return told[0] == told[1]
+    return result[0] == result[1]
 
 
 @given(STATES)

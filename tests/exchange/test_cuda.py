@@ -18,7 +18,8 @@ from fcil.model.backbone import Model, describe_backbone
 from fcil.model.precision import resolve
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import ask, initial_progress, make_plan, run
+from fcil.server.loop import ask, run
+from fcil.server.plan import initial_progress, make_plan
 
 pytestmark = [
     pytest.mark.gpu,

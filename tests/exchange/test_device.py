@@ -13,7 +13,7 @@ import torch
 from fcil.config import Config, Run
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.device import PeakMemory, clients_device, local_device
-from fcil.server.loop import Progress
+from fcil.server.plan import Progress
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def on(**run):
 
 def test_auto_is_cuda_where_there_is_a_gpu(monkeypatch):
     for available, device in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda result=available: result)
         assert local_device("auto") == torch.device(device)
     assert local_device("cuda:1") == torch.device("cuda", 1)
 
@@ -56,8 +56,8 @@ assert flags() == (True, False, False, "highest", True), flags()
 
 def test_a_gpu_is_asked_for_repeatable_arithmetic_and_a_processor_is_left_alone():
     """In a process of its own: the flags are global."""
-    told = subprocess.run([sys.executable, "-W", "error", "-c", FLAGS], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    result = subprocess.run([sys.executable, "-W", "error", "-c", FLAGS], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
@@ -94,6 +94,6 @@ def test_a_run_tells_the_most_memory_that_any_client_took(digits_config, tmp_pat
     config = digits_config({"data": {"train_limit": 40, "test_limit": 20}, "train": {"rounds": 1}})
     summary = simulate(prepare(config, tmp_path / "run"), tmp_path / "run")
     events = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    told = [event["peak_memory_bytes"] for event in events if event["event"] == "client"]
-    assert len(told) > 3
-    assert summary["peak_memory_bytes"] == max(told)
+    result = [event["peak_memory_bytes"] for event in events if event["event"] == "client"]
+    assert len(result) > 3
+    assert summary["peak_memory_bytes"] == max(result)

@@ -37,22 +37,22 @@ def test_it_is_the_equations_entry_by_entry_over_layers_of_different_size(change
     second = [LowRank(rng.integers(-2, 3, (3, 1)).astype(float), rng.standard_normal((1, 9))) for _ in changes]
     elected, factors = merged([changes, second])
     taus, masks, expected = reference.emr([reference.dense(changes), reference.dense(second)])
-    for mine, tau in zip(elected, taus, strict=True):
-        np.testing.assert_allclose(mine.change, tau, rtol=1e-12, atol=0)
+    for actual, tau in zip(elected, taus, strict=True):
+        np.testing.assert_allclose(actual.change, tau, rtol=1e-12, atol=0)
     np.testing.assert_allclose(factors, expected, rtol=1e-12)
     for t, task in enumerate(restored_all(elected, factors)):
-        for mine, mask, tau in zip(task, masks, taus, strict=True):
-            np.testing.assert_allclose(mine, expected[t] * mask[t] * tau, rtol=1e-12, atol=0)
+        for actual, mask, tau in zip(task, masks, taus, strict=True):
+            np.testing.assert_allclose(actual, expected[t] * mask[t] * tau, rtol=1e-12, atol=0)
 
 
 @given(low_rank())
 def test_a_restored_task_has_its_own_l1_norm_and_the_elected_change_bounds_all_that_agree(changes):
     elected, factors = merged([changes])
-    for delta, (mine,) in zip(reference.dense(changes), restored_all(elected, factors), strict=True):
+    for delta, (actual,) in zip(reference.dense(changes), restored_all(elected, factors), strict=True):
         agrees = delta * elected[0].change > 0
         # a task that nowhere has the elected sign keeps no entry, and nothing can be rescaled to its norm
         norm = np.abs(delta).sum() if agrees.any() else 0.0
-        np.testing.assert_allclose(np.abs(mine).sum(), norm, rtol=1e-9)
+        np.testing.assert_allclose(np.abs(actual).sum(), norm, rtol=1e-9)
         assert np.all(np.abs(elected[0].change)[agrees] >= np.abs(delta)[agrees] * (1 - 1e-12))
 
 
@@ -60,8 +60,8 @@ def test_a_restored_task_has_its_own_l1_norm_and_the_elected_change_bounds_all_t
 def test_one_task_and_copies_of_it_are_restored_exactly(one, copies):
     elected, factors = merged([one * copies])
     np.testing.assert_allclose(factors, 1, rtol=1e-12)
-    for (mine,) in restored_all(elected, factors):
-        close(mine, dense(one[0]))
+    for (actual,) in restored_all(elected, factors):
+        close(actual, dense(one[0]))
 
 
 def test_a_vote_counts_by_its_weight_and_the_magnitude_does_not():
@@ -91,7 +91,7 @@ IMAGES = model_inputs(dataset().test.images[:6], dataset(), SIZE)
 
 def learned(method, disjoint, tasks=TASKS):
     """[(phase, state)] after each of the tasks, whose pairs are random; on columns of their own where `disjoint`."""
-    rng, state, found = np.random.default_rng(0), method.init(BACKBONE, 6, 0), []
+    rng, state, result = np.random.default_rng(0), method.init(BACKBONE, 6, 0), []
     for task in tasks:
         at = phase(task=task, index=task.index)
         state = method.begin(state, at, BACKBONE)
@@ -100,8 +100,8 @@ def learned(method, disjoint, tasks=TASKS):
             pairs[name] *= np.arange(pairs[name].shape[1]) % len(TASKS) == task.index
         heads = {name: rng.standard_normal(a.shape).astype(np.float32) for name, a in state["head"].items()}
         state = {**state, "module": {n: a.astype(np.float32) for n, a in pairs.items()}, "head": heads}
-        found.append((at, state))
-    return found
+        result.append((at, state))
+    return result
 
 
 def probabilities(method, arrays, task):
@@ -116,9 +116,9 @@ def scores(method, arrays):
     adapted = model(method.adapter)
     adapted.load(arrays)
     with torch.no_grad():
-        found = method.scores(adapted, IMAGES).numpy()
+        result = method.scores(adapted, IMAGES).numpy()
     assert adapted.arrays.keys() == arrays.keys()  # what was loaded is back in its place
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", ["emr", "compose"])
@@ -129,11 +129,11 @@ def test_a_routed_sample_goes_to_the_task_whose_own_model_is_surest(name):
     steps = learned(method, disjoint=True)
     at, last = steps[-1]
     own = [probabilities(plain, {**state["module"], **last["head"]}, t) for t, (_, state) in enumerate(steps)]
-    found = scores(method, method.deploy(last, at))
-    np.testing.assert_allclose(found, np.concatenate(own, 1), atol=1e-5)
+    result = scores(method, method.deploy(last, at))
+    np.testing.assert_allclose(result, np.concatenate(own, 1), atol=1e-5)
     surest = np.argmax([task.max(1) for task in own], 0)
     chosen = [TASKS[t].first + own[t][i].argmax() for i, t in enumerate(surest)]
-    np.testing.assert_array_equal(found.argmax(1), chosen)
+    np.testing.assert_array_equal(result.argmax(1), chosen)
 
 
 def test_without_the_router_the_elected_change_is_deployed_and_every_class_is_scored_by_it():
@@ -155,10 +155,10 @@ def test_classes_of_a_task_that_was_not_merged_are_scored_under_the_elected_chan
     method, plain = build_method("emr", {"rank": 2, "router": True}), build_method("emr", {"rank": 2})
     at, state = learned(method, False, (TASKS[0], TASKS[2]))[-1]
     rows = head.new_rows(TASKS[1], BACKBONE.width, np.random.default_rng(1))
-    found = scores(method, {**method.deploy(state, at), **rows})
+    result = scores(method, {**method.deploy(state, at), **rows})
     elected = probabilities(plain, {**plain.deploy(state, at), **rows}, 1)
-    np.testing.assert_allclose(found[:, 2:4], elected, atol=1e-6)
-    np.testing.assert_array_equal(found[:, [0, 1, 4, 5]], scores(method, method.deploy(state, at)))
+    np.testing.assert_allclose(result[:, 2:4], elected, atol=1e-6)
+    np.testing.assert_array_equal(result[:, [0, 1, 4, 5]], scores(method, method.deploy(state, at)))
 
 
 def test_one_task_alone_needs_no_router():

@@ -19,8 +19,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def merged(experts, **settings):
-    found = dict(build_method("kinship", {"rank": 2, **settings}).combine(experts, lambda *p: None))
-    return {layer: dense(change) for layer, change in found.items()}
+    result = dict(build_method("kinship", {"rank": 2, **settings}).combine(experts, lambda *p: None))
+    return {layer: dense(change) for layer, change in result.items()}
 
 
 def experts(many):
@@ -36,8 +36,8 @@ def least_akin(change, many):
 def test_slerp_is_the_formula_with_sines_at_one_half(seed):
     many = models(seed)[:2]
     each = grams(many)
-    found = slerp(np.tile([1.0, 0], (2, 1)), np.tile([0.0, 1], (2, 1)), np.array(list(each.values())))
-    for row, layer in zip(found, each, strict=True):
+    result = slerp(np.tile([1.0, 0], (2, 1)), np.tile([0.0, 1], (2, 1)), np.array(list(each.values())))
+    for row, layer in zip(result, each, strict=True):
         a, b = (dense(m[layer]).ravel() for m in many)
         angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
         np.testing.assert_allclose(row, np.sin(angle / 2) / np.sin(angle), rtol=1e-9)
@@ -74,19 +74,19 @@ def test_of_two_that_are_each_others_least_akin_the_better_mean_decides():
 @given(seeds)
 def test_two_equally_long_models_of_one_layer_meet_half_way(seed):
     many = [{"first": m["first"].times(1 / np.linalg.norm(dense(m["first"])))} for m in models(seed)[:2]]
-    found = merged(experts(many))
-    for layer in found:
+    result = merged(experts(many))
+    for layer in result:
         a, b = (dense(m[layer]) for m in many)
         cosine = np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
-        np.testing.assert_allclose(found[layer], (a + b) / 2 / np.sqrt((1 + cosine) / 2), rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(result[layer], (a + b) / 2 / np.sqrt((1 + cosine) / 2), rtol=1e-8, atol=1e-10)
 
 
 @given(seeds, st.integers(1, 4))
 def test_copies_of_one_model_are_that_model(seed, n):
     one = models(seed)[0]
-    found = merged(experts([one] * n))
+    result = merged(experts([one] * n))
     for layer, change in one.items():
-        np.testing.assert_allclose(found[layer], dense(change), rtol=1e-12)
+        np.testing.assert_allclose(result[layer], dense(change), rtol=1e-12)
 
 
 @given(seeds)
@@ -102,9 +102,9 @@ def test_order_scale_and_basis_are_respected(seed):
 
 def test_those_without_examples_do_not_count_and_nobody_is_an_error():
     many = models(1)
-    found, without = merged([*experts(many[:2]), Expert(many[2], 0.0)]), merged(experts(many[:2]))
+    result, without = merged([*experts(many[:2]), Expert(many[2], 0.0)]), merged(experts(many[:2]))
     for layer in without:
-        np.testing.assert_array_equal(found[layer], without[layer])
+        np.testing.assert_array_equal(result[layer], without[layer])
     with pytest.raises(MergeError, match="no expert"):
         merged([Expert(many[0], 0.0)])
     with pytest.raises(MergeError, match="empty"):

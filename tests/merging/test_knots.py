@@ -72,11 +72,11 @@ def sides(of, axis):
 @given(of=many())
 def test_changes_are_what_their_coordinates_say_and_the_bases_are_orthonormal(space, of):
     for layer in of[0].changes:
-        found = space([e.changes[layer] for e in of])
-        for one, coordinates in zip(of, found.coordinates, strict=True):
-            close(dense(found.to_weights(coordinates)), denses(one)[layer], 1e-12)
-            close(dense(found.to_weights(dense(coordinates))), denses(one)[layer], 1e-12)
-        for basis in (found.left, None if found.right is None else found.right.T):
+        result = space([e.changes[layer] for e in of])
+        for one, coordinates in zip(of, result.coordinates, strict=True):
+            close(dense(result.to_weights(coordinates)), denses(one)[layer], 1e-12)
+            close(dense(result.to_weights(dense(coordinates))), denses(one)[layer], 1e-12)
+        for basis in (result.left, None if result.right is None else result.right.T):
             if basis is not None:
                 close(basis.T @ basis, np.eye(basis.shape[1]), 1e-12)
 
@@ -84,8 +84,8 @@ def test_changes_are_what_their_coordinates_say_and_the_bases_are_orthonormal(sp
 @given(many())
 def test_coordinates_have_the_singular_values_of_the_dense_matrix_as_their_rows_lengths(of):
     for layer in of[0].changes:
-        found = column_basis([e.changes[layer] for e in of])
-        together = np.concatenate([dense(c) for c in found.coordinates], axis=1)
+        result = column_basis([e.changes[layer] for e in of])
+        together = np.concatenate([dense(c) for c in result.coordinates], axis=1)
         s = np.linalg.svd(np.concatenate([denses(e)[layer] for e in of], axis=1), compute_uv=False)
         close(np.linalg.norm(together, axis=1), s[: len(together)], 1e-10)
         assert (s[len(together) :] <= 1e-9 * s[0]).all()
@@ -105,9 +105,9 @@ def test_ranks_beyond_the_matrix_and_single_directions():
     of = experts(1, (9, 1, 7), {"small": (3, 2), "row": (1, 6), "column": (6, 1)})
     for space in (column_basis, row_basis, core_basis):
         for layer in of[0].changes:
-            found = space([e.changes[layer] for e in of])
-            for one, coordinates in zip(of, found.coordinates, strict=True):
-                close(dense(found.to_weights(coordinates)), denses(one)[layer], 1e-12)
+            result = space([e.changes[layer] for e in of])
+            for one, coordinates in zip(of, result.coordinates, strict=True):
+                close(dense(result.to_weights(coordinates)), denses(one)[layer], 1e-12)
 
 
 # ---- the merge, and the invariants -----------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ def test_knots_with_a_mean_is_the_mean_of_the_products_and_any_sum_that_sum(of, 
             yield layer, stacked([e.changes[layer] for e in inside], list(w))
 
     wanted = {n: sum(x * denses(e)[n] for x, e in zip(w, of, strict=True)) for n in of[0].changes}
-    found = merge_in_basis(column_basis if stack == "columns" else row_basis, of, weighted_sum)
-    same({layer: dense(change) for layer, change in found}, wanted)
+    result = merge_in_basis(column_basis if stack == "columns" else row_basis, of, weighted_sum)
+    same({layer: dense(change) for layer, change in result}, wanted)
 
 
 @given(many(), STACKS)
@@ -160,12 +160,12 @@ def test_signs_of_singular_pairs_change_nothing(of, top, stack, seed):
     space = column_basis if stack == "columns" else row_basis
 
     def flipped(changes):
-        found = space(changes)
-        k = found.coordinates[0].shape[0 if stack == "columns" else 1]
+        result = space(changes)
+        k = result.coordinates[0].shape[0 if stack == "columns" else 1]
         s = np.random.default_rng(seed).choice([-1.0, 1.0], k)
         if stack == "columns":
-            return SharedBasis(tuple(LowRank(s[:, None] * c.b, c.a) for c in found.coordinates), left=found.left * s)
-        return SharedBasis(tuple(LowRank(c.b, c.a * s) for c in found.coordinates), right=s[:, None] * found.right)
+            return SharedBasis(tuple(LowRank(s[:, None] * c.b, c.a) for c in result.coordinates), left=result.left * s)
+        return SharedBasis(tuple(LowRank(c.b, c.a * s) for c in result.coordinates), right=s[:, None] * result.right)
 
     plain, other = (dict(merge_in_basis(f, of, lambda e: trim_elect_merge(Entries(e), top))) for f in (space, flipped))
     for layer in plain:
@@ -239,8 +239,8 @@ def test_equal_singular_values_leave_a_choice_of_basis_which_is_made_alike_every
     turn = orthogonal(0, 2)
 
     def turned(changes):
-        found = column_basis(changes)
-        return SharedBasis(tuple(LowRank(turn.T @ c.b, c.a) for c in found.coordinates), left=found.left @ turn)
+        result = column_basis(changes)
+        return SharedBasis(tuple(LowRank(turn.T @ c.b, c.a) for c in result.coordinates), left=result.left @ turn)
 
     def ties_in(space):
         return dense(dict(merge_in_basis(space, of, lambda e: trim_elect_merge(Entries(e), 0.25)))["layer"])
@@ -255,14 +255,14 @@ def test_equal_singular_values_leave_a_choice_of_basis_which_is_made_alike_every
 def test_dare_ties_is_the_transcription_on_the_coordinates(of, seed, p):
     """The masks drawn here are those of the coordinates, so the product's own basis stands in for the dense one."""
     draw = draws(seed)
-    found = {n: column_basis([e.changes[n] for e in of]) for n in of[0].changes}
+    result = {n: column_basis([e.changes[n] for e in of]) for n in of[0].changes}
 
     def thin(i, layer):
-        c = dense(found[layer].coordinates[i])
+        c = dense(result[layer].coordinates[i])
         return reference_ties.thinned(c, draw("mask", i, layer).random(c.shape), p)
 
-    inside = [{n: thin(i, n) for n in found} for i in range(len(of))]
-    wanted = {n: found[n].left @ x for n, x in reference_ties.ties(inside, weights(of), 1.0, 0.7).items()}
+    inside = [{n: thin(i, n) for n in result} for i in range(len(of))]
+    wanted = {n: result[n].left @ x for n, x in reference_ties.ties(inside, weights(of), 1.0, 0.7).items()}
     same(merged(of, seed, reduce="dare_ties", drop=p), wanted)
     same(merged(of, seed, reduce="dare_ties", drop=0.0), merged(of, top=1.0, scale=0.7))
 
@@ -324,10 +324,10 @@ def test_no_dense_layer_is_made():
 
 @given(many(), TOPS)
 def test_ties_in_core_space_is_the_transcription(of, top):
-    found = {n: reference_ties.core([(e.changes[n].b, e.changes[n].a) for e in of]) for n in of[0].changes}
-    inside = [{n: found[n][2][i] for n in found} for i in range(len(of))]
+    result = {n: reference_ties.core([(e.changes[n].b, e.changes[n].a) for e in of]) for n in of[0].changes}
+    inside = [{n: result[n][2][i] for n in result} for i in range(len(of))]
     literal = reference_ties.ties(inside, weights(of), top, 1.0)
-    wanted = {n: found[n][0] @ literal[n] @ found[n][1].T for n in found}
+    wanted = {n: result[n][0] @ literal[n] @ result[n][1].T for n in result}
     same({n: dense(c) for n, c in CoreSpace(host=f"ties(top = {top})").combine(of, draws())}, wanted)
 
 

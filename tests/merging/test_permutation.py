@@ -169,9 +169,9 @@ def test_correlations_are_those_of_numpy():
             network(x)
         handle.remove()
     expected = np.corrcoef(kept[0].T.astype(float), kept[1].T.astype(float))[:64, 64:]
-    found = alignment.correlations(a, b, [x[:2], x[2:]])
-    np.testing.assert_allclose(found["blocks.1.mlp.fc1"], expected, atol=1e-5)
-    assert found["blocks.0.attn.qkv"].shape == (3, 32, 32)
+    result = alignment.correlations(a, b, [x[:2], x[2:]])
+    np.testing.assert_allclose(result["blocks.1.mlp.fc1"], expected, atol=1e-5)
+    assert result["blocks.0.attn.qkv"].shape == (3, 32, 32)
 
 
 def test_a_fit_of_two_copies_changes_nothing_and_of_two_others_comes_nearer():
@@ -258,7 +258,7 @@ def code(words):
 
 def test_mistakes_are_told_before_anything_is_written(pair, tmp_path, capsys):
     out = str(tmp_path / "merged.safetensors")
-    for words, told in (
+    for words, message in (
         (["--out", out, "--images", "0"], "a number of images, at least 1"),
         (["--out", str(tmp_path / "merged.npz")], "--out"),
         (["--out", out, "--alpha", "2"], "--alpha"),
@@ -266,7 +266,7 @@ def test_mistakes_are_told_before_anything_is_written(pair, tmp_path, capsys):
         (["--out", out, "--backbone", "vit_tiny_patch16_224", "--image-size", "224"], "does not fit"),
     ):
         assert code(["merge-models", *map(str, pair), *words]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     for names in (["timm", str(pair[1])], [str(pair[0]), "none.safetensors"]):
         assert code(["merge-models", *names, "--out", out]) == 2
         assert "no such file" in capsys.readouterr().err

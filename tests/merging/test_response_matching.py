@@ -32,8 +32,8 @@ def test_a_round_is_the_equation_and_the_least_squares_solution_for_the_shared_b
 @given(problems(), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_head_is_the_equation_at_any_shrink(p, amount):
     grams = [packed.whole(packed.shrunk(symmetric_half(g), amount)) for g in p.grams]
-    for mine, g in zip(grams, p.grams, strict=True):
-        np.testing.assert_allclose(mine, reference.shrunk(g, amount), rtol=1e-15)
+    for actual, g in zip(grams, p.grams, strict=True):
+        np.testing.assert_allclose(actual, reference.shrunk(g, amount), rtol=1e-15)
     close(match(p.start, p.thetas, grams), reference.lorm_head(p.thetas, p.xs, amount))
 
 

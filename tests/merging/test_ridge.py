@@ -92,7 +92,7 @@ def test_class_means_of_a_class_without_samples_are_zero():
 # ---- transport -------------------------------------------------------------------------------------------------------
 
 
-def carried(phi, new, strength=1e-9):
+def transport_of(phi, new, strength=1e-9):
     return transport(new.T @ phi, half(phi), strength)
 
 
@@ -101,7 +101,7 @@ def test_a_linear_change_of_features_is_carried_exactly(seed):
     phi, _ = problem(seed, 60)
     old, y_old = problem(seed + 1, 30)
     change = np.random.default_rng([seed, 2]).standard_normal((6, 6))
-    gram, q = transported(carried(phi, phi @ change.T, 1e-13), half(old), y_old.T @ old)
+    gram, q = transported(transport_of(phi, phi @ change.T, 1e-13), half(old), y_old.T @ old)
     moved = old @ change.T
     close(packed.whole(gram), moved.T @ moved, 1e-6)
     close(q, y_old.T @ moved, 1e-6)
@@ -110,7 +110,7 @@ def test_a_linear_change_of_features_is_carried_exactly(seed):
 @given(seeds, st.floats(1e-6, 1e3))
 def test_features_that_have_not_changed_change_nothing(seed, strength):
     phi, _ = problem(seed, 60)
-    gram, q = transported(carried(phi, phi, strength), half(phi), np.ones((2, 6)))
+    gram, q = transported(transport_of(phi, phi, strength), half(phi), np.ones((2, 6)))
     close(gram, half(phi))
     close(q, np.ones((2, 6)))
 
@@ -118,9 +118,9 @@ def test_features_that_have_not_changed_change_nothing(seed, strength):
 def test_a_strength_towards_infinity_leaves_the_sums_as_they_are():
     phi, y = problem(0)
     new, _ = problem(1)
-    distances = [np.abs(carried(phi, new, strength) - np.eye(6)).max() for strength in (1.0, 1e3, 1e6, 1e9)]
+    distances = [np.abs(transport_of(phi, new, strength) - np.eye(6)).max() for strength in (1.0, 1e3, 1e6, 1e9)]
     assert all(later < 2e-3 * before for before, later in pairwise(distances[1:]))
-    gram, q = transported(carried(phi, new, 1e12), half(phi), y.T @ phi)
+    gram, q = transported(transport_of(phi, new, 1e12), half(phi), y.T @ phi)
     close(gram, half(phi), 1e-9)
     close(q, y.T @ phi, 1e-9)
 
@@ -130,10 +130,10 @@ def test_transport_is_the_minimiser_of_its_objective():
     phi, _ = problem(0)
     new, _ = problem(1)
     mu = 0.3 * np.square(phi).sum(0).mean()
-    t = carried(phi, new, 0.3)
+    t = transport_of(phi, new, 0.3)
     close((t @ phi.T - new.T) @ phi + mu * (t - np.eye(6)), np.zeros((6, 6)))
 
 
 def test_nobodys_samples_carry_nothing():
     nothing = np.zeros((0, 4))
-    np.testing.assert_array_equal(carried(nothing, nothing), np.eye(4))
+    np.testing.assert_array_equal(transport_of(nothing, nothing), np.eye(4))

@@ -41,10 +41,10 @@ def test_kinship_is_the_cosine_of_the_dense_changes(seed):
     many = models(seed)
     v = np.array([flat(m) for m in many])
     v /= np.linalg.norm(v, axis=1, keepdims=True)
-    found = kinships(many)
-    np.testing.assert_allclose(found, v @ v.T, atol=1e-12)
-    np.testing.assert_allclose(found, found.T, rtol=0)
-    np.testing.assert_allclose(np.diagonal(found), 1, atol=1e-12)
+    result = kinships(many)
+    np.testing.assert_allclose(result, v @ v.T, atol=1e-12)
+    np.testing.assert_allclose(result, result.T, rtol=0)
+    np.testing.assert_allclose(np.diagonal(result), 1, atol=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -52,8 +52,8 @@ def test_kinship_and_features_depend_on_products_only(seed):
     many = models(seed)
     other = [in_another_basis(m, seed) for m in many]
     np.testing.assert_allclose(kinships(other), kinships(many), atol=1e-9)
-    for mine, theirs in zip(many, other, strict=True):
-        np.testing.assert_allclose(spectral_features(theirs, 4), spectral_features(mine, 4), rtol=1e-8, atol=1e-8)
+    for ours, theirs in zip(many, other, strict=True):
+        np.testing.assert_allclose(spectral_features(theirs, 4), spectral_features(ours, 4), rtol=1e-8, atol=1e-8)
 
 
 def test_kinship_keeps_its_sign_and_ignores_scale():

@@ -95,5 +95,5 @@ def test_beside_the_factors_no_more_than_two_layers_are_held(merge):
 def test_entries_are_those_of_the_products():
     rng = np.random.default_rng(0)
     changes = [change(rng, 3 * ROWS + 1, 4, 2) for _ in range(2)]
-    found = np.concatenate([each for _, each in row_blocks(changes)], 1)
-    close(found, np.stack([dense(c) for c in changes]))
+    result = np.concatenate([each for _, each in row_blocks(changes)], 1)
+    close(result, np.stack([dense(c) for c in changes]))

@@ -73,10 +73,10 @@ def test_iso_cts_is_the_dense_form_at_full_rank(changes, common):
 def test_opcm_is_the_published_recursion_over_all_layers(seed, alpha, tasks):
     rng = np.random.default_rng(seed)
     many = [[change(rng, 7, 5, 5), change(rng, 4, 6, 4)] for _ in range(tasks)]
-    for mine, expected in zip(
+    for actual, expected in zip(
         opcm(many, alpha), reference.opcm([reference.dense(t) for t in many], alpha), strict=True
     ):
-        close(mine, expected)
+        close(actual, expected)
 
 
 @every
@@ -203,14 +203,14 @@ def test_the_dense_forms_give_weight_to_arbitrary_vectors_and_these_do_not():
     columns = np.linalg.qr(np.concatenate([c.b for c in changes], 1))[0]
     left, right = orthogonal(rng, 48), orthogonal(rng, 40)
     moved = [turned(left, right, c) for c in changes]
-    for literal, mine in ((reference.iso_c, iso_c), (lambda d: reference.iso_cts(d, 0.8), iso_cts)):
+    for literal, merge in ((reference.iso_c, iso_c), (lambda d: reference.iso_cts(d, 0.8), iso_cts)):
         bad = literal(reference.dense(changes))
         assert np.linalg.norm(bad - columns @ (columns.T @ bad)) > 0.5 * np.linalg.norm(bad)
         turned_bad = literal(reference.dense(moved))
         assert np.linalg.norm(turned_bad - left @ bad @ right) > 0.5 * np.linalg.norm(bad)
-        good = dense(mine(changes))
+        good = dense(merge(changes))
         assert np.linalg.norm(good - columns @ (columns.T @ good)) < 1e-12 * np.linalg.norm(good)
-        assert np.linalg.norm(dense(mine(moved)) - left @ good @ right) < 1e-9 * np.linalg.norm(good)
+        assert np.linalg.norm(dense(merge(moved)) - left @ good @ right) < 1e-9 * np.linalg.norm(good)
     one = reference.dense(changes)[0]
     assert np.linalg.norm(reference.tsv_m([one] * 3) - one) > 0.5 * np.linalg.norm(one)
     assert np.linalg.norm(dense(tsv_m([changes[0]] * 3)) - one) < 1e-12 * np.linalg.norm(one)

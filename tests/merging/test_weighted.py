@@ -176,14 +176,14 @@ def test_conjugate_gradients_stop_when_asked_and_need_no_more_steps_than_unknown
     def jacobi(r):
         return r / np.diag(system)
 
-    found = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), jacobi, 100, 1e-10)
-    np.testing.assert_allclose(found.x, np.linalg.solve(system, right), rtol=1e-8)
-    assert found.iterations <= 7
-    assert found.residual <= 1e-10
+    result = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), jacobi, 100, 1e-10)
+    np.testing.assert_allclose(result.x, np.linalg.solve(system, right), rtol=1e-8)
+    assert result.iterations <= 7
+    assert result.residual <= 1e-10
     early = conjugate_gradients(lambda v: system @ v, right, np.zeros(6), jacobi, 100, 0.5)
-    assert early.iterations < found.iterations
+    assert early.iterations < result.iterations
     assert np.linalg.norm(right - system @ early.x) <= 0.5 * np.linalg.norm(right)
-    again = conjugate_gradients(lambda v: system @ v, right, found.x, jacobi, 100, 1e-9)
+    again = conjugate_gradients(lambda v: system @ v, right, result.x, jacobi, 100, 1e-9)
     assert again.iterations == 0  # a warm start that is good enough
 
 
@@ -191,9 +191,9 @@ def test_conjugate_gradients_stop_when_asked_and_need_no_more_steps_than_unknown
 def test_mats_of_models_with_the_same_grams_takes_a_step(m, factors):
     """The preconditioner then is the inverse, but for its ridge."""
     grams = [f * m.grams[0] for f in factors[: len(m.changes)]]
-    found = kronecker_match(m.changes, grams, [m.outers[0]] * len(grams), tolerance=1e-4)
-    assert found.iterations <= 1
-    close(found.x, np.average(m.dense, 0, factors[: len(m.changes)]), 1e-2)
+    result = kronecker_match(m.changes, grams, [m.outers[0]] * len(grams), tolerance=1e-4)
+    assert result.iterations <= 1
+    close(result.x, np.average(m.dense, 0, factors[: len(m.changes)]), 1e-2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -206,9 +206,9 @@ def test_mats_converges_where_inputs_and_gradients_are_ill_conditioned(seed):
         grams[:] = [
             reference.gram(mix @ np.diag(np.exp(rng.normal(0, 0.5, n))) @ rng.normal(size=(n, 5 * n))) for _ in grams
         ]
-    found = kronecker_match(m.changes, m.grams, m.outers)
-    assert found.residual <= 1e-6
-    close(found.x, literal.mats(m.dense, m.inputs, m.outputs), 1e-2)
+    result = kronecker_match(m.changes, m.grams, m.outers)
+    assert result.residual <= 1e-6
+    close(result.x, literal.mats(m.dense, m.inputs, m.outputs), 1e-2)
 
 
 @given(models())

@@ -34,7 +34,7 @@ def test_a_method_is_not_additive_unless_it_says_so():
 
 
 def test_a_merge_of_its_own_under_an_inherited_declaration_is_refused_when_the_class_is_made():
-    with pytest.raises(TypeError) as told:
+    with pytest.raises(TypeError) as error:
 
         @dataclass(frozen=True, kw_only=True)
         class Median(FedAvg):
@@ -42,7 +42,7 @@ def test_a_merge_of_its_own_under_an_inherited_declaration_is_refused_when_the_c
                 return state
 
     for part in ("Median", "`merge`", "Averaging", "`additive`", "run.aggregate_on_worker", "`sums` and `merge_sums`"):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_a_merge_that_comes_from_a_class_beside_the_declaration_is_refused_too():

@@ -34,12 +34,12 @@ def test_every_method_keeps_to(check, name):
 @every_method
 def test_a_trial_has_every_phase_of_two_tasks_and_nothing_odd_was_seen(name):
     seen = trial(name)
-    tasks = dict.fromkeys(step.phase.task for step in seen.steps)
+    tasks = dict.fromkeys(record.phase.task for record in seen.records)
     kinds = [kind for task in tasks for kind in seen.method.phases(task, 2)]
     assert len(tasks) == 2
-    assert [step.phase.kind for step in seen.steps] == kinds
-    assert [step.phase.index for step in seen.steps] == list(range(len(kinds)))
-    assert all(len(step.updates) == 3 for step in seen.steps)
+    assert [record.phase.kind for record in seen.records] == kinds
+    assert [record.phase.index for record in seen.records] == list(range(len(kinds)))
+    assert all(len(record.updates) == 3 for record in seen.records)
     assert seen.watch.changes == seen.watch.draws == seen.undeclared == []
 
 
@@ -54,7 +54,7 @@ def test_promises_are_asked_of_those_that_make_them():
             except NotAsked:
                 pass
     means = {n for n in NAMES if any(isinstance(trial(n).method.acting(s.phase), Averaging) and s.phase.kind == "train"
-                                     for s in trial(n).steps)}  # fmt: skip
+                                     for s in trial(n).records)}  # fmt: skip
     assert asked["copies_of_a_client_are_that_client"] == means
     assert {"fedavg", "lorm", "compose", "flora", "flexlora", "ties", "lorm+ranpac"} <= means
     assert asked["additive_merges_add"] == {name for name in NAMES if trial(name).method.additive}
@@ -63,8 +63,8 @@ def test_promises_are_asked_of_those_that_make_them():
 def everywhere(name):
     """The method's small settings at its defaults, and wherever else it can merge."""
     places = [o.type for o in describe(method_class(name)) if o.name == "at"]
-    given = [{"at": at} for at in ("task", "round", "both") if any(f'"{at}"' in place for place in places)]
-    return [small_settings(name) | at for at in [{}, *given]]
+    ats = [{"at": at} for at in ("task", "round", "both") if any(f'"{at}"' in place for place in places)]
+    return [small_settings(name) | at for at in [{}, *ats]]
 
 
 @every_method
@@ -80,6 +80,6 @@ def test_a_method_that_needs_single_updates_is_not_asked_for_sums(name, digits_c
 
 
 def test_a_mean_over_nobodys_examples_is_an_error_and_not_nan():
-    first = trial("fedavg").steps[0]
+    first = trial("fedavg").records[0]
     with pytest.raises(MergeError, match="needs some"):
         trial("fedavg").method.merge(first.before, first.phase, [replace(u, num_examples=0) for u in first.updates])

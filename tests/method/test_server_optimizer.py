@@ -77,8 +77,8 @@ def test_steps_are_those_of_the_papers_number_by_number(rule, seed, shape, round
 @pytest.mark.parametrize("method", [FedAvg(rank=2), VPT(length=3)], ids=["fedavg", "vpt"])
 def test_momentum_without_memory_at_rate_one_is_the_mean_bit_for_bit(method):
     plain = states(method)
-    for mine, theirs in zip(states(replace(method, server="momentum", server_beta1=0.0)), plain, strict=True):
-        same({g: a for g, a in mine.items() if g != MOMENTS}, theirs)
+    for ours, theirs in zip(states(replace(method, server="momentum", server_beta1=0.0)), plain, strict=True):
+        same({g: a for g, a in ours.items() if g != MOMENTS}, theirs)
     assert states(replace(method, server="momentum"))[-1].keys() == {*plain[-1], MOMENTS}
 
 

@@ -35,8 +35,8 @@ def test_values_and_gradients_are_those_of_the_plain_expression(shape, trains, b
     weights = torch.randn(plain.shape, generator=torch_generator(1), dtype=torch.float64)
     torch.testing.assert_close(ours, plain)
     wanted = torch.autograd.grad((plain * weights).sum(), leaves)
-    for mine, theirs in zip(torch.autograd.grad((ours * weights).sum(), leaves), wanted, strict=True):
-        torch.testing.assert_close(mine, theirs)
+    for actual, theirs in zip(torch.autograd.grad((ours * weights).sum(), leaves), wanted, strict=True):
+        torch.testing.assert_close(actual, theirs)
 
 
 def test_gradients_by_finite_differences():

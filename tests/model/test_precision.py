@@ -28,9 +28,9 @@ from strategies.lorm import LoRM
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("given", ["fp32", "bf16", "fp16"])
-def test_what_is_named_is_taken(given):
-    assert resolve(given, CPU) == resolve(given, GPU) == given
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_what_is_named_is_taken(precision):
+    assert resolve(precision, CPU) == resolve(precision, GPU) == precision
 
 
 @pytest.mark.parametrize(("hardware", "meant"), [(True, "bf16"), (False, "fp32")])
@@ -97,9 +97,9 @@ def test_scaling_does_not_change_a_step_and_an_overflow_is_skipped_and_counted()
 
 def test_the_fused_optimiser_skips_too():
     plain, _ = weight_after([1.0], "fp32", torch.optim.AdamW, weight_decay=0.0, fused=True)
-    skipped, told = weight_after([float("inf"), 1.0], "fp16", torch.optim.AdamW, weight_decay=0.0, fused=True)
+    skipped, result = weight_after([float("inf"), 1.0], "fp16", torch.optim.AdamW, weight_decay=0.0, fused=True)
     assert skipped == pytest.approx(plain)
-    assert told == {"skipped_steps": 1.0}
+    assert result == {"skipped_steps": 1.0}
 
 
 def test_small_gradients_survive_in_float16():
@@ -157,7 +157,7 @@ def test_auto_for_workers_with_gpus_cannot_be_told_without_one(monkeypatch):
 
 def test_what_of_the_weights_was_left_out_is_recorded(digits_config):
     config = digits_config()
-    told = provenance(config, load(config.data, config.model.image_size), LoRM())
-    assert told["method"] == {f.name: getattr(LoRM(), f.name) for f in fields(LoRM) if f.name not in ("lr_a", "lr_b")}
-    assert told["weights_left_out"] == []
-    assert len(told["weights_sha256"]) == 64
+    result = provenance(config, load(config.data, config.model.image_size), LoRM())
+    assert result["method"] == {f.name: getattr(LoRM(), f.name) for f in fields(LoRM) if f.name not in ("lr_a", "lr_b")}
+    assert result["weights_left_out"] == []
+    assert len(result["weights_sha256"]) == 64

@@ -7,7 +7,7 @@ import pytest
 import reference_prompts
 import timm
 import torch
-from small import BACKBONE, LINEARS, SIZE, WIDTH, model, tiny_vit
+from small import BACKBONE, SIZE, WIDTH, model, tiny_vit, weight_sized_tensors
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -215,16 +215,7 @@ def test_timms_own_vits_can_be_prompted(name):
 def test_only_prompts_and_head_get_gradients_and_no_tensor_is_as_large_as_a_weight(depth, precision):
     adapted, arrays = model(Prompts(depth, LENGTH), precision), arrays_of(depth)
     leaves = adapted.load(arrays, list(arrays))
-    frozen = {w.untyped_storage().data_ptr() for w in adapted.network.parameters()}
-    sizes = {tuple(sorted(shape)) for shape in LINEARS.values()}
-    weight_sized = []
-
-    def note(tensor):
-        if tuple(sorted(tensor.shape)) in sizes and tensor.untyped_storage().data_ptr() not in frozen:
-            weight_sized.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with weight_sized_tensors(adapted.network) as weight_sized:
         loss = adapted.logits(adapted.features(images(3))).square().sum()
     loss.backward()
     assert not weight_sized

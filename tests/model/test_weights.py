@@ -22,12 +22,12 @@ def network(seed=0, classes=0, size=SIZE, depth=2, patch=8):
     """A random ViT, far enough from timm's near-zero start for every array to count."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        made = VisionTransformer(
+        built = VisionTransformer(
             img_size=size, patch_size=patch, embed_dim=24, depth=depth, num_heads=2, num_classes=classes
         )
-        for weight in made.parameters():
+        for weight in built.parameters():
             torch.nn.init.normal_(weight, std=0.2)
-    return made.eval()
+    return built.eval()
 
 
 def images(size=SIZE):
@@ -35,14 +35,14 @@ def images(size=SIZE):
 
 
 @torch.no_grad()
-def features(made, size=SIZE):
-    return made.forward_head(made.forward_features(images(size)), pre_logits=True)
+def features(built, size=SIZE):
+    return built.forward_head(built.forward_features(images(size)), pre_logits=True)
 
 
-def to_jax(made, prefix=""):
+def to_jax(built, prefix=""):
     """The inverse of timm's reader, from the layout of google-research/vision_transformer."""
-    state = {name: a.detach().numpy() for name, a in made.state_dict().items()}
-    width, heads = made.embed_dim, made.blocks[0].attn.num_heads
+    state = {name: a.detach().numpy() for name, a in built.state_dict().items()}
+    width, heads = built.embed_dim, built.blocks[0].attn.num_heads
     out = {
         "cls": state["cls_token"],
         "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
@@ -53,7 +53,7 @@ def to_jax(made, prefix=""):
         "head/kernel": np.zeros((width, 5), np.float32),
         "head/bias": np.zeros(5, np.float32),
     }
-    for i in range(len(made.blocks)):
+    for i in range(len(built.blocks)):
         ours, theirs = f"blocks.{i}", f"Transformer/encoderblock_{i}"
         attention = f"{theirs}/MultiHeadDotProductAttention_1"
         for part, norm in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
@@ -94,8 +94,8 @@ WRITE = {
 }  # fmt: skip
 
 
-def written(kind, made, folder):
-    WRITE[kind](made.state_dict(), folder)
+def written(kind, built, folder):
+    WRITE[kind](built.state_dict(), folder)
     return next(folder.iterdir())
 
 
@@ -126,11 +126,11 @@ def test_position_embeddings_of_another_grid_are_resampled_once_and_alike_from_a
     source, read = network(0), [network(seed, size=48) for seed in (1, 2)]
     np.savez(tmp_path / "w.npz", **to_jax(source))
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    for made, suffix in zip(read, (".npz", ".pth"), strict=True):
-        load_weights(made, tmp_path / f"w{suffix}", NAME)
+    for built, suffix in zip(read, (".npz", ".pth"), strict=True):
+        load_weights(built, tmp_path / f"w{suffix}", NAME)
     source.set_input_size(48)
-    for made in read:
-        torch.testing.assert_close(features(made, 48), features(source, 48), rtol=1e-5, atol=1e-5)
+    for built in read:
+        torch.testing.assert_close(features(built, 48), features(source, 48), rtol=1e-5, atol=1e-5)
 
 
 def test_a_classifier_is_passed_over_and_said_so(tmp_path):

@@ -25,9 +25,9 @@ def site(tmp_path, monkeypatch):
 
 
 def refused(name):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         method_class(name)
-    return str(told.value)
+    return str(error.value)
 
 
 def test_a_module_is_named_with_its_class(tmp_path, monkeypatch):

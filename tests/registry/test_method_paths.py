@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def refused(name, where=""):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         method_class(str(name), where)
-    return str(told.value)
+    return str(error.value)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_mistakes_in_files_are_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("x = 1\n", r"must define one subclass of fcil\.method\.Method; it defines none"),
         (MINE + "class Other(Mine):\n    pass\n", r"it defines 2: Mine, Other; say which, .*draft\.py:Mine"),
@@ -112,12 +112,12 @@ def test_mistakes_in_files_are_told(tmp_path, monkeypatch):
         (b"x = '\xff'", r"cannot be imported: SyntaxError"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path, source, told):
+def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path, source, message):
     write(tmp_path, "beside.py", "")
     path = tmp_path / "draft.py"
     path.write_bytes(source if isinstance(source, bytes) else source.encode())
-    assert re.search(told, refused(path))
-    assert re.search(told, refused(path))  # nothing half imported is left
+    assert re.search(message, refused(path))
+    assert re.search(message, refused(path))  # nothing half imported is left
     assert refused(path, "here").startswith("here: ")
 
 

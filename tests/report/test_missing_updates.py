@@ -67,7 +67,7 @@ def curves(run, value):
 def test_a_sweep_keeps_its_columns_and_its_pictures_name_the_loss(tmp_path, monkeypatch):
     named = {}
     for plot in ("accuracy_over_tasks", "accuracy_against_traffic"):
-        monkeypatch.setattr(comparison, plot, lambda path, given: named.setdefault(path.parent.name, []).extend(given))
+        monkeypatch.setattr(comparison, plot, lambda path, runs: named.setdefault(path.parent.name, []).extend(runs))
     for value in ("a.b=1", "a.b=2"):
         (tmp_path / value).mkdir()
     comparison.write_comparison(tmp_path, [curves(CLEAN, "a.b=1"), *(curves(run, "a.b=2") for run in LOSSY)])
@@ -83,19 +83,19 @@ def test_a_sweep_keeps_its_columns_and_its_pictures_name_the_loss(tmp_path, monk
 @pytest.fixture
 def texts(monkeypatch):
     """What is written in pictures, by file name."""
-    found, draw = {}, figure.draw
+    result, draw = {}, figure.draw
 
     def listening(path, size, paint):
         def painted(figure, axes):
             paint(figure, axes)
             said = [t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-            found[path.name] = "\n".join(said)
+            result[path.name] = "\n".join(said)
 
         draw(path, size, painted)
 
     monkeypatch.setattr("fcil.report.plots.draw", listening)
     monkeypatch.setattr(drawn_diagnostics, "draw", listening)
-    return found
+    return result
 
 
 class Losing(Inline):

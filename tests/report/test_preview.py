@@ -20,19 +20,19 @@ partition = {clients = 3, min_samples = 1}
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 50))
 def test_equal_shares_of_c_classes_count_as_c(clients, classes, images):
-    told = skew(np.full((clients, classes), images))
-    np.testing.assert_allclose(told.effective, classes)
-    assert (told.images == classes * images).all()
-    assert (told.classes == classes).all()
+    result = skew(np.full((clients, classes), images))
+    np.testing.assert_allclose(result.effective, classes)
+    assert (result.images == classes * images).all()
+    assert (result.classes == classes).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_effective_classes_are_between_one_and_the_classes_held(counts):
-    told = skew(np.array(counts))
-    some = told.images > 0
-    assert (told.effective[some] >= 1 - 1e-9).all()
-    assert (told.effective <= told.classes + 1e-9).all()
-    assert (told.effective[~some] == 0).all()
+    result = skew(np.array(counts))
+    some = result.images > 0
+    assert (result.effective[some] >= 1 - 1e-9).all()
+    assert (result.effective <= result.classes + 1e-9).all()
+    assert (result.effective[~some] == 0).all()
 
 
 def test_a_rare_second_class_counts_little():
@@ -44,11 +44,11 @@ def test_preview_prints_counts_and_draws_both_pictures(tmp_path, capsys):
     config.write_text(CONFIG)
     out = tmp_path / "out"
     assert main(["data", "preview", str(config), "--output", str(out), "--set", "tasks.count=5"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {"clients.png", "samples.png"}
     for word in ("10 classes", "200 training", "450 test", "3 clients", "effective classes", "images a client"):
-        assert word in told
-    lines = [line.split() for line in told.splitlines() if line.split()[:1] and line.split()[0] in "12345"]
+        assert word in output
+    lines = [line.split() for line in output.splitlines() if line.split()[:1] and line.split()[0] in "12345"]
     assert len(lines) == 5
     assert sum(int(line[2]) for line in lines) == 200
     assert sum(int(line[3]) for line in lines) == 450
@@ -89,9 +89,9 @@ def test_prepare_says_what_it_made_and_list_names_it(name, tmp_path, capsys):
     assert main(order) == 2
     assert "not the official files" in capsys.readouterr().err
     assert main([*order, "--unofficial"]) == 0
-    told = capsys.readouterr().out
-    assert f"{name}: 2 classes, " in told
-    assert "unofficial: " in told
+    output = capsys.readouterr().out
+    assert f"{name}: 2 classes, " in output
+    assert "unofficial: " in output
     assert main(["data", "list"]) == 0
     assert name in capsys.readouterr().out
     assert main(["data", "prepare", "cub20"]) == 2
@@ -110,6 +110,6 @@ def test_doctor_tells_missing_from_there_from_ready(tmp_path, capsys):
     load(where, 28)
     assert readiness(FAMILIES["cub200"], where, 28) == "ready at 28 px"
     assert main(["doctor", "--root", str(tmp_path), "--size", "28"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "data imagenet-r missing" in told
-    assert "data digits ready" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "data imagenet-r missing" in output
+    assert "data digits ready" in output

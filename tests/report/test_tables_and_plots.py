@@ -278,11 +278,11 @@ def events(reason="sent NaN"):
     ]
 
 
-def feed(console, given):
+def feed(console, events):
     display = Live(plan_of(), 0, console)
     display.start()
     try:
-        for event in given:
+        for event in events:
             display(event)
     finally:
         display.stop()

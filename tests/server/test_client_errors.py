@@ -50,9 +50,9 @@ def refused(folder):
 @pytest.mark.parametrize("groups", [False, True])
 def test_it_stops_the_run_with_phase_client_traceback_and_a_way_on(config, faulty, tmp_path, groups, monkeypatch):
     session = prepare(config(aggregate_on_worker=groups), tmp_path / "run")
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as error:
         simulate(session, tmp_path / "run")
-    text = str(told.value)
+    text = str(error.value)
     assert text.startswith("task 1, round 2: client 1 raised RuntimeError: boom")
     for part in ("Traceback", "test_client_errors.py", "in a_line_of_the_method", "last checkpoint is good",
                  "fcil resume", "--set run.on_client_error=skip", "--output"):  # fmt: skip
@@ -87,9 +87,9 @@ def test_the_command_line_prints_it_and_ends_with_1(config, faulty, tmp_path, ca
     path = tmp_path / "some.toml"
     path.write_text(tomli_w.dumps(to_table(config())))
     assert main(["run", str(path), "--output", str(tmp_path / "run")]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("fcil: task 1, round 2: client 1 raised RuntimeError: boom")
-    assert "in a_line_of_the_method" in told
+    output = capsys.readouterr().err
+    assert output.startswith("fcil: task 1, round 2: client 1 raised RuntimeError: boom")
+    assert "in a_line_of_the_method" in output
     skip = ["--set", "run.on_client_error=skip"]
     assert main(["run", str(path), "--output", str(tmp_path / "run"), *skip]) == 0
 

@@ -62,13 +62,13 @@ def test_the_sums_of_groups_are_the_sums_of_all_and_merge_the_same():
     whole = METHOD.sums(AT, BROADCAST, UPDATES)
     for name, a in replies.sums().items():
         np.testing.assert_allclose(a, whole[name], rtol=1e-12, atol=1e-12 * np.abs(whole[name]).max())
-    mine = METHOD.merge_sums(STATE, AT, replies.sums())
+    merged = METHOD.merge_sums(STATE, AT, replies.sums())
     for group, arrays in METHOD.merge(STATE, AT, UPDATES).items():
         for name, a in arrays.items():
-            np.testing.assert_allclose(mine[group][name], a, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(merged[group][name], a, rtol=1e-6, atol=1e-7)
     assert [e["client"] for e in events if e["event"] == "client"] == [6, 3, 4, 5, 0, 1, 2]
     assert sum(e["bytes"] for e in events) == replies.nbytes == sum(a.nbytes for p in parts for a in p.sums.values())
-    assert replies.lost == 0
+    assert replies.missing == 0
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
@@ -100,7 +100,7 @@ def test_a_bad_client_is_left_out_where_it_is_summed_and_named():
     for n, a in part.sums.items():
         np.testing.assert_allclose(a, without[n], rtol=1e-12, atol=1e-12 * np.abs(a).max())
     replies, events = gathered([part])
-    assert replies.lost == 5
+    assert replies.missing == 5
     assert [e["client"] for e in events if e["event"] == "refused"] == [1, 2]
 
 
@@ -108,7 +108,7 @@ def test_a_group_without_any_good_client_is_all_failures():
     part = summed(METHOD, TARGET, BROADCAST, [Failure(0, "a"), Failure(1, "b")])
     assert (part.members, part.sums) == ((), {})
     replies, events = gathered([part])
-    assert (replies.partials, replies.lost, len(events)) == ([], 7, 2)
+    assert (replies.partials, replies.missing, len(events)) == ([], 7, 2)
 
 
 GOOD = summed(METHOD, TARGET, BROADCAST, UPDATES[:2])
@@ -133,7 +133,7 @@ def test_bad_sums_are_refused_whole(bad, reason):
         reason = "sums with client 0"
     assert all(e["event"] == "refused" and reason in e["reason"] for e in events[: len(bad.members)])
     assert len(replies.partials) == 1
-    assert replies.lost == 2
+    assert replies.missing == 2
 
 
 @pytest.mark.parametrize("name", ADDITIVE)

@@ -112,9 +112,9 @@ def with_diagonal(statistic, value):
 
 @pytest.mark.parametrize("statistic", WANTED.statistics)
 def test_a_gram_with_a_negative_diagonal_is_refused_and_named(statistic):
-    told = refusal(with_diagonal(statistic, -1e-3), WANTED, [])
-    assert statistic in told
-    assert "1 entries of a Gram's diagonal are negative" in told
+    result = refusal(with_diagonal(statistic, -1e-3), WANTED, [])
+    assert statistic in result
+    assert "1 entries of a Gram's diagonal are negative" in result
     assert refusal(with_diagonal(statistic, 0.0), WANTED, []) is None
 
 
@@ -126,8 +126,8 @@ def test_a_whole_gram_is_judged_by_its_diagonal_and_a_factor_not_at_all():
         (gram, np.ones((2, 3)), "shape"),
         (factor, -np.ones((2, 3)), None),
     ):
-        told = refusal(replace(GOOD, statistics={"gram": matrix}), wanted, [])
-        assert told is None if reason is None else reason in told
+        result = refusal(replace(GOOD, statistics={"gram": matrix}), wanted, [])
+        assert result is None if reason is None else reason in result
 
 
 @pytest.mark.parametrize(

@@ -66,31 +66,31 @@ def samples():
         yield dense, {n: o.grad[0].double().numpy() for n, o in outputs.items()}, (weight.grad, bias.grad)
 
 
-def near(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
+def near(result, wanted):
+    np.testing.assert_allclose(result, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_fisher_of_whole_weights_is_the_sum_of_squares_of_single_samples_gradients():
-    found, wanted = report(fisher_pass(TASK, WHOLE_WEIGHTS)), dict.fromkeys(LINEARS, 0.0)
+    result, wanted = report(fisher_pass(TASK, WHOLE_WEIGHTS)), dict.fromkeys(LINEARS, 0.0)
     for weights, _, _ in samples():
         wanted = {layer: total + weights[layer] ** 2 for layer, total in wanted.items()}
-    assert found.keys() == {fisher_of(layer + DELTA) for layer in LINEARS}
+    assert result.keys() == {fisher_of(layer + DELTA) for layer in LINEARS}
     for layer in LINEARS:
-        near(found[fisher_of(layer + DELTA)], wanted[layer])
+        near(result[fisher_of(layer + DELTA)], wanted[layer])
 
 
 def test_fisher_of_factors_follows_from_the_gradient_of_the_whole_weight():
     """The gradient of B is g A^T, that of A is B^T g; the head's rows have their own."""
-    found, known, wanted = report(fisher_pass(TASK, FACTORS)), arrays(), dict.fromkeys(arrays(), 0.0)
+    result, known, wanted = report(fisher_pass(TASK, FACTORS)), arrays(), dict.fromkeys(arrays(), 0.0)
     for weights, _, rows in samples():
         for layer, g in weights.items():
             wanted[layer + B] += (g @ known[layer + A].T) ** 2
             wanted[layer + A] += (known[layer + B].T @ g) ** 2
         for name, g in zip((head.weight(1), head.bias(1)), rows, strict=True):
             wanted[name] += g.double().numpy() ** 2
-    assert found.keys() == {fisher_of(name) for name in known}
+    assert result.keys() == {fisher_of(name) for name in known}
     for name in known:
-        near(found[fisher_of(name)], wanted[name])
+        near(result[fisher_of(name)], wanted[name])
 
 
 def test_fisher_of_some_arrays_is_that_part_of_the_fisher_of_all():
@@ -109,13 +109,13 @@ def test_a_fisher_that_cannot_be_computed_is_a_mistake_in_the_method():
 
 
 def test_output_grams_are_sums_of_outer_products_of_gradients_beside_the_inputs_grams():
-    found, wanted = report(gradient_pass(TASK, InputGram())), dict.fromkeys(LINEARS, 0.0)
+    result, wanted = report(gradient_pass(TASK, InputGram())), dict.fromkeys(LINEARS, 0.0)
     for _, outputs, _ in samples():
         wanted = {layer: total + outputs[layer].T @ outputs[layer] for layer, total in wanted.items()}
-    assert found[SAMPLES] == len(INDICES)
+    assert result[SAMPLES] == len(INDICES)
     for layer in LINEARS:
-        near(packed.whole(found[output_gram(layer)]), wanted[layer])
-        assert found[input_gram(layer)].any()
+        near(packed.whole(result[output_gram(layer)]), wanted[layer])
+        assert result[input_gram(layer)].any()
 
 
 @pytest.mark.parametrize("kind", ["fisher", "gradients"])

@@ -17,7 +17,8 @@ from fcil.model.backbone import describe_backbone, load_backbone
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
 from fcil.scenario.tasks import Tasks
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress, make_plan
 from strategies.fedavg import FedAvg
 from strategies.joint import Joint
 from strategies.sequential import Sequential

@@ -18,7 +18,8 @@ from fcil.errors import ConfigError
 from fcil.merging.ridge import transport, transported
 from fcil.method import Phase, Task
 from fcil.registry import build_method
-from fcil.statistics.features import CROSS, GRAM, OLD_GRAM, class_sums, projection
+from fcil.statistics.drift import CROSS, OLD_GRAM
+from fcil.statistics.features import GRAM, class_sums, projection
 from strategies.lorm_ranpac import LoRMRanPAC
 from strategies.ranpac import RanPAC
 
@@ -57,8 +58,8 @@ def run(method, clients=3):
             state = method.begin(state, phase, BACKBONE) if round == 1 else state
             sent = method.acting(phase).broadcast(state, phase)
             updates = [
-                run_client(method, adapted, client_data(DATA, mine), TRAIN, phase, sent, client, {})
-                for client, mine in enumerate(parts(task, clients))
+                run_client(method, adapted, client_data(DATA, indices), TRAIN, phase, sent, client, {})
+                for client, indices in enumerate(parts(task, clients))
             ]
             after = method.acting(phase).merge(state, phase, updates)
             steps.append((phase, state, sent, updates, after))
@@ -83,12 +84,12 @@ def features(method, arrays, indices, frozen=False):
     """z of training images in float64, frozen features to the left where the method has them."""
     adapted = model(method.adapter)
     images = model_inputs(DATA.train.images[indices], DATA, SIZE)
-    found = []
+    results = []
     for each in ([{}] if method.concat or frozen else []) + ([] if frozen else [modules(arrays)]):
         adapted.load(each)
         with torch.no_grad():
-            found.append(adapted.features(images).double().numpy())
-    return np.concatenate(found, 1)
+            results.append(adapted.features(images).double().numpy())
+    return np.concatenate(results, 1)
 
 
 def phi(method, z):
@@ -97,8 +98,8 @@ def phi(method, z):
 
 
 def of_task(task):
-    mine = np.flatnonzero(np.isin(DATA.train.labels, task.positions))
-    return mine, np.eye(6)[DATA.train.labels[mine]]
+    indices = np.flatnonzero(np.isin(DATA.train.labels, task.positions))
+    return indices, np.eye(6)[DATA.train.labels[indices]]
 
 
 def test_it_is_found_by_its_name():
@@ -141,8 +142,8 @@ def test_the_backbone_changes_in_the_tasks_in_which_it_is_adapted_only(variant):
 def test_a_task_is_summed_under_the_backbone_that_is_deployed_after_it(variant):
     method = of(variant)
     for phase, _, _, updates, after in reports(variant):
-        mine, y = of_task(phase.task)
-        x = phi(method, features(method, method.deploy(after, phase), mine))
+        indices, y = of_task(phase.task)
+        x = phi(method, features(method, method.deploy(after, phase), indices))
         summed = method.acting(phase).sums(phase, None, updates)
         close(summed[class_sums(phase.task.index)], y.T[list(phase.task.positions)] @ x, 1e-4)
         close(summed[GRAM], (x.T @ x)[np.triu_indices(x.shape[1])], 1e-4)
@@ -155,11 +156,11 @@ def test_the_head_is_ridge_on_features_of_which_older_ones_are_stale_or_carried_
     seen = reports(variant)
     xs, ys = [], []
     for position, (phase, *_, after) in enumerate(seen):
-        mine, y = of_task(phase.task)
-        z = features(method, method.deploy(after, phase), mine)
+        indices, y = of_task(phase.task)
+        z = features(method, method.deploy(after, phase), indices)
         if method.transport and position:
             earlier, *_, old = seen[position - 1]
-            z_old = features(method, method.deploy(old, earlier), mine)
+            z_old = features(method, method.deploy(old, earlier), indices)
             new, before = phi(method, z), phi(method, z_old)
             cross, gram = new.T @ before, before.T @ before
             mu = method.transport_mu * np.trace(gram) / len(gram)
@@ -217,8 +218,8 @@ def test_transport_moves_the_sums_of_earlier_tasks_by_the_closed_form_alone():
     method = of("transported")
     phase, before, _, updates, after = reports("transported")[1]
     summed = method.acting(phase).sums(phase, None, updates)
-    carry = transport(summed[CROSS], summed[OLD_GRAM], method.transport_mu)
-    gram, q = transported(carry, before["sums"][GRAM], before["sums"][class_sums(0)])
+    transport_map = transport(summed[CROSS], summed[OLD_GRAM], method.transport_mu)
+    gram, q = transported(transport_map, before["sums"][GRAM], before["sums"][class_sums(0)])
     np.testing.assert_allclose(after["sums"][class_sums(0)], q)
     np.testing.assert_allclose(after["sums"][GRAM], gram + summed[GRAM])
 
@@ -230,11 +231,11 @@ def test_an_adaptation_that_does_not_move_is_plain_ranpac():
     adapted = model(method.adapter)
     begun = method.begin(method.init(BACKBONE, 6, 0), replace(phase, round=1, phases_left=3), BACKBONE)
     sent = method.acting(phase).broadcast(begun, phase)
-    mine = of_task(phase.task)[0]
-    update = run_client(method, adapted, client_data(DATA, mine), TRAIN, phase, sent, 0, {})
+    indices = of_task(phase.task)[0]
+    update = run_client(method, adapted, client_data(DATA, indices), TRAIN, phase, sent, 0, {})
     state = plain.begin(plain.init(BACKBONE, 6, 0), phase, BACKBONE)
     expected = run_client(
-        plain, model(None), client_data(DATA, mine), TRAIN, phase, plain.broadcast(state, phase), 0, {}
+        plain, model(None), client_data(DATA, indices), TRAIN, phase, plain.broadcast(state, phase), 0, {}
     )
     for name, a in expected.statistics.items():
         close(update.statistics[name], a, 1e-5)

@@ -350,12 +350,12 @@ def test_model_of_the_grams(gram_model):
     past = []
     for at, before, after, updates, _ in whole_run(method):
         sent = method.broadcast(before, at)
-        mine = {**sent.arrays, **updates[1].arrays}
+        model_arrays = {**sent.arrays, **updates[1].arrays}
         for each in method.local(at).passes:
             assert (each.transform, each.repeats) == ("train", 1)
-            seen = each.model(mine, sent.references)
+            seen = each.model(model_arrays, sent.references)
             model(method.adapter).load(seen)
-            modules = [*past, mine] if gram_model == "deployed" else [mine]
+            modules = [*past, model_arrays] if gram_model == "deployed" else [model_arrays]
             for layer in LINEARS:
                 literal = reference.mean_of_tasks([(m[layer + B].astype(np.float64), m[layer + A]) for m in modules])
                 np.testing.assert_allclose(dense(seen, layer), literal, rtol=1e-4, atol=1e-6)

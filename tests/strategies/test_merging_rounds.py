@@ -85,8 +85,8 @@ def test_tasks_are_merged_unweighted_and_deployed_at_full_rank(name):
     deployed = method.deploy(state, phase(task=TASKS[-1]))
     changes = [{layer: dense(m, layer) for layer in LINEARS} for m in modules]
     for layer, change in literal(name, changes, [1, 1, 1]).items():
-        found = deployed[layer + DELTA] if name == "ties" else dense(deployed, layer)
-        np.testing.assert_allclose(found, change, rtol=1e-3, atol=1e-5)
+        result = deployed[layer + DELTA] if name == "ties" else dense(deployed, layer)
+        np.testing.assert_allclose(result, change, rtol=1e-3, atol=1e-5)
 
 
 @every_kind

@@ -10,7 +10,8 @@ from fcil.config import load_config, load_variant, variant_names
 from fcil.data import FAMILIES
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = sorted(CONFIGS.glob("paper/*_beta*.toml"))
@@ -53,11 +54,11 @@ def test_settings_are_those_of_the_table(name, position):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Data set -> folder with a small archive in the original format."""
-    made = {}
+    built = {}
     for name in SETTINGS:
-        made[name] = tmp_path_factory.mktemp(name)
-        archives.WRITE[name](made[name])
-    return made
+        built[name] = tmp_path_factory.mktemp(name)
+        archives.WRITE[name](built[name])
+    return built
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

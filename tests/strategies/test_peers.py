@@ -78,9 +78,9 @@ def test_the_residual_is_its_definition_in_fewer_components(clients, rank, seed)
     rng = np.random.default_rng(seed)
     pairs = [LowRank(rng.normal(size=(6, rank)), rng.normal(size=(rank, 5))) for _ in range(clients)]
     weights = rng.dirichlet(np.ones(clients))
-    found = residual(pairs, list(weights))
-    assert found.rank == (clients - 1) * rank
-    np.testing.assert_allclose(product(found), literal.fedex_residual(pairs, weights), atol=1e-12)
+    result = residual(pairs, list(weights))
+    assert result.rank == (clients - 1) * rank
+    np.testing.assert_allclose(product(result), literal.fedex_residual(pairs, weights), atol=1e-12)
 
 
 def test_the_residual_is_nothing_where_one_factor_is_shared():

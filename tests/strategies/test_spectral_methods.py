@@ -130,10 +130,10 @@ def test_consensus_and_magmax_multiply_by_their_scale():
     rng = np.random.default_rng(0)
     experts = [expert(rng) for _ in range(3)]
     deltas = [dense(e.changes["one"]) for e in experts]
-    found = dict(of("consensus", scale=0.3, threshold=0.6, agree=1).combine(experts, None))
-    np.testing.assert_allclose(found["one"], 0.3 * reference.consensus_ta(deltas, 0.6, 1), rtol=1e-12)
-    found = dict(of("magmax", scale=0.7).combine(experts, None))
-    np.testing.assert_allclose(found["one"], 0.7 * reference.mag_max(deltas), rtol=1e-12)
+    result = dict(of("consensus", scale=0.3, threshold=0.6, agree=1).combine(experts, None))
+    np.testing.assert_allclose(result["one"], 0.3 * reference.consensus_ta(deltas, 0.6, 1), rtol=1e-12)
+    result = dict(of("magmax", scale=0.7).combine(experts, None))
+    np.testing.assert_allclose(result["one"], 0.7 * reference.mag_max(deltas), rtol=1e-12)
 
 
 def test_the_variants_of_iso_are_those_of_the_paper():
@@ -144,8 +144,8 @@ def test_the_variants_of_iso_are_those_of_the_paper():
         ({"variant": "c", "scale": 0.7}, 0.7 * reference.iso_c(deltas)),
         ({"variant": "cts", "common": 0.6}, reference.iso_cts(deltas, 0.6)),
     ):
-        ((_, found),) = build_method("iso", settings).combine(full, None)
-        np.testing.assert_allclose(dense(found), wanted, rtol=1e-8, atol=1e-10)
+        ((_, result),) = build_method("iso", settings).combine(full, None)
+        np.testing.assert_allclose(dense(result), wanted, rtol=1e-8, atol=1e-10)
 
 
 def test_task_arithmetics_sum_is_consensus_that_nobody_has_to_agree_to_at_any_examples():
@@ -153,8 +153,8 @@ def test_task_arithmetics_sum_is_consensus_that_nobody_has_to_agree_to_at_any_ex
     experts = [replace(expert(rng), weight=n) for n in (1.0, 5.0, 30.0)]
     method = build_method("task_arithmetic", {"sum": "sum", "scale": 0.3})
     literal = dict(of("consensus", scale=0.3, agree=0).combine(experts, None))
-    for layer, found in method.combine(experts, None):
-        np.testing.assert_allclose(dense(found), literal[layer], rtol=1e-9, atol=1e-12)
+    for layer, result in method.combine(experts, None):
+        np.testing.assert_allclose(dense(result), literal[layer], rtol=1e-9, atol=1e-12)
 
 
 def test_magmax_learns_tasks_one_after_the_other_in_one_module():

@@ -15,7 +15,8 @@ from fcil.engine.metrics import summarise
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress, make_plan
 from strategies.fedavg import FedAvg
 
 

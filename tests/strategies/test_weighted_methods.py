@@ -58,13 +58,13 @@ def equation(name, changes, statistics, weights, layer):
     return changes, inputs, outputs
 
 
-def check(name, found, wanted, changes):
+def check(name, result, wanted, changes):
     """The two agree; of MaTS, whose Grams have less than full rank here, the equation itself must hold."""
     scale = max(np.abs(change).max() for change in changes)
     if name != "mats":
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * scale)
+        np.testing.assert_allclose(result, wanted, rtol=1e-3, atol=1e-3 * scale)
         return
-    terms = [s @ (found - change) @ g for change, g, s in zip(*wanted, strict=True)]
+    terms = [s @ (result - change) @ g for change, g, s in zip(*wanted, strict=True)]
     right = sum(s @ change @ g for change, g, s in zip(*wanted, strict=True))
     assert np.linalg.norm(sum(terms)) < 1.1e-3 * np.linalg.norm(right)
 
@@ -79,8 +79,8 @@ def test_two_tasks_are_merged_by_the_equation_with_what_all_their_clients_report
     merged = method.deploy(ends[-1][4], ends[-1][0])
     for layer in layers_of(ends[0][1]["module"]):
         changes = [dense(step[1]["module"], layer) for step in ends]
-        found = merged[layer + DELTA] if layer + DELTA in merged else dense(merged, layer)
-        check(name, found, equation(name, changes, statistics, [0.5, 0.5], layer), changes)
+        result = merged[layer + DELTA] if layer + DELTA in merged else dense(merged, layer)
+        check(name, result, equation(name, changes, statistics, [0.5, 0.5], layer), changes)
 
 
 @pytest.mark.parametrize("name", ["regmean", "fisher"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.bench.merging.fine_tuning import Expert
+from fcil.bench.merging.fine_tuning import TrainedExpert
 from fcil.bench.merging.scoring import Scores, accuracy, highest_probability, hits, mean_probabilities
 from fcil.bench.merging.setup import BenchSetup, Part
 from fcil.errors import RunError
@@ -47,12 +47,12 @@ class Result:
         return tuple(a / expert for a, expert in zip(self.accuracy, self.own, strict=True))
 
     @property
-    def held_in(self) -> float:
+    def on_merged_tasks(self) -> float:
         """Mean normalised accuracy on the tasks merged."""
         return float(np.mean([self.normalised[t] for t in self.tasks]))
 
     @property
-    def held_out(self) -> float:
+    def on_other_tasks(self) -> float:
         """Mean normalised accuracy on the other tasks, under their own experts' head rows; NaN if there are none."""
         others = [a for t, a in enumerate(self.normalised) if t not in self.tasks]
         return float(np.mean(others)) if others and self.merge else float("nan")
@@ -61,7 +61,7 @@ class Result:
 class Evaluator:
     """Evaluates models on one part of the data, relative to the experts."""
 
-    def __init__(self, setup: BenchSetup, experts: Sequence[Expert], part: Part) -> None:
+    def __init__(self, setup: BenchSetup, experts: Sequence[TrainedExpert], part: Part) -> None:
         self.setup, self.part = setup, part
         self.tasks = [e.task for e in experts]
         self.heads: Arrays = {name: a for e in experts for name, a in e.head.items()}

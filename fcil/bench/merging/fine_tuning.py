@@ -22,11 +22,19 @@ from fcil.method.state import HEAD, MODULE, PAST
 from fcil.model.backbone import weights_sha256
 from fcil.threads import threads
 
-__all__ = ["Expert", "MergedModel", "check_merge", "check_trainer", "fine_tune", "load_or_train", "merge_experts"]
+__all__ = [
+    "TrainedExpert",
+    "MergedModel",
+    "check_merge",
+    "check_trainer",
+    "fine_tune",
+    "load_or_train",
+    "merge_experts",
+]
 
 
 @dataclass(frozen=True)
-class Expert:
+class TrainedExpert:
     """A LoRA module and head rows fine-tuned on one task."""
 
     task: Task
@@ -50,7 +58,7 @@ def _begin(method: Method, phase: Phase, setup: BenchSetup) -> State:
     return method.begin(method.init(backbone, classes, phase.seed), phase, backbone)
 
 
-def fine_tune(setup: BenchSetup, task: Task) -> Expert:
+def fine_tune(setup: BenchSetup, task: Task) -> TrainedExpert:
     """Train a task's module and head rows on W0 alone, in the rounds of the method in [method].
 
     Raises:
@@ -65,7 +73,7 @@ def fine_tune(setup: BenchSetup, task: Task) -> Expert:
     bad = [name for name, a in ungrouped(state).items() if not np.isfinite(a).all()]
     if bad:
         raise RunError(f"the expert of task {task.index + 1} diverged ({bad[0]} is not finite); lower train.lr")
-    return Expert(task, state[MODULE], state[HEAD])
+    return TrainedExpert(task, state[MODULE], state[HEAD])
 
 
 def _identity(setup: BenchSetup, task: Task) -> str:
@@ -81,7 +89,7 @@ def _identity(setup: BenchSetup, task: Task) -> str:
     }, sort_keys=True)  # fmt: skip
 
 
-def _read(path: Path, task: Task, identity: str) -> Expert | None:
+def _read(path: Path, task: Task, identity: str) -> TrainedExpert | None:
     """Read an expert from a file; None where it is missing, damaged or of other settings."""
     try:
         with safe_open(path, "numpy") as file:
@@ -92,10 +100,10 @@ def _read(path: Path, task: Task, identity: str) -> Expert | None:
     if meta.get("settings") != identity or meta.get("sha256") != digest(arrays):
         return None
     state = grouped(arrays)
-    return Expert(task, state[MODULE], state[HEAD])
+    return TrainedExpert(task, state[MODULE], state[HEAD])
 
 
-def load_or_train(setup: BenchSetup, task: Task, folder: Path) -> tuple[Expert, bool]:
+def load_or_train(setup: BenchSetup, task: Task, folder: Path) -> tuple[TrainedExpert, bool]:
     """Load a task's expert from `folder`, or train and save it, named by a digest of all that it depends on.
 
     Returns:
@@ -146,7 +154,7 @@ def check_merge(setup: BenchSetup, method: Method, text: str) -> None:
         )
 
 
-def merge_experts(setup: BenchSetup, method: Method, experts: Sequence[Expert]) -> MergedModel:
+def merge_experts(setup: BenchSetup, method: Method, experts: Sequence[TrainedExpert]) -> MergedModel:
     """Merge experts by a method: they replace its training rounds, and its reports are taken where it asks for them."""
     state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
     for expert in experts:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fcil.bench.merging.evaluation import Evaluator, Result, reference_results
 from fcil.bench.merging.fine_tuning import (
-    Expert,
     MergedModel,
+    TrainedExpert,
     check_merge,
     check_trainer,
     load_or_train,
@@ -28,7 +28,7 @@ def draw_tasks(count: int, all_tasks: int, seed: int) -> tuple[int, ...]:
 
 
 def choose_settings(
-    entry: Entry, experts: Sequence[Expert], held_out: Evaluator, by: str
+    entry: Entry, experts: Sequence[TrainedExpert], held_out: Evaluator, by: str
 ) -> tuple[Candidate, MergedModel]:
     """Choose the candidate that is best on held-out images, the first of equals; return it and its merged model."""
     best: tuple[float, Candidate, MergedModel] | None = None
@@ -46,7 +46,7 @@ def choose_settings(
 
 
 def _results(
-    suite: Suite, model: str, setup: BenchSetup, experts: Sequence[Expert], tell: Callable[[str], None]
+    suite: Suite, model: str, setup: BenchSetup, experts: Sequence[TrainedExpert], tell: Callable[[str], None]
 ) -> Iterator[Result]:
     test = Evaluator(setup, experts, "test")
     for warning in test.weak_expert_warnings():

@@ -18,7 +18,7 @@ from fcil.errors import ConfigError
 from fcil.method import Adapter, Broadcast, ClientUpdate, Local, Method, Phase
 from fcil.model.adapted import AdaptedModel
 from fcil.seeding import generator
-from fcil.server.loop import Plan, make_plan
+from fcil.server.plan import Plan, make_plan
 from fcil.threads import threads
 
 __all__ = ["BenchSetup", "Part", "hold_out", "make_setup"]

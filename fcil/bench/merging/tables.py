@@ -45,7 +45,7 @@ def figure_names(tasks: int) -> list[str]:
 
 
 def _values(result: Result) -> list[float]:
-    return [*result.normalised, result.held_in, result.held_out, *result.hits, result.seconds]
+    return [*result.normalised, result.on_merged_tasks, result.on_other_tasks, *result.hits, result.seconds]
 
 
 def mean_lines(results: Sequence[Result]) -> list[Line]:

@@ -17,7 +17,7 @@ from fcil.client.store import ClientStore
 from fcil.config import from_table
 from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
-from fcil.exchange.flower.method_files import at_home, node_method
+from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.worker import Worker
 from fcil.server.replies import Failure, Partial, crashed
 
@@ -65,7 +65,7 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     key = hashlib.sha256(f"{job.config}{job.sources}{json.dumps(local)}".encode()).hexdigest(), job.store
     if key not in _workers:
         _workers.clear()
-        config = from_table([("message", at_home(json.loads(job.config), job.sources)), ("node config", local)])
+        config = from_table([("message", paths_here(json.loads(job.config), job.sources)), ("node config", local)])
         method = node_method(config.method.name, config.method.settings, job.sources)
         _workers[key] = Worker(config, method, _store(job, context))
     return _workers[key]

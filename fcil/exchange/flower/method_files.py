@@ -1,4 +1,4 @@
-"""The method's files on a node: found where the app lies there, and the same as the server's, or work is refused."""
+"""Finds a method's files on a node, where the app lies there; work is refused unless they are the server's."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from fcil.method import Method
 from fcil.registry import build_method, sources
 from fcil.registry.references import app_folders
 
-__all__ = ["at_home", "node_method"]
+__all__ = ["paths_here", "node_method"]
 
 _REMEDY = (
     "Every node needs the method's code: put the file into the folder of the app, which `flwr run` sends, and name it "
@@ -21,15 +21,15 @@ _REMEDY = (
 
 
 def _path_here(name: str, inside: str, sha256: str) -> str:
-    """Where a file of the server's is on this node: the same path, or that inside the app; the one of its content."""
+    """Find a file of the server's on this node, at the same path or inside the app; rather one of the same content."""
     candidates = [Path(name), *(folder / inside for folder in app_folders() if inside)]
     here = [path for path in candidates if path.is_file()]
     same = [path for path in here if hashlib.sha256(path.read_bytes()).hexdigest() == sha256]
     return str([*same, *here, name][0])
 
 
-def at_home(table: Mapping[str, Any], files: str) -> dict[str, Any]:
-    """A run's settings with the paths of method files as they are on this node.
+def paths_here(table: Mapping[str, Any], files: str) -> dict[str, Any]:
+    """Rewrite the paths of method files in a run's settings to where they are on this node.
 
     Args:
         files: `Job.sources`.
@@ -42,7 +42,7 @@ def at_home(table: Mapping[str, Any], files: str) -> dict[str, Any]:
 
 
 def node_method(name: str, settings: Mapping[str, Any], files: str) -> Method:
-    """The method, made of the same code as on the server.
+    """Build the method, of the same code as on the server.
 
     Args:
         files: `Job.sources`.

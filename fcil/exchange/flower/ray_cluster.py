@@ -13,15 +13,11 @@ import ray
 
 from fcil.errors import ConfigError
 from fcil.exchange.flower.ray_actor import ClientActor
+from fcil.threads import cores
 
 __all__ = ["Cluster", "slots"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-def cores() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:

@@ -22,7 +22,8 @@ from fcil.errors import RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange, settled
 from fcil.method import Phase
-from fcil.server.loop import Plan, Progress, Request, ask, initial_progress, receive, run
+from fcil.server.loop import Request, ask, receive, run
+from fcil.server.plan import Plan, Progress, initial_progress
 from fcil.server.replies import Emit, gather
 
 __all__ = ["FcilStrategy"]
@@ -135,7 +136,7 @@ class FcilStrategy(Strategy):
         self._asked = request
         return list(self._sent.values())
 
-    def _told(self, event: Mapping[str, Any]) -> None:
+    def _emit_and_log(self, event: Mapping[str, Any]) -> None:
         """Emit an event, and name refused updates in Flower's log too."""
         if event["event"] == "refused":
             _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
@@ -154,10 +155,10 @@ class FcilStrategy(Strategy):
             return None, None
         settling = settled(self._sent, replies, request, "no reply")
         on_error = self.plan.config.run.on_client_error
-        gathered = gather(self.plan.method, request.expected, request.broadcast, settling, self._told, on_error)
+        gathered = gather(request.method, request.expected, request.broadcast, settling, self._emit_and_log, on_error)
         self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
-        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.lost}
+        counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.missing}
         return self._deployed(request.phase), MetricRecord(counts)
 
     def configure_evaluate(

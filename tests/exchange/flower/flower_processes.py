@@ -29,8 +29,8 @@ def children(of=None):
         except (FileNotFoundError, ProcessLookupError):
             continue
         parents[int(stat.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    found, new = set(), {of or os.getpid()}
+    result, new = set(), {of or os.getpid()}
     while new:
-        new = {pid for pid, parent in parents.items() if parent in new} - found
-        found |= new
-    return found
+        new = {pid for pid, parent in parents.items() if parent in new} - result
+        result |= new
+    return result

@@ -11,7 +11,8 @@ from fcil.config import from_table
 from fcil.engine.simulation import prepare
 from fcil.exchange.flower.internals import empty_run, error_reply, identify, number
 from fcil.exchange.inline import Inline
-from fcil.server.loop import initial_progress, run, step
+from fcil.server.loop import run, step
+from fcil.server.plan import initial_progress
 
 TABLE = {
     "data": {"name": "digits", "train_limit": 120, "test_limit": 60},
@@ -62,8 +63,8 @@ def inline_without(client):
 def first_phase(exchange, **sections):
     """Progress after the first phase, and the events."""
     events = []
-    made = plan(**sections)
-    return step(made, initial_progress(made), exchange, events.append), events
+    built = plan(**sections)
+    return step(built, initial_progress(built), exchange, events.append), events
 
 
 def refused(events):

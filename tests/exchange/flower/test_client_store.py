@@ -9,7 +9,8 @@ from fcil.exchange.flower import client_app
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
-from fcil.server.loop import initial_progress, make_plan, run
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress, make_plan
 
 METHOD = Replay(rank=2)
 

@@ -12,7 +12,8 @@ from fcil.client.training import run_client
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import client_app
 from fcil.exchange.flower.exchange import FlowerExchange
-from fcil.server.loop import ask, initial_progress
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
 
 
 def exchange(app=client_app.app, store="", seed=0, **options):
@@ -55,19 +56,19 @@ def test_a_bad_reply_costs_that_client_only(fault, reason, tmp_path):
 
 @pytest.fixture
 def raising(monkeypatch):
-    def run(*given):
-        if given[6] == 1:
+    def run(*args):
+        if args[6] == 1:
             raise RuntimeError("boom")
-        return run_client(*given)
+        return run_client(*args)
 
     monkeypatch.setattr("fcil.exchange.worker.run_client", run)
 
 
 def test_an_exception_in_a_clients_code_stops_the_run_with_its_traceback(raising):
-    with pytest.raises(RunError, match=r"^task 1, round 1: client 1 raised RuntimeError: boom") as told:
+    with pytest.raises(RunError, match=r"^task 1, round 1: client 1 raised RuntimeError: boom") as error:
         first_phase(exchange())
-    assert "Traceback" in str(told.value)
-    assert "in run\n" in str(told.value)
+    assert "Traceback" in str(error.value)
+    assert "in run\n" in str(error.value)
 
 
 def test_or_costs_that_client_only_and_the_traceback_is_in_the_records(raising):
@@ -130,11 +131,11 @@ def test_a_later_node_neither_takes_a_client_from_a_connected_one_nor_stops_the_
 
 
 @pytest.mark.parametrize(
-    ("nodes", "partitions", "told"),
+    ("nodes", "partitions", "message"),
     [(2, [0, 1], "no node holds client 2"), (4, [0, 1, 2, 2], "two nodes have partition-id=2")],
 )
-def test_clients_without_a_node_of_their_own_stop_the_run_before_it_starts(nodes, partitions, told):
-    with pytest.raises(ConfigError, match=told):
+def test_clients_without_a_node_of_their_own_stop_the_run_before_it_starts(nodes, partitions, message):
+    with pytest.raises(ConfigError, match=message):
         exchange(clients=nodes, partitions=partitions)
 
 

@@ -13,7 +13,8 @@ from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.messages import Job, Work, read_partial
 from fcil.exchange.inline import Inline
 from fcil.method import Broadcast, Phase, Task
-from fcil.server.loop import initial_progress, step
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 
 def own(path, **run):
@@ -51,7 +52,7 @@ def moved(tmp_path, monkeypatch, app, source):
     monkeypatch.syspath_prepend(tmp_path / "copy")
     if source:
         write(tmp_path / "copy", source=source)
-    return method_files.at_home(json.loads(job.config), job.sources), job.sources
+    return method_files.paths_here(json.loads(job.config), job.sources), job.sources
 
 
 def test_on_a_node_the_file_is_that_of_its_own_copy_of_the_app(app, tmp_path, monkeypatch):
@@ -67,7 +68,7 @@ def test_the_copy_of_the_same_content_is_preferred(app, tmp_path, monkeypatch):
     write(app, source=MINE + "# older\n")
     monkeypatch.syspath_prepend(tmp_path / "copy")
     write(tmp_path / "copy")
-    table = method_files.at_home(json.loads(job.config), job.sources)
+    table = method_files.paths_here(json.loads(job.config), job.sources)
     assert table["method"]["name"] == f"{tmp_path}/copy/mine.py:Mine"
 
 
@@ -88,11 +89,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("told", CHANGES)
-def test_a_node_without_the_servers_code_stops_the_run_and_says_what_to_do(tmp_path, told):
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_node_without_the_servers_code_stops_the_run_and_says_what_to_do(tmp_path, message):
     path = write(tmp_path)
-    reason, _ = first_phase(path, CHANGES[told])
-    for part in (str(path), told, "put the file into the folder of the app", "install the package"):
+    reason, _ = first_phase(path, CHANGES[message])
+    for part in (str(path), message, "put the file into the folder of the app", "install the package"):
         assert part in reason
 
 
@@ -113,6 +114,6 @@ def test_a_group_of_clients_is_refused_whole():
 
 def test_an_entry_point_or_module_that_is_missing_on_the_node_is_told():
     files = json.dumps([["gone_mod", "", "0" * 64]])
-    for name, told in (("gone_mod:Mine", "no module 'gone_mod' here"), ("gone-name", "no such method")):
-        with pytest.raises(ConfigError, match=f"{told}.*install the package that holds it on every node"):
+    for name, message in (("gone_mod:Mine", "no module 'gone_mod' here"), ("gone-name", "no such method")):
+        with pytest.raises(ConfigError, match=f"{message}.*install the package that holds it on every node"):
             method_files.node_method(name, {}, files)

@@ -30,14 +30,14 @@ def free_port():
 
 def processes(home):
     """Command name by process id, of all that live in this FLWR_HOME."""
-    mark, found = f"FLWR_HOME={home}".encode(), {}
+    mark, result = f"FLWR_HOME={home}".encode(), {}
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in environ.read_bytes().split(b"\0"):
-                found[int(environ.parent.name)] = (environ.parent / "cmdline").read_bytes().decode()
+                result[int(environ.parent.name)] = (environ.parent / "cmdline").read_bytes().decode()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    return found
+    return result
 
 
 @pytest.fixture

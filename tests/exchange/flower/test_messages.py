@@ -105,10 +105,10 @@ def test_a_failure_survives_and_keeps_the_end_of_its_traceback():
     assert messages.read_reply(messages.write_update(update)) == update
 
 
-@pytest.mark.parametrize("told", [{}, {"client": "2"}, {"client": 2, "reason": 3}, {"client": 2, "reason": "a"}])
-def test_a_malformed_failure_is_told(told):
+@pytest.mark.parametrize("message", [{}, {"client": "2"}, {"client": 2, "reason": 3}, {"client": 2, "reason": "a"}])
+def test_a_malformed_failure_is_told(message):
     with pytest.raises(ValueError, match="record 'failure' has no"):
-        messages.read_reply(RecordDict({"failure": ConfigRecord(told)}))
+        messages.read_reply(RecordDict({"failure": ConfigRecord(message)}))
 
 
 def test_malformed_groups_are_told():

@@ -15,9 +15,10 @@ from own_methods import write
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import _quietly, cores, slots
+from fcil.exchange.flower.ray_cluster import _quietly, slots
 from fcil.exchange.flower.ray_grid import RayGrid
 from fcil.exchange.inline import Inline
+from fcil.threads import cores
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
@@ -198,9 +199,9 @@ def test_a_bad_client_costs_its_own_update(grid, tmp_path, fault, reason):
 @pytest.mark.parametrize("run", [{}, {"aggregate_on_worker": True}], ids=["single", "groups"])
 def test_an_exception_in_a_clients_code_stops_the_run_or_costs_its_update(grid, tmp_path, run):
     faults = {"0": {"2": "raises in its work"}}  # of three clients, 2 is a group of its own
-    with pytest.raises(RunError, match=r"^task 1, round 1: client 2 raised RuntimeError: boom") as told:
+    with pytest.raises(RunError, match=r"^task 1, round 1: client 2 raised RuntimeError: boom") as error:
         first_phase(faulty(grid, tmp_path, faults, **run), run=run)
-    assert "in work_all" in str(told.value)
+    assert "in work_all" in str(error.value)
     skipping = {**run, "on_client_error": "skip"}
     _, events = first_phase(faulty(grid, tmp_path, faults, **skipping), run=skipping)
     assert refused(events) == {2: "RuntimeError: boom"}

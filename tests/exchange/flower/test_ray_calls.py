@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fcil.exchange.flower import ray_grid
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.ray_calls import CALL_SECONDS, Letter, portion
-from fcil.exchange.flower.ray_cluster import cores
+from fcil.threads import cores
 
 COUNT = 60
 
@@ -65,13 +65,13 @@ def send(grid, faults, timeout=None):
     identify()
     contents = [ConfigRecord({"number": k, "fault": faults.get(k, "")}) for k in range(COUNT)]
     sent = [Message(RecordDict({"own": own}), k + 1, "train") for k, own in enumerate(contents)]
-    found = {}
+    results = {}
     for reply in grid.stream(sent, timeout=timeout):
         number = reply.metadata.src_node_id - 1
-        assert number not in found
-        found[number] = reply.error.reason if reply.has_error() else reply.content["own"]["number"]
-    assert sorted(found) == list(range(COUNT))
-    return found
+        assert number not in results
+        results[number] = reply.error.reason if reply.has_error() else reply.content["own"]["number"]
+    assert sorted(results) == list(range(COUNT))
+    return results
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_short_messages_share_calls(grid, monkeypatch):
     [("raises", "RuntimeError: boom", None), ("dies", "its worker died 2 times", None), ("hangs", "took longer", 5.0)],
 )
 def test_a_bad_message_among_short_ones_costs_its_own_reply_only(grid, fault, reason, timeout):
-    found = send(grid, {25: fault}, timeout)
-    assert reason in found.pop(25)
-    assert found == {k: k for k in range(COUNT) if k != 25}
+    result = send(grid, {25: fault}, timeout)
+    assert reason in result.pop(25)
+    assert result == {k: k for k in range(COUNT) if k != 25}
     assert len(grid.pids()) == grid.workers

@@ -14,8 +14,8 @@ from flower_runs import TABLE, finish, inline, settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import cores
 from fcil.exchange.flower.ray_grid import RayGrid
+from fcil.threads import cores
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
@@ -107,9 +107,9 @@ def test_a_cluster_that_was_joined_stays_when_we_leave(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [("127.0.0.1:1", "refused"), ("ray://127.0.0.1:1", "give host:port"), ("127.0.0.1:x", "invalid literal")],
 )
-def test_no_cluster_at_the_address(address, told):
-    with pytest.raises(ConfigError, match=f"(?i)no Ray cluster answers there.*{told}"):
+def test_no_cluster_at_the_address(address, message):
+    with pytest.raises(ConfigError, match=f"(?i)no Ray cluster answers there.*{message}"):
         ray_exchange(settings(run={**ON_RAY, "ray_address": address}))

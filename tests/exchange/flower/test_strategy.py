@@ -51,7 +51,7 @@ def test_rounds_out_of_order_are_refused():
 
 
 def test_an_exception_in_a_clients_code_stops_flowers_loop_too(monkeypatch):
-    def run(*given):
+    def run(*args):
         raise RuntimeError("boom")
 
     monkeypatch.setattr("fcil.exchange.worker.run_client", run)

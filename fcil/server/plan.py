@@ -1,0 +1,80 @@
+"""What is fixed before a run starts, and where a run stands: what the loop goes by and what a checkpoint holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fcil.arrays import State, digest, ungrouped
+from fcil.config import Config
+from fcil.method import Backbone, Method, Phase
+from fcil.scenario.scenario import Scenario
+from fcil.server.traffic import Ledger
+
+__all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", "updates_asked"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before a run starts: settings, method, scenario, backbone and phases."""
+
+    config: Config
+    method: Method
+    scenario: Scenario
+    backbone: Backbone
+    phases: tuple[Phase, ...]
+
+    def ends_task(self, position: int) -> bool:
+        """Whether the phase at `position` is the last of its task."""
+        return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: all that it needs to go on, and what a checkpoint holds."""
+
+    position: int
+    """Number of phases done."""
+    state: State
+    ledger: Ledger = field(default_factory=Ledger)
+    correct: tuple[tuple[int, ...], ...] = ()
+    """Row t, column s: number of correct answers on task s after task t."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
+
+    def add(self, **amounts: float) -> "Progress":
+        """The progress with amounts added to its totals."""
+        names = {*self.totals, *amounts}
+        return replace(self, totals={n: self.totals.get(n, 0) + amounts.get(n, 0) for n in sorted(names)})
+
+    def raise_to(self, **amounts: float) -> "Progress":
+        """The progress with totals that are maxima, not sums, raised to these amounts."""
+        return replace(self, totals={**self.totals, **{n: max(a, self.totals.get(n, 0)) for n, a in amounts.items()}})
+
+    def sha256(self) -> str:
+        """The SHA-256 of the state's arrays."""
+        return digest(ungrouped(self.state))
+
+
+def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
+    """Lay out all phases of a run."""
+    phases: list[Phase] = []
+    for task in scenario.tasks:
+        kinds = method.phases(task, config.train.rounds)
+        for position, kind in enumerate(kinds, 1):
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, len(kinds) - position))
+    return Plan(config, method, scenario, backbone, tuple(phases))
+
+
+def initial_progress(plan: Plan) -> Progress:
+    """The progress before the first phase: the method's initial state."""
+    return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
+
+
+def participants(plan: Plan, phase: Phase) -> list[int]:
+    """The clients asked in a phase: a share of those with samples in a round, all of them in a report."""
+    share = plan.config.train.participation if phase.kind == "train" else 1.0
+    return plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+
+
+def updates_asked(plan: Plan) -> int:
+    """Number of updates that a whole run asks for."""
+    return sum(len(participants(plan, phase)) for phase in plan.phases)
