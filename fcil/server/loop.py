@@ -21,7 +21,7 @@ from fcil.server.traffic import send
 from fcil.server.validation import Expected, expected
 from fcil.threads import threads
 
-__all__ = ["Exchange", "Request", "Watch", "ask", "receive", "run", "step"]
+__all__ = ["Exchange", "Request", "Watch", "ask", "deployed_arrays", "receive", "run", "step"]
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,19 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
     return replace(progress, position=progress.position + 1, state=state)
 
 
+def deployed_arrays(plan: Plan, progress: Progress, phase: Phase) -> Arrays:
+    """The arrays to evaluate after a phase, in the threads of the run: more of them could round otherwise."""
+    with threads(plan.config.run.threads):
+        return plan.method.deploy(progress.state, phase)
+
+
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
     """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
     ends_task = plan.ends_task(phase.index)
     if not ends_task and not plan.config.run.evaluate_rounds:
         return progress
     start = time.perf_counter()
-    deployed = plan.method.deploy(progress.state, phase)
+    deployed = deployed_arrays(plan, progress, phase)
     deployed_at = time.perf_counter()
     correct = [int(r) for r in exchange.evaluate(deployed, phase.task)]
     seconds = time.perf_counter() - deployed_at

@@ -22,7 +22,7 @@ from fcil.errors import RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange, settled
 from fcil.method import Phase
-from fcil.server.loop import Request, ask, receive, run
+from fcil.server.loop import Request, ask, deployed_arrays, receive, run
 from fcil.server.plan import Plan, Progress, initial_progress
 from fcil.server.replies import Emit, gather
 
@@ -113,7 +113,7 @@ class FcilStrategy(Strategy):
         return self._exchange
 
     def _deployed(self, phase: Phase) -> ArrayRecord:
-        arrays = self.plan.method.deploy(self.progress.state, phase)
+        arrays = deployed_arrays(self.plan, self.progress, phase)
         return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
 
     # ---- steps for Flower's stock loop -------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class FcilStrategy(Strategy):
         if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
-        correct = self._exchange.evaluate(self.plan.method.deploy(self.progress.state, phase), phase.task)
+        correct = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
         row = tuple(int(r) for r in correct)
         self.progress = replace(self.progress, correct=(*self.progress.correct, row))
         self.save(self.progress)
