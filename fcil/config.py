@@ -82,6 +82,8 @@ class MethodChoice:
 
     name: str = "lorm"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Settings that a file gives to another method, which this one has taken the place of."""
 
     def __post_init__(self) -> None:
         settings = {key: _absolute(value) for key, value in self.settings.items()}
@@ -171,6 +173,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     known = [*SECTIONS, "method"]
     values: Table = {}
     origin: dict[tuple[str, str], str] = {}
+    left_out: dict[str, Any] = {}
     for source, table in layers:
         for section, entries in table.items():
             if section not in known:
@@ -179,11 +182,13 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
                 raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
             below = values.get("method", {}).get("name", MethodChoice().name)
             if section == "method" and entries.get("name", below) != below:
+                left_out = {k: v for k, v in values.get("method", {}).items() if k != "name"}
                 values["method"] = {}  # another method: the settings of the one below are not its
             for key, value in entries.items():
                 values.setdefault(section, {})[key] = value
                 origin[section, key] = source
     method = dict(values.pop("method", {}))
+    left_out = {key: value for key, value in left_out.items() if key not in method}
     name = method.pop("name", MethodChoice().name)
     if not isinstance(name, str):
         raise ConfigError(f"{origin['method', 'name']}: method.name = {name!r}: must be text")
@@ -192,7 +197,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
         return lambda key: f"{origin[section, key]}: {section}.{key}"
 
     sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
-    return Config(**sections, method=MethodChoice(name, method))
+    return Config(**sections, method=MethodChoice(name, method, left_out))
 
 
 def load_config(path: Source, overrides: Overrides = ()) -> Config:

@@ -142,3 +142,19 @@ def test_rows_of_a_comparison_replace_those_of_the_base(tmp_path):
     (tmp_path / "own.toml").write_text('base = "base.toml"\n[compare.slow.method]\nname = "lorm"\n')
     assert variant_names(tmp_path / "same.toml") == ["lorm", "fedavg"]
     assert variant_names(tmp_path / "own.toml") == ["slow"]
+
+
+def test_settings_that_another_method_leaves_out_are_named_with_what_holds_instead():
+    from fcil.report.running import left_out_settings
+
+    base = ("quick.toml", {"method": {"name": "lorm", "rank": 4, "gram_b": "exact"}})
+    other = from_table([base, ("--set", {"method": {"name": "fedavg"}})])
+    assert other.method.settings == {}
+    note = left_out_settings(other)
+    assert "method.rank = 4" in note
+    assert "fedavg runs with 16" in note
+    assert "--set method.rank=4" in note
+    assert "gram_b" not in note, "fedavg has no such setting"
+    same = from_table([base, ("--set", {"method": {"name": "fedavg", "rank": 8}})])
+    assert left_out_settings(same) == ""
+    assert left_out_settings(from_table([base])) == ""

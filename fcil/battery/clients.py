@@ -4,7 +4,7 @@ import numpy as np
 
 from fcil.arrays import digest
 from fcil.battery.outcome import Broken
-from fcil.battery.trial import CLIENT, CLIENTS, PARTS, Trial, digests
+from fcil.battery.trial import CLIENT, CLIENTS, PARTS, PhaseRecord, Trial, digests
 from fcil.battery.watch import Change
 from fcil.method import ClientUpdate, Phase, Task
 from fcil.server.validation import expected, refusal
@@ -122,11 +122,22 @@ def same_inputs_give_the_same_bits(trial: Trial) -> None:
 
 def clients_repeat_their_work(trial: Trial) -> None:
     """A client works the same again, bit for bit, as it would in another process."""
-    record = trial.records[-2:][0]
-    first = record.updates[1]
-    store = {name: np.array(a) for name, a in record.stores[1][0].items()}
+    for record in trial.records:
+        if record is trial.records[-2:][0] or record.stores[1][1]:  # one phase, and all that leave something behind
+            _check_repeated(trial, record)
+
+
+def _check_repeated(trial: Trial, record: PhaseRecord) -> None:
+    """Let client 1 work a phase again from the same arrays of its own; compare what it sends and what it keeps."""
+    first, (before, kept) = record.updates[1], record.stores[1]
+    store = {name: np.array(a) for name, a in before.items()}
     again = trial.work(record.phase, record.broadcast, 1, store, trial.fresh_model())
-    for what, one, two in (("array", first.arrays, again.arrays), ("statistic", first.statistics, again.statistics)):
+    pairs = {
+        "array": (first.arrays, again.arrays),
+        "statistic": (first.statistics, again.statistics),
+        "kept array": (kept, store),
+    }
+    for what, (one, two) in pairs.items():
         for name in sorted(one.keys() | two.keys()):
             if name not in one or name not in two or digest({"": one[name]}) != digest({"": two[name]}):
                 raise Broken(

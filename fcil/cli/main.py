@@ -55,13 +55,19 @@ def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     console.print(f"run folder: {out}   final arrays: sha256 {summary['sha256'][:16]}...", soft_wrap=True)
 
 
+def _tell(note: str, console: Console) -> None:
+    if note:
+        console.print(note, soft_wrap=True, markup=False)
+
+
 def _run(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import load_config
-    from fcil.report.running import carry_out, checked
+    from fcil.report.running import carry_out, checked, left_out_settings
 
     out = output_folder(args)
     session = checked(load_config(args.config, _overrides(args)), out)
     finished = (out / "summary.json").exists()
+    _tell(left_out_settings(session.plan.config), console)
     summary = carry_out(session, out, console)
     if finished:
         console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)
@@ -77,7 +83,7 @@ def _resume(args: argparse.Namespace, console: Console) -> None:
 
 def _compare(args: argparse.Namespace, console: Console) -> None:
     from fcil.engine.comparison import carry_out_all, cells
-    from fcil.report.running import carry_out
+    from fcil.report.running import carry_out, left_out_settings
     from fcil.report.tables import to_rich
 
     out = output_folder(args, after="-compare")
@@ -86,6 +92,7 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
 
     def one(cell: Cell) -> dict[str, Any]:
         console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
+        _tell(left_out_settings(cell.config), console)
         return carry_out(cell.session(), cell.folder, console)
 
     for value, rows in write_comparison(out, list(carry_out_all(runs, one))).items():

@@ -18,7 +18,22 @@ if TYPE_CHECKING:
     from fcil.server.plan import Progress
     from fcil.server.replies import Emit
 
-__all__ = ["carry_out", "checked"]
+__all__ = ["carry_out", "checked", "left_out_settings"]
+
+
+def left_out_settings(config: Config) -> str:
+    """Name the settings that a file gives to another method and this one has too, with other values; empty if none."""
+    from fcil.options import describe
+    from fcil.registry import method_class
+
+    choice = config.method
+    defaults = {setting.name: setting.default for setting in describe(method_class(choice.name))}
+    odd = {k: v for k, v in choice.left_out.items() if k in defaults and defaults[k] != v}
+    return "".join(
+        f"method.{key} = {value!r} in the file is another method's: {choice.label} runs with {defaults[key]!r}; "
+        f"--set method.{key}={value} gives it the same\n"
+        for key, value in odd.items()
+    ).rstrip()
 
 
 def checked(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:

@@ -152,8 +152,9 @@ def _stopped(phase: Phase, crash: Failure) -> RunError:
     text = f"{phase}: client {crash.client} raised {crash.reason}\n\n{crash.traceback.rstrip()}\n\n"
     return RunError(
         "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-        + "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN`; or let it cost that client's "
-        "update only: the same command with `--set run.on_client_error=skip --output RUN`"
+        + "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN` (from a method's own file "
+        "begin another run with --output, once it is mended); or let it cost that client's update only: the same "
+        "command with `--set run.on_client_error=skip --output RUN`"
     )
 
 

@@ -257,6 +257,13 @@ BROKEN = {
 """,
         "What clients keep for themselves", "client 0 keeps 'seen', a list: a store holds NumPy", "def client_end",
     ),
+    "keeps what it draws without a seed": (
+        """
+    def client_end(self, client):
+        client.store["kept"] = np.random.default_rng().random(3)
+""",
+        "A client works the same again", "kept array kept has other bits the second time",
+    ),
     "keeps what cannot be written": (
         """
     def client_end(self, client):
