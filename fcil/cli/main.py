@@ -176,6 +176,27 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
 
 
+Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser]
+"""(name, what carries it out, one line of help) -> the command's parser."""
+
+
+def _run_commands(command: Command) -> None:
+    """Add `run`, `resume`, `plan` and `compare`."""
+    _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
+    command("resume", _resume, "go on with a run that was stopped").add_argument(
+        "run", type=Path, metavar="RUN", help="its folder"
+    )
+    plan = command("plan", _plan, "show what a run will take: samples, steps, traffic, memory and time")
+    _settings(plan, output=False)
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
+    _settings(compare)
+    compare.add_argument(
+        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
+    )
+    compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcil",
@@ -192,19 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(do=do)
         return subparser
 
-    _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
-    command("resume", _resume, "go on with a run that was stopped").add_argument(
-        "run", type=Path, metavar="RUN", help="its folder"
-    )
-    plan = command("plan", _plan, "show what a run will take: samples, steps, traffic, memory and time")
-    _settings(plan, output=False)
-    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
-    _settings(compare)
-    compare.add_argument(
-        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
-    )
-    compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+    _run_commands(command)
     bench_commands(command)
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
