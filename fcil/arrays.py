@@ -40,7 +40,7 @@ def names_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 
 def shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    """Array name -> shape."""
+    """Map the name of every array to its shape."""
     return {name: a.shape for name, a in arrays.items()}
 
 

@@ -39,7 +39,7 @@ class ClosedForm(Method):
     """The base of closed-form classifiers: nothing trains, and each task is one pass over its data."""
 
     def statistic(self, phase: Phase) -> FeatureSums:
-        """What a client sums over a task's samples."""
+        """Name the statistic that a client sums over a task's samples."""
         raise NotImplementedError(f"{type(self).__name__}.statistic")
 
     @property

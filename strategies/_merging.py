@@ -95,7 +95,7 @@ class MergeMethod(Averaging):
 
     @property
     def needs_only_changes(self) -> bool:
-        """Whether `combine` needs nothing beside the changes, nor what it deploys a forward pass of its own.
+        """Tell whether `combine` needs nothing beside the changes, nor what it deploys a forward pass of its own.
 
         Such a merge can be hosted in another basis, in which statistics of layer inputs mean nothing.
         """
@@ -103,22 +103,22 @@ class MergeMethod(Averaging):
 
     @property
     def merges(self) -> str:
-        """What can be merged: tasks, rounds, or both, by the setting `at`."""
+        """Say what can be merged: tasks, rounds, or both, by the setting `at`."""
         return "tasks, or rounds"
 
     @property
     def keeps_modules(self) -> bool:
-        """Whether tasks are merged, for which every task's pairs are kept."""
+        """Keep every task's pairs where tasks are merged."""
         return self.at != "round"
 
     @property
     def starts_fresh(self) -> bool:
-        """Whether every task's pairs begin on W0 alone, with `start` = fresh."""
+        """Begin every task's pairs on W0 alone where `start` is fresh."""
         return self.keeps_modules and self.start == "fresh"
 
     @property
     def additive(self) -> bool:
-        """Whether rounds are averaged: nothing else can be summed in groups."""
+        """Declare sums where rounds are averaged: no other merge can be summed in groups."""
         return self.at == "task"
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:

@@ -1,6 +1,7 @@
 """Helpers for clients with LoRA pairs of different ranks: each holds the leading components of the server's pair."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -12,23 +13,30 @@ from fcil.method import ClientUpdate
 from fcil.model.lora import A, B, changes_of
 from fcil.options import Option
 
-__all__ = ["Ranks", "check_ranks", "leading", "mean_of_the_rest", "products", "rank_of"]
+from ._lora import Rank
 
-Ranks = Annotated[
-    tuple[int, ...],
-    Option("ranks of clients 0, 1, 2, ..., dealt in turn, none above `rank`; empty: all have `rank`", low=1),
-]
+__all__ = ["RankSettings", "leading", "mean_of_the_rest", "products"]
 
 
-def check_ranks(ranks: Sequence[int], rank: int) -> None:
-    """Raise ConfigError where a client would have a larger rank than the server's pair."""
-    if max(ranks, default=0) > rank:
-        raise ConfigError(f"method.ranks = {list(ranks)}: no client's rank may exceed method.rank = {rank}")
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """Stands before a family of LoRA methods among a method's bases: its clients may hold pairs of smaller ranks."""
 
+    rank: Rank = 16
+    ranks: Annotated[
+        tuple[int, ...],
+        Option("ranks of clients 0, 1, 2, ..., dealt in turn, none above `rank`; empty: all have `rank`", low=1),
+    ] = ()
 
-def rank_of(client: int, ranks: Sequence[int], rank: int) -> int:
-    """The rank that a client trains and sends."""
-    return ranks[client % len(ranks)] if ranks else rank
+    def __post_init__(self) -> None:
+        if max(self.ranks, default=0) > self.rank:
+            raise ConfigError(
+                f"method.ranks = {list(self.ranks)}: no client's rank may exceed method.rank = {self.rank}"
+            )
+
+    def rank_of(self, client: int) -> int:
+        """Return the rank that a client trains and sends."""
+        return self.ranks[client % len(self.ranks)] if self.ranks else self.rank
 
 
 def leading(arrays: Arrays, rank: int) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ class Compose(Method):
         return begin_task(state, phase, backbone, self.adapter, *kept)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """What the merge over tasks deploys."""
+        """Deploy what the merge over tasks deploys."""
         return self._task.deploy(state, phase)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:

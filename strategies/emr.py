@@ -61,7 +61,7 @@ class Emr(MergeMethod):
 
     @property
     def needs_only_changes(self) -> bool:
-        """Whether there is no router, which has a forward pass of its own."""
+        """Tell whether there is no router, which has a forward pass of its own."""
         return not self.router
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:

@@ -58,7 +58,7 @@ class FisherAverage(MergeMethod):
 
     @property
     def additive(self) -> bool:
-        """Whether rounds are averaged: a mean weighted by Fisher needs every client's update."""
+        """Declare sums where rounds are averaged: a mean weighted by Fisher needs every client's update."""
         return super().additive
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:

@@ -11,13 +11,13 @@ from fcil.method import ClientUpdate, Local, Modules, Phase
 from fcil.model.lora import A, B
 
 from ._lora import LoraMethod, revive_dead_components
-from ._mixed import Ranks, check_ranks, leading, mean_of_the_rest, products, rank_of
+from ._mixed import RankSettings, leading, mean_of_the_rest, products
 
 __all__ = ["FlexLoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlexLoRA(LoraMethod):
+class FlexLoRA(RankSettings, LoraMethod):
     """Average the products B A; cut to each client's rank by SVD.
 
     The mean of B_i A_i, weighted by examples, is exact; what goes on are its best components, as many as fit.
@@ -26,11 +26,6 @@ class FlexLoRA(LoraMethod):
     Literal transcription: `tests/reference_peers.py`, `best_of_rank`.
     """
 
-    ranks: Ranks = ()
-
-    def __post_init__(self) -> None:
-        check_ranks(self.ranks, self.rank)
-
     @property
     def additive(self) -> bool:
         """Products of different ranks are stacked, not summed."""
@@ -38,9 +33,7 @@ class FlexLoRA(LoraMethod):
 
     def local(self, phase: Phase) -> Local:
         """Train the leading components of both factors, and the head's new rows."""
-        return replace(
-            super().local(phase), receives=lambda a, client: leading(a, rank_of(client, self.ranks, self.rank))
-        )
+        return replace(super().local(phase), receives=lambda a, client: leading(a, self.rank_of(client)))
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """B = U s^1/2 and A = s^1/2 V^T of sum_i w_i B_i A_i, largest components first.

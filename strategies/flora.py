@@ -11,13 +11,13 @@ from fcil.method import ClientUpdate, Local, Modules, Phase
 from fcil.model.lora import A, uniform
 
 from ._folding import FoldingMethod
-from ._mixed import Ranks, check_ranks, leading, mean_of_the_rest, products, rank_of
+from ._mixed import RankSettings, leading, mean_of_the_rest, products
 
 __all__ = ["FLoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLoRA(FoldingMethod):
+class FLoRA(RankSettings, FoldingMethod):
     """Stack clients' LoRA pairs; fold them into the base weights.
 
     [B_1 ... B_n] [w_1 A_1 ; ... ; w_n A_n] is the mean of B_i A_i, weighted by examples, exactly and at any ranks.
@@ -25,11 +25,6 @@ class FLoRA(FoldingMethod):
     2024, arXiv 2409.05976. Down go all clients' factors, n r (out + in) floats a layer. The new pair's A is drawn from
     the round's seed, which everybody knows, and B is zero: neither travels again.
     """
-
-    ranks: Ranks = ()
-
-    def __post_init__(self) -> None:
-        check_ranks(self.ranks, self.rank)
 
     @property
     def additive(self) -> bool:
@@ -42,7 +37,7 @@ class FLoRA(FoldingMethod):
         def start(arrays: Arrays, client: int) -> dict[str, np.ndarray]:
             rng = phase.generator("new pair")
             new = {n: uniform(rng, a.shape) for n, a in arrays.items() if n.endswith(A)}
-            return leading({**arrays, **new}, rank_of(client, self.ranks, self.rank))
+            return leading({**arrays, **new}, self.rank_of(client))
 
         return replace(super().local(phase), receives=start)
 

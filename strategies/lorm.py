@@ -143,7 +143,7 @@ class LoRM(LoraMethod):
         return "half" if self._whole(name) else "diagonal"
 
     def _whole(self, name: str) -> bool:
-        """Whether the Grams that match an array are matrices; otherwise they are diagonals, as those of biases."""
+        """Tell whether the Grams that match an array are matrices; otherwise they are diagonals, as those of biases."""
         if name.endswith(A):
             return self.gram.whole
         return name.endswith(B) or (name.endswith(".weight") and self.head_gram_shrink > 0)

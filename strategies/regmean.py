@@ -35,7 +35,7 @@ class RegMean(MergeMethod):
     ] = 0.95
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
-        """Every expert's Gram matrices."""
+        """Report every expert's Gram matrices."""
         return (GramForm(self.gram).statistic,)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:

@@ -152,7 +152,7 @@ class Trial:
 
     @property
     def exchanges(self) -> list[PhaseExchange]:
-        """What passed between server and clients, as far as the run went.
+        """List what passed between server and clients, as far as the run went.
 
         Raises:
             NotReached: no client was reached.

@@ -101,7 +101,7 @@ def _file(kind: type) -> str | None:
 
 
 def _foreign(file: str) -> bool:
-    """Whether a file belongs neither to fcil nor to installed packages."""
+    """Tell whether a file belongs neither to fcil nor to installed packages."""
     path = Path(file)
     return path.is_absolute() and not path.is_relative_to(FCIL) and "site-packages" not in path.parts
 

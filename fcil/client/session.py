@@ -115,7 +115,7 @@ class Batch:
 
     @property
     def model(self) -> AdaptedModel:
-        """The client's model."""
+        """Return the model that the client works with."""
         return self.client.model
 
     @property
@@ -125,12 +125,12 @@ class Batch:
 
     @property
     def references(self) -> Arrays:
-        """The broadcast's read-only arrays."""
+        """Return the read-only arrays of the broadcast."""
         return self.client.broadcast.references
 
     @property
     def store(self) -> Store:
-        """The client's own arrays."""
+        """Return the arrays that the client keeps for itself."""
         return self.client.store
 
     def generator(self, purpose: str) -> np.random.Generator:

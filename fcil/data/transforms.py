@@ -23,7 +23,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class View:
-    """How an image is shown: resize, then crop, then resize to the model's size, then flip.
+    """A view declares how an image is shown: resize, crop, resize to the model's size, flip.
 
     The default shows the whole image, its aspect ratio lost where it is not square.
     """

@@ -24,7 +24,7 @@ __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
 @dataclass(frozen=True)
 class PhaseForecast:
-    """What one phase of a run will take."""
+    """A phase forecast holds what one phase of a run will take."""
 
     phase: Phase
     clients: int
@@ -39,7 +39,7 @@ class PhaseForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, phase by phase and in all."""
+    """A forecast holds what a run will take, phase by phase and in all."""
 
     plan: Plan
     phases: tuple[PhaseForecast, ...]

@@ -54,7 +54,7 @@ CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
 
 
 def left_aside(path: Path) -> bool:
-    """Whether a path is that of a file being written, `.name.pid`, which a killed process may have left behind."""
+    """Tell whether a path is of a file being written, `.name.pid`, which a killed process may have left behind."""
     return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
 
 

@@ -45,7 +45,7 @@ class LowRank:
         return int(self.b.shape[1])
 
     def times(self, factor: float) -> "LowRank":
-        """The change times `factor`."""
+        """Multiply the change by `factor`."""
         return LowRank(self.b * factor, self.a)
 
     def transposed(self) -> "LowRank":

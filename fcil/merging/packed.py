@@ -18,7 +18,7 @@ BLOCK = 64
 
 
 def is_half(a: np.ndarray) -> bool:
-    """Whether an array has the shape of a half: one axis of n (n + 1) / 2 entries."""
+    """Tell whether an array has the shape of a half: one axis of n (n + 1) / 2 entries."""
     n = math.isqrt(2 * a.size)
     return a.ndim == 1 and n * (n + 1) // 2 == a.size
 

@@ -57,7 +57,7 @@ class Averaging(Method):
 
     @property
     def is_mean(self) -> bool:
-        """Whether rounds are merged to a mean: clients that all send the same model make it the next round's.
+        """Tell whether rounds are merged to a mean: clients that all send the same model make it the next round's.
 
         False where the server moves beyond or short of what they send, or adds noise; the contract battery goes by it.
         """
@@ -65,17 +65,17 @@ class Averaging(Method):
 
     @property
     def keeps_modules(self) -> bool:
-        """Whether every task's module is kept when the task ends, to be merged with the others'."""
+        """Tell whether every task's module is kept when the task ends, to be merged with the others'."""
         return False
 
     @property
     def starts_fresh(self) -> bool:
-        """Whether each task begins with a new module, on the frozen backbone alone; else the last task's goes on."""
+        """Tell whether each task begins with a new module on the frozen backbone; else the last task's goes on."""
         return self.keeps_modules
 
     @property
     def merges(self) -> str:
-        """What is merged: rounds, and tasks where every task's module is kept."""
+        """Say what is merged: rounds, and tasks where every task's module is kept."""
         return "rounds, tasks" if self.keeps_modules and self.stream == "federated" else super().merges
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class Averaging(Method):
         return (phase.task.index,)
 
     def task_report(self, task: Task) -> tuple[Pass, ...]:
-        """What clients report of the merged model when a task's rounds are over; `merge_report` is given the sums.
+        """Name what clients report of the merged model after a task's rounds; `merge_report` is given the sums.
 
         Nothing, and no phase for it, unless overridden.
         """

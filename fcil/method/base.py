@@ -74,7 +74,7 @@ class Method:
 
     @property
     def merges(self) -> str:
-        """What the method merges, in the words of `fcil methods`: rounds (their clients), tasks, sums, or nothing."""
+        """Say what the method merges, in the words of `fcil methods`: rounds, tasks, sums, or nothing."""
         if self.stream != "federated":
             return "nothing (one client)"
         return "rounds" if TRAIN in self.phases(Task(0, 0, 1), 1) else "sums, once a task"
@@ -96,7 +96,7 @@ class Method:
         return state
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """What clients receive in this phase."""
+        """Make what clients receive in this phase."""
         raise NotImplementedError(f"{type(self).__name__}.broadcast")
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
@@ -109,7 +109,7 @@ class Method:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge_sums` of sums over clients is the same as `merge`: then groups may be summed far away.
+        """Tell whether `merge_sums` of sums over clients equals `merge`: then groups may be summed far away.
 
         Declared, not guessed: a method with `sums` and `merge_sums` returns True here.
         """
@@ -137,7 +137,7 @@ class Method:
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:
-        """What a client does in this phase."""
+        """Declare what a client does in this phase."""
         raise NotImplementedError(f"{type(self).__name__}.local")
 
     def client_begin(self, client: Client) -> None:

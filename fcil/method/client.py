@@ -1,4 +1,4 @@
-"""What the client half of a method's code is given: the resident model, the client in a phase, a batch of its training.
+"""Protocols of what a method's client code is given: the resident model, the client in a phase, a batch.
 
 These are protocols: `fcil.client.session` and `fcil.model.adapted` implement them. What a method declares in place of
 code is in `fcil.method.local`.
@@ -69,7 +69,7 @@ class Client(Protocol):
 
     @property
     def broadcast(self) -> Broadcast:
-        """What the client received; see `constant`."""
+        """Return what the client received; see `constant`."""
 
     @property
     def store(self) -> Store:
@@ -138,7 +138,7 @@ class Step(Protocol):
 
     @property
     def model(self) -> Model:
-        """The client's model."""
+        """Return the model that the client works with."""
 
     @property
     def phase(self) -> Phase:
@@ -146,11 +146,11 @@ class Step(Protocol):
 
     @property
     def references(self) -> Arrays:
-        """The broadcast's read-only arrays."""
+        """Return the read-only arrays of the broadcast."""
 
     @property
     def store(self) -> Store:
-        """The client's own arrays."""
+        """Return the arrays that the client keeps for itself."""
 
     def generator(self, purpose: str) -> np.random.Generator:
         """The client's randomness of this phase for one purpose; see `Client.generator`."""

@@ -26,7 +26,7 @@ def bias(task: int) -> str:
 
 
 def block(task: int) -> str:
-    """Glob pattern of both."""
+    """Return the glob pattern that matches a task's rows and biases."""
     return f"head.{task}.*"
 
 

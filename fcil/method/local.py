@@ -1,4 +1,4 @@
-"""What a method declares of a client's work in a phase: which arrays train, and which statistics are summed.
+"""Declarations of a client's work in a phase: which arrays train, and which statistics are summed.
 
 Declared, not coded, so that the server derives from it which names and shapes a good reply has. What a method's own
 code is given on a client is in `fcil.method.client`.
@@ -122,7 +122,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Local:
-    """What a client does in a phase."""
+    """A client's work in a phase, as the method declares it."""
 
     trains: tuple[str, ...] = ()
     """Glob patterns of broadcast arrays that train and are sent back; all others are frozen and stay where they are."""

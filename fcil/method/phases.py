@@ -1,4 +1,4 @@
-"""What passes between server and clients: a phase, what the server broadcasts in it, and what a client sends back."""
+"""Messages between server and clients: a phase, the server's broadcast in it, and a client's update."""
 
 import math
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a method may know of the frozen backbone without holding it."""
+    """A description of the frozen backbone: all that a method may know without holding it."""
 
     width: int
     """Length of a feature vector."""
@@ -117,7 +117,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """What all clients of a phase receive."""
+    """The message that all clients of a phase receive."""
 
     arrays: Arrays
     """Weights that make the model clients start from."""
@@ -129,7 +129,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client sends back. Everything in it is float32 or float64, finite, and declared by `Method.local`."""
+    """The reply of one client: every array is float32 or float64, finite, and declared by `Method.local`."""
 
     client: int
     phase: int

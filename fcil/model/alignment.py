@@ -37,7 +37,7 @@ class Orders:
 
     @property
     def units(self) -> int:
-        """The number of units."""
+        """Return the number of units."""
         return len(self.qk) + len(self.v) + len(self.hidden)
 
     @property

@@ -15,7 +15,7 @@ _VOLTA = 7
 
 
 def bf16_in_hardware() -> bool:
-    """Whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
+    """Tell whether this processor multiplies bfloat16 itself (AVX512-BF16 or AMX), rather than by conversion."""
     cpu = torch.cpu
     if hasattr(cpu, "get_capabilities"):
         capabilities = cpu.get_capabilities()

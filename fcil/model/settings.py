@@ -1,4 +1,4 @@
-"""`[model]`: the frozen backbone. Free of torch, so that settings are checked before it is imported."""
+"""`[model]`: settings of the frozen backbone. Free of torch, so that settings are checked before it is imported."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`[model]`: the frozen backbone."""
+    """`[model]`: the frozen backbone, its weights, image size and number type."""
 
     backbone: Annotated[str, Option(f'name of a timm vision transformer, or "{TINY}", the embedded one')] = TINY
     weights: Annotated[

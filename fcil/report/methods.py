@@ -1,4 +1,4 @@
-"""What `fcil methods` shows, read from the methods themselves: their docstrings, settings and declarations."""
+"""Describe methods for `fcil methods`, from their own docstrings, settings and declarations."""
 
 import re
 from collections.abc import Iterable

@@ -55,12 +55,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end; if not, `fcil.run(run.config, output=run.folder)` goes on with it."""
+        """Tell whether the run has ended; if not, `fcil.run(run.config, output=run.folder)` goes on with it."""
         return bool(self.summary)
 
     @property
     def method(self) -> str:
-        """The method's name."""
+        """Return the name of the run's method."""
         return self.config.method.name
 
     @property

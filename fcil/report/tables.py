@@ -143,7 +143,7 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _any_missing(rows: Sequence[Row]) -> bool:
-    """Whether any update is missing: only then do tables have a column for it."""
+    """Tell whether any update is missing: only then do tables have a column for it."""
     return any(row.missing for row in rows)
 
 

@@ -31,7 +31,7 @@ class Scenario:
 
     @property
     def clients(self) -> int:
-        """The number of clients."""
+        """Return the number of clients."""
         return len(self.parts[0])
 
     def num_examples(self, task: int, client: int) -> int:

@@ -26,7 +26,7 @@ __all__ = ["Exchange", "Request", "Watch", "ask", "deployed_arrays", "receive", 
 
 @dataclass(frozen=True)
 class Request:
-    """What the server asks of the clients of one phase."""
+    """A request holds what the server asks of the clients of one phase."""
 
     phase: Phase
     method: Method

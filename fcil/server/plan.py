@@ -1,4 +1,4 @@
-"""What is fixed before a run starts, and where a run stands: what the loop goes by and what a checkpoint holds."""
+"""A run's plan, fixed before it starts, and its progress, which a checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ __all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed before a run starts: settings, method, scenario, backbone and phases."""
+    """A plan holds all that is fixed before a run starts: settings, method, scenario, backbone, phases."""
 
     config: Config
     method: Method
@@ -23,13 +23,13 @@ class Plan:
     phases: tuple[Phase, ...]
 
     def ends_task(self, position: int) -> bool:
-        """Whether the phase at `position` is the last of its task."""
+        """Tell whether the phase at `position` is the last of its task."""
         return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: all that it needs to go on, and what a checkpoint holds."""
+    """A run's progress: all that it needs to go on, and all that a checkpoint holds."""
 
     position: int
     """Number of phases done."""

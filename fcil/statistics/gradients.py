@@ -136,7 +136,7 @@ class Fisher:
         return {fisher_of(name): known[name] for name in names_matching(known, self.patterns)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
-        """Start to sum g^2."""
+        """Start a collector that sums g^2."""
         return _Squares(model, self.task)
 
 

@@ -50,7 +50,7 @@ class GramForm:
 
     @property
     def whole(self) -> bool:
-        """Whether G is read as a matrix, packed into its upper half; otherwise as its diagonal."""
+        """Tell whether G is read as a matrix, packed into its upper half; otherwise it is a diagonal."""
         return self.kind != "diagonal"
 
     @property

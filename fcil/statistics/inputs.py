@@ -107,7 +107,7 @@ class InputEnergy:
     """Statistic g = diag(X X^T) of every adapted layer: `in` floats each, one vector, never an in x in matrix."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """Shapes: (in,) per layer."""
+        """Declare a diagonal of shape (in,) per layer."""
         return {
             input_energy(layer): GramShape((broadcast[layer + A][1],), "diagonal") for layer in layers_of(broadcast)
         }

@@ -123,6 +123,8 @@ def test_they_do_not_depend_on_the_batch_and_add_over_clients(kind):
     one = fisher_pass(TASK, WHOLE_WEIGHTS) if kind == "fisher" else gradient_pass(TASK)
     small, large = report(one, batch=1), report(one, batch=8)
     parts = [report(one, indices=part) for part in (INDICES[:3], INDICES[3:])]
+    assert small, "something is reported"
+    assert all(each.keys() == small.keys() for each in (large, *parts))
     for name in small:
         near(small[name], large[name])
         near(parts[0][name] + parts[1][name], small[name])

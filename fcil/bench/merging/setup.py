@@ -73,7 +73,7 @@ class BenchSetup:
 
     @property
     def config(self) -> Config:
-        """Settings of the fine-tuning."""
+        """Return the settings of the fine-tuning."""
         return self.plan.config
 
     def phases(self, method: Method, task: int) -> list[Phase]:

@@ -30,7 +30,7 @@ class Line:
     """(seeds, figures): shares, and seconds last; see `figure_names`."""
 
     def mean(self) -> np.ndarray:
-        """Mean over seeds, (figures,)."""
+        """Take the mean over seeds, (figures,)."""
         return np.asarray(self.values.mean(0))
 
     def std(self) -> np.ndarray:

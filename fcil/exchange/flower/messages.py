@@ -33,7 +33,7 @@ _EXAMPLES, _FAILURE = "num-examples", "failure"
 
 @dataclass(frozen=True)
 class Job:
-    """What a node has to know of a run in order to work for it."""
+    """A job tells a node all that it has to know of a run in order to work for it."""
 
     config: str
     """The resolved settings, as JSON."""

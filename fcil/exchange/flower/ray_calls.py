@@ -42,7 +42,7 @@ class Call:
     deadline: float = field(default=float("inf"))
 
     def content(self) -> tuple[list[tuple[Metadata, dict[str, Any]]], dict[str, Any]]:
-        """The arguments of `ClientActor.handle`."""
+        """Return the arguments for `ClientActor.handle`."""
         return [(letter.message.metadata, letter.own) for letter in self.letters], self.letters[0].common
 
 

@@ -47,7 +47,7 @@ class RayGrid(Grid):
         app: str = APP,
         retries: int = 2,
     ) -> None:
-        """Start the workers.
+        """Start Ray, if no cluster is named, and the worker actors on it.
 
         Args:
             clients: nodes of the grid: client k is node k + 1.
