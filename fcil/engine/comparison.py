@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fcil.config import Config, Overrides, Source, load_variant, sweep_overrides, variant_names
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
+from fcil.registry import label
 
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
@@ -81,7 +82,21 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
     return runs
 
 
+def short_titles(labels: Sequence[str]) -> dict[str, str]:
+    """Shorten labels for tables and pictures: of a path its last part, where no other label would look the same.
+
+    >>> short_titles(["lorm", "/a/der.py"])
+    {'lorm': 'lorm', '/a/der.py': 'der.py'}
+    >>> short_titles(["/a/der.py", "/b/der.py"])
+    {'/a/der.py': '/a/der.py', '/b/der.py': '/b/der.py'}
+    """
+    short = {name: label(name) for name in labels}
+    shown = list(short.values())
+    return {name: title if shown.count(title) == 1 else name for name, title in short.items()}
+
+
 def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value."""
+    titles = short_titles(list(dict.fromkeys(cell.label for cell in runs)))
     for cell in runs:
-        yield {**run(cell), "label": cell.label, "seed": cell.seed, "value": cell.value}
+        yield {**run(cell), "label": titles[cell.label], "seed": cell.seed, "value": cell.value}
