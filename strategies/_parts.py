@@ -1,11 +1,10 @@
 """Find the methods that another method is made of: a setting names them, `name` or `name(key = value, ...)`."""
 
-from dataclasses import fields
-
 from fcil.errors import ConfigError
 from fcil.method import Averaging
 from fcil.model.lora import Lora
-from fcil.registry import build_method, method_class, parse_call
+from fcil.options import keys_of, parse_call
+from fcil.registry import build_method, method_class
 
 __all__ = ["lora_method"]
 
@@ -22,7 +21,7 @@ def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> A
     kind = method_class(name, where)
     if odd := sorted(outer_settings.keys() & settings.keys()):
         raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
-    known = {f.name for f in fields(kind)}
+    known = keys_of(kind)
     inherited = {key: value for key, value in outer_settings.items() if key in known}
     part = build_method(name, {**settings, **inherited}, lambda key: f"{where}: {key}")
     made_of_others = type(part).acting is not Averaging.acting

@@ -31,6 +31,7 @@ class CoreSpace(MergeMethod):
     _hosted: MergeMethod = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         hosted = lora_method(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
         if not isinstance(hosted, MergeMethod) or not hosted.needs_only_changes:
             raise ConfigError(

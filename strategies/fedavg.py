@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
-from ._lora import LoraMethod
+from fcil.method import Averaging
+
+from ._adapters import AdapterSettings
 from ._server import ServerSettings
 
 __all__ = ["FedAvg"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg(ServerSettings, LoraMethod):
+class FedAvg(ServerSettings, AdapterSettings, Averaging):
     """Average the clients' LoRA factors A and B, each on its own.
 
     The mean of A and of B, weighted by examples; one module goes on through all tasks.

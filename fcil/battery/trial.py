@@ -17,6 +17,7 @@ from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
 from fcil.errors import ConfigError
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
+from fcil.options import keys_of
 from fcil.registry import build_method, method_class
 
 __all__ = [
@@ -125,7 +126,7 @@ class Trial:
             for task in TASKS:
                 kinds = self.method.phases(task, TRAIN.rounds)
                 for number, kind in enumerate(kinds, 1):
-                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number)
+                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number, len(TASKS) - task.index - 1)
                     state = self.begin(state, phase) if number == 1 else state
                     records.append(self._record(phase, state, stores))
                     state = records[-1].after
@@ -196,7 +197,7 @@ def pictures(count: int) -> Tensor:
 
 def small(kind: type[Method]) -> dict[str, Any]:
     """Select those of the small settings that a method has."""
-    known = {f.name for f in fields(kind) if f.init}
+    known = keys_of(kind)
     return {name: value for name, value in SMALL.items() if name in known}
 
 

@@ -91,6 +91,8 @@ class Backbone:
     """Height and width of a patch, in pixels."""
     no_prompts: str = ""
     """Why no tokens can be put beside the network's own; empty where they can."""
+    parameters: Shapes = field(default_factory=dict)
+    """Every parameter of the network -> its shape, in the network's order."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Phase:
     seed: int
     phases_left: int = 0
     """Phases of this task that follow: what tells several reports apart."""
+    tasks_left: int = 0
+    """Tasks that follow: a schedule that goes on through tasks is stretched over them."""
 
     def generator(self, *purpose: str | int) -> np.random.Generator:
         """The randomness of this phase for one purpose, for example `("batches", client)`."""
