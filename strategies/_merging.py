@@ -134,6 +134,11 @@ class MergeMethod(AdapterSettings, Averaging):
         """Declare sums where rounds are averaged: no other merge can be summed in groups."""
         return self.at == "task"
 
+    @property
+    def is_mean(self) -> bool:
+        """Tell whether rounds are averaged: what a merge makes of equal clients is in general not their model."""
+        return self.at == "task"
+
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and a report under the merged model where merging tasks needs one."""
         report = self.at != "round" and self.passes(REPORT, task)

@@ -50,6 +50,11 @@ class FisherAverage(MergeMethod):
                 'set method.at = "round", or method.of = "weights"'
             )
 
+    @property
+    def is_mean(self) -> bool:
+        """A weighted mean of equal experts is that expert, in rounds too."""
+        return True
+
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
         """One pass with gradients, one sample at a time."""
         factors = (*self.weight_adapter.trains, head.block(task.index))
