@@ -80,14 +80,14 @@ def test_a_central_difference_at_coincident_points_is_the_subgradient_too():
 
 
 def test_points_closer_than_rounding_do_not_blow_the_gradient_up():
-    """Of the pair 1e-20 apart, 1 / D = 1e20 would meet a rounding error of 1e-8 in the other coordinates."""
+    """Of pairs 1e-20 apart, 1 / D = 1e20 would meet a rounding error of 1e-8 in the other coordinates."""
     p, q, _ = points(generator(13, "p"), dtype=torch.float32)
     p, q = p[0, 0], q[0, 0]
-    q[1] = p[2]
-    p[2, 0], q[1, 0] = 1e-20, 2e-20
+    q[:3] = p[2]
+    p[2, 0], q[:3, 0] = 1e-20, torch.tensor([2e-20, 4e-20, 8e-20])
     inputs = [p.requires_grad_(), q.requires_grad_()]
     d = _Distances.apply(*inputs, False)
-    assert 0 < d[2, 1] < 2e-20
+    assert 0 < d[2, 0] < 2e-20
     for g in torch.autograd.grad(d.sum(), inputs):
         assert g.abs().max() <= 5
 
