@@ -52,3 +52,42 @@ def weight_change(name, rule, p, q, mix, sparsity):
         compete(kernel(name, p[i], q[i], None if mix is None else mix[i]), sparsity[i], rule).T for i in range(len(p))
     ]
     return np.concatenate(parts)
+
+
+def cubic_budget(t, total, first, last, warmup, settled):
+    """The public code's schedule of nonzeros, at epoch t of `total`, without its truncation to an integer."""
+    if t <= warmup:
+        return first
+    if t > total - settled:
+        return last
+    return last + (first - last) * (1 - (t - warmup) / (total - settled - warmup)) ** 3
+
+
+def water_filled(shares, sizes, volume):
+    """The level z at which sum min(c z, n) is the volume, by bisection; shares are positive."""
+    low, high = 0.0, max(n / c for n, c in zip(sizes, shares, strict=True))
+    for _ in range(200):
+        level = (low + high) / 2
+        held = sum(min(c * level, n) for c, n in zip(shares, sizes, strict=True))
+        low, high = (level, high) if held < volume else (low, level)
+    return np.array([min(c * high, n) for c, n in zip(shares, sizes, strict=True)])
+
+
+def handed_on(shares, sizes, volume):
+    """The public loop: whole numbers first, the surplus over and over to those that have room, whole at the end."""
+    c, n = np.asarray(shares) / sum(shares), np.asarray(sizes, float)
+    v = np.minimum(np.floor(volume * c), n)
+    while volume - v.sum() > 1e-6:
+        room = n - v > 0
+        v[room] += np.minimum((volume - v.sum()) * c[room] / c[room].sum(), (n - v)[room])
+    return np.floor(v)
+
+
+def sensitivity_scores(thetas, gradients, beta1, beta2):
+    """Mean score over a factor's entries, after the steps of which the parameters and gradients are listed."""
+    mean, deviation = np.zeros(thetas[0].shape), np.zeros(thetas[0].shape)
+    for theta, g in zip(thetas, gradients, strict=True):
+        i = np.nan_to_num(np.abs(theta * g), nan=0.0)
+        mean = beta1 * mean + (1 - beta1) * i
+        deviation = beta2 * deviation + (1 - beta2) * np.abs(i - mean)
+    return mean * deviation
