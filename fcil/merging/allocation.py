@@ -25,8 +25,8 @@ def budget(
 
     v_0 until t_i; v_T + (v_0 - v_T) (1 - (t - t_i) / (T - t_i - t_f))^3 until T - t_f; then v_T.
 
-    >>> [budget(t, 1000, 0.0, 0.8) for t in (0, 0.5, 1)]
-    [1000.0, 300.0, 200.0]
+    >>> [budget(t, 1000, 0.0, 0.75) for t in (0, 0.5, 1)]
+    [1000.0, 343.75, 250.0]
 
     Args:
         progress: t / T, from 0 to 1.
