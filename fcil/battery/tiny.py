@@ -24,7 +24,13 @@ LINEARS = {
         "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
     }.items()
 }  # fmt: skip
-BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH))
+
+
+def _weight(layer: str) -> np.ndarray:
+    return np.asarray(tiny_vit().get_submodule(layer).weight.detach().numpy())  # type: ignore[union-attr, operator]
+
+
+BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH), weight=_weight)
 
 
 def tiny_vit(seed: int = 0) -> VisionTransformer:
