@@ -27,7 +27,7 @@ LINEARS = {
 
 
 def _weight(layer: str) -> np.ndarray:
-    return np.asarray(tiny_vit().get_submodule(layer).weight.detach().numpy())  # type: ignore[union-attr, operator]
+    return np.asarray(tiny_vit().get_submodule(layer).weight.detach().numpy())  # type: ignore[operator]
 
 
 BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH), weight=_weight)
