@@ -7,7 +7,9 @@ from typing import Annotated
 
 from fcil.errors import ConfigError
 from fcil.model.full import Full
+from fcil.model.loftq import Loftq
 from fcil.model.lora import Lora
+from fcil.model.snell import Snell, Snella
 from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option, describe, nearest, parse, parse_call
 
@@ -15,7 +17,14 @@ from ._lora import Rank
 
 __all__ = ["ADAPTERS", "AdapterSettings", "parse_adapter"]
 
-ADAPTERS: Mapping[str, type[WeightAdapter] | None] = {"lora": Lora, "full": Full, "head": None}
+ADAPTERS: Mapping[str, type[WeightAdapter] | None] = {
+    "lora": Lora,
+    "snell": Snell,
+    "snella": Snella,
+    "loftq": Loftq,
+    "full": Full,
+    "head": None,
+}
 """Name -> adapter; None trains the head's rows alone."""
 
 
@@ -53,7 +62,7 @@ class AdapterSettings:
     adapter_text: Annotated[
         str,
         Option(
-            "what clients train: lora, full (all weights) or head (its rows alone); with settings name(key = value)",
+            "what clients train: lora, snell, snella, loftq, full or head; with settings, name(key = value)",
             key="adapter",
         ),
     ] = "lora"

@@ -22,6 +22,7 @@ from fcil.method import (
     REPORT,
     TRAIN,
     Averaging,
+    Backbone,
     Broadcast,
     ClientUpdate,
     Kind,
@@ -35,7 +36,7 @@ from fcil.method import (
     split_tasks,
 )
 from fcil.method.averaging import FIXED, START, fixed_arrays
-from fcil.model.weight_adapter import PARAMETER, WeightAdapter
+from fcil.model.weight_adapter import PARAMETER, WeightAdapter, differences
 from fcil.options import Option
 
 from ._adapters import AdapterSettings
@@ -144,6 +145,14 @@ class MergeMethod(AdapterSettings, Averaging):
         report = self.at != "round" and self.passes(REPORT, task)
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """As in federated averaging; with room for what merged rounds leave beside an adapter."""
+        state = super().begin(state, phase, backbone)
+        if self.at == "task" or not (self.starts_fresh or phase.task.index == 0):
+            return state
+        modules = Modules.of(state)
+        return modules.with_module(self.weight_adapter.with_room(modules.module))
+
     def local(self, phase: Phase) -> Local:
         """Train as in federated averaging; report what `combine` needs in the phases that it merges."""
         if phase.kind == "report":
@@ -184,8 +193,7 @@ class MergeMethod(AdapterSettings, Averaging):
         experts = []
         for update in (u for u in updates if u.num_examples):
             trained = self._changes({**modules.module, **update.arrays})
-            changes = {layer: pair.minus(start[layer]) for layer, pair in trained.items()}
-            experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
+            experts.append(Expert(differences(trained, start), update.num_examples, update.statistics, update.client))
         check_compatible(experts)
         check_moved(experts)
         return experts
@@ -208,7 +216,7 @@ class MergeMethod(AdapterSettings, Averaging):
         changes = [self._changes(module) for module in ready]
         if START in state:
             start = self._changes(state[START])
-            changes = [{layer: c.minus(start[layer]) for layer, c in of_task.items()} for of_task in changes]
+            changes = [differences(of_task, start) for of_task in changes]
         return [Expert(of_task, 1.0, kept[t] if kept else {}, t) for t, of_task in enumerate(changes)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:

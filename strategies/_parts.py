@@ -27,6 +27,8 @@ def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> A
     made_of_others = type(part).acting is not Averaging.acting
     if not isinstance(part, Averaging) or not isinstance(part.adapter, Lora) or made_of_others:
         raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")
+    if not part.adapter.starts_at_zero:
+        raise ConfigError(f"{where}: parts of another method train plain LoRA pairs; leave out `adapter`")
     if part.stream != "federated":
         raise ConfigError(f"{where}: {name} has one client and merges nothing; run it by itself, as method.name")
     return part

@@ -39,9 +39,14 @@ def tiny_vit(seed: int = 0) -> VisionTransformer:
     return network
 
 
+def _weight(layer: str) -> np.ndarray:
+    return np.asarray(tiny_vit().get_submodule(layer).weight.detach().numpy())  # type: ignore[operator]
+
+
 BACKBONE = Backbone(
-    WIDTH, LINEARS, BLOCKS, (PATCH, PATCH), parameters={n: tuple(p.shape) for n, p in tiny_vit().named_parameters()}
-)
+    WIDTH, LINEARS, BLOCKS, (PATCH, PATCH), parameters={n: tuple(p.shape) for n, p in tiny_vit().named_parameters()},
+    weight=_weight,
+)  # fmt: skip
 
 
 def tiny_model(adapter: Adapter | None, precision: str = "fp32", seed: int = 0) -> AdaptedModel:

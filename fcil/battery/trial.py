@@ -86,6 +86,12 @@ class Trial:
         """Build the model anew, as another process would."""
         return WatchedModel(tiny_vit(), self.method.adapter)
 
+    def further_task(self) -> Phase:
+        """The first phase of a task after those of the trial."""
+        task = Task(len(TASKS), TASKS[-1].seen, 1)
+        kinds = self.method.phases(task, TRAIN.rounds)
+        return Phase(99, kinds[0], task, 1, 0, len(kinds) - 1)
+
     def work(
         self, phase: Phase, broadcast: Broadcast, client: int, store: OwnArrays, model: WatchedModel | None = None
     ) -> ClientUpdate:

@@ -34,11 +34,12 @@ def begin_task(
     rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
     first, module = not modules.head, modules.module
     further: dict[str, Arrays] = {}
-    if adapter and (first or starts_fresh):
-        module = state[START] if START in state else adapter.initial(backbone, phase.generator)
     if adapter and first:
-        groups = {START: {} if adapter.starts_at_zero else module, FIXED: adapter.fixed(backbone)}
+        module, fixed = adapter.initial_and_fixed(backbone, phase.generator)
+        groups = {START: {} if adapter.starts_at_zero else module, FIXED: fixed}
         further = {group: arrays for group, arrays in groups.items() if arrays}
+    elif adapter and starts_fresh:
+        module = state[START] if START in state else adapter.initial(backbone, phase.generator)
     state = {**modules.begun(phase.task, module, rows, keep=keeps_modules and not first), **further}
     if starts_fresh and not first:  # moments of the last task's module say nothing of the new one
         state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
@@ -133,7 +134,8 @@ class Averaging(Method):
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """Add a module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
         state = begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
-        return self._next_round(state, phase, {}, done=0)
+        begun = self.starts_fresh or phase.task.index == 0
+        return self._next_round(state, phase, {}, done=0) if begun else state
 
     def _next_round(self, state: State, phase: Phase, sums: Arrays, done: int) -> State:
         """Let the adapter's schedule act after `done` rounds of the task, unless they were the module's last."""

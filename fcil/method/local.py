@@ -60,9 +60,12 @@ class Adapter(Protocol):
         """
         return True
 
-    def fixed(self, backbone: Backbone) -> Arrays:
-        """Arrays that are the same in every phase, for slots of `install`: quantised weights. Sent once to a client."""
-        return {}
+    def initial_and_fixed(self, backbone: Backbone, draw: Draw) -> tuple[Arrays, Arrays]:
+        """The arrays of `initial`, and others for slots of `install` that are the same in every phase: none by default.
+
+        Fixed arrays, such as quantised weights, are sent once to each client.
+        """
+        return self.initial(backbone, draw), {}
 
     @property
     def training_statistics(self) -> tuple[Statistic, ...]:

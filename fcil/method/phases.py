@@ -1,7 +1,7 @@
 """Messages between server and clients: a phase, the server's broadcast in it, and a client's update."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -91,8 +91,11 @@ class Backbone:
     """Height and width of a patch, in pixels."""
     no_prompts: str = ""
     """Why no tokens can be put beside the network's own; empty where they can."""
-    parameters: Shapes = field(default_factory=dict)
+    parameters: Shapes = field(default_factory=dict, repr=False)
     """Every parameter of the network -> its shape, in the network's order."""
+    weight: Callable[[str], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    """Linear layer -> its frozen weight, (out, in) float32. The weights' file is read when this is first called, and
+    again for a layer that stands before the last one asked for: ask in the order of `linears`. None: not known."""
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,25 @@ dW is not zero at the start, unlike that of LoRA: a method that merges changes s
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fcil.arrays import Arrays, names_matching
 from fcil.errors import ConfigError
+from fcil.merging.lowrank import Change, Dense, dense
 from fcil.method import Backbone, Draw
 from fcil.model.kernel_form import HEADS, IN, MIX, OUT, SPARSITY, Form
-from fcil.model.lora import DELTA, A, B
+from fcil.model.lora import A, B
+from fcil.model.weight_adapter import DELTA, LayerChanges, WeightAdapter, sides_of
+from fcil.model.weight_adapter import Draw as AnyDraw
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Changes", "Kernelised", "kernel_layers", "parts_of"]
+__all__ = ["Kernelised", "kernel_change", "kernel_layers", "parts_of"]
 
 FUSED = "*attn.qkv"
 _SLOTS = {A: "lora_A", B: "lora_B", DELTA: "delta", IN: "kernel_in", OUT: "kernel_out", MIX: "kernel_mix",
@@ -41,41 +44,24 @@ def kernel_layers(names: Mapping[str, object]) -> list[str]:
     return [name.removesuffix(IN) for name in names if name.endswith(IN)]
 
 
-class Changes(Mapping[str, np.ndarray]):
-    """Layer -> its weight change, (out, in) float32: made on the CPU, by the layer's own function, whenever asked for.
+def kernel_change(form: Form, arrays: Arrays, layer: str) -> np.ndarray:
+    """Make the weight change of a layer from its points, (out, in) float32, on the CPU and by the layer's own function.
 
-    Nothing is kept, so that one change is held at a time where a caller goes through them.
+    Raises:
+        KeyError: the layer has no points, or lacks its sparsity.
     """
+    import torch
 
-    def __init__(self, form: Form, arrays: Arrays) -> None:
-        self.form, self.arrays = form, arrays
+    from fcil.model.kernels import weight_change
 
-    def __getitem__(self, layer: str) -> np.ndarray:
-        """Make the change of a layer.
-
-        Raises:
-            KeyError: the layer has no points, or lacks its sparsity.
-        """
-        import torch
-
-        from fcil.model.kernels import weight_change
-
-        # in float32, as a layer has them
-        p, q, s = (np.array(self.arrays[layer + name], np.float32) for name in (IN, OUT, SPARSITY))
-        mix = torch.tensor(self.arrays[layer + MIX], dtype=torch.float32) if layer + MIX in self.arrays else None
-        with torch.no_grad():
-            return weight_change(self.form, torch.from_numpy(p), torch.from_numpy(q), mix, s.tolist()).numpy()
-
-    def __iter__(self) -> Iterator[str]:
-        """Go through the layers, in the order of the arrays."""
-        return iter(kernel_layers(self.arrays))
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(kernel_layers(self.arrays))
+    # in float32, as a layer has them
+    p, q, s = (np.array(arrays[layer + name], np.float32) for name in (IN, OUT, SPARSITY))
+    mix = torch.tensor(arrays[layer + MIX], dtype=torch.float32) if layer + MIX in arrays else None
+    with torch.no_grad():
+        return weight_change(form, torch.from_numpy(p), torch.from_numpy(q), mix, s.tolist()).numpy()
 
 
-class Kernelised(ABC):
+class Kernelised(WeightAdapter):
     """An adapter whose layers change by kernels; a subclass is a frozen dataclass with these two settings."""
 
     rank: int
@@ -88,7 +74,7 @@ class Kernelised(ABC):
 
     @property
     @abstractmethod
-    def start(self) -> float:
+    def first_sparsity(self) -> float:
         """The sparsity of every part at the start."""
 
     def layers(self, backbone: Backbone) -> dict[str, tuple[int, int]]:
@@ -128,7 +114,7 @@ class Kernelised(ABC):
                 arrays[name + kind] = rng.uniform(-bound, bound, (parts, HEADS, n, width)).astype(np.float32)
             if self.form.kernel == "mix":
                 arrays[name + MIX] = np.tile(np.array([1, 1, 0], np.float32), (parts, 1))
-            arrays[name + SPARSITY] = np.full(parts, self.start, np.float32)
+            arrays[name + SPARSITY] = np.full(parts, self.first_sparsity, np.float32)
         return arrays
 
     def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
@@ -157,14 +143,40 @@ class Kernelised(ABC):
         """Glob patterns of the points, and of alpha, gamma and beta where there are; sparsities never train."""
         return (f"*{IN}", f"*{OUT}", f"*{MIX}") if self.form.kernel == "mix" else (f"*{IN}", f"*{OUT}")
 
-    def changes(self, arrays: Arrays) -> Changes:
-        """The weight change of every layer that has points in `arrays`; see `Changes`."""
-        return Changes(self.form, arrays)
+    @property
+    def starts_at_zero(self) -> bool:
+        """It does not: the first points have distances that differ."""
+        return False
 
-    def sides(self, known: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Layer that has points -> (out, in), from arrays or their shapes."""
-        sizes = {name: getattr(a, "shape", a) for name, a in known.items() if name.endswith((IN, OUT))}
-        return {
-            layer: (sizes[layer + OUT][0] * sizes[layer + OUT][2], sizes[layer + IN][2])
-            for layer in kernel_layers(known)
+    def changes(self, arrays: Arrays, every_parameter: bool = False) -> LayerChanges:
+        """Layer -> its weight change by its points, and the dense change beside it where there is one.
+
+        Made when asked for, one layer at a time.
+        """
+
+        def change(layer: str) -> Dense:
+            if layer + IN not in arrays:
+                return Dense(arrays[layer + DELTA])
+            made = kernel_change(self.form, arrays, layer)
+            return Dense(made + arrays[layer + DELTA] if layer + DELTA in arrays else made)
+
+        return LayerChanges(list(sides_of(arrays)), change)
+
+    def with_room(self, module: Arrays) -> Arrays:
+        """The module with a dense change, zero, beside the points of every layer."""
+        return {**module, **{layer + DELTA: np.zeros(side, np.float32) for layer, side in sides_of(module).items()}}
+
+    def module_with(
+        self, module: Arrays, start: Arrays, changes: Iterable[tuple[str, Change]], draw: AnyDraw
+    ) -> dict[str, np.ndarray]:
+        """The points of the start, and dense changes beside them that make up the difference, exactly.
+
+        So the next round begins with the weights that the merge has made: points have no sum, and those that make a
+        given change do in general not exist.
+        """
+        again = {**module, **{name: a for name, a in start.items() if not name.endswith(SPARSITY)}}
+        deltas = {
+            layer + DELTA: (dense(change) - kernel_change(self.form, again, layer)).astype(np.float32)
+            for layer, change in changes
         }
+        return {**again, **deltas}

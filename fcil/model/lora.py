@@ -22,6 +22,8 @@ from fcil.options import Option
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fcil.model.lora_layer import LoraLinear
+
 __all__ = [
     "A", "B", "DELTA", "TARGETS", "Lora", "changes_of", "layers_of", "pair_arrays", "revive_dead_components", "uniform",
 ]  # fmt: skip
@@ -76,11 +78,16 @@ class Lora(WeightAdapter):
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
         for name in names_matching(names, self.targets):
             parent, _, child = name.rpartition(".")
-            module = network.get_submodule(name)
-            layer = module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
+            layer = self.layer(network.get_submodule(name))
             setattr(network.get_submodule(parent), child, layer)
             slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B"), name + DELTA: (layer, "delta")}
         return slots
+
+    def layer(self, module: nn.Module) -> LoraLinear:
+        """Make the layer that takes the place of a linear one; a layer that has been made stays as it is."""
+        from fcil.model.lora_layer import LoraLinear
+
+        return module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
 
     def features(self, network: Any, images: Tensor) -> Tensor:
         """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""

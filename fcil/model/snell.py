@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from fcil.arrays import Arrays
 from fcil.errors import ConfigError
-from fcil.method import Backbone
-from fcil.model.kernel_form import Competition, Form
-from fcil.model.kernelised import Kernelised
+from fcil.merging.allocation import budget, sparsities
+from fcil.method import Backbone, Statistic
+from fcil.model.kernel_form import SPARSITY, Competition, Form
+from fcil.model.kernelised import Kernelised, kernel_layers
 from fcil.model.lora import TARGETS
+from fcil.model.sensitivity import Sensitivity, score_of
+from fcil.model.weight_adapter import sides_of
 from fcil.options import Option
 
 __all__ = ["Snell", "Snella"]
@@ -43,7 +47,7 @@ class Snell(Kernelised):
         return Form("piecewise", self.competition if self.sparsity else "none")
 
     @property
-    def start(self) -> float:
+    def first_sparsity(self) -> float:
         """The sparsity of every part at the start."""
         return self.sparsity
 
@@ -56,12 +60,14 @@ class Snell(Kernelised):
 
 @dataclass(frozen=True)
 class Snella(Kernelised):
-    """Sparse changes by SNELLA's mix kernel, with sparsities that the layers compete for.
+    """Sparse changes by SNELLA's mix kernel, with sparsities that the parts of all layers compete for.
 
-    Shen et al., "Kernelized Sparse Fine-Tuning with Bi-level Parameter Competition", arXiv 2510.24037. The sparsities
-    follow from the layers' scores (`fcil.statistics.sensitivity`, `fcil.merging.allocation`); the method that allocates
-    writes them. At sparsity 0 the competition of the public code still squares entries, unlike that of SNELL; with
-    competition "none" the kernel's values are the change, and sparsities have no effect.
+    Shen et al., "Kernelized Sparse Fine-Tuning with Bi-level Parameter Competition", arXiv 2510.24037. After every
+    round each part gets a sparsity by its share of the scores (`fcil.model.sensitivity`), summed over clients, of a
+    budget of nonzeros that falls over the rounds (`fcil.merging.allocation`): the first round trains at
+    `sparsity_start`, the last one at `sparsity`. At sparsity 0 the competition of the public code still squares
+    entries, unlike that of SNELL; with competition "none" the kernel's values are the change, and sparsities have no
+    effect.
     """
 
     rank: Rank = 32
@@ -82,9 +88,33 @@ class Snella(Kernelised):
         return Form("mix", self.competition)
 
     @property
-    def start(self) -> float:
+    def first_sparsity(self) -> float:
         """The sparsity of every part at the start."""
         return self.sparsity_start
+
+    @property
+    def training_statistics(self) -> tuple[Statistic, ...]:
+        """The scores by which parts compete."""
+        return () if self.competition == "none" else (Sensitivity(self.beta1, self.beta2),)
+
+    def next_round(self, module: Arrays, sums: Arrays, done: int, rounds: int) -> Arrays:
+        """The module with the sparsities of the next round; equal scores give equal numbers of nonzeros."""
+        if self.competition == "none":
+            return module
+        if rounds == 1 and self.sparsity != self.sparsity_start:
+            raise ConfigError(
+                f"snella: sparsity rises from {self.sparsity_start:g} to {self.sparsity:g} between rounds, and there "
+                "is one round only; set train.rounds to 2 or more, or sparsity_start = sparsity"
+            )
+        if done == 0:
+            return module
+        scores = {layer: sums[score_of(layer)].sum(1) for layer in kernel_layers(module)}
+        sizes = {layer: out * inputs // len(scores[layer]) for layer, (out, inputs) in sides_of(module).items()}
+        entries = sum(len(scores[layer]) * sizes[layer] for layer in scores)
+        schedule = self.sparsity_start, self.sparsity, self.warmup, self.settled
+        nonzeros = budget(done / (rounds - 1), entries, *schedule)
+        shares = sparsities(scores, sizes, nonzeros)
+        return {**module, **{layer + SPARSITY: share for layer, share in shares.items()}}
 
     def check(self, backbone: Backbone) -> None:
         """Raise ConfigError also for a sparsity that falls, a schedule beyond the run, or means that never move."""

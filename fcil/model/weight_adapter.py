@@ -7,15 +7,15 @@ of full tuning any matrix. What a merge makes of changes goes back into arrays b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.merging.lowrank import Change, LowRank, dense
+from fcil.merging.lowrank import Change, Dense, LowRank, dense
 from fcil.method import Adapter
 
-__all__ = ["DELTA", "PARAMETER", "Draw", "WeightAdapter", "sides_of"]
+__all__ = ["DELTA", "PARAMETER", "Draw", "LayerChanges", "WeightAdapter", "differences", "sides_of"]
 
 DELTA = ".delta"
 """Ending of a dense change of a layer's weight, (out, in); it trains under full tuning only."""
@@ -43,6 +43,38 @@ def sides_of(arrays: Mapping[str, np.ndarray | tuple[int, ...]]) -> dict[str, tu
     return sides
 
 
+class LayerChanges(Mapping[str, LowRank]):
+    """Layer -> its change, made when it is asked for; the last one is kept, so that one dense layer is held."""
+
+    def __init__(self, layers: Sequence[str], make: Callable[[str], LowRank]) -> None:
+        self._layers, self._make = layers, make
+        self._last: tuple[str, LowRank] | None = None
+
+    def __getitem__(self, layer: str) -> LowRank:
+        """Return the change of a layer; raises KeyError for an unknown one."""
+        if layer not in self._layers:
+            raise KeyError(layer)
+        if self._last is None or self._last[0] != layer:
+            self._last = None  # let go before the next one is made
+            self._last = layer, self._make(layer)
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the layers."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+
+def differences(changes: Mapping[str, LowRank], start: Mapping[str, LowRank]) -> Mapping[str, LowRank]:
+    """Layer -> its change less that of the start; dense ones are formed when asked for, one at a time."""
+    if any(isinstance(changes[layer], Dense) for layer in list(changes)[:1]):
+        return LayerChanges(list(changes), lambda layer: changes[layer].minus(start[layer]))
+    return {layer: change.minus(start[layer]) for layer, change in changes.items()}
+
+
 class WeightAdapter(Adapter):
     """The base of the adapters that change linear layers' weights, W0 + change."""
 
@@ -66,6 +98,10 @@ class WeightAdapter(Adapter):
             draw: randomness for what has to begin anew.
         """
         raise NotImplementedError(f"{type(self).__name__}.module_with")
+
+    def with_room(self, module: Arrays) -> Arrays:
+        """The module with all the arrays that `module_with` will give it; the same unless overridden."""
+        return module
 
     def deployed(self, layer: str, change: Change, module: Arrays) -> dict[str, np.ndarray]:
         """The arrays by which a layer's change is evaluated: unless overridden one dense matrix, float32.

@@ -19,8 +19,14 @@ from fcil.statistics.inputs import input_gram
 from strategies._merging import MergeMethod
 
 MERGES = sorted(name for name in method_names() if issubclass(method_class(name), MergeMethod))
-OTHERS = {"full": "full"}
+OTHERS = {
+    "full": "full",
+    "snell": "snell(sparsity = 0.5)",
+    "snella": "snella(sparsity = 0.5)",
+    "dense snella": 'snella(competition = "none")',
+}
 """Adapters whose changes have no small factors, by name."""
+LOFTQ = "loftq(bits = 2, iterations = 2)"
 TASKS = [Task(0, 0, 2), Task(1, 2, 2), Task(2, 4, 2)]
 COUNTS = [5, 2, 9]
 
@@ -56,8 +62,13 @@ def test_a_merge_does_not_depend_on_how_a_change_is_written(name):
         np.testing.assert_allclose(whole[layer], wanted, atol=1e-6 * np.abs(wanted).max())
 
 
+def round_of(number, task=TASKS[0], rounds=3):
+    """A round of one of three tasks, each of so many rounds."""
+    return Phase(3 * task.index + number - 1, "train", task, number, 0, rounds - number, len(TASKS) - task.index - 1)
+
+
 def begun(method, at=None):
-    at = at or phase()
+    at = at or round_of(1)
     return method.begin(method.init(BACKBONE, 6, 0), at, BACKBONE)
 
 
@@ -87,7 +98,7 @@ def test_a_round_moves_the_weights_by_the_mean_of_the_clients_changes(adapter):
     method = build_method("task_arithmetic", {"rank": 4, "adapter": adapter, "at": "round"})
     state = begun(method)
     for number in (1, 2):  # the second begins with weights that have moved
-        at = phase(number)
+        at = round_of(number)
         before, updates = Modules.of(state).module, trained(method, state, at, number)
         state = method.merge(state, at, updates)
         share = np.array(COUNTS) / sum(COUNTS)
@@ -104,21 +115,21 @@ FACTORS = {"task_arithmetic": 1.0, "magmax": 0.5, "regmean": 1.0, "fisher": 1.0}
 """What a merge makes of tasks that all made one change: that change times a factor."""
 
 
-@pytest.mark.parametrize("adapter", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("adapter", [*OTHERS.values(), LOFTQ], ids=[*OTHERS, "loftq"])
 @pytest.mark.parametrize("name", FACTORS)
 def test_tasks_are_merged_as_changes_from_their_common_start(name, adapter):
     method = build_method(name, {"rank": 4, "adapter": adapter, "start": "fresh"})
     state, starts, index = method.init(BACKBONE, 6, 0), [], 0
     for task in TASKS:
-        for number, kind in enumerate(method.phases(task, 1), 1):
-            at = Phase(index, kind, task, number, 0, len(method.phases(task, 1)) - number, len(TASKS) - task.index - 1)
+        for number, kind in enumerate(kinds := method.phases(task, 2), 1):
+            at = Phase(index, kind, task, number, 0, len(kinds) - number, len(TASKS) - task.index - 1)
             if number == 1:
                 state = method.begin(state, at, BACKBONE)
                 starts.append(weights_of(method, Modules.of(state).module))
             state = method.merge(state, at, trained(method, state, at, seed=7, counts=[4]))
             index += 1
     deployed = method.deploy(state, at)
-    for layer, now in weights_of(method, {n: a for n, a in deployed.items() if not n.startswith("head.")}).items():
+    for layer, now in weights_of(method, deployed).items():
         assert all(np.array_equal(starts[0][layer], s[layer]) for s in starts)
         moved = weights_of(method, Modules.of(state).module)[layer] - starts[0][layer]
         assert np.abs(moved).max() > 0
@@ -147,7 +158,7 @@ RUNS = [("fedavg", {}), ("ties", {"at": "both"}), ("regmean", {"at": "both"}), (
 
 
 @pytest.mark.parametrize(("name", "settings"), RUNS, ids=[name for name, _ in RUNS])
-@pytest.mark.parametrize("adapter", [*OTHERS.values(), "head"], ids=[*OTHERS, "head"])
+@pytest.mark.parametrize("adapter", [*OTHERS.values(), LOFTQ, "head"], ids=[*OTHERS, "loftq", "head"])
 def test_the_contract_holds_with_every_adapter(name, settings, adapter):
     if adapter == "head" and name not in ("fedavg", "joint"):
         with pytest.raises(ConfigError, match="change no weights to merge"):

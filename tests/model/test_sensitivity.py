@@ -8,9 +8,9 @@ from small import BACKBONE, LINEARS, SIZE, WIDTH, model
 
 from fcil.arrays import shapes
 from fcil.method import Task, head
+from fcil.model.sensitivity import Sensitivity, score_of
 from fcil.model.snell import Snell, Snella
 from fcil.seeding import generator, torch_generator
-from fcil.statistics.sensitivity import Sensitivity, score_of
 
 POINTS = ("kernel_in", "kernel_out")
 
