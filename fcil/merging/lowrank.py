@@ -61,6 +61,16 @@ class LowRank:
             return LowRank(self.b, np.subtract(self.a, other.a, dtype=np.float64))
         return stacked([self, other.times(-1.0)])
 
+    @property
+    def is_finite(self) -> bool:
+        """Tell whether no entry of the factors is infinite or NaN."""
+        return bool(np.isfinite(self.b).all() and np.isfinite(self.a).all())
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether one of the factors is zero."""
+        return not (self.b.any() and self.a.any())
+
     def rows(self, begin: int, end: int) -> np.ndarray:
         """Form some rows of the product, (end - begin, in)."""
         return np.asarray(self.b[begin:end] @ self.a)
@@ -102,6 +112,16 @@ class Dense(LowRank):
     def minus(self, other: LowRank) -> "Dense":
         """The difference, dense whatever the other one is."""
         return Dense(np.subtract(self.a, dense(other), dtype=np.float64))
+
+    @property
+    def is_finite(self) -> bool:
+        """Tell whether no entry is infinite or NaN."""
+        return bool(np.isfinite(self.a).all())
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether all entries are zero."""
+        return not self.a.any()
 
     def rows(self, begin: int, end: int) -> np.ndarray:
         """Some rows of the matrix, (end - begin, in)."""

@@ -16,7 +16,7 @@ from fcil.arrays import Arrays
 from fcil.errors import ConfigError
 from fcil.merging.lowrank import Change, Dense, dense
 from fcil.method import Backbone, Draw
-from fcil.model.weight_adapter import DELTA, PARAMETER, WeightAdapter
+from fcil.model.weight_adapter import DELTA, PARAMETER, LayerChanges, WeightAdapter, sides_of
 from fcil.model.weight_adapter import Draw as AnyDraw
 
 if TYPE_CHECKING:
@@ -64,11 +64,16 @@ class Full(WeightAdapter):
         features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
         return features
 
-    def changes(self, arrays: Arrays, every_parameter: bool = False) -> Mapping[str, Dense]:
+    def changes(self, arrays: Arrays, every_parameter: bool = False) -> LayerChanges:
         """Layer -> the change of its weight; with `every_parameter` also of all others, each as one row."""
-        changes = {name.removesuffix(DELTA): Dense(a) for name, a in arrays.items() if name.endswith(DELTA)}
-        rows = {name: Dense(a.reshape(1, -1)) for name, a in arrays.items() if name.startswith(PARAMETER)}
-        return {**changes, **rows} if every_parameter else changes
+        sides = sides_of(arrays)
+        if every_parameter:
+            sides |= {name: (1, a.size) for name, a in arrays.items() if name.startswith(PARAMETER)}
+
+        def change(name: str) -> Dense:
+            return Dense(arrays[name].reshape(1, -1) if name.startswith(PARAMETER) else arrays[name + DELTA])
+
+        return LayerChanges(sides, change)
 
     def module_with(
         self, module: Arrays, start: Arrays, changes: Iterable[tuple[str, Change]], draw: AnyDraw

@@ -160,7 +160,7 @@ class Kernelised(WeightAdapter):
             made = kernel_change(self.form, arrays, layer)
             return Dense(made + arrays[layer + DELTA] if layer + DELTA in arrays else made)
 
-        return LayerChanges(list(sides_of(arrays)), change)
+        return LayerChanges(sides_of(arrays), change)
 
     def with_room(self, module: Arrays) -> Arrays:
         """The module with a dense change, zero, beside the points of every layer."""

@@ -7,12 +7,12 @@ of full tuning any matrix. What a merge makes of changes goes back into arrays b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.merging.lowrank import Change, Dense, LowRank, dense
+from fcil.merging.lowrank import Change, LowRank, dense
 from fcil.method import Adapter
 
 __all__ = ["DELTA", "PARAMETER", "Draw", "LayerChanges", "WeightAdapter", "differences", "sides_of"]
@@ -43,21 +43,27 @@ def sides_of(arrays: Mapping[str, np.ndarray | tuple[int, ...]]) -> dict[str, tu
     return sides
 
 
-class LayerChanges(Mapping[str, LowRank]):
-    """Layer -> its change, made when it is asked for; the last one is kept, so that one dense layer is held."""
+KEPT = 1 << 28
+"""Bytes up to which a model's dense changes are kept once they are made; of a larger model only the last layer's."""
 
-    def __init__(self, layers: Sequence[str], make: Callable[[str], LowRank]) -> None:
-        self._layers, self._make = layers, make
-        self._last: tuple[str, LowRank] | None = None
+
+class LayerChanges(Mapping[str, LowRank]):
+    """Layer -> its dense change, made when it is asked for. Merges ask several times, layer by layer."""
+
+    def __init__(self, sides: Mapping[str, tuple[int, int]], make: Callable[[str], LowRank]) -> None:
+        self._layers, self._make = list(sides), make
+        self._all = 8 * sum(out * width for out, width in sides.values()) <= KEPT
+        self._made: dict[str, LowRank] = {}
 
     def __getitem__(self, layer: str) -> LowRank:
         """Return the change of a layer; raises KeyError for an unknown one."""
         if layer not in self._layers:
             raise KeyError(layer)
-        if self._last is None or self._last[0] != layer:
-            self._last = None  # let go before the next one is made
-            self._last = layer, self._make(layer)
-        return self._last[1]
+        if layer not in self._made:
+            if not self._all:
+                self._made.clear()
+            self._made[layer] = self._make(layer)
+        return self._made[layer]
 
     def __iter__(self) -> Iterator[str]:
         """Go through the layers."""
@@ -69,9 +75,11 @@ class LayerChanges(Mapping[str, LowRank]):
 
 
 def differences(changes: Mapping[str, LowRank], start: Mapping[str, LowRank]) -> Mapping[str, LowRank]:
-    """Layer -> its change less that of the start; dense ones are formed when asked for, one at a time."""
-    if any(isinstance(changes[layer], Dense) for layer in list(changes)[:1]):
-        return LayerChanges(list(changes), lambda layer: changes[layer].minus(start[layer]))
+    """Layer -> its change less that of the start; dense ones are made when they are asked for."""
+    if isinstance(changes, LayerChanges):
+        return LayerChanges(
+            {layer: change.shape for layer, change in start.items()}, lambda layer: changes[layer].minus(start[layer])
+        )
     return {layer: change.minus(start[layer]) for layer, change in changes.items()}
 
 
