@@ -60,7 +60,7 @@ class Loftq(Lora):
     def start(self, backbone: Backbone, draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Split the weight of every layer, once: the arrays of `initial`, and those of `fixed`.
 
-        One SVD in float64 per layer and iteration. Only with 16 bits is anything drawn.
+        One decomposition in float64 per layer and iteration. Only with 16 bits is anything drawn.
 
         Raises:
             ConfigError: the backbone's weights are not known, or not finite.
