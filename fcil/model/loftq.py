@@ -7,7 +7,7 @@ zero, a merge that is not linear has to be given B A - B_0 A_0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +18,7 @@ from fcil.method import Backbone, Draw
 from fcil.model.lora import A, B, Lora
 from fcil.model.quantization import BITS, KINDS, Kind, LoftqSplit, loftq
 from fcil.options import Option
+from fcil.threads import map_in_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,8 @@ class Loftq(Lora):
     def initial_and_fixed(self, backbone: Backbone, draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Split the weight of every layer once: into A and B, and codes and scales, which never train.
 
-        One SVD in float64 per layer and iteration. Only with 16 bits is anything drawn.
+        One decomposition in float64 per layer and iteration; the bits do not depend on the number of threads. Only with
+        16 bits is anything drawn.
 
         Raises:
             ConfigError: the backbone's weights are not known, or not finite.
@@ -74,21 +76,24 @@ class Loftq(Lora):
             return super().initial(backbone, draw), {}
         arrays: dict[str, np.ndarray] = {}
         fixed: dict[str, np.ndarray] = {}
-        for name, split in self._splits(backbone):
+        for name, split in self._splits(backbone).items():
             arrays |= {name + A: split.a, name + B: split.b}
             fixed |= {name + CODES: split.codes, name + SCALES: split.scales}
         return arrays, fixed
 
-    def _splits(self, backbone: Backbone) -> Iterator[tuple[str, LoftqSplit]]:
-        """Yield every layer with its split weight; one weight is held at a time."""
+    def _splits(self, backbone: Backbone) -> dict[str, LoftqSplit]:
+        """Every layer with its split weight, in the order of the forward pass, computed in parallel."""
         if backbone.weight is None:
             raise ConfigError(
                 f"loftq: bits = {self.bits}: LoftQ needs the backbone's weights to quantise them, and this description "
                 "of a backbone has none. Take it from `describe_backbone`, give it `weight`, or set bits = 16"
             )
-        for name in self.layers(backbone):
-            weight = backbone.weight(name)
-            yield name, loftq(weight, self.rank, self.bits, self.kind, self.iterations, self.block)
+
+        def split(weight: np.ndarray) -> LoftqSplit:
+            return loftq(weight, self.rank, self.bits, self.kind, self.iterations, self.block)
+
+        names = list(self.layers(backbone))
+        return dict(zip(names, map_in_threads(split, map(backbone.weight, names)), strict=True))
 
     def initial(self, backbone: Backbone, draw: Draw) -> dict[str, np.ndarray]:
         """A and B of every layer, which make up for what quantisation loses; as costly as `initial_and_fixed`."""

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from fcil.errors import ConfigError
-from fcil.merging.lowrank import LowRank, dense, truncated
+from fcil.merging.lowrank import TOLERANCE, LowRank, balanced, dense, signs
 
 __all__ = ["BITS", "KINDS", "Kind", "LoftqSplit", "byte_levels", "dequantized", "levels", "loftq", "quantized"]
 
@@ -108,13 +108,35 @@ def dequantized(
     return np.asarray(values.reshape(-1)[: shape[0] * shape[1]].reshape(shape))
 
 
+def _nearest(matrix: np.ndarray, rank: int) -> LowRank:
+    """The nearest change of rank `rank`, balanced: what `fcil.merging.lowrank.truncated` returns, several times faster.
+
+    The leading singular vectors V of the shorter side are taken from the Gram matrix of the longer one, and U S is M V.
+    A Gram matrix knows small singular values badly, but here they are cut off, or V is complete and M V V^T exact.
+    """
+    from scipy.linalg import eigh  # not imported for settings alone
+
+    if matrix.shape[0] < matrix.shape[1]:
+        turned = _nearest(matrix.T, rank).transposed()
+        sign = signs(turned.b)
+        return LowRank(turned.b * sign, sign[:, None] * turned.a)
+    n = matrix.shape[1]
+    v = eigh(matrix.T @ matrix, subset_by_index=(n - rank, n - 1))[1][:, ::-1]
+    left = matrix @ v  # U S
+    s = np.linalg.norm(left, axis=0)
+    s[s <= TOLERANCE * s.max()] = 0
+    u = np.divide(left, s, out=np.zeros_like(left), where=s > 0)
+    sign = signs(u)
+    return balanced(u * sign, s, (v * sign).T)
+
+
 def loftq(
     weight: np.ndarray, rank: int, bits: int, kind: Kind = "nf", iterations: int = 5, block: int = 64
 ) -> LoftqSplit:
     """Split a weight W, (out, in), into a quantised Q and B A of rank `rank` by LoftQ's algorithm 1.
 
     From B A = 0, in turn: Q = the quantised W - B A; B A = the best approximation of W - Q of that rank, by an SVD in
-    float64, as B = U S^1/2 and A = S^1/2 V^T. It ends with an SVD: B A belongs to the Q that is returned. One iteration
+    float64, as B = U S^1/2 and A = S^1/2 V^T. The SVD comes last: B A belongs to the Q that is returned. One iteration
     is QLoRA's quantisation and a pair that makes up for the largest part of its error. More usually come nearer to W,
     but need not, as the scales move. Always ||W - Q - B A|| <= ||W - Q||, to the accuracy of float32.
 
@@ -129,5 +151,5 @@ def loftq(
     pair = LowRank(np.zeros((shape[0], 0)), np.zeros((0, shape[1])))
     for _ in range(iterations):
         codes, scales = quantized(target - dense(pair), bits, kind, block)
-        pair, _ = truncated(target - dequantized(codes, scales, shape, bits, kind), rank)
+        pair = _nearest(target - dequantized(codes, scales, shape, bits, kind), rank)
     return LoftqSplit(codes, scales, pair.a.astype(np.float32), pair.b.astype(np.float32))

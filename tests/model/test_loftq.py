@@ -17,6 +17,7 @@ from fcil.model.lora import DELTA, A, B, Lora
 from fcil.model.lora_layer import LoraLinear
 from fcil.model.quantization import dequantized, loftq, quantized
 from fcil.seeding import generator, torch_generator
+from fcil.threads import threads
 
 ADAPTERS = [Loftq(2), Loftq(2, bits=2), Loftq(2, kind="uniform", iterations=1), Loftq(3, bits=2, kind="uniform")]
 SOME = ("blocks.*.attn.qkv", "blocks.1.mlp.fc2")
@@ -51,6 +52,15 @@ def test_a_later_start_is_the_first_one():
     wanted, ours = adapter.initial_and_fixed(BACKBONE, draw)[0], adapter.initial(BACKBONE, draw)
     assert ours.keys() == wanted.keys()
     assert all(np.array_equal(ours[name], wanted[name]) for name in wanted)
+
+
+def test_the_start_does_not_depend_on_the_number_of_threads():
+    starts = []
+    for count in (1, 3):
+        with threads(count):
+            arrays, fixed = Loftq(4).start(BACKBONE, draw)
+            starts.append({**arrays, **fixed})
+    assert all(np.array_equal(a, starts[1][name]) for name, a in starts[0].items())
 
 
 def test_each_weight_is_asked_for_once_and_in_order():
