@@ -105,16 +105,17 @@ def measure(case: str, shape: str, rank: int, image: int, batch: int) -> dict[st
     step()
     optimizer.zero_grad(set_to_none=True)
     before = alive()
-    start = time.perf_counter()
+    clock = time.perf_counter if device == "cuda" else time.process_time  # what others take of a CPU does not count
+    start = clock()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step()
         torch.cuda.synchronize()
-        seconds, peak = time.perf_counter() - start, torch.cuda.max_memory_allocated()
+        seconds, peak = clock() - start, torch.cuda.max_memory_allocated()
     else:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
         peak = before + highest_sum(profile)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"peak": peak / 1e6, "process": int(status["VmHWM"].split()[0]) / 1e3, "seconds": seconds,
