@@ -62,7 +62,7 @@ class _Changed(torch.autograd.Function):
         if needs[0] and change is not None:
             g_x = g @ _total(change.detach(), weight, delta, g.dtype)
         if x is not None:
-            g_change = (g.T @ x).to(points[0].dtype)
+            g_change = (x.T @ g).to(points[0].dtype).T  # laid out in memory as dW is
         found = iter(torch.autograd.grad(change, trained, g_change) if trained and change is not None else ())
         g_sources = [next(found) if need else None for need in needs[4:7]]
         return g_x, None, None, g_change if needs[3] else None, *g_sources, None, None

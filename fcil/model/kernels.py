@@ -66,7 +66,8 @@ class _Distances(torch.autograd.Function):
         # At D = 0 the subgradient 0 is taken, and also below the rounding of the coordinates: the differences above
         # would cancel to noise there, which 1 / D would blow up.
         least = torch.finfo(p.dtype).eps * torch.maximum(p.abs().max(), q.abs().max())
-        w = (g / d).masked_fill_(d <= least, 0.0)
+        coincident = d <= least
+        w = torch.div(g, d, out=d).masked_fill_(coincident, 0.0)
         g_p = w.sum(1, keepdim=True) * p - w @ q if ctx.needs_input_grad[0] else None
         g_q = w.sum(0)[:, None] * q - w.T @ p if ctx.needs_input_grad[1] else None
         return g_p, g_q, None
@@ -85,13 +86,14 @@ def _kernel(kernel: Kernel, p: Tensor, q: Tensor, mix: Tensor | None) -> Tensor:
     """K of a part, (in, out), from P, (HEADS, in, d), Q, (HEADS, out, d), and alpha, gamma, beta, (3,)."""
     if kernel == "linear":
         return p.transpose(0, 1).flatten(1) @ q.transpose(0, 1).flatten(1).T
-    d = (distances(p[0], q[0]) - distances(p[1], q[1])) * _SCALE
+    # in place where autograd does not need what is there: a new tensor of the weight's size costs more than the sum
+    d = distances(p[0], q[0]).sub_(distances(p[1], q[1])).mul_(_SCALE)
     if kernel == "piecewise":
         return d
     if mix is None:
         raise ValueError("the mix kernel needs alpha, gamma and beta (kernel_mix)")
     alpha, gamma, beta = mix.unbind()
-    return d + alpha * torch.softmax(d / gamma, 1) + beta
+    return (alpha * torch.softmax(d / gamma, 1)).add_(d).add_(beta)
 
 
 def _smallest(values: Tensor, place: int) -> Tensor:

@@ -238,6 +238,13 @@ def test_bits_do_not_depend_on_threads_autocast_or_the_gradients_mode(form):
     assert all(r.dtype == torch.float32 and torch.equal(r, results[0]) for r in results)
 
 
+def test_the_linear_kernel_stays_in_float32_under_autocast():
+    p, q, _ = points(generator(14, "p"), 3, 20, 10, 4, torch.float32)
+    plain = weight_change(Form("linear", "none"), p, q, None, [0.0] * 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(weight_change(Form("linear", "none"), p, q, None, [0.0] * 3), plain)
+
+
 def test_the_mix_kernel_without_its_coefficients_is_an_error():
     p, q, _ = points(generator(11, "p"))
     with pytest.raises(ValueError, match="kernel_mix"):
