@@ -158,6 +158,14 @@ def test_autograd_keeps_no_tensor_of_the_size_of_a_weight():
     assert (OUT, WIDTH) in [tuple(sorted(s, reverse=True)) for s in saved(linear, inputs().requires_grad_())]
 
 
+@pytest.mark.parametrize("trains", ["lora_A", "lora_B"])
+def test_what_a_frozen_factor_would_need_is_not_saved(trains):
+    layer, _ = made()
+    getattr(layer, trains).requires_grad_()
+    activations = [shape for shape in saved(layer, inputs()) if shape[0] == 5]
+    assert activations == [(5, WIDTH) if trains == "lora_A" else (5, 3)]
+
+
 def test_the_module_lets_the_weight_go():
     linear = nn.Linear(WIDTH, OUT)
     gone = weakref.ref(linear.weight)

@@ -238,6 +238,8 @@ def test_the_nearest_of_a_rank_is_that_of_an_svd(shape, rank, condition, kept):
     if condition == 1:
         np.testing.assert_allclose(ours.b[:, :kept], wanted.b[:, :kept], rtol=0, atol=1e-7)
         np.testing.assert_allclose(ours.a[:kept], wanted.a[:kept], rtol=0, atol=1e-7)
+        assert not ours.b[:, kept:].any()
+        assert not ours.a[kept:].any()
     assert not _nearest(np.zeros(shape), rank).b.any()
 
 
