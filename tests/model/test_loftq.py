@@ -58,7 +58,7 @@ def test_the_start_does_not_depend_on_the_number_of_threads():
     starts = []
     for count in (1, 3):
         with threads(count):
-            arrays, fixed = Loftq(4).start(BACKBONE, draw)
+            arrays, fixed = Loftq(4).initial_and_fixed(BACKBONE, draw)
             starts.append({**arrays, **fixed})
     assert all(np.array_equal(a, starts[1][name]) for name, a in starts[0].items())
 
