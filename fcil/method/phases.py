@@ -11,13 +11,15 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "Kind", "Phase", "Shapes",
-    "Stream", "Task", "gram_layouts",
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "HeadStart", "Kind", "Phase",
+    "Shapes", "Stream", "Task", "gram_layouts",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
 TRAIN: Kind = "train"
 REPORT: Kind = "report"
+HeadStart = Literal["linear", "timm"]
+"""How new head rows begin: as torch's Linear, or as the heads of timm's vision transformers."""
 Stream = Literal["federated", "pooled", "at_once"]
 """Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -91,6 +93,8 @@ class Backbone:
     """Height and width of a patch, in pixels."""
     no_prompts: str = ""
     """Why no tokens can be put beside the network's own; empty where they can."""
+    head_start: HeadStart = "linear"
+    """How the head rows of new classes begin, for every method alike (`fcil.method.head.new_rows`)."""
 
 
 @dataclass(frozen=True)

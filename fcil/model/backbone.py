@@ -150,4 +150,5 @@ def describe_backbone(settings: Model) -> Backbone:
         len(network.blocks),  # type: ignore[arg-type]
         tuple(embed.patch_size),
         refusal(network),
+        settings.head_start,
     )

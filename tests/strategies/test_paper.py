@@ -43,7 +43,7 @@ def test_settings_are_those_of_the_table(name, position):
     assert (config.train.batch, config.train.optimizer, config.train.weight_decay) == (16, "adamw", 0)
     assert (config.tasks.count, FAMILIES[name].tasks) == (tasks, tasks)
     assert config.model.backbone == "vit_base_patch16_224.augreg_in21k"
-    assert config.model.image_size == 224
+    assert (config.model.image_size, config.model.head_start) == (224, "timm")
     assert (config.method.name, method["rank"]) == ("lorm", ranks[position])
     assert method.get("lr_a") == (rates_a and rates_a[position])
     assert method.get("lr_b") == (rates_b and rates_b[position])
