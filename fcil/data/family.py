@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data.settings import Data, ViewName
-from fcil.data.transforms import View
+from fcil.data.transforms import To, View
 
 __all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
            "Listing", "Part"]  # fmt: skip
@@ -106,3 +106,9 @@ class Family:
             for own in (self.train_view, self.test_view)
         )
         return replace(self, train_view=train, test_view=test)
+
+    def stored(self, view: View, size: int) -> To:
+        """The size in which a cache holds images for a view: squares where it squashes them, as Pillow rounds them."""
+        if view.squash:
+            return (size, size)
+        return view.shorter(size) if self.shrunk else 0

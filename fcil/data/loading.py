@@ -13,7 +13,7 @@ from fcil.data.files import ensure, refuse, remedy, require, stamps
 from fcil.data.progress import tell
 from fcil.data.settings import Data
 from fcil.data.splits import list_digest
-from fcil.data.transforms import To, View
+from fcil.data.transforms import To
 from fcil.errors import ConfigError
 
 __all__ = ["load_family", "readiness"]
@@ -74,18 +74,11 @@ def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> Non
         raise Stale("it was made from unofficial files")
 
 
-def _stored(family: Family, view: View, size: int) -> To:
-    """The size in which a cache holds images for a view: squares where it squashes them, as Pillow rounds them."""
-    if view.squash:
-        return (size, size)
-    return view.shorter(size) if family.shrunk else 0
-
-
 def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, To]]:
     """Part -> its cache folder, and the size to which its images are resized."""
     cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
     views = {"train": family.train_view, "test": family.test_view}
-    sides = {part: _stored(family, view, size) for part, view in views.items()}
+    sides = {part: family.stored(view, size) for part, view in views.items()}
     user_root = root.resolve() if family.stamp and settings.cache else None
     return {part: (cache / _key(settings, part, side, user_root), side) for part, side in sides.items()}
 

@@ -28,5 +28,8 @@ class Data:
         Option('"default" of the set; "squash": to a square first, then cropped; "identity": squashed only, in 0..1'),
     ] = "default"
     unofficial: Annotated[bool, Option("admit files that are not the official ones; the records say so")] = False
+    stand_in: Annotated[
+        bool, Option("noise in the official numbers in place of the files, for `fcil plan` alone: no run takes it")
+    ] = False
     train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
     test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0
