@@ -24,9 +24,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from fcil.errors import ConfigError
 
-__all__ = ["Described", "Option", "describe", "nearest", "parse", "toml_or_text"]
+__all__ = ["Described", "Option", "describe", "keys_of", "nearest", "parse", "parse_call", "toml_or_text"]
 
 T = TypeVar("T")
+_CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Option:
     above: float | None = None
     forms: tuple[str, ...] = ()
     """Admitted texts, any if empty; `<k>` in one stands for a whole number from 1 on."""
+    key: str = ""
+    """Name of the setting where the field has another one; the field's unless given."""
 
     def text_complaint(self, value: str) -> str | None:
         """Say which texts are admitted if `value` is not; None if it is."""
@@ -82,6 +85,28 @@ def toml_or_text(value: str) -> Any:
         return value.strip()
 
 
+def parse_call(
+    text: str, where: str, expected: str = 'a method, "ties", or a method with its settings, "ties(top = 0.3)"'
+) -> tuple[str, dict[str, Any]]:
+    """Split `name` or `name(key = value, ...)`, the values in TOML, into a name and settings, not yet checked.
+
+    Args:
+        where: how to point at the text in a message.
+        expected: what is to be written there, for a message.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    call = _CALL.fullmatch(text)
+    try:
+        settings = tomllib.loads(f"own = {{{call[2] or ''}}}")["own"] if call else None
+    except tomllib.TOMLDecodeError:
+        settings = None
+    if call is None or settings is None:
+        raise ConfigError(f"{where}: write {expected}")
+    return call[1], settings
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that is closest to a misspelt one, or list all known names where none is close.
 
@@ -100,6 +125,13 @@ def _split(hint: Any) -> tuple[Any, Option]:
     return hint, Option("")
 
 
+def keys_of(schema: type) -> dict[str, str]:
+    """Setting -> the field of the schema that holds it, in the order of the fields."""
+    hints = get_type_hints(schema, include_extras=True)
+    names = [field.name for field in dataclasses.fields(schema) if field.init]
+    return {_split(hints[name])[1].key or name: name for name in names}
+
+
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(f'"{choice}"' for choice in get_args(kind))
@@ -113,8 +145,10 @@ def _type_name(kind: Any) -> str:
 def describe(schema: type) -> list[Described]:
     """List the settings of a schema in the order of its fields."""
     hints = get_type_hints(schema, include_extras=True)
-    split = {field.name: _split(hints[field.name]) for field in dataclasses.fields(schema) if field.init}
-    defaults = {field.name: field.default for field in dataclasses.fields(schema)}
+    keys = keys_of(schema)
+    split = {key: _split(hints[name]) for key, name in keys.items()}
+    fields = {field.name: field.default for field in dataclasses.fields(schema)}
+    defaults = {key: fields[name] for key, name in keys.items()}
     return [
         Described(name, " | ".join(f'"{form}"' for form in option.forms) or _type_name(kind), defaults[name], option)
         for name, (kind, option) in split.items()
@@ -162,13 +196,12 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
         ConfigError: a setting is unknown (names the nearest known one), of the wrong type, or out of range.
     """
     hints = get_type_hints(schema, include_extras=True)
-    known = {field.name for field in dataclasses.fields(schema) if field.init}  # type: ignore[arg-type]
-    values = {}
+    known, values = keys_of(schema), {}
     for name, value in table.items():
         if name not in known:
             raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, known)}")
         try:
-            values[name] = _convert(value, *_split(hints[name]))
+            values[known[name]] = _convert(value, *_split(hints[known[name]]))
         except ValueError as error:
             raise ConfigError(f"{where(name)} = {value!r}: {error}") from None
     return schema(**values)

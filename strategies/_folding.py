@@ -7,6 +7,7 @@ components as references, and put their product beside the frozen weight.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fcil.merging.lowrank import LowRank, dense, stacked
 from fcil.method import Averaging, Broadcast, Local, Modules, Phase
 from fcil.model.lora import DELTA, A, B, Lora, layers_of
 
-from ._lora import Rank
+from ._lora import LoraMethod, Rank
 from ._mixed import leading
 
 __all__ = ["FoldingMethod", "compact"]
@@ -44,6 +45,8 @@ class FoldingMethod(Averaging):
 
     A subclass overrides `merge`, and folds there what every client's pair adds to W0.
     """
+
+    refused: ClassVar[Mapping[str, str]] = LoraMethod.refused
 
     rank: Rank = 16
 

@@ -1,29 +1,26 @@
-"""The base of methods that average LoRA pairs, and pairs that can learn again after a merge."""
+"""The base of methods that average LoRA pairs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import numpy as np
-
-from fcil.merging.lowrank import LowRank
-from fcil.method import Averaging, Phase
-from fcil.model.lora import Lora, uniform
+from fcil.method import Averaging
+from fcil.model.lora import Lora
 from fcil.options import Option
 
-__all__ = ["LoraMethod", "Rank", "revive_dead_components"]
+__all__ = ["LoraMethod", "Rank"]
 
 Rank = Annotated[int, Option("rank of every layer's LoRA pair", low=1)]
-
-
-def revive_dead_components(pair: LowRank, layer: str, phase: Phase) -> LowRank:
-    """The pair with a random row of A beside every zero column of B: both zero, they could never learn again."""
-    dead = np.abs(pair.a).max(1) == 0
-    return LowRank(pair.b, np.where(dead[:, None], uniform(phase.generator("unused", layer), pair.a.shape), pair.a))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraMethod(Averaging):
     """Federated averaging of LoRA pairs on qkv, proj, fc1 and fc2 of every block, and of the head's new rows."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "adapter": "this method is one of LoRA's factors A and B, which no other adapter has; fedavg, and the methods "
+        "that merge changes of weights (fcil methods) take other adapters"
+    }
 
     rank: Rank = 16
 

@@ -2,24 +2,27 @@
 
 A published merge says in `combine` how experts become one. What an expert is depends on where it is used:
 
-    round   client i's pair against the pair that the round began with, B_i A_i - B A, exactly, in factors of rank 2 r;
-            the merged change is added to B A, and the nearest pair of rank r goes on
-    task    task t's pair against W0; what is merged is deployed as it is, at any rank, and trains no further
+    round   client i's change against the one that the round began with, for LoRA B_i A_i - B A, exactly, in factors of
+            rank 2 r; the merged change is added to it, and the module that comes nearest goes on
+    task    task t's change against that of the module's start, which is zero for LoRA; what is merged is added to the
+            start and deployed as it is, at any rank, and trains no further
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, as_float32, total
+from fcil.arrays import Arrays, State, as_float32, total, weighted_mean
+from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, check_compatible, check_moved
-from fcil.merging.lowrank import Change, LowRank, dense, stacked, truncated
+from fcil.merging.lowrank import Change, LowRank, dense, stacked
 from fcil.method import (
     REPORT,
     TRAIN,
     Averaging,
+    Backbone,
     Broadcast,
     ClientUpdate,
     Kind,
@@ -32,10 +35,11 @@ from fcil.method import (
     of_task,
     split_tasks,
 )
-from fcil.model.lora import DELTA, A, B, Lora, changes_of
+from fcil.method.averaging import FIXED, START, fixed_arrays
+from fcil.model.weight_adapter import PARAMETER, WeightAdapter, differences
 from fcil.options import Option
 
-from ._lora import Rank, revive_dead_components
+from ._adapters import AdapterSettings
 
 __all__ = ["Draw", "MergeMethod", "Scale"]
 
@@ -46,21 +50,23 @@ Draw = Callable[..., np.random.Generator]
 Scale = Annotated[float, Option("factor of the merged change; lambda or alpha in the papers")]
 
 
-def _arrays(layer: str, change: Change) -> dict[str, np.ndarray]:
-    if isinstance(change, LowRank):
-        return {layer + A: change.a.astype(np.float32), layer + B: change.b.astype(np.float32)}
-    return {layer + DELTA: change.astype(np.float32)}
-
-
 def _added(start: LowRank, change: Change) -> Change:
     return stacked([start, change]) if isinstance(change, LowRank) else dense(start) + change
 
 
-@dataclass(frozen=True, kw_only=True)
-class MergeMethod(Averaging):
-    """The base of the methods that merge changes of LoRA pairs; rounds that it does not merge are averaged."""
+def _mean_of_parameters(modules: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """The mean over tasks of the changes of parameters that are no linear layer's weight."""
+    names = [name for name in modules[0] if name.startswith(PARAMETER)]
+    return weighted_mean([{name: module[name] for name in names} for module in modules], [1.0] * len(modules))
 
-    rank: Rank = 16
+
+@dataclass(frozen=True, kw_only=True)
+class MergeMethod(AdapterSettings, Averaging):
+    """The base of the methods that merge changes of weights; rounds that it does not merge are averaged."""
+
+    entrywise: ClassVar[bool] = False
+    """Says that `combine` goes entry by entry, so that it can merge what is no matrix too; others average that."""
+
     at: Annotated[
         Literal["task", "round", "both"], Option("what is merged: tasks' modules, a round's clients, or both")
     ] = "task"
@@ -68,10 +74,18 @@ class MergeMethod(Averaging):
         Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended")
     ] = "fresh"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adapter is None:
+            raise ConfigError(
+                f"method.adapter = {self.adapter_text!r}: the head's rows alone change no weights to merge; "
+                "name another adapter, or method.name = fedavg"
+            )
+
     @property
-    def adapter(self) -> Lora:
-        """A pair on qkv, proj, fc1 and fc2 of every block."""
-        return Lora(self.rank)
+    def weight_adapter(self) -> WeightAdapter:
+        assert self.adapter is not None  # refused in __post_init__
+        return self.adapter
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
         """The merged change of every layer, one at a time, so that no more than one dense layer is held.
@@ -121,17 +135,30 @@ class MergeMethod(Averaging):
         """Declare sums where rounds are averaged: no other merge can be summed in groups."""
         return self.at == "task"
 
+    @property
+    def is_mean(self) -> bool:
+        """Tell whether rounds are averaged: what a merge makes of equal clients is in general not their model."""
+        return self.at == "task"
+
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and a report under the merged model where merging tasks needs one."""
         report = self.at != "round" and self.passes(REPORT, task)
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """As in federated averaging; with room for what merged rounds leave beside an adapter."""
+        state = super().begin(state, phase, backbone)
+        if self.at == "task" or not (self.starts_fresh or phase.task.index == 0):
+            return state
+        modules = Modules.of(state)
+        return modules.with_module(self.weight_adapter.with_room(modules.module))
+
     def local(self, phase: Phase) -> Local:
         """Train as in federated averaging; report what `combine` needs in the phases that it merges."""
         if phase.kind == "report":
-            return Local(passes=self.passes(REPORT, phase.task))
+            return Local(passes=self.passes(REPORT, phase.task), frozen=fixed_arrays)
         wanted = self.passes(TRAIN, phase.task) if self.at != "task" else ()
-        return Local(super().local(phase).trains, passes=wanted)
+        return replace(super().local(phase), passes=wanted)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Add the clients' statistics in a report; in a round sum what averaging needs."""
@@ -151,36 +178,46 @@ class MergeMethod(Averaging):
         averaged = super().merge(state, phase, updates)
         if phase.kind == "report" or self.at == "task":
             return averaged
-        start = changes_of(Modules.of(state).module)
+        start = self._changes(Modules.of(state).module)
         experts = self._clients(Modules.of(state), start, updates)
-        module: dict[str, np.ndarray] = {}
-        for layer, change in self.combine_round(experts, self._draw(phase)):
-            nearest, _ = truncated(_added(start[layer], change), self.rank)
-            module |= _arrays(layer, revive_dead_components(nearest, layer, phase))
-        return Modules.of(averaged).with_module(module)
+        merged = ((layer, _added(start[layer], c)) for layer, c in self.combine_round(experts, self._draw(phase)))
+        after = Modules.of(averaged)
+        module = self.weight_adapter.module_with(after.module, state.get(START, {}), merged, phase.generator)
+        return after.with_module(module)
 
-    def _clients(self, modules: Modules, start: dict[str, LowRank], updates: Sequence[ClientUpdate]) -> list[Expert]:
+    def _changes(self, arrays: Arrays) -> Mapping[str, LowRank]:
+        return self.weight_adapter.changes(arrays, self.entrywise)
+
+    def _clients(self, modules: Modules, start: Mapping[str, LowRank], updates: Sequence[ClientUpdate]) -> list[Expert]:
         """The changes of the clients that have samples, against the pairs that the round began with."""
         experts = []
         for update in (u for u in updates if u.num_examples):
-            trained = changes_of({**modules.module, **update.arrays})
-            changes = {layer: pair.minus(start[layer]) for layer, pair in trained.items()}
-            experts.append(Expert(changes, update.num_examples, update.statistics, update.client))
+            trained = self._changes({**modules.module, **update.arrays})
+            experts.append(Expert(differences(trained, start), update.num_examples, update.statistics, update.client))
         check_compatible(experts)
         check_moved(experts)
         return experts
+
+    def with_head_rows(self, state: State, phase: Phase) -> Broadcast:
+        """The broadcast, for a report too with the head rows of which the loss is made."""
+        sent, rows = super().broadcast(state, phase), Modules.of(state).head_rows(phase.task.index)
+        return replace(sent, arrays={**sent.arrays, **rows})
 
     def _draw(self, phase: Phase) -> Draw:
         return lambda *purpose: phase.generator(type(self).__name__, *purpose)
 
     def task_experts(self, state: State) -> list[Expert]:
-        """The tasks' modules against W0, as far as they can be merged; none before there is a second task."""
+        """The tasks' changes from the start, as far as they can be merged; none before there is a second task."""
         modules = Modules.of(state)
         if self.at == "round" or not modules.past:
             return []
         kept = split_tasks(state.get(KEPT, {}))
         ready = modules.all_tasks[: len(kept) or None]  # between rounds the current task has not reported yet
-        return [Expert(changes_of(module), 1.0, kept[t] if kept else {}, t) for t, module in enumerate(ready)]
+        changes = [self._changes(module) for module in ready]
+        if START in state:
+            start = self._changes(state[START])
+            changes = [differences(of_task, start) for of_task in changes]
+        return [Expert(of_task, 1.0, kept[t] if kept else {}, t) for t, of_task in enumerate(changes)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""
@@ -188,8 +225,14 @@ class MergeMethod(Averaging):
         if not experts:
             return super().deploy(state, phase)
         check_compatible(experts)
-        alone = len(experts) == 1
-        merged: dict[str, np.ndarray] = {}
-        for layer, change in experts[0].changes.items() if alone else self.combine(experts, self._draw(phase)):
-            merged |= _arrays(layer, change)
-        return {**merged, **Modules.of(state).head}
+        modules = Modules.of(state)
+        arrays = modules.all_tasks[: len(experts)]
+        others = {**modules.head, **state.get(FIXED, {})}
+        if len(experts) == 1:
+            return {**arrays[0], **others}
+        start = self._changes(state[START]) if START in state else {}
+        merged: dict[str, np.ndarray] = {} if self.entrywise else _mean_of_parameters(arrays)
+        for layer, change in self.combine(experts, self._draw(phase)):
+            whole = _added(start[layer], change) if start else change
+            merged |= self.weight_adapter.deployed(layer, whole, arrays[0])
+        return {**merged, **others}

@@ -1,11 +1,10 @@
 """Find the methods that another method is made of: a setting names them, `name` or `name(key = value, ...)`."""
 
-from dataclasses import fields
-
 from fcil.errors import ConfigError
 from fcil.method import Averaging
 from fcil.model.lora import Lora
-from fcil.registry import build_method, method_class, parse_call
+from fcil.options import keys_of, parse_call
+from fcil.registry import build_method, method_class
 
 __all__ = ["lora_method"]
 
@@ -22,12 +21,14 @@ def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> A
     kind = method_class(name, where)
     if odd := sorted(outer_settings.keys() & settings.keys()):
         raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
-    known = {f.name for f in fields(kind)}
+    known = keys_of(kind)
     inherited = {key: value for key, value in outer_settings.items() if key in known}
     part = build_method(name, {**settings, **inherited}, lambda key: f"{where}: {key}")
     made_of_others = type(part).acting is not Averaging.acting
     if not isinstance(part, Averaging) or not isinstance(part.adapter, Lora) or made_of_others:
         raise ConfigError(f"{where}: {name} does not train LoRA pairs that another method could merge")
+    if not part.adapter.starts_at_zero:
+        raise ConfigError(f"{where}: parts of another method train plain LoRA pairs; leave out `adapter`")
     if part.stream != "federated":
         raise ConfigError(f"{where}: {name} has one client and merges nothing; run it by itself, as method.name")
     return part

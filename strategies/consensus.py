@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class Consensus(MergeMethod):
     The paper picks the threshold of each task in 0.2..0.6 on validation data; here one value holds for all.
     Literal transcription: `tests/reference_spectral.py`, `consensus_ta`.
     """
+
+    entrywise: ClassVar[bool] = True
 
     threshold: Annotated[
         float, Option("lambda: a task needs an entry where |its change| >= lambda |the others' sum|", low=0)

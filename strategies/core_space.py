@@ -9,6 +9,7 @@ from fcil.merging.core_space import core_basis
 from fcil.merging.expert import Expert
 from fcil.merging.lowrank import Change
 from fcil.merging.shared_basis import merge_in_basis, merge_layers_in_basis
+from fcil.model.lora import Lora
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -37,6 +38,12 @@ class CoreSpace(MergeMethod):
     _hosted: MergeMethod = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.adapter, Lora):
+            raise ConfigError(
+                f"method.adapter = {self.adapter_text!r}: core space is spanned by LoRA's factors, and a change "
+                f"without factors spans the whole space; use the hosted merge itself, method.name = {self.host!r}"
+            )
         hosted = lora_method(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
         if not isinstance(hosted, MergeMethod) or not hosted.needs_only_changes:
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class Dare(MergeMethod):
     is the one that KnOTS (arXiv 2410.19735) found for LoRA on ViT-B; for whole weights DARE goes up to 0.99.
     Literal transcription: `tests/reference_ties.py`, `thinned`.
     """
+
+    entrywise: ClassVar[bool] = True
 
     drop: Annotated[float, Option("p, the share of entries dropped; below 1", low=0, high=0.999)] = 0.2
     reduce: Annotated[Literal["mean", "ties"], Option("how the thinned changes are merged")] = "mean"

@@ -13,6 +13,7 @@ from fcil.merging.emr import elect, rescalers, restored
 from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.method import SCORES, Arrays, Model, Modules, Phase, State, head
 from fcil.model.lora import DELTA, Lora
+from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod
@@ -51,12 +52,15 @@ class Emr(MergeMethod):
     router: Annotated[bool, Option("samples go through all tasks' models, and the surest of them decides")] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.router and not isinstance(super().adapter, Lora):
+            raise ConfigError(f"router = true: masks stand beside LoRA pairs, not with adapter = {self.adapter_text!r}")
         if self.router and self.at == "round":
             raise ConfigError('router = true: a router chooses among tasks, so at must be "task" or "both"')
 
     @property
-    def adapter(self) -> Lora:
-        """A pair on every layer, and masks where samples are routed."""
+    def adapter(self) -> WeightAdapter | None:
+        """The adapter, and masks where samples are routed."""
         return _MaskedLora(self.rank) if self.router else super().adapter
 
     @property

@@ -1,18 +1,20 @@
-"""FedAvg on LoRA: average the clients' LoRA factors A and B, each on its own."""
+"""FedAvg: average what the clients train, LoRA's factors A and B by default, each array on its own."""
 
 from dataclasses import dataclass
 
-from ._lora import LoraMethod
+from fcil.method import Averaging
+
+from ._adapters import AdapterSettings
 from ._server import ServerSettings
 
 __all__ = ["FedAvg"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg(ServerSettings, LoraMethod):
-    """Average the clients' LoRA factors A and B, each on its own.
+class FedAvg(ServerSettings, AdapterSettings, Averaging):
+    """Average what the clients train, by default LoRA's factors A and B, each array on its own.
 
-    The mean of A and of B, weighted by examples; one module goes on through all tasks.
+    The mean of every array, weighted by examples; one module goes on through all tasks.
     McMahan et al., AISTATS 2017, arXiv 1602.05629, on LoRA factors (FedIT, Zhang et al., arXiv 2305.05644). The product
     of the means is not the mean of the products; that error is part of the method. With `server` it is FedAvgM (Hsu et
     al., arXiv 1909.06335), FedAdagrad, FedYogi or FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295).

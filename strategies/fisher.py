@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
 from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task, head
-from fcil.model.lora import DELTA
+from fcil.model.full import Full
+from fcil.model.weight_adapter import DELTA, PARAMETER
 from fcil.options import Option
-from fcil.statistics.gradients import WHOLE_WEIGHTS, fisher_of, fisher_pass
+from fcil.statistics.gradients import EVERY_PARAMETER, WHOLE_WEIGHTS, fisher_of, fisher_pass
 
 from ._merging import Draw, MergeMethod
 
@@ -39,22 +40,30 @@ class FisherAverage(MergeMethod):
         float, Option("added to every F_i by the expert's weight, as a share of the layer's mean Fisher", above=0)
     ] = 1e-6
 
+    entrywise: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.of == "factors" and self.at != "round":
             raise ConfigError(
                 'method.of = "factors": tasks\' pairs do not begin alike, so that their factors have no common mean; '
                 'set method.at = "round", or method.of = "weights"'
             )
 
+    @property
+    def is_mean(self) -> bool:
+        """A weighted mean of equal experts is that expert, in rounds too."""
+        return True
+
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
         """One pass with gradients, one sample at a time."""
-        factors = (*self.adapter.trains, head.block(task.index))
-        return (fisher_pass(task, WHOLE_WEIGHTS if self.of == "weights" else factors),)
+        factors = (*self.weight_adapter.trains, head.block(task.index))
+        whole = EVERY_PARAMETER if isinstance(self.adapter, Full) else WHOLE_WEIGHTS
+        return (fisher_pass(task, whole if self.of == "weights" else factors),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send the pairs and, for a report too, the head rows that the loss needs."""
-        modules = Modules.of(state)
-        return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
+        return self.with_head_rows(state, phase)
 
     @property
     def additive(self) -> bool:
@@ -79,5 +88,7 @@ class FisherAverage(MergeMethod):
         """Merge layer by layer, dense."""
         weights = list(shares(experts))
         for layer in check_compatible(experts):
-            fishers = [expert.statistics[fisher_of(layer + DELTA)] for expert in experts]
-            yield layer, fisher_mean([expert.changes[layer] for expert in experts], fishers, weights, self.floor)
+            name = layer if layer.startswith(PARAMETER) else layer + DELTA
+            changes = [expert.changes[layer] for expert in experts]
+            fishers = [expert.statistics[fisher_of(name)].reshape(changes[0].shape) for expert in experts]
+            yield layer, fisher_mean(changes, fishers, weights, self.floor)

@@ -8,9 +8,9 @@ import numpy as np
 from fcil.arrays import State, as_float32
 from fcil.merging.lowrank import stacked, truncated
 from fcil.method import ClientUpdate, Local, Modules, Phase
-from fcil.model.lora import A, B
+from fcil.model.lora import A, B, revive_dead_components
 
-from ._lora import LoraMethod, revive_dead_components
+from ._lora import LoraMethod
 from ._mixed import RankSettings, leading, mean_of_the_rest, products
 
 __all__ = ["FlexLoRA"]
@@ -45,6 +45,6 @@ class FlexLoRA(RankSettings, LoraMethod):
         pairs, weights = products(updates)
         module: dict[str, np.ndarray] = {}
         for layer, changes in pairs.items():
-            best = revive_dead_components(truncated(stacked(changes, weights), self.rank)[0], layer, phase)
+            best = revive_dead_components(truncated(stacked(changes, weights), self.rank)[0], layer, phase.generator)
             module |= {layer + A: best.a, layer + B: best.b}
         return Modules.of(state).with_module(as_float32(module), rest)

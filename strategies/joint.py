@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fcil.method import Stream
+from fcil.method import Averaging, Stream
 
-from ._lora import LoraMethod
+from ._adapters import AdapterSettings
 
 __all__ = ["Joint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint(LoraMethod):
+class Joint(AdapterSettings, Averaging):
     """Upper bound: centralised LoRA training on all data at once.
 
     One client holds the data of all tasks and trains on all classes in one task: no clients, no sequence.

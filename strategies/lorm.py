@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fcil.arrays import Arrays, State, added
 from fcil.merging.matching_problems import Problem, match_all, mean_problem, sum_all
@@ -54,6 +54,11 @@ class LoRM(LoraMethod):
     Every task has a pair of its own, trained on W0 alone; between rounds W0 + the mean of the tasks' pairs is deployed.
     Grams are diagonals unless `gram_a` and `gram_b` say otherwise. Literal transcription: `tests/reference.py`.
     """
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "adapter": "LoRM solves for one factor of a product B A; a kernel of factors, or a whole weight, has no such "
+        "equation (for whole weights the match of responses is regmean)"
+    }
 
     train_order: Annotated[
         Literal["BA", "AB", "B", "A"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class MagMax(MergeMethod):
     Marczak et al., "MagMax: leveraging model merging for seamless continual learning", ECCV 2024, arXiv 2407.06322.
     Literal transcription: `tests/reference_spectral.py`, `mag_max`.
     """
+
+    entrywise: ClassVar[bool] = True
 
     start: Annotated[
         Literal["fresh", "last"], Option("a task's module begins anew, or where the last task's ended as in the paper")

@@ -10,7 +10,7 @@ from fcil.arrays import State
 from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.mats import kronecker_match
 from fcil.merging.packed import shrunk
-from fcil.method import Broadcast, Kind, Modules, Pass, Phase, Task
+from fcil.method import Broadcast, Kind, Pass, Phase, Task
 from fcil.options import Option
 from fcil.statistics.gradients import SAMPLES, gradient_pass, output_gram
 from fcil.statistics.inputs import InputGram, input_gram
@@ -37,12 +37,11 @@ class MaTS(MergeMethod):
 
     def passes(self, kind: Kind, task: Task) -> tuple[Pass, ...]:
         """One pass that sees inputs going forward and gradients coming back."""
-        return (gradient_pass(task, InputGram()),)
+        return (gradient_pass(task, InputGram(), through=self.weight_adapter.trains[-1:]),)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send the pairs and, for a report too, the head rows that the loss needs."""
-        modules = Modules.of(state)
-        return Broadcast({**modules.module, **modules.head_rows(phase.task.index)})
+        return self.with_head_rows(state, phase)
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense."""

@@ -34,6 +34,11 @@ class RegMean(MergeMethod):
         float, Option("off-diagonals of G_i are multiplied by it; FusionBench's value for CLIP ViTs", low=0, high=1)
     ] = 0.95
 
+    @property
+    def is_mean(self) -> bool:
+        """A weighted mean of equal experts is that expert, in rounds too."""
+        return True
+
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
         """Report every expert's Gram matrices."""
         return (GramForm(self.gram).statistic,)

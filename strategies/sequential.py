@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fcil.method import Stream
+from fcil.method import Averaging, Stream
 
-from ._lora import LoraMethod
+from ._adapters import AdapterSettings
 
 __all__ = ["Sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequential(LoraMethod):
+class Sequential(AdapterSettings, Averaging):
     """Lower bound: centralised LoRA training, task by task.
 
     One client holds every task's data and goes on training one module; nothing guards against forgetting.

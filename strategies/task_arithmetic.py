@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fcil.merging.expert import Expert, check_compatible, relative_weights, shares
 from fcil.merging.lowrank import LowRank, stacked
@@ -21,6 +21,8 @@ class TaskArithmetic(MergeMethod):
     Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089. Over a round's clients both
     are weighted by examples; the mean with `scale` = 1 is FedAvg of the products.
     """
+
+    entrywise: ClassVar[bool] = True
 
     scale: Scale = 1.0
     sum: Annotated[Literal["mean", "sum"], Option("the changes' mean, or their sum as in the paper")] = "mean"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class Ties(MergeMethod):
     by examples over a round's clients, and alike over tasks, as in the paper.
     Literal transcription: `tests/reference_ties.py`, `ties`.
     """
+
+    entrywise: ClassVar[bool] = True
 
     top: Annotated[float, Option("share of an expert's entries that stays, over all layers", above=0, high=1)] = 0.2
     scale: Scale = 1.0

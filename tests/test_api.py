@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from fcil.config import MethodChoice, to_table
 from fcil.config import load_config as load_file
 from fcil.engine.own_method import choice_of, code_digest
 from fcil.method import Method
+from fcil.options import keys_of
 from fcil.registry import method_class, method_names
 from strategies.fedavg import FedAvg
 from strategies.lorm import LoRM
@@ -428,7 +429,7 @@ def test_methods_are_records_and_the_same_as_json(capsys):
     assert [record.name for record in records] == method_names()
     lorm = next(record for record in records if record.name == "lorm")
     assert (lorm.source, lorm.merges, lorm.error) == ("arXiv 2410.17961", "rounds, tasks", "")
-    assert {s.name for s in lorm.settings} == {f.name for f in fields(LoRM) if f.init}
+    assert {s.name for s in lorm.settings} == set(keys_of(LoRM))
     rank = next(s for s in lorm.settings if s.name == "rank")
     assert (rank.type, rank.default, rank.low, rank.required) == ("integer", 16, 1, False)
     assert main(["methods", "--json"]) == 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fcil.method import Averaging, Broadcast, GramShape, Local, Method, Modules, Pass, head
+from fcil.method import Adapter, Averaging, Broadcast, GramShape, Local, Method, Modules, Pass, head
 from fcil.model.prompt_forward import embed, run_blocks
 from strategies.fedavg import FedAvg
 
@@ -145,7 +145,7 @@ class NearestMean(ReportOnly):
 
 
 @dataclass(frozen=True)
-class PromptPool:
+class PromptPool(Adapter):
     """Of `size` prompts those `top` whose keys are nearest to the image's own feature, by the cosine (as in L2P).
 
     One call of `features` is the query's pass, without prompts and gradients, and the prompted one; it returns the

@@ -6,7 +6,7 @@ from fcil.arrays import digest
 from fcil.battery.outcome import Broken
 from fcil.battery.trial import CLIENT, CLIENTS, PARTS, PhaseRecord, Trial, digests
 from fcil.battery.watch import Change
-from fcil.method import ClientUpdate, Phase, Task
+from fcil.method import ClientUpdate, Phase
 from fcil.server.validation import expected, refusal
 
 __all__ = [
@@ -72,7 +72,7 @@ def inputs_stay_as_they_are(trial: Trial) -> None:
     same = trial.fresh_model().backbone_digest() == trial.model.backbone_digest() if trial.exchanges else True
     if not trial.broken:
         for record in trial.records:
-            trial.begin(record.after, Phase(99, record.phase.kind, Task(2, 4, 1), 1, 0))
+            trial.begin(record.after, trial.further_task())
             trial.deploy(record.after, record.phase)
     for change in trial.watch.changes:
         broken = Broken(
@@ -109,7 +109,7 @@ def same_inputs_give_the_same_bits(trial: Trial) -> None:
             {"": record.broadcast.arrays, "references": record.broadcast.references},
             {"": sent.arrays, "references": sent.references},
         )
-        later = Phase(99, phase.kind, Task(2, 4, 1), 1, 0)
+        later = trial.further_task()
         pairs["begin"] = (trial.begin(record.after, later), trial.begin(record.after, later))
         for what, (first, second) in pairs.items():
             if digests(first) != digests(second):

@@ -50,6 +50,8 @@ def shapes_are_kept_over_rounds(trial: Trial) -> None:
 def _check_values(record: PhaseRecord, groups: State, functions: Sequence[str]) -> None:
     for group, arrays in groups.items():
         for name, a in arrays.items():
+            if a.dtype == np.uint8 and group != "broadcast":
+                continue  # packed bits: quantised weights, masks
             if a.dtype not in (np.float32, np.float64):
                 raise Broken(
                     f"{group} {name}: type {a.dtype}; states and broadcasts hold float32 or float64",

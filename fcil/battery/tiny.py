@@ -24,7 +24,6 @@ LINEARS = {
         "mlp.fc1": (2 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 2 * WIDTH),
     }.items()
 }  # fmt: skip
-BACKBONE = Backbone(WIDTH, LINEARS, BLOCKS, (PATCH, PATCH))
 
 
 def tiny_vit(seed: int = 0) -> VisionTransformer:
@@ -38,6 +37,16 @@ def tiny_vit(seed: int = 0) -> VisionTransformer:
             if weight.dim() == 2:
                 torch.nn.init.normal_(weight, std=0.2)
     return network
+
+
+def _weight(layer: str) -> np.ndarray:
+    return np.asarray(tiny_vit().get_submodule(layer).weight.detach().numpy())  # type: ignore[operator]
+
+
+BACKBONE = Backbone(
+    WIDTH, LINEARS, BLOCKS, (PATCH, PATCH), parameters={n: tuple(p.shape) for n, p in tiny_vit().named_parameters()},
+    weight=_weight,
+)  # fmt: skip
 
 
 def tiny_model(adapter: Adapter | None, precision: str = "fp32", seed: int = 0) -> AdaptedModel:

@@ -17,6 +17,7 @@ from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
 from fcil.errors import ConfigError
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
+from fcil.options import keys_of
 from fcil.registry import build_method, method_class
 
 __all__ = [
@@ -85,6 +86,12 @@ class Trial:
         """Build the model anew, as another process would."""
         return WatchedModel(tiny_vit(), self.method.adapter)
 
+    def further_task(self) -> Phase:
+        """The first phase of a task after those of the trial."""
+        task = Task(len(TASKS), TASKS[-1].seen, 1)
+        kinds = self.method.phases(task, TRAIN.rounds)
+        return Phase(99, kinds[0], task, 1, 0, len(kinds) - 1)
+
     def work(
         self, phase: Phase, broadcast: Broadcast, client: int, store: OwnArrays, model: WatchedModel | None = None
     ) -> ClientUpdate:
@@ -125,7 +132,7 @@ class Trial:
             for task in TASKS:
                 kinds = self.method.phases(task, TRAIN.rounds)
                 for number, kind in enumerate(kinds, 1):
-                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number)
+                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number, len(TASKS) - task.index - 1)
                     state = self.begin(state, phase) if number == 1 else state
                     records.append(self._record(phase, state, stores))
                     state = records[-1].after
@@ -196,7 +203,7 @@ def pictures(count: int) -> Tensor:
 
 def small(kind: type[Method]) -> dict[str, Any]:
     """Select those of the small settings that a method has."""
-    known = {f.name for f in fields(kind) if f.init}
+    known = keys_of(kind)
     return {name: value for name, value in SMALL.items() if name in known}
 
 

@@ -1,9 +1,9 @@
 """Trains one client: (broadcast, the client's data, settings) -> ClientUpdate. Knows no transport."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from fcil.client.data import ClientData
 from fcil.client.reporting import collect
 from fcil.client.session import Batch, ClientSession
 from fcil.client.settings import Train
-from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Store
+from fcil.method import Broadcast, ClientUpdate, Collector, Local, Method, Phase, Store
 from fcil.model.adapted import AdaptedModel
 from fcil.model.precision import ScaledSteps
 
@@ -32,18 +32,22 @@ def _optimizer(leaves: dict[str, Tensor], local: Local, train: Train) -> torch.o
 
 
 def _train(
-    method: Method, local: Local, leaves: dict[str, Tensor], client: ClientSession, train: Train
-) -> dict[str, float]:
+    method: Method, leaves: dict[str, Tensor], client: ClientSession, train: Train, local: Local,
+    collectors: Sequence[Collector],
+) -> dict[str, float]:  # fmt: skip
     """Run the epochs; returns the mean loss of the last one and the number of steps that float16 made skip."""
     model, data = client.model, client.data
-    steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision)
+    steps = ScaledSteps(_optimizer(leaves, local, train), model.device, model.precision, bool(collectors))
     losses: list[tuple[Tensor, int]] = []
     for _ in range(train.epochs):
         losses.clear()
         order = client.stream("order").permutation(len(data))
         for images, labels, samples in data.batches(train.batch, order, client.stream("augmentation")):
-            loss = method.loss(Batch(client, images, labels, samples))
-            steps.step(loss)
+            batch = Batch(client, images, labels, samples)
+            loss = method.loss(batch)
+            taken = steps.step(loss)
+            for collector in collectors if taken else ():
+                collector.batch(batch.features.detach(), labels, samples)
             losses.append((loss.detach(), len(labels)))  # read at the end: a GPU need not be waited for at every step
     return {"loss": sum(loss.item() * n for loss, n in losses) / len(data), **steps.metrics}
 
@@ -65,14 +69,15 @@ def run_client(
     leaves = model.load(initial, names)
     metrics: dict[str, float] = {}
     method.client_begin(session)
+    collectors = [statistic.start(initial, model, session.generator) for statistic in local.training]
     if names:
-        metrics |= _train(method, local, leaves, session, train)
+        metrics |= _train(method, leaves, session, train, local, collectors)
         metrics["images"] = float(train.epochs * len(data))
     trained = model.read(names)
     method.client_end(session)
     metrics["train_seconds"] = time.perf_counter() - start
     arrays = {**initial, **trained}
-    statistics: dict[str, np.ndarray] = {}
+    statistics = {name: a for collector in collectors for name, a in collector.finish().items()}
     for data_pass in local.passes:
         statistics |= collect(data_pass, session, arrays, 4 * train.batch)
     metrics["report_seconds"] = time.perf_counter() - start - metrics["train_seconds"]

@@ -14,7 +14,7 @@ from typing import Any
 from fcil.config import MethodChoice
 from fcil.errors import ConfigError
 from fcil.method import Method
-from fcil.options import parse
+from fcil.options import keys_of, parse
 from fcil.registry import method_class, method_names
 from fcil.registry.files import SHA256
 
@@ -85,19 +85,18 @@ def _plain(value: object) -> bool:
 def _settings(method: Method, name: str) -> dict[str, Any]:
     """Collect the settings that are not at their defaults, as a file would give them."""
     settings: dict[str, Any] = {}
-    for field in fields(method):
-        if not field.init:
-            continue
+    keys = {field: key for key, field in keys_of(type(method)).items()}
+    for field in (f for f in fields(method) if f.init):
         value = getattr(method, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if value == default:
             continue
         if not _plain(value):
             raise ConfigError(
-                f"method.{field.name} ({name}) = {value!r}: cannot be kept in config.toml; a setting is a number, a "
-                "text, true or false, or a list of these"
+                f"method.{keys[field.name]} ({name}) = {value!r}: cannot be kept in config.toml; a setting is a "
+                "number, a text, true or false, or a list of these"
             )
-        settings[field.name] = list(value) if isinstance(value, tuple) else value
+        settings[keys[field.name]] = list(value) if isinstance(value, tuple) else value
     return settings
 
 

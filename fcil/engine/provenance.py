@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
 from fcil.method import Method
 from fcil.model.backbone import weights_left_out, weights_sha256
+from fcil.options import keys_of
 from fcil.registry import sources
 
 __all__ = ["PACKAGES", "commit", "provenance", "versions"]
@@ -46,7 +46,7 @@ def commit() -> str:
 
 def _method(config: Config, method: Method) -> dict[str, Any]:
     """All settings of the method, its defaults included; [method] has those that were given."""
-    values = {f.name: getattr(method, f.name) for f in fields(method)}
+    values = {key: getattr(method, name) for key, name in keys_of(type(method)).items()}
     plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
     return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
 

@@ -45,7 +45,7 @@ def check_compatible(experts: Sequence[Expert]) -> list[str]:
         if differing:
             raise MergeError(f"expert {i} differs from expert 0 in {', '.join(sorted(differing)[:3])}")
         for layer, change in expert.changes.items():
-            if not (np.isfinite(change.b).all() and np.isfinite(change.a).all()):
+            if not change.is_finite:
                 raise MergeError(f"expert {i}: the change of {layer} is infinite or NaN")
     return list(shapes)
 
@@ -58,7 +58,7 @@ def expert_number(experts: Sequence[Expert], place: int) -> int:
 
 def check_moved(experts: Sequence[Expert]) -> None:
     """Raise MergeError if all changes are zero: there is nothing to merge, and many merges divide by their norm."""
-    if not any(change.b.any() and change.a.any() for expert in experts for change in expert.changes.values()):
+    if all(change.is_zero for expert in experts for change in expert.changes.values()):
         raise MergeError(f"nothing to merge: all changes of {len(experts)} experts are zero")
 
 

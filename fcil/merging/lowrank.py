@@ -1,8 +1,9 @@
-"""Compute with changes of weight matrices as low-rank factors, over which all merges of LoRA are written.
+"""Compute with changes of weight matrices as low-rank factors, over which all merges are written.
 
 A change is B A with B (out, k) and A (k, in), in float64; its product is formed by `dense` only. The rank k of a sum or
-a difference of changes is the sum of their ranks, until `truncated` makes it smaller again. Literal transcription of
-`truncated`: `best_of_rank` in `tests/reference_peers.py`.
+a difference of changes is the sum of their ranks, until `truncated` makes it smaller again. A change that has no small
+factors, such as that of full tuning, is a `Dense` one, I D: sums and differences of those stay dense. Literal
+transcription of `truncated`: `best_of_rank` in `tests/reference_peers.py`.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ import numpy as np
 from fcil.errors import MergeError
 
 __all__ = [
-    "TOLERANCE", "Change", "LowRank", "balanced", "dense", "inner", "product_svd", "same_shape", "signs", "stacked",
-    "truncated",
+    "TOLERANCE", "Change", "Dense", "LowRank", "balanced", "dense", "inner", "product_svd", "same_shape", "signs",
+    "stacked", "truncated",
 ]  # fmt: skip
 
 TOLERANCE = 1e-10
@@ -60,6 +61,76 @@ class LowRank:
             return LowRank(self.b, np.subtract(self.a, other.a, dtype=np.float64))
         return stacked([self, other.times(-1.0)])
 
+    @property
+    def is_finite(self) -> bool:
+        """Tell whether no entry of the factors is infinite or NaN."""
+        return bool(np.isfinite(self.b).all() and np.isfinite(self.a).all())
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether one of the factors is zero."""
+        return not (self.b.any() and self.a.any())
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """Form some rows of the product, (end - begin, in)."""
+        return np.asarray(self.b[begin:end] @ self.a)
+
+    def in_float64(self) -> "LowRank":
+        """The same change with factors in float64, in which products are formed."""
+        return LowRank(self.b.astype(np.float64), self.a.astype(np.float64))
+
+
+class Dense(LowRank):
+    """A change in the form of one matrix D, (out, in): as factors B = I and A = D."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        object.__setattr__(self, "a", matrix)
+
+    @property
+    def b(self) -> np.ndarray:
+        """The identity, (out, out)."""
+        return np.eye(len(self.a))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (out, in)."""
+        return self.a.shape[0], self.a.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """The number of columns of the identity, out."""
+        return len(self.a)
+
+    def times(self, factor: float) -> "Dense":
+        """Multiply the change by `factor`."""
+        return Dense(self.a.astype(np.float64) * factor)
+
+    def transposed(self) -> "Dense":
+        """The transposed change, (in, out)."""
+        return Dense(self.a.T)
+
+    def minus(self, other: LowRank) -> "Dense":
+        """The difference, dense whatever the other one is."""
+        return Dense(np.subtract(self.a, dense(other), dtype=np.float64))
+
+    @property
+    def is_finite(self) -> bool:
+        """Tell whether no entry is infinite or NaN."""
+        return bool(np.isfinite(self.a).all())
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether all entries are zero."""
+        return not self.a.any()
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """Some rows of the matrix, (end - begin, in)."""
+        return self.a[begin:end]
+
+    def in_float64(self) -> "Dense":
+        """The same change in float64."""
+        return Dense(self.a.astype(np.float64))
+
 
 Change = LowRank | np.ndarray
 """A change of a layer's weight: in factors, or dense, (out, in), where a merge is not of low rank."""
@@ -87,12 +158,19 @@ def stacked(changes: Sequence[LowRank], weights: Sequence[float] | None = None) 
     """
     same_shape(changes)
     scales = weights if weights is not None else [1.0] * len(changes)
+    if any(isinstance(change, Dense) for change in changes):
+        total = np.zeros(changes[0].shape)
+        for weight, change in zip(scales, changes, strict=True):
+            total += weight * dense(change)
+        return Dense(total)
     a = [w * c.a.astype(np.float64) for w, c in zip(scales, changes, strict=True)]
     return LowRank(np.concatenate([c.b.astype(np.float64) for c in changes], 1), np.concatenate(a))
 
 
 def dense(change: Change) -> np.ndarray:
     """The product of a change as one matrix, (out, in) in float64."""
+    if isinstance(change, Dense):
+        return change.a.astype(np.float64)
     if isinstance(change, LowRank):
         return np.asarray(change.b.astype(np.float64) @ change.a.astype(np.float64))
     return change.astype(np.float64)
@@ -101,6 +179,8 @@ def dense(change: Change) -> np.ndarray:
 def inner(left: LowRank, right: LowRank) -> float:
     """The inner product <B A, B' A'>_F = tr((B^T B')(A' A^T)) in O(k k' (out + in)), without forming a product."""
     same_shape([left, right])
+    if isinstance(left, Dense) or isinstance(right, Dense):
+        return float(np.sum(dense(left) * dense(right)))
     b = left.b.astype(np.float64).T @ right.b.astype(np.float64)
     a = left.a.astype(np.float64) @ right.a.astype(np.float64).T
     return float(np.sum(b * a))
@@ -120,13 +200,13 @@ def product_svd(change: Change, tolerance: float = TOLERANCE) -> tuple[np.ndarra
     Returns:
         (out, k), (k,) falling, (k, in). The largest entry of every column of U is positive, which determines the signs.
     """
-    if isinstance(change, LowRank):
+    if isinstance(change, LowRank) and not isinstance(change, Dense):
         q_b, r_b = np.linalg.qr(change.b.astype(np.float64))
         q_a, r_a = np.linalg.qr(change.a.astype(np.float64).T)
         u, s, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
         u, vt = q_b @ u, vt @ q_a.T
     else:
-        u, s, vt = np.linalg.svd(change.astype(np.float64), full_matrices=False)
+        u, s, vt = np.linalg.svd(dense(change), full_matrices=False)
     kept = s > tolerance * s[0] if len(s) else np.zeros(0, bool)
     u, s, vt = u[:, kept], s[kept], vt[kept]
     sign = signs(u)

@@ -23,10 +23,10 @@ def row_blocks(changes: Sequence[LowRank]) -> Iterator[tuple[slice, np.ndarray]]
         MergeError: no changes, or shapes that differ.
     """
     same_shape(changes)
-    factors = [(change.b.astype(np.float64), change.a.astype(np.float64)) for change in changes]
+    changes = [change.in_float64() for change in changes]
     for begin in range(0, changes[0].shape[0], ROWS):
         rows = slice(begin, begin + ROWS)
-        yield rows, np.stack([b[rows] @ a for b, a in factors])
+        yield rows, np.stack([change.rows(begin, begin + ROWS) for change in changes])
 
 
 def mag_max(changes: Sequence[LowRank]) -> np.ndarray:

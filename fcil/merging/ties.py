@@ -56,14 +56,14 @@ class Entries:
 
     def blocks(self, i: int, layer: str) -> Iterator[np.ndarray]:
         """Yield the rows of expert i's change of a layer, some at a time; every call yields the same."""
-        change = self.experts[i].changes[layer]
-        b, a = change.b.astype(np.float64), change.a.astype(np.float64)
+        change = self.experts[i].changes[layer].in_float64()
+        out, width = change.shape
         rng = self.masks(i, layer) if self.drop and self.masks else None
-        step = max(1, _BLOCK // max(1, a.shape[1]))
-        for begin in range(0, len(b), step):
-            block = b[begin : begin + step] @ a
+        step = max(1, _BLOCK // max(1, width))
+        for begin in range(0, out, step):
+            block = change.rows(begin, begin + step)
             if rng is not None:
-                block *= (rng.random(block.shape) >= self.drop) / (1 - self.drop)
+                block = block * ((rng.random(block.shape) >= self.drop) / (1 - self.drop))
             yield block
 
     def together(self, layer: str) -> Iterator[tuple[np.ndarray, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 from fcil.arrays import added
 from fcil.errors import MergeError
 from fcil.merging import packed
-from fcil.merging.lowrank import Change, LowRank, dense
+from fcil.merging.lowrank import Change, Dense, LowRank, dense
 from fcil.merging.response_matching import merge_tasks
 
 __all__ = ["fisher_mean", "gram_mean"]
@@ -78,8 +78,15 @@ def gram_mean(changes: Sequence[LowRank], grams: Sequence[np.ndarray], shrink: f
             raise MergeError(f"model {i}: a Gram of {gram.shape} numbers does not fit {width} inputs")
     pairs = [(change.b, change.a) for change in changes]
     if grams[0].size == width:
-        return LowRank(*merge_tasks(pairs, grams))
+        return _compact(LowRank(*merge_tasks(pairs, grams)), changes)
     halves = [packed.shrunk(gram, shrink) for gram in grams]
     energies = [packed.diagonal(gram) for gram in halves]
     responses = [packed.times(change.a, gram) for change, gram in zip(changes, halves, strict=True)]
-    return LowRank(*merge_tasks(pairs, energies, responses, added(halves)))
+    return _compact(LowRank(*merge_tasks(pairs, energies, responses, added(halves))), changes)
+
+
+def _compact(merged: LowRank, changes: Sequence[LowRank]) -> LowRank:
+    """Sum the blocks [I | I | ...] [D_1 ; D_2 ; ...] of dense changes; others stay in factors."""
+    if not all(isinstance(change, Dense) for change in changes):
+        return merged
+    return Dense(merged.a.reshape(len(changes), *changes[0].shape).sum(0))

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, total, weighted_total
+from fcil.arrays import Arrays, State, shapes, total, weighted_total
 from fcil.errors import MergeError
 from fcil.method import head
 from fcil.method.base import Method
-from fcil.method.local import Adapter, Local, Pass
+from fcil.method.local import Adapter, Local, Pass, Statistic
 from fcil.method.phases import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
 from fcil.method.state import Modules
 
-__all__ = ["EXAMPLES", "Averaging", "begin_task"]
+__all__ = ["EXAMPLES", "FIXED", "START", "Averaging", "begin_task", "fixed_arrays", "fixed_references"]
 
+START, FIXED = "start", "fixed"
+"""The state's groups of the adapter's arrays at their start, where that changes something, and of those that are fixed.
+
+A client finds the fixed ones among the references, `fixed/<name>`."""
 EXAMPLES = "examples"
 """Name of sum_i n_i, the examples of all clients together, among the sums of `Averaging.sums`."""
 
@@ -29,12 +33,27 @@ def begin_task(
     modules = Modules.of(state)
     rows = head.new_rows(phase.task, backbone.width, phase.generator("head"), backbone.head_start)
     first, module = not modules.head, modules.module
-    if adapter and (first or starts_fresh):
-        module = adapter.initial(backbone, phase.generator)
-    state = modules.begun(phase.task, module, rows, keep=keeps_modules and not first)
+    further: dict[str, Arrays] = {}
+    if adapter and first:
+        module, fixed = adapter.initial_and_fixed(backbone, phase.generator)
+        groups = {START: {} if adapter.starts_at_zero else module, FIXED: fixed}
+        further = {group: arrays for group, arrays in groups.items() if arrays}
+    elif adapter and starts_fresh:
+        module = state[START] if START in state else adapter.initial(backbone, phase.generator)
+    state = {**modules.begun(phase.task, module, rows, keep=keeps_modules and not first), **further}
     if starts_fresh and not first:  # moments of the last task's module say nothing of the new one
         state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
     return state
+
+
+def fixed_references(state: State) -> dict[str, np.ndarray]:
+    """The adapter's fixed arrays as references of a broadcast."""
+    return {f"{FIXED}/{name}": a for name, a in state.get(FIXED, {}).items()}
+
+
+def fixed_arrays(references: Arrays) -> dict[str, np.ndarray]:
+    """The adapter's fixed arrays among a broadcast's references, under their names in the model."""
+    return {name.removeprefix(f"{FIXED}/"): a for name, a in references.items() if name.startswith(f"{FIXED}/")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +117,13 @@ class Averaging(Method):
     def local(self, phase: Phase) -> Local:
         """Train the adapter's arrays and the head rows; in a report sum what `task_report` names."""
         if phase.kind == REPORT:
-            return Local(passes=self.task_report(phase.task))
-        return Local(trains=(*self.trains(phase), *(head.block(task) for task in self.head_tasks(phase))))
+            return Local(passes=self.task_report(phase.task), frozen=fixed_arrays)
+        rows = (head.block(task) for task in self.head_tasks(phase))
+        return Local((*self.trains(phase), *rows), training=self._training_statistics, frozen=fixed_arrays)
+
+    @property
+    def _training_statistics(self) -> tuple[Statistic, ...]:
+        return self.adapter.training_statistics if self.adapter else ()
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
@@ -109,13 +133,28 @@ class Averaging(Method):
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """Add a module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
-        return begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
+        state = begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
+        begun = self.starts_fresh or phase.task.index == 0
+        return self._next_round(state, phase, {}, done=0) if begun else state
+
+    def _next_round(self, state: State, phase: Phase, sums: Arrays, done: int) -> State:
+        """Let the adapter's schedule act after `done` rounds of the task, unless they were the module's last."""
+        if self.adapter is None:
+            return state
+        rounds = in_task = phase.round + phase.phases_left - len(self.phases(phase.task, 1)) + 1
+        if not self.starts_fresh:
+            done += phase.task.index * in_task
+            rounds = (phase.task.index + 1 + phase.tasks_left) * in_task
+        if done >= rounds:
+            return state
+        modules = Modules.of(state)
+        return modules.with_module(self.adapter.next_round(modules.module, sums, done, rounds))
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The current module; for training the head rows that train too."""
         modules = Modules.of(state)
         rows = modules.head_rows(*self.head_tasks(phase)) if phase.kind == "train" else {}
-        return Broadcast({**modules.module, **rows})
+        return Broadcast({**modules.module, **rows}, fixed_references(state))
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """sum_i n_i (theta_i - start) for every array that trained, or a report's statistics; and sum_i n_i."""
@@ -124,6 +163,8 @@ class Averaging(Method):
             sums = total([u.statistics for u in updates])
         else:
             sums = weighted_total([u.arrays for u in updates], counts, broadcast.arrays)
+            names = Local(training=self._training_statistics).reported(shapes(broadcast.arrays))
+            sums |= total([{name: u.statistics[name] for name in names} for u in updates])
         return {**sums, EXAMPLES: np.array(sum(counts), np.float64)}
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
@@ -144,7 +185,7 @@ class Averaging(Method):
         if self.server_optimizer:
             changes, state = self.server_optimizer.step(changes, state)
         moved = {name: (a + changes[name]).astype(np.float32) for name, a in start.items()}
-        return Modules.of(state).replaced(moved)
+        return self._next_round(Modules.of(state).replaced(moved), phase, sums, phase.round)
 
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The state after a task's report; belongs to `task_report`.
@@ -157,4 +198,4 @@ class Averaging(Method):
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The module as it is, and all head rows."""
         modules = Modules.of(state)
-        return {**modules.module, **modules.head}
+        return {**modules.module, **modules.head, **state.get(FIXED, {})}

@@ -42,6 +42,8 @@ class Method:
 
     stream: ClassVar[Stream] = "federated"
     """How the training data reach the method: other than federated are bounds for those that are."""
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Settings of other methods that are not defined for this one -> the reason, for those who try."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a merge to which an older class's `additive` would be applied.

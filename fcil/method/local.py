@@ -26,7 +26,10 @@ Draw = Callable[[str], np.random.Generator]
 
 
 class Adapter(Protocol):
-    """Small modules put into the resident backbone: LoRA pairs (`fcil.model.lora`), prompts (`fcil.model.prompts`)."""
+    """Modules put into the resident backbone: LoRA pairs (`fcil.model.lora`), prompts (`fcil.model.prompts`).
+
+    A class that inherits from this one has the second half of it by default.
+    """
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -47,6 +50,41 @@ class Adapter(Protocol):
         An adapter with a forward pass of its own (prompts and their query) has it here; a further output spares a
         prompt's pull term a second pass.
         """
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Tell whether the arrays change nothing at their start.
+
+        Where they do change something, every task that begins anew begins with the arrays of the first task's start,
+        so that changes have one start from which they are counted.
+        """
+        return True
+
+    def initial_and_fixed(self, backbone: Backbone, draw: Draw) -> tuple[Arrays, Arrays]:
+        """The arrays of `initial`, and others for slots of `install` that are the same in every phase: none by default.
+
+        Fixed arrays, such as quantised weights, are sent once to each client.
+        """
+        return self.initial(backbone, draw), {}
+
+    @property
+    def training_statistics(self) -> tuple[Statistic, ...]:
+        """Statistics that clients sum while they train; see `Local.training`."""
+        return ()
+
+    def next_round(self, module: Arrays, sums: Arrays, done: int, rounds: int) -> Arrays:
+        """The module to begin the next round with: what a schedule changes beside what trains, such as a sparsity.
+
+        Args:
+            module: the adapter's arrays, at their start or as merged.
+            sums: the training statistics, summed over clients; empty before the first round.
+            done: rounds that this module has trained, from 0.
+            rounds: rounds that it will have trained in the end, over all tasks if it goes on through them.
+
+        Raises:
+            ConfigError: the schedule does not fit into so few rounds.
+        """
+        return module
 
 
 class Collector(Protocol):
@@ -133,12 +171,15 @@ class Local:
     receives: Callable[[Arrays, int], Arrays] = as_broadcast
     """(the broadcast's arrays, client) -> what this client is sent of them, begins with and sends back, under the same
     names: smaller pairs, or a new draw from the phase's seed. Cheap: the server calls it to check and to count."""
+    training: tuple[Statistic, ...] = ()
+    """Statistics that are summed during training: `Collector.batch` is called after every optimiser step, when the
+    arrays that train have moved and `grad` is still that of the step; they are reported beside those of passes."""
     frozen: Callable[[Arrays], Arrays] = no_arrays
     """References -> arrays of the model beside those, which never train: earlier changes, folded into the weights."""
 
     def reported(self, broadcast: Shapes) -> dict[str, tuple[int, ...]]:
         """The shapes of all statistics that are reported, given those of the broadcast's arrays."""
-        statistics = [statistic for data_pass in self.passes for statistic in data_pass.statistics]
+        statistics = [*self.training, *(statistic for data_pass in self.passes for statistic in data_pass.statistics)]
         return {name: shape for statistic in statistics for name, shape in statistic.shapes(broadcast).items()}
 
     def trained(self, names: Sequence[str]) -> list[str]:

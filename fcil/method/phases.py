@@ -1,7 +1,7 @@
 """Messages between server and clients: a phase, the server's broadcast in it, and a client's update."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -93,6 +93,11 @@ class Backbone:
     """Height and width of a patch, in pixels."""
     no_prompts: str = ""
     """Why no tokens can be put beside the network's own; empty where they can."""
+    parameters: Shapes = field(default_factory=dict, repr=False)
+    """Every parameter of the network -> its shape, in the network's order."""
+    weight: Callable[[str], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    """Linear layer -> its frozen weight, (out, in) float32. The weights' file is read when this is first called, and
+    again for a layer that stands before the last one asked for: ask in the order of `linears`. None: not known."""
     head_start: HeadStart = "linear"
     """How the head rows of new classes begin, for every method alike (`fcil.method.head.new_rows`)."""
 
@@ -110,6 +115,8 @@ class Phase:
     seed: int
     phases_left: int = 0
     """Phases of this task that follow: what tells several reports apart."""
+    tasks_left: int = 0
+    """Tasks that follow: a schedule that goes on through tasks is stretched over them."""
 
     def generator(self, *purpose: str | int) -> np.random.Generator:
         """The randomness of this phase for one purpose, for example `("batches", client)`."""

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -131,18 +132,48 @@ def weights_left_out(settings: Model) -> list[str]:
     return _outline(settings)[1]
 
 
+def _linears(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of the blocks by name, in the order of the forward pass."""
+    named = network.named_modules()
+    return {name: m for name, m in named if isinstance(m, nn.Linear) and name.startswith("blocks.")}
+
+
+class _Weights:
+    """Hands out the weights of linear layers. The network is loaded when a layer is first asked for.
+
+    Layers up to the one that was asked for are let go, so that nothing of the network stays after the last one. Who
+    goes back to an earlier layer has the network loaded again.
+    """
+
+    def __init__(self, settings: Model) -> None:
+        self.settings = settings
+        self.ahead: dict[str, np.ndarray] = {}
+
+    def __call__(self, layer: str) -> np.ndarray:
+        """Return the weight of a linear layer, (out, in) float32.
+
+        Raises:
+            KeyError: no such layer.
+        """
+        if layer not in self.ahead:
+            linears = _linears(load_backbone(self.settings))
+            self.ahead = {name: np.asarray(module.weight.numpy()) for name, module in linears.items()}
+        weight = self.ahead[layer]
+        names = list(self.ahead)
+        self.ahead = {name: self.ahead[name] for name in names[names.index(layer) + 1 :]}
+        return weight
+
+
 def describe_backbone(settings: Model) -> Backbone:
     """Describe the backbone: width, patches, linear layers. Allocates no weight; checks the weights file on the way.
+
+    Weights can be had from `Backbone.weight`, which loads them then.
 
     Raises:
         ConfigError: as `load_backbone`, except for what only a download could show.
     """
     network, _ = _outline(settings)
-    linears = {
-        name: (module.out_features, module.in_features)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("blocks.")
-    }
+    linears = {name: (module.out_features, module.in_features) for name, module in _linears(network).items()}
     embed: Any = network.patch_embed
     return Backbone(
         int(network.num_features),  # type: ignore[arg-type]
@@ -150,5 +181,7 @@ def describe_backbone(settings: Model) -> Backbone:
         len(network.blocks),  # type: ignore[arg-type]
         tuple(embed.patch_size),
         refusal(network),
-        settings.head_start,
+        {name: tuple(parameter.shape) for name, parameter in network.named_parameters()},
+        weight=_Weights(settings),
+        head_start=settings.head_start,
     )

@@ -5,33 +5,38 @@ y = W0 x + b + B A x, without alpha scaling; the layer itself is in `fcil.model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from fcil.arrays import Arrays, names_matching
 from fcil.errors import ConfigError
-from fcil.merging.lowrank import LowRank
+from fcil.merging.lowrank import Change, Dense, LowRank, truncated
 from fcil.method import Backbone, Draw
+from fcil.model.weight_adapter import DELTA, WeightAdapter
+from fcil.model.weight_adapter import Draw as AnyDraw
+from fcil.options import Option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["A", "B", "DELTA", "TARGETS", "Lora", "changes_of", "layers_of", "uniform"]
+    from fcil.model.lora_layer import LoraLinear
+
+__all__ = [
+    "A", "B", "DELTA", "TARGETS", "Lora", "changes_of", "layers_of", "pair_arrays", "revive_dead_components", "uniform",
+]  # fmt: skip
 
 A, B = ".lora_A", ".lora_B"
-DELTA = ".delta"
-"""Ending of a dense change of a layer's weight, (out, in), for merges whose result has no factors. It never trains."""
 TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(WeightAdapter):
     """A pair (A, B) of rank `rank` on every linear layer that matches `targets`."""
 
-    rank: int
+    rank: Annotated[int, Option("rank of every pair", low=1)]
     targets: tuple[str, ...] = TARGETS
     zero: str = field(default=B, compare=False)
     """The factor that starts at zero. It has to train first: until it does, the other factor has no gradient."""
@@ -73,16 +78,52 @@ class Lora:
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
         for name in names_matching(names, self.targets):
             parent, _, child = name.rpartition(".")
-            module = network.get_submodule(name)
-            layer = module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
+            layer = self.layer(network.get_submodule(name))
             setattr(network.get_submodule(parent), child, layer)
             slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B"), name + DELTA: (layer, "delta")}
         return slots
+
+    def layer(self, module: nn.Module) -> LoraLinear:
+        """Make the layer that takes the place of a linear one; a layer that has been made stays as it is."""
+        from fcil.model.lora_layer import LoraLinear
+
+        return module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
 
     def features(self, network: Any, images: Tensor) -> Tensor:
         """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
         features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
         return features
+
+    def changes(self, arrays: Arrays, every_parameter: bool = False) -> Mapping[str, LowRank]:
+        """Layer -> its change B A."""
+        return changes_of(arrays)
+
+    def module_with(
+        self, module: Arrays, start: Arrays, changes: Iterable[tuple[str, Change]], draw: AnyDraw
+    ) -> dict[str, np.ndarray]:
+        """The nearest pairs of rank `rank`, balanced, with a new row of A beside every component that is zero."""
+        pairs: dict[str, np.ndarray] = {}
+        for layer, change in changes:
+            nearest, _ = truncated(change, self.rank)
+            pairs |= pair_arrays(layer, revive_dead_components(nearest, layer, draw))
+        return {**module, **pairs}
+
+    def deployed(self, layer: str, change: Change, module: Arrays) -> dict[str, np.ndarray]:
+        """A pair of any rank, or where a merge has no factors one dense matrix."""
+        if isinstance(change, LowRank) and not isinstance(change, Dense):
+            return pair_arrays(layer, change)
+        return super().deployed(layer, change, module)
+
+
+def pair_arrays(layer: str, change: LowRank) -> dict[str, np.ndarray]:
+    """The arrays A and B of a layer, float32."""
+    return {layer + A: change.a.astype(np.float32), layer + B: change.b.astype(np.float32)}
+
+
+def revive_dead_components(pair: LowRank, layer: str, draw: AnyDraw) -> LowRank:
+    """The pair with a random row of A beside every zero column of B: both zero, they could never learn again."""
+    dead = np.abs(pair.a).max(1) == 0
+    return LowRank(pair.b, np.where(dead[:, None], uniform(draw("unused", layer), pair.a.shape), pair.a))
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:

@@ -40,20 +40,28 @@ class ScaledSteps:
     A step whose gradients overflow is skipped, and the scale is halved. Each instance starts with the initial scale.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str, unscale: bool = False
+    ) -> None:
         self.optimizer = optimizer
+        self.unscale = unscale
+        """Gradients are left at their own scale after a step, for those who look at them."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.skipped = 0
         """The number of steps that were skipped."""
 
-    def step(self, loss: Tensor) -> None:
-        """Take one step down the gradient of `loss`."""
+    def step(self, loss: Tensor) -> bool:
+        """Take one step down the gradient of `loss`; returns False if it was skipped."""
         self.optimizer.zero_grad(set_to_none=True)
         scale = self.scaler.get_scale()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.unscale:
+            self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.skipped += self.scaler.get_scale() < scale
+        skipped = self.scaler.get_scale() < scale
+        self.skipped += skipped
+        return not skipped
 
     @property
     def metrics(self) -> dict[str, float]:

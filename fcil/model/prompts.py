@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fcil.errors import ConfigError
-from fcil.method import Backbone, Draw
+from fcil.method import Adapter, Backbone, Draw
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ def prompt_name(block: int | str) -> str:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(Adapter):
     """Puts `length` prompts before the first block, or with "deep" other ones before every block.
 
     Without dropout, which is the default of the paper's public code (`MODEL.PROMPT.DROPOUT = 0`, KMnP/vpt).

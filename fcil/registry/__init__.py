@@ -14,12 +14,12 @@ sources      which files outside fcil a method's numbers depend on
 """
 
 from fcil.registry.installed import installed_names
-from fcil.registry.methods import build_method, method_class, parse_call
+from fcil.registry.methods import build_method, method_class
 from fcil.registry.references import absolute, label
 from fcil.registry.shipped import method_names
 from fcil.registry.sources import Source, sources
 
 __all__ = [
-    "Source", "absolute", "build_method", "installed_names", "label", "method_class", "method_names", "parse_call",
+    "Source", "absolute", "build_method", "installed_names", "label", "method_class", "method_names",
     "sources",
 ]  # fmt: skip

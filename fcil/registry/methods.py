@@ -1,7 +1,5 @@
 """Turn a name into the class of a method, and a name with settings into a method."""
 
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,7 @@ from fcil.registry.installed import entry_point_class, entry_points_of, installe
 from fcil.registry.references import locate, split_file
 from fcil.registry.shipped import method_names, package, shipped_class
 
-__all__ = ["build_method", "method_class", "parse_call"]
-
-_CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
+__all__ = ["build_method", "method_class"]
 
 
 def method_class(name: str, where: str = "") -> type[Method]:
@@ -70,23 +66,7 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
     Raises:
         ConfigError: no such method, or a setting that it does not know or does not admit.
     """
-    return parse(method_class(name), settings, where or (lambda key: f"method.{key} ({name})"))
-
-
-def parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
-    """Split `name` or `name(key = value, ...)`, the values in TOML, into a method's name and settings, not yet checked.
-
-    Args:
-        where: how to point at the text in a message.
-
-    Raises:
-        ConfigError: it is written otherwise.
-    """
-    call = _CALL.fullmatch(text)
-    try:
-        settings = tomllib.loads(f"own = {{{call[2] or ''}}}")["own"] if call else None
-    except tomllib.TOMLDecodeError:
-        settings = None
-    if call is None or settings is None:
-        raise ConfigError(f'{where}: write a method, "ties", or a method with its settings, "ties(top = 0.3)"')
-    return call[1], settings
+    kind, where = method_class(name), where or (lambda key: f"method.{key} ({name})")
+    for key in kind.refused.keys() & settings.keys():
+        raise ConfigError(f"{where(key)} = {settings[key]!r}: {kind.refused[key]}")
+    return parse(kind, settings, where)

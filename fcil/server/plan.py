@@ -60,7 +60,8 @@ def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Back
     for task in scenario.tasks:
         kinds = method.phases(task, config.train.rounds)
         for position, kind in enumerate(kinds, 1):
-            phases.append(Phase(len(phases), kind, task, position, config.run.seed, len(kinds) - position))
+            left = len(kinds) - position, len(scenario.tasks) - task.index - 1
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left))
     return Plan(config, method, scenario, backbone, tuple(phases))
 
 

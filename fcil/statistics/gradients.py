@@ -15,7 +15,8 @@ import numpy as np
 
 from fcil.arrays import Arrays, names_matching, symmetric_half
 from fcil.method import Draw, GramShape, Model, Pass, Shapes, Statistic, Task, head
-from fcil.model.lora import DELTA, A, B, layers_of
+from fcil.model.lora import B
+from fcil.model.weight_adapter import DELTA, PARAMETER, sides_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,9 @@ __all__ = [
 SAMPLES = "samples"
 """Name of the number of samples behind a client's output Grams, (1,)."""
 WHOLE_WEIGHTS = (f"*{DELTA}",)
-"""Pattern of the whole weights of the layers that have LoRA pairs, for `fisher_pass`."""
+"""Pattern of the whole weights of the layers that an adapter changes, for `fisher_pass`."""
+EVERY_PARAMETER = (f"{PARAMETER}*", f"*{DELTA}")
+"""Patterns of all that changes under full tuning."""
 
 
 def fisher_of(name: str) -> str:
@@ -40,15 +43,10 @@ def output_gram(layer: str) -> str:
     return f"{layer}.output_gram"
 
 
-def _sides(sizes: Shapes) -> dict[str, tuple[int, int]]:
-    """Layer that has a LoRA pair -> (out, in)."""
-    return {layer: (sizes[layer + B][0], sizes[layer + A][1]) for layer in layers_of(sizes)}
-
-
 def at_zero_delta(arrays: Arrays, references: Arrays) -> Arrays:
-    """Add a dense change of zero to every adapted layer: its gradient is that of the whole weight."""
-    sides = {layer: (len(arrays[layer + B]), arrays[layer + A].shape[1]) for layer in layers_of(arrays)}
-    return {**arrays, **{layer + DELTA: np.zeros(side, np.float32) for layer, side in sides.items()}}
+    """Add a dense change of zero to every adapted layer that has none: its gradient is that of the whole weight."""
+    zeros = {layer + DELTA: np.zeros(side, np.float32) for layer, side in sides_of(arrays).items()}
+    return {**arrays, **{name: zero for name, zero in zeros.items() if name not in arrays}}
 
 
 @dataclass
@@ -129,7 +127,7 @@ class Fisher:
                 f"Fisher: the broadcast lacks {head.block(self.task.index)}, from which the loss is computed; a phase "
                 "that only reports sends it too if the method's `broadcast` puts it there"
             )
-        known = {**broadcast, **{layer + DELTA: side for layer, side in _sides(broadcast).items()}}
+        known = {**broadcast, **{layer + DELTA: side for layer, side in sides_of(broadcast).items()}}
         for pattern in self.patterns:
             if not names_matching(known, (pattern,)):
                 raise ValueError(f"Fisher: {pattern!r} matches no array of the broadcast: {sorted(broadcast)}")
@@ -147,7 +145,7 @@ def fisher_pass(task: Task, patterns: Sequence[str]) -> Pass:
         patterns: glob patterns of the arrays, for example `adapter.trains`; WHOLE_WEIGHTS for those of W0 + B A.
     """
     names = tuple(patterns)
-    if names == WHOLE_WEIGHTS:
+    if names in (WHOLE_WEIGHTS, EVERY_PARAMETER):
         return Pass((Fisher(task, names),), at_zero_delta, gradients=names, batch=1)
     return Pass((Fisher(task, names),), gradients=names, batch=1)
 
@@ -160,7 +158,7 @@ class OutputGram:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (out (out + 1) / 2,) per layer, the upper half row by row, and (1,) for the number of samples."""
-        sides = {layer: broadcast[layer + B][0] for layer in layers_of(broadcast)}
+        sides = {layer: out for layer, (out, _) in sides_of(broadcast).items()}
         return {
             SAMPLES: (1,),
             **{output_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in sides.items()},
@@ -169,10 +167,14 @@ class OutputGram:
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Outers:
         """Start a collector that observes the gradients at layers' outputs."""
         sums = _Outers(model, self.task)
-        sums.gradients = {layer: partial(sums.observe, layer) for layer in layers_of(arrays)}
+        sums.gradients = {layer: partial(sums.observe, layer) for layer in sides_of(arrays)}
         return sums
 
 
-def gradient_pass(task: Task, *others: Statistic) -> Pass:
-    """Make the pass that sums `OutputGram`, and other statistics that need no gradient."""
-    return Pass((OutputGram(task), *others), gradients=(f"*{B}",))
+def gradient_pass(task: Task, *others: Statistic, through: Sequence[str] = (f"*{B}",)) -> Pass:
+    """Make the pass that sums `OutputGram`, and other statistics that need no gradient.
+
+    Args:
+        through: glob patterns of arrays, at least one in every layer, by which gradients reach the layers' outputs.
+    """
+    return Pass((OutputGram(task), *others), gradients=tuple(through))

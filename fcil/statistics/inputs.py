@@ -19,6 +19,7 @@ from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
 from fcil.method import Draw, GramShape, Model, Shapes, head
 from fcil.model.lora import A, layers_of
+from fcil.model.weight_adapter import sides_of
 from fcil.statistics.frequent_directions import FrequentDirections
 
 if TYPE_CHECKING:
@@ -108,14 +109,12 @@ class InputEnergy:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Declare a diagonal of shape (in,) per layer."""
-        return {
-            input_energy(layer): GramShape((broadcast[layer + A][1],), "diagonal") for layer in layers_of(broadcast)
-        }
+        return {input_energy(layer): GramShape((n,), "diagonal") for layer, (_, n) in sides_of(broadcast).items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Start a collector of x_j^2 over tokens."""
         sums = _Sums()
-        sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in layers_of(arrays)}
+        sums.layers = {layer: partial(sums.add, input_energy(layer), _energy) for layer in sides_of(arrays)}
         return sums
 
 
@@ -125,13 +124,13 @@ class InputGram:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (in (in + 1) / 2,) per layer, the upper half row by row."""
-        widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
+        widths = {layer: n for layer, (_, n) in sides_of(broadcast).items()}
         return {input_gram(layer): GramShape((n * (n + 1) // 2,), "half") for layer, n in widths.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
         """Start a collector of x x^T over tokens."""
         sums = _Sums(result=lambda grams: {name: symmetric_half(gram) for name, gram in grams.items()})
-        sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in layers_of(arrays)}
+        sums.layers = {layer: partial(sums.add, input_gram(layer), _outer) for layer in sides_of(arrays)}
         return sums
 
 
@@ -161,14 +160,14 @@ class InputSketch:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (k, in) and (in,) per layer, with k = in at most."""
-        widths = {layer: broadcast[layer + A][1] for layer in layers_of(broadcast)}
+        widths = {layer: n for layer, (_, n) in sides_of(broadcast).items()}
         sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
         return {**sketches, **InputEnergy().shapes(broadcast)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sketches:
         """Start a collector that sketches the stream of inputs."""
         sums = _Sketches()
-        sums.streams = {layer: FrequentDirections(arrays[layer + A].shape[1], self.rows) for layer in layers_of(arrays)}
+        sums.streams = {layer: FrequentDirections(n, self.rows) for layer, (_, n) in sides_of(arrays).items()}
         sums.layers = {layer: partial(sums.observe, layer) for layer in sums.streams}
         return sums
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from fcil.errors import ConfigError
+from fcil.model import backbone
 from fcil.model.backbone import Model, describe_backbone, load_backbone, weights_left_out, weights_sha256
 from fcil.model.weights import load_weights
 
@@ -268,3 +269,43 @@ def test_the_embedded_backbone_at_half_the_size_is_resampled_as_timm_does():
     half, whole = load_backbone(Model(image_size=16)), load_backbone(Model())
     whole.set_input_size(16)
     assert torch.equal(half.pos_embed, whole.pos_embed)
+
+
+# ---- the weights of single layers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The networks that are loaded, as a list that grows."""
+    done = []
+    monkeypatch.setattr(backbone, "load_backbone", lambda settings: done.append(settings) or load_backbone(settings))
+    return done
+
+
+@pytest.mark.parametrize("settings", [Model(), Model(backbone=NAME, weights="random", image_size=64)], ids=repr)
+def test_weights_of_layers_are_read_when_first_asked_for_and_let_go(settings, loads):
+    described, network = describe_backbone(settings), load_backbone(settings)
+    assert loads == []
+    for name, shape in described.linears.items():
+        weight = described.weight(name)
+        assert (weight.shape, weight.dtype) == (shape, np.float32)
+        np.testing.assert_array_equal(weight, network.get_submodule(name).weight.numpy())
+    assert len(loads) == 1
+    assert described.weight.ahead == {}
+    first = next(iter(described.linears))
+    np.testing.assert_array_equal(described.weight(first), network.get_submodule(first).weight.numpy())
+    assert len(loads) == 2
+
+
+def test_layers_that_were_passed_over_are_let_go_and_unknown_ones_are_an_error(loads):
+    described = describe_backbone(Model())
+    described.weight("blocks.3.attn.proj")
+    assert list(described.weight.ahead) == ["blocks.3.mlp.fc1", "blocks.3.mlp.fc2"]
+    with pytest.raises(KeyError, match=r"blocks\.9"):
+        described.weight("blocks.9.mlp.fc1")
+
+
+def test_weights_are_no_part_of_what_a_backbone_is():
+    described = describe_backbone(Model())
+    assert described == describe_backbone(Model())
+    assert "weight" not in repr(described)

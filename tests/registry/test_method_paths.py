@@ -11,7 +11,8 @@ from own_methods import MINE, write
 from fcil.config import MethodChoice
 from fcil.errors import ConfigError
 from fcil.method import Averaging, Method
-from fcil.registry import absolute, build_method, label, method_class, parse_call, sources
+from fcil.options import parse_call
+from fcil.registry import absolute, build_method, label, method_class, sources
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +200,8 @@ assert sys.modules["fcil.strategies.fedavg"] is sys.modules["strategies.fedavg"]
 assert one.FedAvg is two.FedAvg and one.__spec__.name == "strategies.fedavg" == one.__name__
 from fcil.strategies import LoraMethod
 from strategies._lora import LoraMethod as Again
-assert LoraMethod is Again and issubclass(one.FedAvg, LoraMethod)
+from strategies.ffa import FFA
+assert LoraMethod is Again and issubclass(FFA, LoraMethod)
 for missing in ("fcil.strategies.nowhere", "fcil.strategies.fedavg.x"):
     try:
         __import__(missing)

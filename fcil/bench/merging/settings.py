@@ -1,7 +1,7 @@
 """Read `[bench]`: which merges, which of their settings are tried, how many experts, which backbones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from fcil.config import BENCH, Config, from_table, load_config, load_section, to_table
 from fcil.errors import ConfigError
 from fcil.method import Method
-from fcil.options import Option, parse
-from fcil.registry import build_method, method_class, parse_call
+from fcil.options import Option, keys_of, parse, parse_call
+from fcil.registry import build_method, method_class
 
 __all__ = ["Bench", "Candidate", "Entry", "Suite", "load_suite", "make_entry"]
 
@@ -95,7 +95,7 @@ def make_entry(
         ConfigError: no such method, or settings that it does not admit.
     """
     name, settings = _parse_method(text, f"{path}: bench.methods: {text!r}")
-    known = {field.name for field in fields(method_class(name)) if field.init}
+    known = keys_of(method_class(name))
     settings = {**{key: value for key, value in shared.items() if key in known}, **settings}
     section = text if text in grids else name
     grid = {key: values for key, values in grids.get(section, {}).items() if key not in settings}
