@@ -74,7 +74,8 @@ def _name(config: Settings) -> str:
     """Name the default folder: after a settings file, or after a hash of settings that are no file."""
     if isinstance(config, str | Path):
         return Path(config).stem
-    table = to_table(load_config(config))
+    rows = not isinstance(config, Config) and settings.rows_have_bases(config)
+    table = dict(config) if rows and isinstance(config, Mapping) else to_table(load_config(config))
     return f"run-{hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -179,9 +180,11 @@ def compare(
     planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder)
     from fcil.engine.comparison import carry_out_all
     from fcil.report.comparison import write_comparison
+    from fcil.report.published import written_as_it_grows
 
     console = _console(progress)
-    summaries = list(carry_out_all(planned, lambda cell: carry_out(cell.session(), cell.folder, console)))
+    runs = carry_out_all(planned, lambda cell: carry_out(cell.session(), cell.folder, console))
+    summaries = list(written_as_it_grows(folder, planned, runs))
     tables = write_comparison(folder, summaries)
     return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned))
 

@@ -25,12 +25,15 @@ __all__ = [
     "Config",
     "MethodChoice",
     "Overrides",
+    "RowFacts",
     "Run",
     "Source",
     "from_table",
     "load_config",
     "load_section",
     "load_variant",
+    "row_facts",
+    "rows_have_bases",
     "sweep_overrides",
     "to_table",
     "variant_names",
@@ -71,6 +74,24 @@ class Run:
         Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
     ] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """`[compare.<label>]`: what a row of a comparison says beside settings of its run."""
+
+    base: Annotated[
+        str, Option("file with the row's settings, relative to the file that names it; what that one says itself wins")
+    ] = ""
+    published: Annotated[
+        float | None, Option("final accuracy that somebody else has published", "%", low=0, high=100)
+    ] = None
+    tolerance: Annotated[
+        float | None, Option("difference from it that an independent run may show", "points", above=0)
+    ] = None
+
+
+_FACTS = tuple(f.name for f in fields(RowFacts))
 
 
 @dataclass(frozen=True)
@@ -201,7 +222,16 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
 
 
 def load_config(path: Source, overrides: Overrides = ()) -> Config:
-    """Read a file, its bases and the overrides into a checked `Config`."""
+    """Read a file, its bases and the overrides into a checked `Config`.
+
+    Raises:
+        ConfigError: as `from_table`; or the file is a table of several runs, each with a base of its own.
+    """
+    if rows_have_bases(path):
+        raise ConfigError(
+            f"{path}: is a table of runs, each with a base of its own, and no single run. `fcil compare {path}` "
+            "carries them out, `fcil plan` says what they will take; one of them alone is the file that its row names"
+        )
     return from_table([*_without_variants(_layers(path)), _together(overrides)])
 
 
@@ -252,23 +282,56 @@ def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
     return [f"{key}={json.dumps(value)}" for value in values]
 
 
-def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
-    """The settings of one row of a comparison: the file's, then those of its [compare.<label>], then the overrides.
+def _rows(layers: Sequence[tuple[str, dict[str, Any]]], label: str) -> list[tuple[str, dict[str, Any]]]:
+    """What the file and its bases say under [compare.<label>], base first, each with the file's name.
 
-    A label is the name of a method unless its [compare.<label>.method] names another.
+    Raises:
+        ConfigError: it is no section.
     """
-    layers = _layers(path)
-    own: list[tuple[str, dict[str, Any]]] = []
-    for source, table in layers:
-        entries = table.get(COMPARE, {}).get(label, {})
+    rows = [(source, table.get(COMPARE, {}).get(label, {})) for source, table in layers]
+    for source, entries in rows:
         if not isinstance(entries, Mapping):
             raise ConfigError(
                 f"{source}: {COMPARE}.{label} = {entries!r}: must be a section, [{COMPARE}.{label}.train]"
             )
-        own.append((f"{source}: [{COMPARE}.{label}]", dict(entries)))
-    if not any("name" in table.get("method", {}) for _, table in own):
+    return rows
+
+
+def row_facts(path: Source, label: str) -> RowFacts:
+    """What a row of a comparison says beside settings; its `base` as a path from the current folder.
+
+    Raises:
+        ConfigError: a value that does not fit; names the file and the key.
+    """
+    facts: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, entries in _rows(_layers(path), label):
+        for key in entries.keys() & set(_FACTS):
+            base = key == "base" and isinstance(path, Path) and isinstance(entries[key], str)
+            facts[key], origin[key] = str(Path(source).parent / entries[key]) if base else entries[key], source
+    return parse(RowFacts, facts, lambda key: f"{origin[key]}: [{COMPARE}.{label}] {key}")
+
+
+def rows_have_bases(path: Source) -> bool:
+    """Tell whether a file is a table of whole runs: whether any of its rows names a base."""
+    return any(row_facts(path, label).base for label in variant_names(path))
+
+
+def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
+    """The settings of one row of a comparison.
+
+    The base that the row names, the file's own settings, then those of its [compare.<label>], then the overrides. A
+    label is the name of a method unless the base or [compare.<label>.method] names one.
+    """
+    layers, base = _layers(path), row_facts(path, label).base
+    own: list[tuple[str, dict[str, Any]]] = [
+        (f"{source}: [{COMPARE}.{label}]", {k: v for k, v in entries.items() if k not in _FACTS})
+        for source, entries in _rows(layers, label)
+    ]
+    if not base and not any("name" in table.get("method", {}) for _, table in own):
         own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
-    return from_table([*_without_variants(layers), *own, _together(*overrides)])
+    below = _layers(Path(base)) if base else []
+    return from_table([*_without_variants([*below, *layers]), *own, _together(*overrides)])
 
 
 def to_table(config: Config) -> Table:

@@ -73,7 +73,8 @@ class LoRM(LoraMethod):
         str, Option("G_i of A rounds and over tasks: its diagonal, all of it, or k frequent directions", forms=FORMS)
     ] = "diagonal"
     gram_shrink: Annotated[
-        float, Option("factor of off-diagonals of whole or sketched G_i: 1 the paper, 0 the diagonal", low=0, high=1)
+        float,
+        Option("factor of off-diagonals of G_i, in every round that uses any: 1 paper, 0 diagonal", low=0, high=1),
     ] = 1.0
     gram_model: Annotated[
         Literal["deployed", "own"], Option("Grams through W0 + the mean of the tasks, or the client's own W0 + B A")
@@ -108,7 +109,7 @@ class LoRM(LoraMethod):
         if phase.kind == REPORT:
             return Local(passes=(self._pass(self.gram.statistic),))
         task, factor = phase.task.index, self.factor(phase)
-        gram = ProjectedGram(self.gram_b) if factor == B else self.gram.statistic
+        gram = ProjectedGram(self.gram_b, self.gram_shrink) if factor == B else self.gram.statistic
         rate = self.lr_b if factor == B else self.lr_a
         return Local(
             trains=(f"*{factor}", head.block(task)),

@@ -263,7 +263,7 @@ def test_links_lead_somewhere(page):
 
 def test_commands_in_the_docs_name_existing_subcommands_and_settings():
     from fcil.cli.main import _parser
-    from fcil.config import load_config
+    from fcil.config import load_config, load_variant, rows_have_bases, variant_names
     from fcil.registry import build_method
 
     seen = 0
@@ -276,6 +276,8 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
             args = _parser().parse_args(words)
             seen += 1
             if args.command in ("run", "compare") and "fedprox" not in line:
-                method = load_config(ROOT / args.config, args.set).method
-                build_method(method.name, method.settings)
+                path = ROOT / args.config
+                labels = variant_names(path) if rows_have_bases(path) else []
+                for config in [load_variant(path, n, args.set) for n in labels] or [load_config(path, args.set)]:
+                    build_method(config.method.name, config.method.settings)
     assert seen >= 5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fcil.engine.folders import run_folder
 
-__all__ = ["at_least_1", "comma_separated", "output_folder", "pixels", "seeds", "set_argument"]
+__all__ = ["at_least_1", "comma_separated", "output_folder", "overrides", "pixels", "seeds", "set_argument"]
 
 
 def at_least_1(what: str) -> Callable[[str], int]:
@@ -47,3 +47,9 @@ def set_argument(parser: argparse.ArgumentParser) -> None:
 def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -> Path:
     """Choose the folder to write to: --output, or one named by the config and its --set values."""
     return args.output or run_folder(args.config.stem, args.set, before, after)
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """The values of --set, and those of --exchange and --workers as settings."""
+    exchange = [f'run.exchange="{args.exchange}"'] if args.exchange else []
+    return [*args.set, *exchange, *([f"run.workers={args.workers}"] if args.workers is not None else [])]

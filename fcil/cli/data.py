@@ -24,7 +24,7 @@ def data_prepare(args: argparse.Namespace, console: Console) -> None:
     from fcil.data import load
 
     table = {
-        key: getattr(args, key) for key in ("name", "root", "cache", "split_file", "split_seed", "unofficial")
+        key: getattr(args, key) for key in ("name", "root", "cache", "split_file", "split_seed", "view", "unofficial")
     }  # fmt: skip
     settings = from_table([("fcil data prepare", {"data": table})]).data
     data = load(settings, args.size, args.download)
@@ -62,6 +62,7 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     prepare.add_argument("--cache", default="", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
     prepare.add_argument("--split-file", default="", metavar="FILE", help="data.split_file: lists of train and test")
     prepare.add_argument("--split-seed", type=int, default=0, metavar="N", help="data.split_seed (default: 0)")
+    prepare.add_argument("--view", default="default", metavar="NAME", help="data.view (default: the set's own)")
     prepare.add_argument("--unofficial", action="store_true", help="admit other files than the authors'")
     show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fcil.cli.arguments import comma_separated, output_folder, pixels, seeds, set_argument
+from fcil.cli.arguments import comma_separated, output_folder, overrides, pixels, seeds, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.merge import merge_models_command
+from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
-from fcil.errors import ConfigError, FcilError
+from fcil.errors import FcilError
 
 if TYPE_CHECKING:
     from fcil.engine.comparison import Cell
@@ -42,12 +43,6 @@ _EXAMPLES = {
 }
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
-    overrides = list(args.set)
-    overrides += [f'run.exchange="{args.exchange}"'] if args.exchange else []
-    return overrides + ([f"run.workers={args.workers}"] if args.workers is not None else [])
-
-
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
     from fcil.report.tables import run_table
 
@@ -65,7 +60,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.running import carry_out, checked, left_out_settings
 
     out = output_folder(args)
-    session = checked(load_config(args.config, _overrides(args)), out)
+    session = checked(load_config(args.config, overrides(args)), out)
     finished = (out / "summary.json").exists()
     _tell(left_out_settings(session.plan.config), console)
     summary = carry_out(session, out, console)
@@ -87,34 +82,21 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.tables import to_rich
 
     out = output_folder(args, after="-compare")
-    runs = cells(args.config, args.methods, args.seeds, _overrides(args), out)
+    runs = cells(args.config, args.methods, args.seeds, overrides(args), out)
     from fcil.report.comparison import write_comparison  # which draws: not before the settings are known to be good
+    from fcil.report.published import published_rich, written_as_it_grows
 
     def one(cell: Cell) -> dict[str, Any]:
         console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
         _tell(left_out_settings(cell.config), console)
         return carry_out(cell.session(), cell.folder, console)
 
-    for value, rows in write_comparison(out, list(carry_out_all(runs, one))).items():
+    finished = list(written_as_it_grows(out, runs, carry_out_all(runs, one)))
+    for value, rows in write_comparison(out, finished).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
+        if figures := published_rich(rows):
+            console.print("", figures, sep="\n")
     console.print(f"tables and plots: {out}", soft_wrap=True)
-
-
-def _plan(args: argparse.Namespace, console: Console) -> None:
-    from fcil.config import load_config
-    from fcil.report.running import checked
-
-    if args.json and not args.json.parent.is_dir():  # told now, not after the rehearsal
-        raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
-    session = checked(load_config(args.config, _overrides(args)))
-    from fcil.engine.forecast import forecast
-    from fcil.report.forecast import forecast_table
-
-    with console.status("rehearsing: a few steps of each round"):
-        result = forecast(session)
-    console.print(forecast_table(result))
-    if args.json:
-        args.json.write_text(json.dumps(result.figures(), indent=2) + "\n")
 
 
 def _methods(args: argparse.Namespace, console: Console) -> None:
@@ -186,9 +168,9 @@ def _run_commands(command: Command) -> None:
     command("resume", _resume, "go on with a run that was stopped").add_argument(
         "run", type=Path, metavar="RUN", help="its folder"
     )
-    plan = command("plan", _plan, "show what a run will take: samples, steps, traffic, memory and time")
+    plan = command("plan", plan_command, "show what a run will take: samples, steps, traffic, memory and time")
     _settings(plan, output=False)
-    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    plan_arguments(plan)
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
     compare.add_argument(

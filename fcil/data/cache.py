@@ -23,6 +23,7 @@ from fcil.data.dataset import Ragged, Split
 from fcil.data.decode import decoded
 from fcil.data.family import Part
 from fcil.data.progress import bar
+from fcil.data.transforms import To
 
 __all__ = ["Stale", "locked", "open_part", "write_part"]
 
@@ -45,11 +46,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_images(path: Path, part: Part, shorter: int, text: str) -> tuple[np.ndarray, str]:
+def _write_images(path: Path, part: Part, to: To, text: str) -> tuple[np.ndarray, str]:
     """Write all images to `path`; return their shapes, (n, 3), and the SHA-256 of all pixels."""
     shapes, sha = np.zeros((len(part), 3), np.int64), hashlib.sha256()
     with open(path, "wb") as file, bar(text, len(part)) as advance:
-        for i, image in enumerate(decoded(part.images, shorter)):
+        for i, image in enumerate(decoded(part.images, to)):
             pixels = np.ascontiguousarray(image).data.cast("B")
             file.write(pixels)
             sha.update(pixels)
@@ -60,23 +61,23 @@ def _write_images(path: Path, part: Part, shorter: int, text: str) -> tuple[np.n
     return shapes, sha.hexdigest()
 
 
-def write_part(folder: Path, part: Part, shorter: int, text: str, about: Mapping[str, Any]) -> None:
+def write_part(folder: Path, part: Part, to: To, text: str, about: Mapping[str, Any]) -> None:
     """Decode one part into `folder`, which is replaced; a failure leaves no files behind.
 
     Args:
-        shorter: length of the shorter side, in pixels; 0 keeps images as they are.
+        to: size in pixels: of the shorter side, 0 for images as they are, or height and width.
         text: label of the progress bar.
         about: further entries of the manifest.
     """
     aside = folder.with_name(f".{folder.name}.building")
     aside.mkdir(parents=True)
     try:
-        shapes, pixels = _write_images(aside / IMAGES, part, shorter, text)
+        shapes, pixels = _write_images(aside / IMAGES, part, to, text)
         index = save({"shapes": shapes, "labels": part.labels.astype(np.int64)})
         (aside / INDEX).write_bytes(index)
         stat = (aside / IMAGES).stat()
         manifest = {
-            **about, "version": VERSION, "shorter": shorter, "count": len(part), "bytes": stat.st_size,
+            **about, "version": VERSION, "shorter": to, "count": len(part), "bytes": stat.st_size,
             "mtime_ns": stat.st_mtime_ns, "pixels_sha256": pixels, "index_sha256": hashlib.sha256(index).hexdigest(),
         }  # fmt: skip
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))

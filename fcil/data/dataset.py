@@ -71,6 +71,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, wherever they lie."""
+        return (self.images.pixels if isinstance(self.images, Ragged) else self.images).nbytes
+
     def first(self, count: int) -> Split:
         """The first `count` samples; all of them for 0."""
         return Split(self.images[:count], self.labels[:count], self.digest) if count else self

@@ -1,13 +1,13 @@
 """Describe a data set before any of its files is read (`Family`), and what its files then list (`Listing`)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from fcil.data.settings import Data
-from fcil.data.transforms import View
+from fcil.data.settings import Data, ViewName
+from fcil.data.transforms import To, View
 
 __all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
            "Listing", "Part"]  # fmt: skip
@@ -19,6 +19,9 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 PROTOCOL_TRAIN = View(resize=224, crop="area", flip=True)
 PROTOCOL_TEST = View(resize=256, crop="centre")
 WHOLE = View()
+SQUARE = View(squash=True)
+ZERO: RGB = (0.0, 0.0, 0.0)
+ONE: RGB = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,26 @@ class Family:
     std: RGB = HALF
     train_view: View = WHOLE
     test_view: View = WHOLE
+
+    def seen(self, view: ViewName) -> "Family":
+        """The data set under a view named by `data.view`.
+
+        "squash" makes every image a square of the model's size first and loses its aspect ratio; the set's own crop is
+        taken from that square (boxes of random area straight from it), with its own flip, mean and std. It is what
+        LoRM's public code does. "identity" shows the square as it is, in 0..1: no crop, no flip, no normalisation.
+        """
+        if view == "default":
+            return self
+        if view == "identity":
+            return replace(self, train_view=SQUARE, test_view=SQUARE, mean=ZERO, std=ONE)
+        train, test = (
+            replace(own, squash=True, resize=own.resize if own.crop in ("centre", "random") else 0)
+            for own in (self.train_view, self.test_view)
+        )
+        return replace(self, train_view=train, test_view=test)
+
+    def stored(self, view: View, size: int) -> To:
+        """The size in which a cache holds images for a view: squares where it squashes them, as Pillow rounds them."""
+        if view.squash:
+            return (size, size)
+        return view.shorter(size) if self.shrunk else 0

@@ -13,6 +13,7 @@ from fcil.data.files import ensure, refuse, remedy, require, stamps
 from fcil.data.progress import tell
 from fcil.data.settings import Data
 from fcil.data.splits import list_digest
+from fcil.data.transforms import To
 from fcil.errors import ConfigError
 
 __all__ = ["load_family", "readiness"]
@@ -52,10 +53,15 @@ def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[L
     return listing, "; ".join(remarks)
 
 
-def _key(settings: Data, part: str, shorter: int, root: Path | None) -> str:
+def _pixels(to: To) -> str:
+    """The size as text: 256 for the shorter side, 224x224; empty for images as they are."""
+    return "x".join(map(str, to)) if isinstance(to, tuple) else str(to or "")
+
+
+def _key(settings: Data, part: str, to: To, root: Path | None) -> str:
     """Folder name of a cached part: all that its content depends on beside the files; `root` for users' own images."""
     origin = f"{list_digest(settings) or settings.split_seed} {root or ''}"
-    return f"{settings.name}-{part}-{shorter or 'native'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+    return f"{settings.name}-{part}-{_pixels(to) or 'native'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
 
 def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> None:
@@ -68,11 +74,11 @@ def _check(manifest: dict[str, Any], now: dict[str, str], settings: Data) -> Non
         raise Stale("it was made from unofficial files")
 
 
-def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, int]]:
-    """Part -> its cache folder, and the length of the shorter side of the images in it."""
+def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, To]]:
+    """Part -> its cache folder, and the size to which its images are resized."""
     cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
     views = {"train": family.train_view, "test": family.test_view}
-    sides = {part: view.shorter(size) if family.shrunk else 0 for part, view in views.items()}
+    sides = {part: family.stored(view, size) for part, view in views.items()}
     user_root = root.resolve() if family.stamp and settings.cache else None
     return {part: (cache / _key(settings, part, side, user_root), side) for part, side in sides.items()}
 
@@ -94,7 +100,7 @@ def _build(family: Family, settings: Data, size: int, root: Path, download: bool
     about = {"classes": listing.classes, "files": files, "split": listing.split, "sources": stamps(family, root)}
     for part, (folder, side) in _folders(family, settings, size, root).items():
         source = listing.train if part == "train" else listing.test
-        text = f"{family.name}: {len(source):,} {part} images{f' at {side} px' if side else ''}"
+        text = f"{family.name}: {len(source):,} {part} images{f' at {_pixels(side)} px' if side else ''}"
         write_part(folder, source, side, text, about)
 
 
@@ -138,6 +144,7 @@ def load_family(family: Family, settings: Data, size: int, download: bool = Fals
     Raises:
         ConfigError: files that are missing, damaged or not official; says which files to put where.
     """
+    family = family.seen(settings.view)
     root = _root(family, settings)
     if family.cached:
         return _cached(family, settings, size, root, download)
@@ -148,6 +155,7 @@ def load_family(family: Family, settings: Data, size: int, download: bool = Fals
 
 def readiness(family: Family, settings: Data, size: int) -> str:
     """Say in a line for people how far a data set is from being usable; decodes and downloads nothing."""
+    family = family.seen(settings.view)
     try:
         if not family.cached:
             data = load_family(family, settings, size)

@@ -1,11 +1,14 @@
 """Settings under `[data]`: which images, where they are, and how they are split."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fcil.options import Option
 
-__all__ = ["Data"]
+__all__ = ["Data", "ViewName"]
+
+ViewName = Literal["default", "squash", "identity"]
+"""How images are shown (`fcil.data.family.Family.seen`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,13 @@ class Data:
         Option("YAML or JSON with train and test lists, for sets without an official split; {part} stands for each"),
     ] = ""
     split_seed: Annotated[int, Option("draws 80 % of each class for training where no list is given", low=0)] = 0
+    view: Annotated[
+        ViewName,
+        Option('"default" of the set; "squash": to a square first, then cropped; "identity": squashed only, in 0..1'),
+    ] = "default"
     unofficial: Annotated[bool, Option("admit files that are not the official ones; the records say so")] = False
+    stand_in: Annotated[
+        bool, Option("noise in the official numbers in place of the files, for `fcil plan` alone: no run takes it")
+    ] = False
     train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
     test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["REFERENCE", "View", "boxes", "render", "resized"]
+__all__ = ["REFERENCE", "To", "View", "boxes", "render", "resized", "squashed"]
 
 REFERENCE = 224
 """Side of the model's input, in pixels, for which the numbers of a `View` are given."""
 ATTEMPTS = 10
+To = int | tuple[int, int]
+"""A size to resize to, as torchvision's Resize has it: the shorter side, 0 for as stored, or (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class View:
     """For `area`: the box's width over height, drawn log-uniformly."""
     flip: bool = False
     """Whether images are mirrored with probability 1/2."""
+    squash: bool = False
+    """Whether images are first made squares of the model's size, their aspect ratio lost (`squashed`)."""
 
     def __post_init__(self) -> None:
         if self.crop in ("centre", "random") and self.resize < REFERENCE:
@@ -48,12 +52,29 @@ class View:
         return round(self.resize * size / REFERENCE)
 
 
-def resized(shapes: np.ndarray, shorter: int) -> np.ndarray:
-    """Heights and widths, (n, 2), with the shorter side at `shorter`; the longer is rounded down, as by torchvision."""
+def resized(shapes: np.ndarray, to: To) -> np.ndarray:
+    """Heights and widths, (n, 2), resized `to`; a longer side is rounded down, as by torchvision."""
+    if isinstance(to, tuple):
+        return np.tile(np.array(to, np.int64), (len(shapes), 1))
+    shorter = to
     if not shorter:
         return shapes
     short = shapes.min(1, keepdims=True)
     return np.where(shapes == short, shorter, shorter * shapes / short).astype(np.int64)
+
+
+def squashed(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize an image, (h, w, 1 or 3) uint8, to a square of `side` pixels by Pillow's bicubic filter, in bytes again.
+
+    Images that have this size are returned as they are: those of a cache that was made for the view.
+    """
+    if image.shape[:2] == (side, side):
+        return image
+    from PIL import Image  # a GPU's worker needs it for sets without a cache only
+
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+    return square.reshape(side, side, image.shape[2])
 
 
 def _central_extents(shapes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
@@ -142,6 +163,8 @@ def render(
     import torch
 
     device = torch.device(device)
+    if view.squash:
+        images = [squashed(image, size) for image in images]
     whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
     begins = range(0, len(images), batch or max(1, len(images)))
     draws = [_draw(view, whole[begin : begin + (batch or len(images))], size, rng) for begin in begins]

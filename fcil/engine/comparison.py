@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcil.config import Config, Overrides, Source, load_variant, sweep_overrides, variant_names
+from fcil.config import Config, Overrides, RowFacts, Source, load_variant, row_facts, sweep_overrides, variant_names
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 from fcil.registry import label
@@ -30,6 +30,8 @@ class Cell:
     config: Config
     value: str = ""
     """Value of the setting that is swept over, `section.key=value`; each has a folder, a table and plots of its own."""
+    facts: RowFacts = field(default_factory=RowFacts)
+    """What the comparison's file says of the row beside settings: a published figure."""
 
     def session(self) -> Session:
         """Check the run and make it ready."""
@@ -70,6 +72,7 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
             out / value / f"{folder_name(label)}-seed{seed}",
             load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
             value,
+            row_facts(path, label),
         )
         for value in swept or [""]
         for label in labels
@@ -96,7 +99,22 @@ def short_titles(labels: Sequence[str]) -> dict[str, str]:
 
 
 def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value."""
+    """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value.
+
+    Those of a row with a published figure have it too, as a share, with the tolerance beside it.
+    """
     titles = short_titles(list(dict.fromkeys(cell.label for cell in runs)))
     for cell in runs:
-        yield {**run(cell), "label": titles[cell.label], "seed": cell.seed, "value": cell.value}
+        yield {
+            **run(cell),
+            "label": titles[cell.label],
+            "seed": cell.seed,
+            "value": cell.value,
+            **published_shares(cell),
+        }
+
+
+def published_shares(cell: Cell) -> dict[str, float | None]:
+    """Return the row's published figure and its tolerance, as shares; None where the file gives none."""
+    shares = {"published": cell.facts.published, "tolerance": cell.facts.tolerance}
+    return {name: None if percent is None else percent / 100 for name, percent in shares.items()}

@@ -53,6 +53,8 @@ class Forecast:
     """The most memory of a worker, in bytes; 0 where that cannot be measured."""
     server_bytes: int
     """The most bytes that the state and the replies of one phase take."""
+    image_bytes: int = 0
+    """Bytes of all decoded images, which lie on disk where the data set has a cache."""
 
     def total(self, what: str) -> int:
         """Sum over all phases of `steps`, `upload_bytes` or `download_bytes`."""
@@ -62,6 +64,7 @@ class Forecast:
         """The forecast under the names of a run's summary, where it has them."""
         sums = {what: self.total(what) for what in ("steps", "upload_bytes", "download_bytes")}
         memory = {"peak_memory_bytes": self.worker_bytes, "server_bytes": self.server_bytes}
+        memory["image_bytes"] = self.image_bytes
         return {**sums, **memory, "workers": self.workers, "seconds": dict(self.seconds)}
 
 
@@ -164,4 +167,5 @@ def forecast(session: Session) -> Forecast:
         {**seconds, "total": sum(seconds.values())},
         sum(w.nbytes for w in model.network.state_dict().values()),
         int(rehearsal.worker_bytes), rehearsal.server_bytes,
+        sum(part.nbytes for part in (session.worker.dataset.train, session.worker.dataset.test)),
     )  # fmt: skip

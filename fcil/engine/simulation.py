@@ -160,10 +160,12 @@ def simulate(
         exchange: used in place of the one that the settings name; closed at the end, whatever happens.
 
     Raises:
-        ConfigError: the folder holds other files or another run.
+        ConfigError: the folder holds other files or another run; or the data are no images but a stand-in.
         RunError: the run had to stop; the folder's last checkpoint is good.
     """
     plan = session.plan
+    if plan.config.data.stand_in:
+        raise ConfigError("data.stand_in: its images are noise, to plan with (`fcil plan`); no run takes them")
     with ExitStack() as ending:
         if exchange is not None:
             ending.callback(exchange.close)

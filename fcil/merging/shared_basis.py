@@ -14,7 +14,7 @@ import numpy as np
 from fcil.merging.expert import Expert, check_compatible
 from fcil.merging.lowrank import Change, LowRank
 
-__all__ = ["SharedBasis", "merge_in_basis"]
+__all__ = ["SharedBasis", "merge_in_basis", "merge_layers_in_basis"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,26 @@ class SharedBasis:
         return LowRank(b, merged.a if self.right is None else merged.a @ self.right)
 
 
-def merge_in_basis(
-    basis: Callable[[Sequence[LowRank]], SharedBasis],
-    experts: Sequence[Expert],
-    merge: Callable[[Sequence[Expert]], Iterable[tuple[str, Change]]],
-) -> Iterator[tuple[str, Change]]:
-    """Merge the experts' coordinates by `merge`, and map the result back to changes of weights, layer by layer.
+Basis = Callable[[Sequence[LowRank]], SharedBasis]
+Merge = Callable[[Sequence[Expert]], Iterable[tuple[str, Change]]]
+
+
+def merge_layers_in_basis(basis: Basis, experts: Sequence[Expert], merge: Merge) -> Iterator[tuple[str, Change]]:
+    """Merge the experts' coordinates by `merge`, which is given one layer at a time, and map each back.
+
+    What a merge decides over all that it sees, such as the cut of TIES, is then decided within each layer.
+
+    Raises:
+        MergeError: as `check_compatible`, before anything is merged.
+    """
+    for layer in check_compatible(experts):
+        shared = basis([expert.changes[layer] for expert in experts])
+        one = [replace(e, changes={layer: inside}) for e, inside in zip(experts, shared.coordinates, strict=True)]
+        yield from ((name, shared.to_weights(change)) for name, change in merge(one))
+
+
+def merge_in_basis(basis: Basis, experts: Sequence[Expert], merge: Merge) -> Iterator[tuple[str, Change]]:
+    """Merge the experts' coordinates of all layers by `merge`, and map the result back to changes, layer by layer.
 
     A merge may look at all layers, so the coordinates of all layers are held. `left` and `right` would take as much as
     the factors in float64: they are computed again when a layer is mapped back.

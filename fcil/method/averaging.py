@@ -31,7 +31,7 @@ def begin_task(
 ) -> State:
     """The state at a task's start: head rows for the new classes, and a new module where the task needs one."""
     modules = Modules.of(state)
-    rows = head.new_rows(phase.task, backbone.width, phase.generator("head"))
+    rows = head.new_rows(phase.task, backbone.width, phase.generator("head"), backbone.head_start)
     first, module = not modules.head, modules.module
     further: dict[str, Arrays] = {}
     if adapter and first:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fcil.method.phases import Task
+from fcil.method.phases import HeadStart, Task
 
 __all__ = ["bias", "block", "new_rows", "task_of", "tasks_of", "weight", "without_task"]
 
+TIMM_SD, TIMM_CUT = 0.02, 2.0
+"""Standard deviation and cut of timm's start. The cut is absolute, not in units of sd, so 100 sd away."""
 _NAME = re.compile(r"head\.(\d+)\.(weight|bias)")
 
 
@@ -50,8 +52,17 @@ def without_task(pattern: str, task: int) -> str:
     return pattern.replace(f"head.{task}.", "head.")
 
 
-def new_rows(task: Task, width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Rows and biases for a task's classes, U(-1/sqrt(width), 1/sqrt(width)) as in torch's Linear."""
+def new_rows(task: Task, width: int, rng: np.random.Generator, start: HeadStart = "linear") -> dict[str, np.ndarray]:
+    """Rows and biases for a task's classes.
+
+    Args:
+        start: "linear" draws both from U(-1/sqrt(width), 1/sqrt(width)), as torch's Linear. "timm" draws rows from a
+            normal distribution of sd 0.02, cut at -2 and 2, and begins with biases of zero, as timm's `trunc_normal_`
+            does for the heads of its vision transformers: what LoRM's public code runs.
+    """
+    if start == "timm":
+        rows = np.clip(rng.normal(0, TIMM_SD, (task.size, width)), -TIMM_CUT, TIMM_CUT)
+        return {weight(task.index): rows.astype(np.float32), bias(task.index): np.zeros(task.size, np.float32)}
     bound = 1 / np.sqrt(width)
     return {
         weight(task.index): rng.uniform(-bound, bound, (task.size, width)).astype(np.float32),

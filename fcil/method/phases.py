@@ -11,13 +11,15 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "Kind", "Phase", "Shapes",
-    "Stream", "Task", "gram_layouts",
+    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "HeadStart", "Kind", "Phase",
+    "Shapes", "Stream", "Task", "gram_layouts",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
 TRAIN: Kind = "train"
 REPORT: Kind = "report"
+HeadStart = Literal["linear", "timm"]
+"""How new head rows begin: as torch's Linear, or as the heads of timm's vision transformers."""
 Stream = Literal["federated", "pooled", "at_once"]
 """Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -96,6 +98,8 @@ class Backbone:
     weight: Callable[[str], np.ndarray] | None = field(default=None, compare=False, repr=False)
     """Linear layer -> its frozen weight, (out, in) float32. The weights' file is read when this is first called, and
     again for a layer that stands before the last one asked for: ask in the order of `linears`. None: not known."""
+    head_start: HeadStart = "linear"
+    """How the head rows of new classes begin, for every method alike (`fcil.method.head.new_rows`)."""
 
 
 @dataclass(frozen=True)

@@ -183,4 +183,5 @@ def describe_backbone(settings: Model) -> Backbone:
         refusal(network),
         {name: tuple(parameter.shape) for name, parameter in network.named_parameters()},
         weight=_Weights(settings),
+        head_start=settings.head_start,
     )

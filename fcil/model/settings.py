@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from fcil.method.phases import HeadStart
 from fcil.options import Option
 
 __all__ = ["INCLUDED", "TINY", "Model", "Precision"]
@@ -16,7 +17,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`[model]`: the frozen backbone, its weights, image size and number type."""
+    """`[model]`: the frozen backbone, its weights, image size and number type, and how head rows begin."""
 
     backbone: Annotated[str, Option(f'name of a timm vision transformer, or "{TINY}", the embedded one')] = TINY
     weights: Annotated[
@@ -30,3 +31,6 @@ class Model:
         Precision,
         Option('of forward and backward passes; "auto" is what the device has; sums and merges stay in float64'),
     ] = "fp32"
+    head_start: Annotated[
+        HeadStart, Option('start of new classes\' head rows: "linear" as torch\'s Linear; "timm" N(0, 0.02), zero bias')
+    ] = "linear"

@@ -9,6 +9,7 @@ import numpy as np
 from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
+from fcil.report.published import published_markdown
 from fcil.report.tables import Row, compare_rows, to_csv, to_latex, to_markdown
 
 __all__ = ["write_comparison"]
@@ -35,14 +36,19 @@ def _write_sweep_tables(out: Path, tables: Mapping[str, list[Row]]) -> None:
     first_column = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
     csv = "".join(f"{value},{line}\n" for value, line in zip(first_column, lines, strict=True))
     write_atomic(out / "comparison.csv", csv.encode())
-    md = "\n".join(f"**{value}**\n\n{to_markdown(rows)}" for value, rows in tables.items())
+    md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """The table, and below it that of published figures where rows have any."""
+    return "\n".join(filter(None, [to_markdown(rows), published_markdown(rows)]))
 
 
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     """Write comparison.csv, .md and .tex, and plot accuracy over tasks and against traffic."""
     rows = compare_rows(runs)
-    for name, text in (("csv", to_csv(rows)), ("md", to_markdown(rows)), ("tex", to_latex(rows))):
+    for name, text in (("csv", to_csv(rows)), ("md", _markdown(rows)), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
     curves = {}
     points = {}

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from fcil.report.frames import frame
 from fcil.report.html import html_table
+from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.run_result import Run
-from fcil.report.tables import Row, to_cells, to_markdown, to_rich
+from fcil.report.tables import Row, any_published, to_cells, to_markdown, to_rich
 
 __all__ = ["Comparison"]
 
@@ -42,7 +43,8 @@ class Comparison:
     def markdown(self) -> str:
         """Format the table for a README; with a sweep, one under each value."""
         return "\n".join(
-            (f"**{value}**\n\n" if value else "") + to_markdown(rows) for value, rows in self.tables.items()
+            "\n".join(filter(None, [f"**{value}**\n" if value else "", to_markdown(rows), published_markdown(rows)]))
+            for value, rows in self.tables.items()
         )
 
     def to_pandas(self) -> Any:
@@ -56,6 +58,8 @@ class Comparison:
                 **({value.partition("=")[0]: value.partition("=")[2]} if value else {}),
                 "method": row.label, "seeds": row.runs, **row.figures,
                 "updates_missing": row.missing, "updates_asked": row.asked,
+                **({"published": row.published, "difference": row.difference, "tolerance": row.tolerance,
+                    "is_near": row.is_near} if any_published(rows) else {}),
             }
             for value, rows in self.tables.items()
             for row in rows
@@ -66,12 +70,15 @@ class Comparison:
         text = io.StringIO()
         console = Console(file=text, width=120, highlight=False)
         for value, rows in self.tables.items():
-            console.print(*([value] if value else []), to_rich(rows), sep="\n", markup=False)
+            parts = [*([value] if value else []), to_rich(rows), published_rich(rows)]
+            console.print(*(part for part in parts if part is not None), sep="\n", markup=False)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join([f"<Comparison {self.folder}: {len(self.runs)} runs>", *lines])
 
     def _repr_html_(self) -> str:
         """Show a table in a notebook; with a sweep, one for each value."""
         return "".join(
-            html_table(value or str(self.folder), *to_cells(rows)) for value, rows in self.tables.items()
-        )  # fmt: skip
+            html_table(value or str(self.folder), *to_cells(rows))
+            + (html_table("published figures", *published_cells(rows)) if any_published(rows) else "")
+            for value, rows in self.tables.items()
+        )

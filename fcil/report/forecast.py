@@ -6,10 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.engine.forecast import Forecast, PhaseForecast
+from fcil.engine.table_forecast import TableForecast
 
-__all__ = ["duration_text", "forecast_table"]
+__all__ = ["comparison_forecast_table", "duration_text", "forecast_table"]
 
-MEGA = 1e6
+MEGA, GIGA = 1e6, 1e9
 CLIENTS = 10
 """Runs with at most this many clients have a column per client, others quantiles."""
 PHASES = 30
@@ -97,3 +98,31 @@ def _figures(forecast: Forecast) -> Table:
 def forecast_table(forecast: Forecast) -> Group:
     """Show each client's samples, each round's work and traffic, and memory and time."""
     return Group(_samples(forecast), Text(), _phases(forecast), Text(), _figures(forecast))
+
+
+def comparison_forecast_table(forecast: TableForecast) -> Group:
+    """Show what each row of a comparison and all together take: steps, traffic, memory, disk and time."""
+    title = f"measured here on {forecast.rows[0].one.device}; runs one after another"
+    table = _table(title, "experiment", "runs", "steps", "up", "down", "worker", "server", "images", "a run", "all")
+
+    def cells(traffic: tuple[int, int, int], held: tuple[int, int, int]) -> list[str]:
+        worker, server, images = held
+        steps, *sent = traffic
+        known = f"{worker / GIGA:.2f}" if worker else "-"
+        return [f"{steps:,}", *(f"{n / GIGA:.2f}" for n in sent), known, f"{server / GIGA:.3f}", f"{images / GIGA:.1f}"]
+
+    whats = ("steps", "upload_bytes", "download_bytes")
+    for row in forecast.rows:
+        steps, up, down = (row.all_runs(what) for what in whats)
+        shown = cells((steps, up, down), (row.one.worker_bytes, row.one.server_bytes, row.one.image_bytes))
+        times = duration_text(row.one.seconds["total"]), duration_text(row.seconds)
+        table.add_row(row.title, str(row.runs), *shown, *times)
+    steps, up, down = (forecast.total(what) for what in whats)
+    shown = cells((steps, up, down), (forecast.worker_bytes, forecast.server_bytes, forecast.image_bytes))
+    runs = sum(row.runs for row in forecast.rows)
+    table.add_row(Text("all", "bold"), str(runs), *shown, "", duration_text(forecast.seconds))
+    explained = (
+        f"In all about {forecast.seconds / 3600:.1f} hours. Up, down: GB that all clients send and receive; worker, "
+        "server: GB of memory, at most; images: GB of decoded images, shared by rows of one data set."
+    )
+    return Group(table, Text(), Text(explained))

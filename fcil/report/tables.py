@@ -17,8 +17,8 @@ from fcil.options import Described
 from fcil.report.missing_updates import count_updates, missing_updates_text
 
 __all__ = [
-    "Row", "compare_rows", "method_table", "percent", "run_figures", "run_table", "to_cells", "to_csv", "to_latex",
-    "to_markdown", "to_rich",
+    "Row", "any_published", "cells_markdown", "compare_rows", "method_table", "percent", "run_figures", "run_table",
+    "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich",
 ]  # fmt: skip
 
 MEGA = 1e6
@@ -107,12 +107,28 @@ class Row:
     """Updates that the runs of all seeds merged without."""
     asked: int = 0
     """Updates that these runs asked for; 0 where that is not known."""
+    published: float | None = None
+    """Final accuracy that somebody else has published, as a share, where one is at hand."""
+    tolerance: float | None = None
+    """Difference from it that an independent run may show, as a share."""
 
     @property
     def title(self) -> str:
         """The label, with the number of updates missing if any is."""
         text = missing_updates_text(self.missing, self.asked)
         return f"{self.label} ({text})" if text else self.label
+
+    @property
+    def difference(self) -> float | None:
+        """Our final accuracy minus the published one, as a share; None where one of the two is missing."""
+        ours = self.mean[0]
+        return None if self.published is None or np.isnan(ours) else ours - self.published
+
+    @property
+    def is_near(self) -> bool | None:
+        """Tell whether the difference lies within the tolerance; None where that is not known."""
+        difference = self.difference
+        return None if difference is None or self.tolerance is None else abs(difference) <= self.tolerance + 1e-12
 
     @property
     def figures(self) -> dict[str, float]:
@@ -138,8 +154,14 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
         values = np.array([[c.value(run) for c in COLUMNS] for run in label_runs], np.float64)
         std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
         figures = tuple(values.mean(0).tolist()), tuple(std.tolist())
-        rows.append(Row(label, len(values), *figures, *count_updates(label_runs)))
+        theirs = (label_runs[0].get("published"), label_runs[0].get("tolerance"))
+        rows.append(Row(label, len(values), *figures, *count_updates(label_runs), *theirs))
     return rows
+
+
+def any_published(rows: Sequence[Row]) -> bool:
+    """Tell whether any row has a published figure: only then is there a table of them."""
+    return any(row.published is not None for row in rows)
 
 
 def _any_missing(rows: Sequence[Row]) -> bool:
@@ -172,20 +194,30 @@ def to_rich(rows: Sequence[Row]) -> Table:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Format rows as CSV: numbers of full precision, in the units of the summary (shares, bytes, seconds)."""
-    text, with_missing = io.StringIO(), _any_missing(rows)
+    text, with_missing, with_published = io.StringIO(), _any_missing(rows), any_published(rows)
     writer = csv.writer(text, lineterminator="\n")
     heads = ["method", "seeds", *(f"{c.key}_{statistic}" for c in COLUMNS for statistic in ("mean", "std"))]
-    writer.writerow([*heads, *(["updates_missing", "updates_asked"] if with_missing else [])])
+    heads += ["updates_missing", "updates_asked"] if with_missing else []
+    writer.writerow([*heads, *(["published", "difference", "tolerance", "is_near"] if with_published else [])])
     for row in rows:
         pairs = zip(row.mean, row.std, strict=True)
-        numbers = ["" if np.isnan(n) else repr(n) for pair in pairs for n in pair]
-        writer.writerow([row.label, row.runs, *numbers, *([row.missing, row.asked or ""] if with_missing else [])])
+        numbers: list[object] = ["" if np.isnan(n) else repr(n) for pair in pairs for n in pair]
+        numbers += [row.missing, row.asked or ""] if with_missing else []
+        theirs = (row.published, row.difference, row.tolerance, row.is_near)
+        numbers += (
+            ["" if n is None else n if isinstance(n, bool) else repr(n) for n in theirs] if with_published else []
+        )
+        writer.writerow([row.label, row.runs, *numbers])
     return text.getvalue()
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Format rows as a Markdown table."""
-    heads, cells = to_cells(rows)
+    return cells_markdown(*to_cells(rows))
+
+
+def cells_markdown(heads: list[str], cells: list[list[str]]) -> str:
+    """Format heads and lines of text as a Markdown table, the first column aligned left."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 

@@ -174,13 +174,17 @@ class InputSketch:
 
 @dataclass(frozen=True)
 class ProjectedGram:
-    """Statistic P = A G A^T of every adapted layer, r(r+1)/2 floats each, for the A that the client holds.
+    """Statistic P = A G' A^T of every adapted layer, r(r+1)/2 floats each, for the A that the client holds.
 
     `exact` sums (A x)(A x)^T over tokens, so that no in x in matrix is ever needed; `diagonal` is A diag(g) A^T with
-    g = diag(G), the setting of LoRM's published runs.
+    g = diag(G), the setting of LoRM's published runs. G' is G with its off-diagonals times `shrink`, which takes both:
+
+        A G' A^T = shrink A G A^T + (1 - shrink) A diag(g) A^T
     """
 
     kind: Literal["exact", "diagonal"]
+    shrink: float = 1.0
+    """Factor of the off-diagonals of G for `exact`; `diagonal` has none."""
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (r (r + 1) / 2,) per layer, the upper half row by row."""
@@ -188,27 +192,32 @@ class ProjectedGram:
         return {projected_gram(layer): GramShape((r * (r + 1) // 2,), "half") for layer, r in ranks.items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sums:
-        """Start a collector of z z^T with z = A x, or of x_j^2, which is projected at the end."""
+        """Start a collector of z z^T with z = A x, or of x_j^2, which is projected at the end, or of both."""
         import torch
 
         factors = {layer: torch.from_numpy(np.asarray(arrays[layer + A], np.float32)) for layer in layers_of(arrays)}
+        amount = self.shrink if self.kind == "exact" else 0.0
 
         def exact(a: Tensor, x: Tensor) -> Tensor:
             z = x.detach().float().flatten(0, -2) @ a.to(x.device).T  # (tokens, r)
             return (z.T @ z).double()
 
-        def finish(sums: Mapping[str, np.ndarray]) -> Arrays:
-            out = {}
-            for layer, factor in factors.items():
-                p, a = sums[projected_gram(layer)], factor.double().numpy()
-                out[projected_gram(layer)] = symmetric_half(p if self.kind == "exact" else (a * p) @ a.T)
-            return out
+        def observe(layer: str, x: Tensor) -> None:
+            if amount > 0:
+                sums.add(projected_gram(layer), partial(exact, factors[layer]), x)
+            if amount < 1:
+                sums.add(input_energy(layer), _energy, x)
 
-        sums = _Sums(result=finish)
-        sums.layers = {
-            layer: partial(sums.add, projected_gram(layer), partial(exact, a) if self.kind == "exact" else _energy)
-            for layer, a in factors.items()
-        }
+        def projected(layer: str, of: Mapping[str, np.ndarray]) -> np.ndarray:
+            whole, energy = of.get(projected_gram(layer)), of.get(input_energy(layer))
+            if energy is None:
+                return of[projected_gram(layer)]
+            a = factors[layer].double().numpy()
+            flat = (a * energy) @ a.T
+            return np.asarray(flat if whole is None else amount * whole + (1 - amount) * flat)
+
+        sums = _Sums(result=lambda of: {projected_gram(n): symmetric_half(projected(n, of)) for n in factors})
+        sums.layers = {layer: partial(observe, layer) for layer in factors}
         return sums
 
 

@@ -323,12 +323,49 @@ def test_no_dense_layer_is_made():
 
 
 @given(many(), TOPS)
-def test_ties_in_core_space_is_the_transcription(of, top):
+def test_ties_in_core_space_is_the_transcription_layer_by_layer(of, top):
+    """As the public code does: every layer has a cut and a majority of its own."""
+    wanted = {}
+    for n in of[0].changes:
+        u, v, inside = reference_ties.core([(e.changes[n].b, e.changes[n].a) for e in of])
+        wanted[n] = u @ reference_ties.ties([{n: m} for m in inside], weights(of), top, 1.0)[n] @ v.T
+    same({n: dense(c) for n, c in CoreSpace(host=f"ties(top = {top})").combine(of, draws())}, wanted)
+
+
+@given(many(), TOPS)
+def test_ties_in_core_space_is_the_transcription_over_all_layers(of, top):
     result = {n: reference_ties.core([(e.changes[n].b, e.changes[n].a) for e in of]) for n in of[0].changes}
     inside = [{n: result[n][2][i] for n in result} for i in range(len(of))]
     literal = reference_ties.ties(inside, weights(of), top, 1.0)
     wanted = {n: result[n][0] @ literal[n] @ result[n][1].T for n in result}
-    same({n: dense(c) for n, c in CoreSpace(host=f"ties(top = {top})").combine(of, draws())}, wanted)
+    global_cut = CoreSpace(host=f"ties(top = {top})", scope="global")
+    same({n: dense(c) for n, c in global_cut.combine(of, draws())}, wanted)
+
+
+@pytest.mark.parametrize("at", ["combine", "combine_round"])
+def test_scopes_of_core_space_differ_where_a_host_decides_over_all_layers_and_nowhere_else(at):
+    of = experts(0, (2, 3, 2), {"a": (12, 10), "b": (9, 14), "c": (5, 6)})
+    for host, differs in {
+        "ties(top = 0.3)": True,
+        "task_arithmetic(scale = 0.4)": False,
+        "iso": False,
+        "magmax": False,
+        "dare(drop = 0.3)": False,  # a mask is drawn for an expert and a layer, whoever else is merged
+    }.items():
+        per_layer, together = (
+            {n: dense(c) for n, c in getattr(CoreSpace(host=host, scope=scope), at)(of, draws())}
+            for scope in ("layer", "global")
+        )
+        assert list(per_layer) == ["a", "b", "c"]
+        if differs:
+            far = [np.linalg.norm(per_layer[n] - together[n]) / np.linalg.norm(together[n]) for n in together]
+            assert max(far) > 0.05
+        else:
+            same(per_layer, together, 1e-12)
+    alone = [Expert({"a": e.changes["a"]}, e.weight, e.statistics, e.number) for e in of]
+    one = {n: dense(c) for n, c in CoreSpace(host="ties(top = 0.3)").combine(alone, draws())}
+    all_layers = dict(CoreSpace(host="ties(top = 0.3)").combine(of, draws()))
+    np.testing.assert_array_equal(one["a"], dense(all_layers["a"]))
 
 
 @given(many())

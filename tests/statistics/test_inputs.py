@@ -116,8 +116,33 @@ def test_whole_and_sketched_grams_are_those_of_captured_inputs(precision):
         close(np.diag(packed.whole(gram_of_sketch(s, small[input_energy(layer)]))), np.diag(g))
 
 
+@pytest.mark.parametrize("amount", [0.0, 0.25, 0.9, 1.0])
+def test_projections_of_shrunk_grams_are_those_of_captured_inputs(amount):
+    adapted, arrays = model(Lora(RANK)), arrays_of()
+    shrunk, whole, diagonal = (
+        report(adapted, arrays, Pass((statistic,)), batch=5)
+        for statistic in (ProjectedGram("exact", amount), ProjectedGram("exact"), ProjectedGram("diagonal", amount))
+    )
+    inputs, _ = captured(adapted, arrays)
+    for layer, x in inputs.items():
+        a, name = arrays[layer + A].astype(np.float64), projected_gram(layer)
+        close(packed.whole(shrunk[name]), a @ reference.shrunk(reference.gram(x), amount) @ a.T)
+        close(packed.whole(diagonal[name]), a @ reference.diagonal_only(reference.gram(x)) @ a.T)
+        ends = {0.0: diagonal, 1.0: whole}.get(amount)
+        if ends:
+            np.testing.assert_array_equal(shrunk[name], ends[name])
+        assert np.linalg.eigvalsh(packed.whole(shrunk[name]))[0] >= -1e-6 * np.trace(packed.whole(shrunk[name]))
+
+
 STATISTICS = (InputEnergy(), ProjectedGram("exact"), HeadGram(0, 0.5))
-EVERY_SUM = (*STATISTICS, ProjectedGram("diagonal"), HeadGram(0, 0), HeadGram(0, 1), InputGram())
+EVERY_SUM = (
+    *STATISTICS,
+    ProjectedGram("diagonal"),
+    ProjectedGram("exact", 0.4),
+    HeadGram(0, 0),
+    HeadGram(0, 1),
+    InputGram(),
+)
 
 
 @pytest.mark.parametrize("statistic", EVERY_SUM, ids=str)

@@ -73,7 +73,7 @@ def synthetic(method, state, at, seed):
                         statistics[input_energy(layer)] = np.diag(g).astype(np.float32)
                     elif isinstance(s, ProjectedGram):
                         a = sent[layer + A].astype(np.float64)
-                        kept = g if s.kind == "exact" else reference.diagonal_only(g)
+                        kept = reference.shrunk(g, s.shrink if s.kind == "exact" else 0)
                         statistics[projected_gram(layer)] = symmetric_half(a @ kept @ a.T).astype(np.float32)
                 if isinstance(s, HeadGram):
                     g = reference.shrunk(reference.gram(f), s.amount)
@@ -103,6 +103,28 @@ def test_b_round(kind):
         if kind == "exact":
             close(merged["module"][layer + B], reference.least_squares_b(bs, a, xs))
         np.testing.assert_array_equal(merged["module"][layer + A], state["module"][layer + A])
+
+
+@pytest.mark.parametrize("gram_a", ["diagonal", "full", "sketch:8"])
+@pytest.mark.parametrize("amount", [0.0, 0.3, 0.9, 1.0])
+def test_shrunk_grams_of_a_b_round(amount, gram_a):
+    """G' of a B round is each client's G with its off-diagonals times the factor, whatever stands for G in A rounds."""
+    method = LoRM(rank=RANK, gram_a=gram_a, gram_b="exact", gram_shrink=amount)
+    state = started(method)
+    updates, inputs, _ = synthetic(method, state, phase(1), 0)
+    merged = method.merge(state, phase(1), updates)["module"]
+    for layer in LINEARS:
+        a, bs = state["module"][layer + A].astype(np.float64), [u.arrays[layer + B] for u in updates]
+        grams = [a @ reference.shrunk(reference.gram(x[layer]), amount) @ a.T for x in inputs]
+        close(merged[layer + B], reference.match(bs, grams))
+
+
+def test_a_client_sums_shrunk_grams_where_off_diagonals_are_used_at_all():
+    for amount in (0.0, 0.4, 1.0):
+        exact = LoRM(rank=RANK, gram_b="exact", gram_shrink=amount).local(phase(1)).passes[0].statistics
+        assert ProjectedGram("exact", amount) in exact
+        plain = LoRM(rank=RANK, gram_b="diagonal", gram_shrink=amount).local(phase(1)).passes[0].statistics
+        assert [s.kind for s in plain if isinstance(s, ProjectedGram)] == ["diagonal"]
 
 
 @pytest.mark.parametrize("gram_a", ["diagonal", "full", "sketch:64", "sketch:100"])

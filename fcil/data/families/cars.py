@@ -1,7 +1,7 @@
 """Stanford Cars (Krause et al., 2013): 196 classes, with its authors' split and MATLAB annotations.
 
-Images are resized to the model's size on their shorter side and cropped in the centre, in training and in test, as
-LoRM's public code does; its paper names only the flip.
+Images are resized to the model's size on their shorter side and cropped in the centre, in training and in test, as the
+download routine of LoRM's public code does; its paper names only the flip.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """EuroSAT (Helber et al., arXiv 1709.00029), RGB: 27,000 images of 64x64, ten classes, no official split.
 
 Images are cached at their size and shown whole in training and in test, without augmentation, with the mean and std of
-LoRM's public code.
+CLIP. LoRM's published runs show them so too, but without mean and std: that is `data.view = "identity"`.
 """
 
 from pathlib import Path

@@ -1,0 +1,66 @@
+"""Run `fcil plan`: what a run, or all runs of a comparison, will take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fcil.cli.arguments import comma_separated, overrides, seeds
+from fcil.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["plan_arguments", "plan_command"]
+
+
+def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType, dict[str, Any]]:
+    from fcil.config import load_config
+    from fcil.report.running import checked
+
+    session = checked(load_config(args.config, overrides(args)))
+    from fcil.engine.forecast import forecast
+    from fcil.report.forecast import forecast_table
+
+    with console.status("rehearsing: a few steps of each round"):
+        result = forecast(session)
+    return forecast_table(result), result.figures()
+
+
+def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableType, dict[str, Any]]:
+    from fcil.engine.comparison import cells
+
+    numbers = args.seeds or [0, 1, 2]
+    runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path())
+    from fcil.engine.table_forecast import forecast_rows
+    from fcil.report.forecast import comparison_forecast_table
+
+    with console.status("rehearsing") as status:
+        result = forecast_rows(runs, len(numbers), lambda title: status.update(f"rehearsing {title}: a few steps each"))
+    return comparison_forecast_table(result), result.figures()
+
+
+def plan_command(args: argparse.Namespace, console: Console) -> None:
+    """Print what a run will take, or each row of a comparison and all together (`fcil plan CONFIG`)."""
+    from fcil.config import rows_have_bases
+
+    if args.json and not args.json.parent.is_dir():  # told now, not after the rehearsal
+        raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
+    several = args.methods or args.seeds or rows_have_bases(args.config)
+    table, figures = (_comparison if several else _one_run)(args, console)
+    console.print(table)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def plan_arguments(plan: argparse.ArgumentParser) -> None:
+    """Add the options of `fcil plan` beside those that it shares with `fcil run`."""
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    plan.add_argument(
+        "--methods", type=comma_separated, default=[], metavar="A,B", help="plan the rows of a comparison: these"
+    )
+    plan.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these seeds")

@@ -1,0 +1,97 @@
+"""Forecasts what a whole comparison will take: every row is rehearsed once, and counted for each of its seeds."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fcil.engine.comparison import Cell, short_titles
+from fcil.engine.forecast import Forecast, forecast
+from fcil.engine.simulation import prepare
+
+__all__ = ["RowForecast", "TableForecast", "forecast_rows"]
+
+
+@dataclass(frozen=True)
+class RowForecast:
+    """What one row of a comparison will take."""
+
+    title: str
+    runs: int
+    """Number of its runs, one for each seed."""
+    one: Forecast
+    """What the run of the first seed takes; those of others differ by their split."""
+
+    def all_runs(self, what: str) -> int:
+        """`steps`, `upload_bytes` or `download_bytes` of all its runs."""
+        return self.runs * self.one.total(what)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all its runs, one after another."""
+        return self.runs * self.one.seconds["total"]
+
+
+@dataclass(frozen=True)
+class TableForecast:
+    """What all rows of a comparison will take, one run after another."""
+
+    rows: tuple[RowForecast, ...]
+
+    def total(self, what: str) -> int:
+        """Sum of `steps`, `upload_bytes` or `download_bytes` over all runs."""
+        return sum(row.all_runs(what) for row in self.rows)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all runs."""
+        return sum(row.seconds for row in self.rows)
+
+    @property
+    def worker_bytes(self) -> int:
+        """The most memory of a worker in any run; 0 where that cannot be measured."""
+        return max(row.one.worker_bytes for row in self.rows)
+
+    @property
+    def server_bytes(self) -> int:
+        """The most bytes of the server's state and one round's replies in any run."""
+        return max(row.one.server_bytes for row in self.rows)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of decoded images; rows that show the same data set in the same way share them."""
+        caches = {}
+        for row in self.rows:
+            config = row.one.plan.config
+            caches[config.data, config.model.image_size] = row.one.image_bytes
+        return sum(caches.values())
+
+    def figures(self) -> dict[str, Any]:
+        """The forecast as plain numbers: `rows`, each with the figures of one run and its `runs`, and `total`."""
+        total: dict[str, Any] = {w: self.total(w) for w in ("steps", "upload_bytes", "download_bytes")}
+        total |= {w: getattr(self, w) for w in ("worker_bytes", "server_bytes", "image_bytes", "seconds")}
+        return {"rows": {row.title: {"runs": row.runs, **row.one.figures()} for row in self.rows}, "total": total}
+
+
+def forecast_rows(cells: Sequence[Cell], seeds: int, begin: Callable[[str], None]) -> TableForecast:
+    """Rehearse the run of each cell, one after another.
+
+    Args:
+        cells: the runs of one seed.
+        seeds: number of seeds that each stands for.
+        begin: called with a row's title before it is rehearsed.
+
+    Raises:
+        ConfigError: as `forecast`.
+    """
+    titles, rows = short_titles(list(dict.fromkeys(cell.label for cell in cells))), []
+    for cell in cells:
+        title = " ".join(filter(None, [cell.value, titles[cell.label]]))
+        begin(title)
+        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config))))
+        gc.collect()  # the last row's model goes before the next one's memory is measured
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return TableForecast(tuple(rows))

@@ -1,0 +1,84 @@
+"""Tables of published figures beside our own: published, ours, the difference, and whether it means anything."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from fcil.engine.comparison import Cell, published_shares, short_titles
+from fcil.engine.records import write_atomic
+from fcil.report.tables import COLUMNS, Row, any_published, cells_markdown, compare_rows
+
+__all__ = ["published_cells", "published_markdown", "published_rich", "written_as_it_grows"]
+
+FILE = "published.md"
+HEADS = ["experiment", "published [%]", "ours [%]", "seeds", "difference [points]", "as near as an independent run"]
+NO_FIGURE, NOT_RUN = "no figure at hand", "not run yet"
+
+
+def _line(row: Row) -> list[str]:
+    """One row as text: nothing of ours where nothing was run, nothing of theirs where no figure is at hand."""
+    theirs = NO_FIGURE if row.published is None else f"{100 * row.published:.2f}"
+    spread = "" if np.isnan(row.std[0]) else f" ± {100 * row.std[0]:.2f}"
+    ours = f"{100 * row.mean[0]:.2f}{spread}" if row.runs else NOT_RUN
+    difference = "-" if row.difference is None else f"{100 * row.difference:+.2f}"
+    near = "-"
+    if row.is_near is not None and row.tolerance is not None:
+        near = f"{'yes, within' if row.is_near else 'no, beyond'} ±{100 * row.tolerance:.1f}"
+    return [row.label, theirs, ours, str(row.runs), difference, near]
+
+
+def published_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Make the heads and lines of the table; no lines where no row has a published figure."""
+    return HEADS, [_line(row) for row in rows] if any_published(rows) else []
+
+
+def published_markdown(rows: Sequence[Row]) -> str:
+    """Format the table as Markdown; empty where no row has a published figure."""
+    heads, lines = published_cells(rows)
+    return cells_markdown(heads, lines) if lines else ""
+
+
+def published_rich(rows: Sequence[Row]) -> Table | None:
+    """Format the table for the terminal; None where no row has a published figure."""
+    heads, lines = published_cells(rows)
+    if not lines:
+        return None
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for position, head in enumerate(heads):
+        table.add_column(Text(head.replace(" [", "\n[")), justify="right" if position else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _so_far(cells: Sequence[Cell], runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of all that is planned, in its order, those without a finished run too."""
+    titles = short_titles(list(dict.fromkeys(cell.label for cell in cells)))
+    rows = {row.label: row for row in compare_rows(runs)}
+    nothing = (float("nan"),) * len(COLUMNS)
+    for cell in cells:
+        theirs = published_shares(cell)
+        label, shares = titles[cell.label], (theirs["published"], theirs["tolerance"])
+        rows.setdefault(label, Row(label, 0, nothing, nothing, 0, 0, *shares))
+    return [rows[title] for title in titles.values()]
+
+
+def written_as_it_grows(out: Path, cells: Sequence[Cell], runs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass finished runs on, and after each write the table of published figures as far as it goes: published.md.
+
+    A table of many runs takes days; what is not run yet says so. Nothing is written where no figure is published.
+    """
+    done: list[dict[str, Any]] = []
+    for run in runs:
+        done.append(run)
+        planned = [cell for cell in cells if cell.value == run["value"]]
+        rows = _so_far(planned, [other for other in done if other["value"] == run["value"]])
+        if any_published(rows):
+            folder = out / run["value"]
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / FILE, published_markdown(rows).encode())
+        yield run
