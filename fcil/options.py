@@ -134,7 +134,7 @@ def keys_of(schema: type) -> dict[str, str]:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return " | ".join(f'"{choice}"' for choice in get_args(kind))
+        return " | ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in get_args(kind))
     if get_origin(kind) is tuple:
         return f"list of {_type_name(get_args(kind)[0])}"
     if get_origin(kind) in (Union, types.UnionType):

@@ -10,6 +10,7 @@ from fcil.arrays import (
     as_float32,
     digest,
     grouped,
+    in_rows,
     names_matching,
     nbytes,
     same_names,
@@ -24,6 +25,16 @@ from fcil.errors import MergeError
 def many(seed, clients=4):
     rng = np.random.default_rng(seed)
     return [{"a": rng.standard_normal((2, 3)).astype(np.float32), "b": rng.standard_normal(4)} for _ in range(clients)]
+
+
+def test_a_state_has_its_arrays_in_rows_as_a_checkpoint_gives_them_back():
+    turned, scalar = np.arange(6.0, dtype=np.float32).reshape(2, 3).T, np.array(3.0)
+    state = in_rows({"a": {"turned": turned, "scalar": scalar, "bytes": np.zeros(3, np.uint8)}, "empty": {}})
+    assert state["a"]["turned"].flags.c_contiguous
+    assert np.array_equal(state["a"]["turned"], turned)
+    assert [a.shape for a in state["a"].values()] == [(3, 2), (), (3,)]
+    assert [a.dtype.name for a in state["a"].values()] == ["float32", "float64", "uint8"]
+    assert state["empty"] == {}
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any))

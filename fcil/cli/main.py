@@ -114,6 +114,15 @@ def _methods(args: argparse.Namespace, console: Console) -> None:
         console.print(methods_table(names), width=None if console.is_terminal else NARROW)
 
 
+def _adapters(args: argparse.Namespace, console: Console) -> None:
+    from fcil.report.adapters import adapter_page, adapters_table
+
+    if args.name:
+        console.print(adapter_page(args.name))
+    else:
+        console.print(adapters_table(), width=None if console.is_terminal else NARROW)
+
+
 def _settings_shown(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import SECTIONS
     from fcil.options import describe
@@ -200,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods, or the settings of one")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
+    adapters = command("adapters", _adapters, "list what clients can train, or the settings of one")
+    adapters.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
     check_command(command)
     command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
     merge_models_command(command)

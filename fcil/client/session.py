@@ -71,7 +71,7 @@ class ClientSession:
                     f"constant({name!r}): it is the name of an array and of a reference; give references a prefix"
                 )
             array = references[name] if name in references else arrays[name]
-            self._constants[name] = torch.tensor(array, device=self.model.device)
+            self._constants[name] = torch.tensor(np.asarray(array, order="C"), device=self.model.device)
         return self._constants[name]
 
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """Data-free diagnostics of weight changes, of every round and task with `run.diagnostics`; they change no result.
 
-Whatever a method does, only the LoRA pairs (and dense changes) among its arrays are looked at:
+Whatever a method does, only what its arrays change of layers' weights is looked at: by LoRA pairs, kernels, or dense:
 
     round  every client's change from the broadcast: kinship between clients, singular values
     task   what the task changed in the broadcast model: kinship between tasks; and the deployed change: its intruder
@@ -25,9 +25,10 @@ from fcil.arrays import Arrays, State, as_float32
 from fcil.engine.records import left_aside, write_atomic
 from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
 from fcil.merging.similarity import intruders, kinships, left_vectors
-from fcil.method import ClientUpdate, Phase
+from fcil.method import Adapter, ClientUpdate, Phase
 from fcil.model.backbone import load_backbone
-from fcil.model.lora import DELTA, A, B, changes_of
+from fcil.model.lora import A, B, Lora, changes_of
+from fcil.model.weight_adapter import DELTA, WeightAdapter, sides_of
 from fcil.server.loop import Request
 from fcil.server.plan import Plan
 from fcil.threads import threads
@@ -39,8 +40,10 @@ EPSILON, TOP = 0.5, 10
 """An intruder's largest cosine with a direction of W0, and how many directions of each layer are looked at."""
 
 
-def changes_in(arrays: Arrays) -> dict[str, Change]:
-    """The change of the weight of every layer that has a LoRA pair or a dense change, by layer."""
+def changes_in(arrays: Arrays, adapter: Adapter | None = None) -> Mapping[str, Change]:
+    """The change of the weight of every layer that an adapter changes, by layer; by default a LoRA pair's, or dense."""
+    if isinstance(adapter, WeightAdapter) and not isinstance(adapter, Lora):
+        return adapter.changes(arrays)
     changes: dict[str, Change] = {**changes_of(arrays)}
     for name in (n for n in arrays if n.endswith(DELTA)):
         layer = name.removesuffix(DELTA)
@@ -49,14 +52,15 @@ def changes_in(arrays: Arrays) -> dict[str, Change]:
 
 
 def _of_layers(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Select the LoRA pairs and dense changes, which are the arrays that `changes_in` looks at."""
-    return {name: a for name, a in arrays.items() if name.endswith((A, B, DELTA))}
+    """Select the arrays that `changes_in` looks at."""
+    layers = set(sides_of(arrays))
+    return {name: a for name, a in arrays.items() if name.rpartition(".")[0] in layers}
 
 
-def _between(after: Arrays, before: Arrays) -> dict[str, LowRank]:
+def _between(after: Arrays, before: Arrays, adapter: Adapter | None) -> dict[str, LowRank]:
     """Change of every layer between two sets of arrays, in balanced factors: s^1/2 is the norm of their columns."""
-    start = changes_in(before)
-    whole = {n: _minus(c, start[n]) if n in start else c for n, c in changes_in(after).items()}
+    start = changes_in(before, adapter)
+    whole = {n: _minus(c, start[n]) if n in start else c for n, c in changes_in(after, adapter).items()}
     return {layer: balanced(*product_svd(change)) for layer, change in whole.items()}
 
 
@@ -105,7 +109,7 @@ class Diagnostics:
         changes = []
         for update in updates:
             initial = request.local.receives(request.broadcast.arrays, update.client)
-            changes.append(_between({**initial, **update.arrays}, initial))
+            changes.append(_between({**initial, **update.arrays}, initial, self.plan.method.adapter))
         values = {
             f"client{update.client}/{layer}": _spectrum(change)
             for update, by_layer in zip(updates, changes, strict=True)
@@ -119,7 +123,7 @@ class Diagnostics:
         path = self.folder / f"task{phase.task.index + 1}-start.safetensors"
         if path.exists():  # not where diagnostics were switched on in the middle of a task
             now = self.plan.method.acting(phase).broadcast(state, phase).arrays
-            changed = _between(_of_layers(now), load_file(path))
+            changed = _between(_of_layers(now), load_file(path), self.plan.method.adapter)
             factors = {layer + A: change.a for layer, change in changed.items()}
             factors |= {layer + B: change.b for layer, change in changed.items()}
             self._write(f"task{phase.task.index + 1}", factors)
@@ -141,7 +145,7 @@ class Diagnostics:
 
     def _intruders(self, deployed: Arrays) -> dict[str, Any]:
         out = {}
-        for layer, change in changes_in(deployed).items():
+        for layer, change in changes_in(deployed, self.plan.method.adapter).items():
             if layer in self._weights:
                 weight = self._weights[layer]
                 if layer not in self._directions:

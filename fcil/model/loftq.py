@@ -37,7 +37,12 @@ FULL = 16
 
 @dataclass(frozen=True)
 class Loftq(Lora):
-    """A pair (A, B) beside the quantised weight of every linear layer that matches `targets`."""
+    """Train LoRA pairs beside frozen weights that rest in 4 or 2 bits, and begin where both fit the weights.
+
+    Li et al., "LoftQ: LoRA-fine-tuning-aware quantization for large language models", ICLR 2024, arXiv 2310.08659. The
+    server quantises once, and needs the backbone's weights for it; clients get codes and scales. Uniform levels reach
+    to the block's largest weight, where the public code's reach to the mean and 2.5 standard deviations.
+    """
 
     bits: Annotated[Literal[2, 4, 16], Option("of a frozen weight; with 16 nothing is quantised, and this is LoRA")] = 4
     kind: Annotated[Kind, Option("levels: quantiles of the normal distribution, or evenly spaced")] = "nf"

@@ -34,10 +34,10 @@ TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "block
 
 @dataclass(frozen=True)
 class Lora(WeightAdapter):
-    """A pair (A, B) of rank `rank` on every linear layer that matches `targets`."""
+    """Train a LoRA pair (A, B) on every linear layer of the blocks; it begins at zero."""
 
     rank: Annotated[int, Option("rank of every pair", low=1)]
-    targets: tuple[str, ...] = TARGETS
+    targets: Annotated[tuple[str, ...], Option("glob patterns of the linear layers that get one")] = TARGETS
     zero: str = field(default=B, compare=False)
     """The factor that starts at zero. It has to train first: until it does, the other factor has no gradient."""
     trains: tuple[str, ...] = field(default=(f"*{A}", f"*{B}"), compare=False)

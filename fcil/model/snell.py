@@ -28,7 +28,7 @@ Targets = Annotated[tuple[str, ...], Option("glob patterns of the linear layers 
 
 @dataclass(frozen=True)
 class Snell(Kernelised):
-    """Sparse changes by SNELL's piecewise-linear kernel, with one sparsity for all layers that stays as it is.
+    """Train sparse changes of SNELL's piecewise-linear kernel, with one sparsity for all layers.
 
     Shen et al., "Expanding Sparse Tuning for Low Memory Usage", NeurIPS 2024, arXiv 2411.01800. As in the public code,
     sparsity 0 means no competition: the change is the kernel's value itself, not its product with its magnitude.
@@ -60,7 +60,7 @@ class Snell(Kernelised):
 
 @dataclass(frozen=True)
 class Snella(Kernelised):
-    """Sparse changes by SNELLA's mix kernel, with sparsities that the parts of all layers compete for.
+    """Train sparse changes of SNELLA's mix kernel, with sparsities for which all layers compete.
 
     Shen et al., "Kernelized Sparse Fine-Tuning with Bi-level Parameter Competition", arXiv 2510.24037. After every
     round each part gets a sparsity by its share of the scores (`fcil.model.sensitivity`), summed over clients, of a

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, ungrouped
+from fcil.arrays import Arrays, State, in_rows, ungrouped
 from fcil.errors import MergeError, RunError
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task, as_broadcast
 from fcil.server.plan import Plan, Progress, participants
@@ -66,7 +66,7 @@ Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, An
 def ask(plan: Plan, progress: Progress) -> Request:
     """Make the next request. A round asks a share of the clients, a report asks all; both only those with samples."""
     phase = plan.phases[progress.position]
-    state = progress.state if phase.round > 1 else plan.method.begin(progress.state, phase, plan.backbone)
+    state = progress.state if phase.round > 1 else in_rows(plan.method.begin(progress.state, phase, plan.backbone))
     clients = participants(plan, phase)
     counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
     grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
@@ -96,7 +96,7 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
             f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
         )
     try:
-        state = _merged(plan, request, gathered)
+        state = in_rows(_merged(plan, request, gathered))
     except MergeError as error:
         raise MergeError(f"{request.phase}: {error}") from error
     for name, a in ungrouped(state).items():

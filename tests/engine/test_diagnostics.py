@@ -130,6 +130,27 @@ def test_intruders_are_counted_by_the_definition(watched):
             assert event["intruders"][layer] == (cosines < 0.5).sum()
 
 
+@pytest.mark.parametrize("adapter", ["snell(sparsity = 0.5)", "full"])
+def test_changes_without_factors_are_diagnosed_too(adapter, tmp_path):
+    config = replace(SMALL, method=MethodChoice("fedavg", {"rank": 2, "adapter": adapter}))
+    session = prepare(replace(config, run=replace(config.run, diagnostics=True)), tmp_path)
+    exchange = Listening(session.worker)
+    simulate(session, tmp_path, exchange=exchange)
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    event, (request, updates) = next(e for e in events if e["event"] == "diagnostics"), exchange.heard[0]
+    sent, changes = request.broadcast.arrays, session.plan.method.adapter.changes
+
+    def change(arrays):
+        return np.concatenate([dense_change(c).ravel() for c in changes(arrays).values()])
+
+    v = np.array([change({**sent, **u.arrays}) - change(sent) for u in updates])
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    np.testing.assert_allclose(event["client_kinship"], v @ v.T, atol=1e-4)
+    ends = [e for e in events if "intruders" in e]
+    assert ends[0]["intruders"].keys() == changes(sent).keys()
+    assert len(ends[-1]["task_kinship"]) == 2
+
+
 def test_pictures_are_drawn(watched):
     _, folder, _, _, _ = watched
     diagnostics_plots(folder)

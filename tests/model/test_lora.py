@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small import BACKBONE, model
 from torch import nn
 from torch.nn import functional as F
 
@@ -78,3 +79,16 @@ def test_initial_factors_are_kaiming_uniform_and_zero():
     assert not b.any()
     assert 0.95 / 8 < np.abs(a).max() <= 1 / 8
     assert abs(a.std() - 1 / 8 / np.sqrt(3)) < 0.003
+
+
+def test_arrays_are_loaded_in_rows_whatever_their_strides():
+    """An array that has not travelled may be transposed in memory; torch would keep that, and round otherwise."""
+    arrays = Lora(2).initial(BACKBONE, lambda purpose: np.random.default_rng(0))
+    resident = model(Lora(2))
+    turned = {name: np.asfortranarray(a) for name, a in arrays.items()}
+    for tensor in resident.load(turned, list(turned)).values():
+        assert tensor.is_contiguous()
+    resident.load({**turned, "head.0.bias": np.zeros(2, np.float32)})
+    assert np.array_equal(
+        resident.read(["blocks.0.attn.qkv.lora_A"])["blocks.0.attn.qkv.lora_A"], arrays["blocks.0.attn.qkv.lora_A"]
+    )

@@ -23,6 +23,14 @@ TABLE = {
 }
 
 
+ADAPTED = [
+    {"name": "ties", "rank": 2, "at": "both", "adapter": "snella(sparsity = 0.5)"},
+    {"name": "regmean", "rank": 2, "adapter": "loftq(bits = 2, iterations = 1)"},
+    {"name": "fedavg", "adapter": "full"},
+]
+"""[method] of runs with adapters that send more than pairs."""
+
+
 def settings(**sections):
     return from_table([("base", TABLE), ("test", sections)])
 

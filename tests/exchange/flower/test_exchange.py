@@ -5,13 +5,15 @@ import json
 import faulty_app
 import numpy as np
 import pytest
-from flower_runs import InProcess, finish, first_phase, inline, inline_without, refused, session, settings
+from flower_runs import ADAPTED, InProcess, finish, first_phase, inline, inline_without, refused, session, settings
 from flwr.app import Message, RecordDict
 
 from fcil.client.training import run_client
+from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import client_app
 from fcil.exchange.flower.exchange import FlowerExchange
+from fcil.exchange.inline import Inline
 from fcil.server.loop import ask
 from fcil.server.plan import initial_progress
 
@@ -25,6 +27,18 @@ def test_a_run_over_nodes_with_shuffled_replies_equals_inline():
     assert done.sha256() == inline().sha256()
     assert done.correct == inline().correct
     assert done.ledger == inline().ledger
+
+
+@pytest.mark.parametrize("method", ADAPTED, ids=lambda method: method["adapter"].partition("(")[0])
+def test_a_run_over_nodes_equals_inline_with_every_adapter(method):
+    """Codes of quantised weights are bytes, sparsities and dense changes travel beside what trains."""
+    config = settings(method=method)
+    alone = prepare(config)
+    carrier = FlowerExchange(InProcess(client_app.app, seed=1), config, node_seconds=0.1)
+    done, expected = finish(carrier, alone.plan), finish(Inline(alone.worker), alone.plan)
+    assert done.sha256() == expected.sha256()
+    assert done.correct == expected.correct
+    assert done.ledger == expected.ledger
 
 
 def test_the_longest_client_is_asked_first_and_common_records_are_shared():

@@ -9,7 +9,7 @@ import time
 import pytest
 import ray
 from flower_processes import alive, children, gone
-from flower_runs import finish, first_phase, inline, inline_without, refused, settings
+from flower_runs import ADAPTED, finish, first_phase, inline, inline_without, refused, settings
 from own_methods import write
 
 from fcil.engine.simulation import prepare
@@ -31,9 +31,13 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path, monkeypatc
     write(tmp_path / "methods")
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere
     own = prepare(settings(method={"name": "methods/mine.py:Mine", "rank": 2}, run={"device": "cpu"}))
+    adapted = [prepare(settings(method=method, run={"device": "cpu"})) for method in ADAPTED[:2]]
     try:
         done = finish(exchange)
         elsewhere = finish(FlowerExchange(exchange.grid, own.plan.config, store=str(tmp_path)), own.plan)
+        others = [
+            finish(FlowerExchange(exchange.grid, s.plan.config, store=str(tmp_path)), s.plan).sha256() for s in adapted
+        ]
         grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
         pids = {*exchange.grid.pids(), *children()} - before
     finally:
@@ -41,6 +45,7 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path, monkeypatc
     assert done.sha256() == inline().sha256()
     assert done.correct == inline().correct
     assert elsewhere.sha256() == finish(Inline(own.worker), own.plan).sha256()
+    assert others == [finish(Inline(s.worker), s.plan).sha256() for s in adapted]
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert exchange._local is None  # the server holds no backbone: evaluation is the workers' too
