@@ -13,7 +13,8 @@ and the change is K^T after competition among its n entries with sparsity s:
     none        K
 
 So entries compete within a part: t is a part's own. On a CPU the result is the same bits whatever the number of
-threads: every distance is summed by itself, rows of the softmax too, and t is an order statistic. `weight_change` is
+threads: every distance is summed by itself, rows of the softmax too, and t is an order statistic. Another kind of
+device or vector unit may round otherwise, and then keep another entry where two are as good as tied. `weight_change` is
 what clients and server both call. Literal transcription: `tests/reference_kernels.py`.
 """
 
