@@ -32,6 +32,8 @@ def layer_of(form, dtype=torch.float64, delta=False, pair=False, bias=True):
         return torch.randn(shape, generator=gen, dtype=torch.float64).to(dtype)
 
     layer.weight.copy_(drawn(12, 6))
+    if bias:
+        layer.bias.copy_(drawn(12))
     layer.kernel_in, layer.kernel_out = drawn(3, 2, 6, 2), drawn(3, 2, 4, 2)
     layer.kernel_mix = drawn(3, 3).abs() + 0.5
     layer.sparsity = torch.tensor(SHARES, dtype=torch.float32)
