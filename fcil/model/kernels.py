@@ -42,8 +42,10 @@ def _measure(p: Tensor, q: Tensor, expand: bool) -> Tensor:
     """
     if not expand:
         return torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist")
-    centre = q.mean(-2, keepdim=True)  # the smaller the norms, the fewer digits are lost
-    return torch.cdist(p - centre, q - centre, compute_mode="use_mm_for_euclid_dist")
+    centre = q.mean(0)  # the smaller the norms, the fewer digits are lost
+    p, q = p - centre, q - centre
+    squares = torch.addmm(q.square().sum(1), p, q.T, alpha=-2).add_(p.square().sum(1, keepdim=True))
+    return squares.clamp_min_(0.0).sqrt_()
 
 
 class _Distances(torch.autograd.Function):
@@ -62,7 +64,7 @@ class _Distances(torch.autograd.Function):
         """With W = G / D:  G_p = diag(W 1) P - W Q,  G_q = diag(W^T 1) Q - W^T P."""
         p, q = ctx.saved_tensors
         d = _measure(p, q, ctx.expand)
-        centre = q.mean(-2, keepdim=True)
+        centre = q.mean(0)
         p, q = p - centre, q - centre
         # At D = 0 the subgradient 0 is taken, and also below the rounding of the coordinates: the differences above
         # would cancel to noise there, which 1 / D would blow up.
