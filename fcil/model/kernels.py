@@ -13,7 +13,8 @@ and the change is K^T after competition among its n entries with sparsity s:
     none        K
 
 So entries compete within a part: t is a part's own. On a CPU the result is the same bits whatever the number of
-threads: every distance is summed by itself, rows of the softmax too, and t is an order statistic. `weight_change` is
+threads: every distance is summed by itself, rows of the softmax too, and t is an order statistic. Another kind of
+device or vector unit may round otherwise, and then keep another entry where two are as good as tied. `weight_change` is
 what clients and server both call. Literal transcription: `tests/reference_kernels.py`.
 """
 
@@ -41,8 +42,10 @@ def _measure(p: Tensor, q: Tensor, expand: bool) -> Tensor:
     """
     if not expand:
         return torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist")
-    centre = q.mean(-2, keepdim=True)  # the smaller the norms, the fewer digits are lost
-    return torch.cdist(p - centre, q - centre, compute_mode="use_mm_for_euclid_dist")
+    centre = q.mean(0)  # the smaller the norms, the fewer digits are lost
+    p, q = p - centre, q - centre
+    squares = torch.addmm(q.square().sum(1), p, q.T, alpha=-2).add_(p.square().sum(1, keepdim=True))
+    return squares.clamp_min_(0.0).sqrt_()
 
 
 class _Distances(torch.autograd.Function):
@@ -61,7 +64,7 @@ class _Distances(torch.autograd.Function):
         """With W = G / D:  G_p = diag(W 1) P - W Q,  G_q = diag(W^T 1) Q - W^T P."""
         p, q = ctx.saved_tensors
         d = _measure(p, q, ctx.expand)
-        centre = q.mean(-2, keepdim=True)
+        centre = q.mean(0)
         p, q = p - centre, q - centre
         # At D = 0 the subgradient 0 is taken, and also below the rounding of the coordinates: the differences above
         # would cancel to noise there, which 1 / D would blow up.

@@ -2,11 +2,13 @@
 
     python tests/benchmarks/bench_adapters.py [--shapes vit_small_patch16_224,...] [--batch 8] [--rank 32]
 
-Every case runs in a process of its own: a timm model with random weights, AdamW, a head of 100 classes. Peak is that of
-the second step, with the model, the batch and the optimiser's states: on a GPU torch.cuda.max_memory_allocated; on a
-CPU the tensors alive before the step plus the highest running sum of the allocations that torch.profiler records. The
-process's own high-water mark (VmHWM), libraries included, stands beside it. Ratios are held against the published
-saving of SNELL-32 beside GPS, a sparse tuning with a stored mask (arXiv 2411.01800, batch 8).
+Every case runs in a process of its own: a timm model with random weights, AdamW, a head of 100 classes. "mask" trains
+the weights themselves, "mask beside" a dense change beside the frozen ones. Peak is that of the second step, with the
+model, the batch and the optimiser's states: on a GPU torch.cuda.max_memory_allocated; on a CPU the tensors alive before
+the step plus the highest running sum of the allocations that torch.profiler records. The process's own high-water mark
+(VmHWM), libraries included, stands beside it. Seconds are those of the second step, on a CPU of processor time. Ratios
+are held against the published saving of SNELL-32 beside GPS, a sparse tuning with a stored mask (arXiv 2411.01800,
+batch 8).
 """
 
 import argparse

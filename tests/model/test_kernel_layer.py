@@ -32,6 +32,8 @@ def layer_of(form, dtype=torch.float64, delta=False, pair=False, bias=True):
         return torch.randn(shape, generator=gen, dtype=torch.float64).to(dtype)
 
     layer.weight.copy_(drawn(12, 6))
+    if bias:
+        layer.bias.copy_(drawn(12))
     layer.kernel_in, layer.kernel_out = drawn(3, 2, 6, 2), drawn(3, 2, 4, 2)
     layer.kernel_mix = drawn(3, 3).abs() + 0.5
     layer.sparsity = torch.tensor(SHARES, dtype=torch.float32)
@@ -245,3 +247,22 @@ def test_loading_other_arrays_frees_what_was_kept():
     adapted.load({})
     assert layer._kept is None
     assert adapted.features(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, WIDTH)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_on_a_gpu_values_and_gradients_are_those_of_a_processor(form):
+    """Distances are taken by a matmul there, and order statistics by another routine."""
+    results = []
+    for device in ("cpu", "cuda"):
+        layer = layer_of(form).to(device)
+        names = ["kernel_in", "kernel_out", "kernel_mix"] if form.kernel == "mix" else ["kernel_in", "kernel_out"]
+        for name in ("kernel_in", "kernel_out", "kernel_mix", "sparsity"):
+            setattr(layer, name, getattr(layer, name).to(device).requires_grad_(name in names))
+        x = torch.randn(5, 6, generator=torch_generator(11), dtype=torch.float64).to(device).requires_grad_()
+        y = layer(x)
+        grads = torch.autograd.grad(y.square().sum(), [x, *(getattr(layer, name) for name in names)])
+        results.append([t.detach().cpu() for t in (y, *grads)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

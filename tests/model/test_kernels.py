@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fcil.model import kernels
 from fcil.model.kernel_form import Form
 from fcil.model.kernels import _compete, _Distances, _smallest, _threshold, change_and_thresholds, weight_change
 from fcil.seeding import generator
@@ -249,6 +250,20 @@ def test_the_mix_kernel_without_its_coefficients_is_an_error():
     p, q, _ = points(generator(11, "p"))
     with pytest.raises(ValueError, match="kernel_mix"):
         weight_change(Form("mix", "none"), p, q, None, [0.0])
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_distances_by_a_matmul_serve_as_well(form, monkeypatch):
+    """As other devices take them."""
+    p, q, mix = points(generator(15, "p"), parts=2)
+    inputs = [t.requires_grad_() for t in (p, q, mix)][: 3 if form.kernel == "mix" else 2]
+    results = []
+    for expand in (False, True):
+        monkeypatch.setattr(kernels, "distances", lambda p, q, expand=expand: _Distances.apply(p, q, expand))
+        change = weight_change(form, p, q, mix, [0.3, 0.6])
+        results.append([change, *torch.autograd.grad(change.square().sum(), inputs)])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
 def test_distances_keep_only_the_points():
