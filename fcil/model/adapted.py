@@ -59,8 +59,8 @@ class AdaptedModel:
         for name, a in arrays.items():
             if name not in self._slots and head.task_of(name) is None and not name.startswith(SCORES):
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
-            # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps strides,
-            # and products of transposed matrices round otherwise.
+            # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
+            # strides, and products of transposed matrices round otherwise.
             kept = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
             tensors[name] = torch.tensor(kept, device=self.device, requires_grad=name in trains)
         self._fill(tensors)
