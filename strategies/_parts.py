@@ -1,5 +1,7 @@
 """Find the methods that another method is made of: a setting names them, `name` or `name(key = value, ...)`."""
 
+from collections.abc import Mapping
+
 from fcil.errors import ConfigError
 from fcil.method import Averaging
 from fcil.model.lora import Lora
@@ -9,8 +11,13 @@ from fcil.registry import build_method, method_class
 __all__ = ["lora_method"]
 
 
-def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> Averaging:
+def lora_method(
+    text: str, setting: str, outer_settings: Mapping[str, object], unused: Mapping[str, str] | None = None
+) -> Averaging:
     """The method that a setting of the outer method names, with those of `outer_settings` that it has as settings.
+
+    Args:
+        unused: settings of the part that would have no effect, each with the reason.
 
     Raises:
         ConfigError: no such method, one that trains no LoRA pairs or is itself made of others, or settings that it does
@@ -21,6 +28,8 @@ def lora_method(text: str, setting: str, outer_settings: dict[str, object]) -> A
     kind = method_class(name, where)
     if odd := sorted(outer_settings.keys() & settings.keys()):
         raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
+    if without := [key for key in unused or {} if key in settings]:
+        raise ConfigError(f"{where}: leave out {without[0]}; {(unused or {})[without[0]]}")
     known = keys_of(kind)
     inherited = {key: value for key, value in outer_settings.items() if key in known}
     part = build_method(name, {**settings, **inherited}, lambda key: f"{where}: {key}")

@@ -40,7 +40,8 @@ class Compose(Method):
     _task: Averaging = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_round", lora_method(self.round, "round", {"rank": self.rank, "at": "round"}))
+        unused = {"adapter": "clients train that of method.task, which takes it as a setting"}
+        object.__setattr__(self, "_round", lora_method(self.round, "round", {"rank": self.rank, "at": "round"}, unused))
         object.__setattr__(self, "_task", lora_method(self.task, "task", {"rank": self.rank, "at": "task"}))
         if not self._task.keeps_modules and self.task.strip() != KEEP:
             raise ConfigError(

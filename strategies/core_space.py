@@ -44,7 +44,8 @@ class CoreSpace(MergeMethod):
                 f"method.adapter = {self.adapter_text!r}: core space is spanned by LoRA's factors, and a change "
                 f"without factors spans the whole space; use the hosted merge itself, method.name = {self.host!r}"
             )
-        hosted = lora_method(self.host, "host", {"rank": self.rank, "at": self.at, "start": self.start})
+        outer = {"rank": self.rank, "at": self.at, "start": self.start}
+        hosted = lora_method(self.host, "host", outer, {"adapter": "method.adapter says what clients train"})
         if not isinstance(hosted, MergeMethod) or not hosted.needs_only_changes:
             raise ConfigError(
                 f"method.host = {self.host!r}: must merge changes and need nothing else, as ties and task_arithmetic do"

@@ -53,15 +53,18 @@ class Emr(MergeMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.router and not isinstance(super().adapter, Lora):
-            raise ConfigError(f"router = true: masks stand beside LoRA pairs, not with adapter = {self.adapter_text!r}")
+        if self.router and type(super().adapter) is not Lora:
+            raise ConfigError(
+                f"router = true: masks stand beside plain LoRA pairs, not with adapter = {self.adapter_text!r}"
+            )
         if self.router and self.at == "round":
             raise ConfigError('router = true: a router chooses among tasks, so at must be "task" or "both"')
 
     @property
     def adapter(self) -> WeightAdapter | None:
         """The adapter, and masks where samples are routed."""
-        return _MaskedLora(self.rank) if self.router else super().adapter
+        plain = super().adapter
+        return _MaskedLora(self.rank, plain.targets) if self.router and isinstance(plain, Lora) else plain
 
     @property
     def needs_only_changes(self) -> bool:

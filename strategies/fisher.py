@@ -10,7 +10,7 @@ from fcil.arrays import State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.expert import Expert, check_compatible, shares
 from fcil.merging.weighted import fisher_mean
-from fcil.method import Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task, head
+from fcil.method import Averaging, Broadcast, ClientUpdate, Kind, Modules, Pass, Phase, Task, head
 from fcil.model.full import Full
 from fcil.model.weight_adapter import DELTA, PARAMETER
 from fcil.options import Option
@@ -74,6 +74,7 @@ class FisherAverage(MergeMethod):
         """Merge changes as the other methods do, or with `of` = factors array by array."""
         if self.of == "weights" or phase.kind == "report":
             return super().merge(state, phase, updates)
+        averaged = Averaging.merge(self, state, phase, updates)  # and the adapter's schedule goes on
         weights = shares([Expert({}, u.num_examples) for u in updates])
         merged = {
             name: fisher_mean(
@@ -82,7 +83,7 @@ class FisherAverage(MergeMethod):
             ).reshape(a.shape)
             for name, a in updates[0].arrays.items()
         }  # fmt: skip
-        return Modules.of(state).replaced(as_float32(merged))
+        return Modules.of(averaged).replaced(as_float32(merged))
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge layer by layer, dense."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fcil.merging.expert import Expert, check_compatible, relative_weights
 from fcil.merging.lowrank import LowRank
 from fcil.merging.spectral import iso_c, iso_cts
+from fcil.model.lora import Lora
 from fcil.options import Option
 
 from ._merging import Draw, MergeMethod, Scale
@@ -35,8 +36,11 @@ class Iso(MergeMethod):
         return self._flat(experts, None)
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
-        """Merge into no more components than a pair can hold: a flat spectrum has no leading ones to keep."""
-        return self._flat(experts, self.rank)
+        """Merge into no more components than a pair can hold: a flat spectrum has no leading ones to keep.
+
+        An adapter without factors holds any number.
+        """
+        return self._flat(experts, self.rank if isinstance(self.adapter, Lora) else None)
 
     def _flat(self, experts: Sequence[Expert], rank: int | None) -> Iterator[tuple[str, LowRank]]:
         weights = relative_weights(experts)

@@ -144,11 +144,12 @@ class Diagnostics:
         return {}
 
     def _intruders(self, deployed: Arrays) -> dict[str, Any]:
-        out = {}
-        for layer, change in changes_in(deployed, self.plan.method.adapter).items():
+        out, adapter = {}, self.plan.method.adapter
+        for layer, change in changes_in(deployed, adapter).items():
             if layer in self._weights:
                 weight = self._weights[layer]
                 if layer not in self._directions:
                     self._directions[layer] = left_vectors(weight).astype(np.float32)
-                out[layer] = intruders(weight, change, self._directions[layer], EPSILON, TOP)
+                frozen = adapter.frozen(layer, weight, deployed) if isinstance(adapter, WeightAdapter) else weight
+                out[layer] = intruders(frozen, change, self._directions[layer], EPSILON, TOP)
         return {"intruders": out}

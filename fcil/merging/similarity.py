@@ -86,7 +86,7 @@ def intruders(weight: np.ndarray, change: Change, known: np.ndarray, epsilon: fl
     Shuttleworth et al., "LoRA vs full fine-tuning: an illusion of equivalence", arXiv 2410.21228.
 
     Args:
-        weight: (out, in) W0.
+        weight: (out, in) W0, or what stands in its place beside the change, such as W0 quantised.
         known: `left_vectors(W0)`, computed once.
         epsilon: a vector is an intruder if all its cosines with W0's vectors, up to sign, are smaller.
     """

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from fcil.arrays import Arrays
 from fcil.errors import ConfigError
 from fcil.method import Backbone, Draw
 from fcil.model.lora import A, B, Lora
-from fcil.model.quantization import BITS, KINDS, Kind, LoftqSplit, loftq
+from fcil.model.quantization import BITS, KINDS, Kind, LoftqSplit, dequantized, loftq
 from fcil.options import Option
 from fcil.threads import map_in_threads
 
@@ -103,6 +104,13 @@ class Loftq(Lora):
     def initial(self, backbone: Backbone, draw: Draw) -> dict[str, np.ndarray]:
         """A and B of every layer, which make up for what quantisation loses; as costly as `initial_and_fixed`."""
         return self.initial_and_fixed(backbone, draw)[0]
+
+    def frozen(self, layer: str, weight: np.ndarray, arrays: Arrays) -> np.ndarray:
+        """The quantised weight of a layer, where there is one."""
+        if layer + CODES not in arrays:
+            return weight
+        out, width = weight.shape
+        return dequantized(arrays[layer + CODES], arrays[layer + SCALES], (out, width), self.bits, self.kind)
 
     def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
         """Replace the target layers, and let their weights go; return the slots of arrays, codes and scales too."""

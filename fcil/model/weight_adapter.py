@@ -111,6 +111,15 @@ class WeightAdapter(Adapter):
         """The module with all the arrays that `module_with` will give it; the same unless overridden."""
         return module
 
+    def frozen(self, layer: str, weight: np.ndarray, arrays: Arrays) -> np.ndarray:
+        """What stands beside a layer's change in the network, (out, in): its pre-trained weight unless overridden.
+
+        Args:
+            weight: the pre-trained weight, (out, in).
+            arrays: those in the network.
+        """
+        return weight
+
     def deployed(self, layer: str, change: Change, module: Arrays) -> dict[str, np.ndarray]:
         """The arrays by which a layer's change is evaluated: unless overridden one dense matrix, float32.
 

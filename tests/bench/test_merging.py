@@ -122,6 +122,42 @@ def test_experts_of_a_draw_are_nested(tasks, seed):
     assert draws[-1] == tuple(range(tasks))
 
 
+@pytest.fixture
+def suite_of(tmp_path):
+    """Write a benchmark whose experts have an adapter, with these merges; gives the suite."""
+
+    def suite(adapter, *methods):
+        path = tmp_path / "small.toml"
+        text = BENCH.replace("rank = 2}", f"rank = 2, adapter = '{adapter}'}}")
+        path.write_text(re.sub(r"methods = \[.*\]", f"methods = {list(methods)}", text))
+        return load_suite(path)
+
+    return suite
+
+
+def test_merges_take_the_experts_adapter(suite_of, tmp_path):
+    results = list(run_suite(suite_of("full", "task_arithmetic"), [0], tmp_path / "out", lambda line: None))
+    setup = make_setup(suite_of("full", "task_arithmetic").config("fcil_vit_tiny", 0), 0.2)
+    each = [load_or_train(setup, task, tmp_path / "out")[0] for task in setup.plan.scenario.tasks]
+    mean = {n: np.mean([e.module[n] for e in each], 0, np.float64).astype(np.float32) for n in each[0].module}
+    test = Evaluator(setup, each, "test")
+    expected = test.result("m", (0, 1, 2), "x", test.scores(setup.plan.method, mean))
+    (merged,) = [r for r in results if r.merge and len(r.tasks) == 3]
+    assert merged.accuracy == expected.accuracy
+    assert max(np.abs(a).max() for a in mean.values()) > 0
+
+
+def test_merges_of_another_adapter_and_experts_without_a_common_start_are_refused(suite_of, tmp_path):
+    for adapter, method, told in (
+        ("full", "lorm", "not of one adapter"),
+        ("full", 'ties(adapter = "lora")', "not of one adapter"),
+        ("snell", "ties", "does not begin at zero"),
+        ("loftq(iterations = 1)", "ties", "fixed arrays"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            next(run_suite(suite_of(adapter, method), [0], tmp_path / "out", lambda line: None))
+
+
 # ---- merges ----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from small import dense
 
@@ -17,7 +18,7 @@ from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
 from fcil.merging.lowrank import dense as dense_change
-from fcil.model.backbone import Model
+from fcil.model.backbone import Model, load_backbone
 from fcil.report.diagnostics import diagnostics_plots, read_diagnostics
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
@@ -149,6 +150,25 @@ def test_changes_without_factors_are_diagnosed_too(adapter, tmp_path):
     ends = [e for e in events if "intruders" in e]
     assert ends[0]["intruders"].keys() == changes(sent).keys()
     assert len(ends[-1]["task_kinship"]) == 2
+
+
+def test_intruders_are_those_of_the_weights_that_the_network_multiplies_with(tmp_path):
+    """Beside LoftQ's pairs there stand quantised weights, with which they make up W0."""
+    config = replace(SMALL, method=MethodChoice("fedavg", {"rank": 2, "adapter": "loftq(bits = 2, iterations = 1)"}))
+    session = prepare(replace(config, run=replace(config.run, diagnostics=True)), tmp_path)
+    exchange = Listening(session.worker)
+    simulate(session, tmp_path, exchange=exchange)
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = [e["intruders"] for e in events if "intruders" in e][-1]
+    model, pretrained = session.worker.model, load_backbone(config.model)
+    model.load(exchange.deployed[-1])
+    for layer, count in told.items():
+        module = model.network.get_submodule(layer)
+        with torch.no_grad():
+            whole = (module(torch.eye(module.in_features)) - module(torch.zeros(1, module.in_features))).T
+        w0 = pretrained.get_submodule(layer).weight
+        before, after = (np.linalg.svd(m.detach().double().numpy(), full_matrices=False)[0] for m in (w0, whole))
+        assert count == (np.abs(before.T @ after[:, :10]).max(0) < 0.5).sum()
 
 
 def test_pictures_are_drawn(watched):

@@ -403,3 +403,5 @@ def test_a_host_that_cannot_be_is_a_clear_error(host):
 def test_what_is_hosted_may_not_say_where_it_merges():
     with pytest.raises(ConfigError, match="leave out at"):
         CoreSpace(host='ties(at = "round")')
+    with pytest.raises(ConfigError, match="leave out adapter"):
+        CoreSpace(host='ties(adapter = "lora")')

@@ -147,6 +147,7 @@ def test_whole_grams_of_tasks_are_nothing_that_a_round_touches(clients, gram):
         ({"task": "task_arithmetic(at = 'round')"}, "leave out at"),
         ({"task": "lorm(gram_a"}, "write a method"),
         ({"task": ""}, "write a method"),
+        ({"round": 'fedavg(adapter = "lora")'}, "leave out adapter; clients train that of method.task"),
         ({"round": "compose"}, "does not train LoRA pairs that another method could merge"),
         ({"task": "lorm(gram = 'full')"}, "unknown setting"),
     ],

@@ -18,6 +18,7 @@ from fcil.engine.records import write_atomic
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.device import local_device, resolved
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
+from fcil.method.averaging import FIXED, START
 from fcil.method.state import HEAD, MODULE, PAST
 from fcil.model.backbone import weights_sha256
 from fcil.threads import threads
@@ -126,9 +127,14 @@ def load_or_train(setup: BenchSetup, task: Task, folder: Path) -> tuple[TrainedE
 
 
 def check_trainer(setup: BenchSetup) -> None:
-    """Check that the method of [method] trains a LoRA pair and head rows task by task; raises ConfigError."""
+    """Check that the method of [method] trains a module from zero and head rows task by task; raises ConfigError."""
     method = setup.plan.method
     first = setup.plan.phases[0]
+    if groups := {START, FIXED} & _begin(method, first, setup).keys():
+        raise ConfigError(
+            f"method.adapter: a module that does not begin at zero, or has fixed arrays ({', '.join(sorted(groups))}), "
+            'is of no use here, where experts are kept by themselves; choose another adapter, "lora" or "full"'
+        )
     if method.stream == "at_once" or first.kind != TRAIN or not {MODULE, HEAD} <= _begin(method, first, setup).keys():
         raise ConfigError(
             f"method.name = {setup.config.method.name!r}: experts are fine-tuned by it, and it trains no LoRA pair for "
@@ -137,7 +143,7 @@ def check_trainer(setup: BenchSetup) -> None:
 
 
 def check_merge(setup: BenchSetup, method: Method, text: str) -> None:
-    """Check that a method keeps a module per task, without which it has nothing to merge; raises ConfigError."""
+    """Check that a method keeps a module per task, and one like the experts'; raises ConfigError."""
     state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
     for task in setup.plan.scenario.tasks[:2]:
         state = method.begin(state, setup.phases(method, task.index)[0], setup.plan.backbone)
@@ -152,6 +158,16 @@ def check_merge(setup: BenchSetup, method: Method, text: str) -> None:
             f"bench.methods: {text!r} keeps no LoRA pair per task, so it has nothing to merge over tasks; leave it out "
             '(of a method with the setting `at`, that must be "task" or "both")'
         )
+    trained = _begin(setup.plan.method, setup.plan.phases[0], setup)[MODULE]
+    if state[MODULE].keys() != trained.keys():
+        raise ConfigError(
+            f"bench.methods: {text!r} merges {_some(state[MODULE])}, but experts have {_some(trained)}: these "
+            "are not of one adapter; leave `adapter` to [method], or leave it out"
+        )
+
+
+def _some(arrays: Arrays) -> str:
+    return ", ".join([*list(arrays)[:2], *(["..."] if len(arrays) > 2 else [])]) or "nothing"
 
 
 def merge_experts(setup: BenchSetup, method: Method, experts: Sequence[TrainedExpert]) -> MergedModel:

@@ -15,6 +15,8 @@ from fcil.registry import build_method, method_class
 __all__ = ["Bench", "Candidate", "Entry", "Suite", "load_suite", "make_entry"]
 
 GRID, MODELS = "grid", "models"
+SHARED = ("rank", "adapter")
+"""Settings of the method that trains the experts, which merges have too."""
 SINGLE_CLIENT = {
     "partition": {"clients": 1, "kind": "iid", "min_samples": 1},
     "run": {"exchange": "inline", "min_clients": 1, "aggregate_on_worker": False},
@@ -154,6 +156,6 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         for label, entries in models.items()
     }
     trainer = build_method(config.method.name, config.method.settings)
-    rank = {key: value for key, value in vars(trainer).items() if key == "rank"}  # merges take the experts' rank
+    shared = {key: getattr(trainer, field) for key, field in keys_of(type(trainer)).items() if key in SHARED}
     grids = _grids(layers, path)
-    return Suite(bench, tuple(make_entry(text, grids, rank, str(path)) for text in bench.methods), configs)
+    return Suite(bench, tuple(make_entry(text, grids, shared, str(path)) for text in bench.methods), configs)
