@@ -36,6 +36,7 @@ from fcil.method import (
     split_tasks,
 )
 from fcil.method.averaging import FIXED, START, fixed_arrays
+from fcil.method.state import TRAINED, without
 from fcil.model.weight_adapter import PARAMETER, WeightAdapter, differences
 from fcil.options import Option
 
@@ -183,7 +184,7 @@ class MergeMethod(AdapterSettings, Averaging):
         merged = ((layer, _added(start[layer], c)) for layer, c in self.combine_round(experts, self._draw(phase)))
         after = Modules.of(averaged)
         module = self.weight_adapter.module_with(after.module, state.get(START, {}), merged, phase.generator)
-        return after.with_module(module)
+        return without(after.with_module(module), TRAINED)  # the merged weights are this module's, whatever is next
 
     def _changes(self, arrays: Arrays) -> Mapping[str, LowRank]:
         return self.weight_adapter.changes(arrays, self.entrywise)
@@ -208,7 +209,7 @@ class MergeMethod(AdapterSettings, Averaging):
 
     def task_experts(self, state: State) -> list[Expert]:
         """The tasks' changes from the start, as far as they can be merged; none before there is a second task."""
-        modules = Modules.of(state)
+        modules = Modules.trained(state)
         if self.at == "round" or not modules.past:
             return []
         kept = split_tasks(state.get(KEPT, {}))
@@ -225,7 +226,7 @@ class MergeMethod(AdapterSettings, Averaging):
         if not experts:
             return super().deploy(state, phase)
         check_compatible(experts)
-        modules = Modules.of(state)
+        modules = Modules.trained(state)
         arrays = modules.all_tasks[: len(experts)]
         others = {**modules.head, **state.get(FIXED, {})}
         if len(experts) == 1:

@@ -14,7 +14,7 @@ from fcil.method.base import Method
 from fcil.method.local import Adapter, Local, Pass, Statistic
 from fcil.method.phases import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
-from fcil.method.state import Modules
+from fcil.method.state import MODULE, TRAINED, Modules, without
 
 __all__ = ["EXAMPLES", "FIXED", "START", "Averaging", "begin_task", "fixed_arrays", "fixed_references"]
 
@@ -30,9 +30,9 @@ def begin_task(
     state: State, phase: Phase, backbone: Backbone, adapter: Adapter | None, keeps_modules: bool, starts_fresh: bool
 ) -> State:
     """The state at a task's start: head rows for the new classes, and a new module where the task needs one."""
-    modules = Modules.of(state)
+    modules = Modules.trained(state)
     rows = head.new_rows(phase.task, backbone.width, phase.generator("head"), backbone.head_start)
-    first, module = not modules.head, modules.module
+    first, module = not modules.head, state.get(MODULE, {})
     further: dict[str, Arrays] = {}
     if adapter and first:
         module, fixed = adapter.initial_and_fixed(backbone, phase.generator)
@@ -41,9 +41,8 @@ def begin_task(
     elif adapter and starts_fresh:
         module = state[START] if START in state else adapter.initial(backbone, phase.generator)
     state = {**modules.begun(phase.task, module, rows, keep=keeps_modules and not first), **further}
-    if starts_fresh and not first:  # moments of the last task's module say nothing of the new one
-        state = {group: arrays for group, arrays in state.items() if group != MOMENTS}
-    return state
+    # moments of the last task's module say nothing of the new one
+    return without(without(state, MOMENTS) if starts_fresh and not first else state, TRAINED)
 
 
 def fixed_references(state: State) -> dict[str, np.ndarray]:
@@ -138,7 +137,11 @@ class Averaging(Method):
         return self._next_round(state, phase, {}, done=0) if begun else state
 
     def _next_round(self, state: State, phase: Phase, sums: Arrays, done: int) -> State:
-        """Let the adapter's schedule act after `done` rounds of the task, unless they were the module's last."""
+        """Let the adapter's schedule act after `done` rounds of the task, unless they were the module's last.
+
+        What is deployed or reported of before the next round stays as it was trained: see TRAINED.
+        """
+        state = without(state, TRAINED)
         if self.adapter is None:
             return state
         rounds = in_task = phase.round + phase.phases_left - len(self.phases(phase.task, 1)) + 1
@@ -147,13 +150,15 @@ class Averaging(Method):
             rounds = (phase.task.index + 1 + phase.tasks_left) * in_task
         if done >= rounds:
             return state
-        modules = Modules.of(state)
-        return modules.with_module(self.adapter.next_round(modules.module, sums, done, rounds))
+        module = Modules.of(state).module
+        following = self.adapter.next_round(module, sums, done, rounds)
+        changed = {name: a for name, a in module.items() if following[name] is not a} if done else {}
+        return {**state, MODULE: following, **({TRAINED: changed} if changed else {})}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """The current module; for training the head rows that train too."""
-        modules = Modules.of(state)
-        rows = modules.head_rows(*self.head_tasks(phase)) if phase.kind == "train" else {}
+        modules = Modules.of(state) if phase.kind == TRAIN else Modules.trained(state)
+        rows = modules.head_rows(*self.head_tasks(phase)) if phase.kind == TRAIN else {}
         return Broadcast({**modules.module, **rows}, fixed_references(state))
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
@@ -196,6 +201,6 @@ class Averaging(Method):
         raise NotImplementedError(f"{type(self).__name__}.merge_report, beside .task_report")
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The module as it is, and all head rows."""
-        modules = Modules.of(state)
+        """The module as it was trained, and all head rows."""
+        modules = Modules.trained(state)
         return {**modules.module, **modules.head, **state.get(FIXED, {})}

@@ -3,13 +3,14 @@
     module  the adapter's arrays of the current task: LoRA pairs, prompts
     head    the head's rows of all tasks so far
     past    finished tasks' modules, task<t>/<name>, where each task has a module of its own
+    trained what a schedule has changed in `module` for the next round (sparsities), as it was in the round before
 
 Any two methods that keep to this layout can be combined: one merges over clients, the other over tasks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,9 +18,14 @@ from fcil.arrays import Arrays, State
 from fcil.method import head
 from fcil.method.phases import Task
 
-__all__ = ["HEAD", "MODULE", "PAST", "Modules", "of_task", "split_tasks"]
+__all__ = ["HEAD", "MODULE", "PAST", "TRAINED", "Modules", "of_task", "split_tasks", "without"]
 
-MODULE, HEAD, PAST = "module", "head", "past"
+MODULE, HEAD, PAST, TRAINED = "module", "head", "past", "trained"
+
+
+def without(state: State, group: str) -> State:
+    """The state without one of its groups, or as it is where it has none of this name."""
+    return {name: arrays for name, arrays in state.items() if name != group}
 
 
 def of_task(task: int, name: str) -> str:
@@ -55,6 +61,12 @@ class Modules:
     def of(cls, state: State) -> Modules:
         """The view of a state."""
         return cls(state.get(MODULE, {}), state.get(HEAD, {}), state.get(PAST, {}), state)
+
+    @classmethod
+    def trained(cls, state: State) -> Modules:
+        """The view of a state in which the module is as it was trained last, as it is deployed and reported of."""
+        modules = cls.of(state)
+        return replace(modules, module={**modules.module, **state[TRAINED]}) if TRAINED in state else modules
 
     @property
     def finished(self) -> list[dict[str, np.ndarray]]:

@@ -45,3 +45,57 @@ def test_a_flat_spectrum_is_cut_only_where_a_pair_has_to_hold_it(adapter, most):
     kept = values[values > 1e-4 * values[0]]
     np.testing.assert_allclose(kept, kept[0], rtol=1e-3)
     assert len(kept) == (most or min(BACKBONE.linears[layer]))
+
+
+def sparsities(arrays):
+    return {name: a for name, a in arrays.items() if name.endswith(SPARSITY)}
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    assert left
+    assert all(np.array_equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("fedavg", {}), ("fisher", {"at": "round", "of": "factors"})])
+def test_what_is_deployed_after_a_round_has_the_sparsities_that_it_trained_with(name, settings):
+    trial = trial_of(name, {"adapter": "snella(sparsity = 0.8)", **settings})
+    for record, following in zip(trial.records, [*trial.records[1:], None], strict=True):
+        sent = sparsities(record.broadcast.arrays)
+        same(sparsities(trial.deploy(record.after, record.phase)), sent)
+        if following:
+            moved = sparsities(following.broadcast.arrays)
+            assert any((moved[layer] > a).any() for layer, a in sent.items())
+
+
+@pytest.mark.parametrize("name", ["magmax", "regmean"])
+def test_tasks_whose_module_goes_on_are_merged_and_reported_of_as_they_were_trained(name):
+    trial = trial_of(name, {"adapter": "snella(sparsity = 0.8)", "start": "last"})
+    trained = {}
+    for record in trial.records:
+        sent = sparsities(record.broadcast.arrays)
+        if record.phase.kind == "report":
+            same(sent, trained[record.phase.task.index])
+        trained[record.phase.task.index] = sent
+    state, phase = trial.records[-1].after, trial.records[-1].phase
+    for task, module in enumerate(Modules.of(state).all_tasks):
+        same(sparsities(module), trained[task])
+    first = next(r for r in trial.records if r.phase.task.index == 1).before
+    experts = [trial.method.weight_adapter.changes(module) for module in Modules.of(state).all_tasks]
+    start = trial.method.weight_adapter.changes(first["start"])
+    for layer, change in trial.method.task_experts(state)[0].changes.items():
+        np.testing.assert_array_equal(change.a, experts[0][layer].minus(start[layer]).a)
+    assert trial.deploy(state, phase)
+
+
+@pytest.mark.parametrize("at", ["round", "both"])
+def test_merged_rounds_are_deployed_as_they_were_merged(at):
+    """With points of the start beside a dense change, which together make the merged weights at any sparsity."""
+    trial = trial_of("task_arithmetic", {"adapter": "snella(sparsity = 0.8)", "at": at})
+    changes = trial.method.weight_adapter.changes
+    record = trial.records[0]
+    module, count = Modules.of(record.before).module, sum(u.num_examples for u in record.updates)
+    clients = [(u.num_examples / count, changes({**module, **u.arrays})) for u in record.updates]
+    for layer, now in changes(trial.deploy(record.after, record.phase)).items():
+        mean = sum(share * change[layer].a for share, change in clients)
+        np.testing.assert_allclose(now.a, mean, atol=1e-6 * np.abs(mean).max() + 1e-7)
