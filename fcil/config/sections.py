@@ -21,6 +21,7 @@ from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
 
 __all__ = [
+    "BENCH",
     "SECTIONS",
     "Config",
     "MethodChoice",
