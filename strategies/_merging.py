@@ -85,6 +85,7 @@ class MergeMethod(AdapterSettings, Averaging):
 
     @property
     def weight_adapter(self) -> WeightAdapter:
+        """The adapter, of which there is one: the head alone is refused."""
         assert self.adapter is not None  # refused in __post_init__
         return self.adapter
 
@@ -96,7 +97,7 @@ class MergeMethod(AdapterSettings, Averaging):
         raise NotImplementedError(f"{type(self).__name__}.combine")
 
     def combine_round(self, experts: Sequence[Expert], draw: Draw) -> Iterable[tuple[str, Change]]:
-        """The merged change of a round's clients, as `combine`; of it and the start only `rank` components go on."""
+        """The merged change of a round's clients, as `combine`; of LoRA pairs only `rank` components go on."""
         return self.combine(experts, draw)
 
     def reports(self, kind: Kind) -> tuple[Statistic, ...]:
@@ -123,12 +124,12 @@ class MergeMethod(AdapterSettings, Averaging):
 
     @property
     def keeps_modules(self) -> bool:
-        """Keep every task's pairs where tasks are merged."""
+        """Keep every task's module where tasks are merged."""
         return self.at != "round"
 
     @property
     def starts_fresh(self) -> bool:
-        """Begin every task's pairs on W0 alone where `start` is fresh."""
+        """Begin every task's module at the start where `start` is fresh."""
         return self.keeps_modules and self.start == "fresh"
 
     @property
@@ -175,7 +176,7 @@ class MergeMethod(AdapterSettings, Averaging):
         return super().merge_sums(state, phase, sums)
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
-        """Average; where rounds are merged, put the merged pairs in the place of the averaged ones."""
+        """Average; where rounds are merged, put a module with the merged changes in the place of the averaged one."""
         averaged = super().merge(state, phase, updates)
         if phase.kind == "report" or self.at == "task":
             return averaged

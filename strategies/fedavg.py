@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fcil.method import Averaging
+from fcil.model.full import Full
 
 from ._adapters import AdapterSettings
 from ._server import ServerSettings
@@ -21,3 +22,9 @@ class FedAvg(ServerSettings, AdapterSettings, Averaging):
     al., arXiv 1909.06335), FedAdagrad, FedYogi or FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295).
     Literal transcription: `tests/reference.py`, `fedavg`.
     """
+
+    @property
+    def merges(self) -> str:
+        """Say that rounds are merged, and where the mean of arrays is not the mean of the changes that they make."""
+        exact = self.adapter is None or isinstance(self.adapter, Full)
+        return "rounds" if exact else "rounds, inexactly (arrays, not changes)"

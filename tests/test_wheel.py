@@ -36,9 +36,9 @@ def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, 
     write(tmp_path)
     code = (
         "import fcil; from fcil.registry import build_method, method_names; from fcil.model.backbone import *;"
-        "from fcil.strategies import LoraMethod; from fcil.strategies.fedavg import FedAvg;"
-        "assert isinstance(build_method('mine.py:Mine', {}), LoraMethod) and issubclass(FedAvg, LoraMethod);"
-        "assert type(build_method('fedavg', {})) is FedAvg;"
+        "from fcil.strategies import LoraMethod; from fcil.strategies.ffa import FFA;"
+        "assert isinstance(build_method('mine.py:Mine', {}), LoraMethod) and issubclass(FFA, LoraMethod);"
+        "assert type(build_method('ffa', {})) is FFA;"
         "print(fcil.__file__, method_names(), build_method('lorm', {'rank': 2}), describe_backbone(Model()).width)"
     )
     result = subprocess.run(

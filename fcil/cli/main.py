@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from fcil.cli.arguments import comma_separated, output_folder, overrides, pixels, seeds, set_argument
+from fcil.cli.arguments import comma_separated, output_folder, overrides, seeds, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
+from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-NARROW = 80
-"""Columns of a list that goes to a file or a pipe."""
 _EXAMPLES = {
     "run": "configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
     "resume": "runs/skewed",
@@ -99,49 +96,6 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
     console.print(f"tables and plots: {out}", soft_wrap=True)
 
 
-def _methods(args: argparse.Namespace, console: Console) -> None:
-    from fcil.registry import installed_names, method_names
-    from fcil.report.methods import method_info, method_page, methods_info, methods_table
-
-    names = [*method_names(), *installed_names()]
-    if args.json:
-        infos = [method_info(args.name)] if args.name else methods_info(names)
-        records = [info.to_dict() for info in infos]
-        print(json.dumps(records[0] if args.name else records, indent=2))
-    elif args.name:
-        console.print(method_page(args.name))
-    else:
-        console.print(methods_table(names), width=None if console.is_terminal else NARROW)
-
-
-def _adapters(args: argparse.Namespace, console: Console) -> None:
-    from fcil.report.adapters import adapter_page, adapters_table
-
-    if args.name:
-        console.print(adapter_page(args.name))
-    else:
-        console.print(adapters_table(), width=None if console.is_terminal else NARROW)
-
-
-def _settings_shown(args: argparse.Namespace, console: Console) -> None:
-    from fcil.config import SECTIONS
-    from fcil.options import describe
-    from fcil.report.tables import method_table
-
-    for name, schema in SECTIONS.items():
-        console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")
-    console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
-
-
-def _doctor(args: argparse.Namespace, console: Console) -> None:
-    from fcil.cli.doctor import findings
-
-    table = Table(box=None, show_header=False)
-    for what, how in findings(args.root, args.size):
-        table.add_row(what, Text(how))
-    console.print(table)
-
-
 class _Version(argparse.Action):
     """Look the version up only where it is asked for."""
 
@@ -206,19 +160,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _run_commands(command)
     bench_commands(command)
-    methods = command("methods", _methods, "list the methods, or the settings of one")
-    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
-    methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
-    adapters = command("adapters", _adapters, "list what clients can train, or the settings of one")
-    adapters.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    choice_commands(command)
     check_command(command)
-    command("settings", _settings_shown, "list the settings of a run: section, default, range, meaning")
+    settings_command(command)
     merge_models_command(command)
     report_command(command)
     data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
-    doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
-    doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
-    doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")
+    doctor_command(command)
     return parser
 
 

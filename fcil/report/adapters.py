@@ -37,6 +37,6 @@ def adapter_page(name: str) -> Group:
     settings = adapter_settings(kind)
     if not settings:
         return Group(Text(f'{doc}\n\nIn [method]: adapter = "{name}". It has no settings, and no rank.'))
-    first = next(setting for setting in settings if setting.name != "targets")
-    call = f'adapter = "{name}({first.name} = {json.dumps(first.default)})"; the rank is method.rank.'
-    return Group(method_table(settings, f"{doc}\n\nIn [method]: {call}"))
+    first = next((f"({s.name} = {json.dumps(s.default)})" for s in settings if s.name != "targets"), "")
+    text = f'{doc}\n\nIn [method]: adapter = "{name}{first}"; the rank is method.rank.'
+    return Group(method_table(settings, text))

@@ -1,14 +1,14 @@
-"""Peak memory and time of a training step of LoRA, SNELL, SNELLA, full tuning, and sparse tuning with a stored mask.
+"""Peak memory and time of a training step of every adapter, and of sparse tuning with a stored mask.
 
-    python tests/benchmarks/bench_adapters.py [--shapes vit_small_patch16_224,...] [--batch 8] [--rank 32]
+    python tests/benchmarks/bench_adapters.py [--shapes vit_small_patch16_224,...] [--batch 8] [--rank 32] [--json FILE]
 
-Every case runs in a process of its own: a timm model with random weights, AdamW, a head of 100 classes. "mask" trains
-the weights themselves, "mask beside" a dense change beside the frozen ones. Peak is that of the second step, with the
-model, the batch and the optimiser's states: on a GPU torch.cuda.max_memory_allocated; on a CPU the tensors alive before
-the step plus the highest running sum of the allocations that torch.profiler records. The process's own high-water mark
-(VmHWM), libraries included, stands beside it. Seconds are those of the second step, on a CPU of processor time. Ratios
-are held against the published saving of SNELL-32 beside GPS, a sparse tuning with a stored mask (arXiv 2411.01800,
-batch 8).
+Every case runs in a process of its own: a timm model with random weights, AdamW, a head of 100 classes. "mask" and
+"full in place" train the weights themselves, "mask beside" and the adapter "full" changes beside the frozen ones. Peak
+is that of the second step, with the model, the batch and the optimiser's states: on a GPU
+torch.cuda.max_memory_allocated; on a CPU the tensors alive before the step plus the highest running sum of the
+allocations that torch.profiler records. The process's own high-water mark (VmHWM), libraries included, stands beside
+it. Seconds are those of the second step, on a CPU of processor time. Ratios are held against the published saving of
+SNELL-32 beside GPS, a sparse tuning with a stored mask (arXiv 2411.01800, batch 8).
 """
 
 import argparse
@@ -27,12 +27,14 @@ from torch import Tensor
 from fcil.method import Task, head
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import describe_backbone, load_backbone
+from fcil.model.full import Full
+from fcil.model.loftq import Loftq
 from fcil.model.lora import DELTA, Lora
 from fcil.model.settings import Model
 from fcil.model.snell import Snell, Snella
 from fcil.seeding import generator, torch_generator
 
-CASES = ("lora", "snell", "snella", "mask", "mask beside", "full")
+CASES = ("head", "lora", "loftq", "snell", "snella", "mask", "mask beside", "full", "full in place")
 SHAPES = "vit_small_patch16_224,vit_base_patch16_224,vit_large_patch16_224"
 PUBLISHED = {"vit_base_patch16_224": (2428, 1673), "vit_large_patch16_224": (7522, 4519)}
 """MB of GPS and of SNELL-32."""
@@ -55,16 +57,22 @@ def build(case: str, shape: str, rank: int, image: int, device: str) -> tuple[Ad
     settings = Model(backbone=shape, weights="random", image_size=image)
     network, backbone = load_backbone(settings), describe_backbone(settings)
     rows = head.new_rows(Task(0, 0, 100), backbone.width, generator(0, "head"))
-    adapter = {"snell": Snell(rank, SPARSITY), "snella": Snella(rank, SPARSITY, SPARSITY)}.get(case, Lora(rank))
-    plain = case in ("full", "mask")
+    adapters = {
+        "snell": Snell(rank, SPARSITY), "snella": Snella(rank, SPARSITY, SPARSITY), "loftq": Loftq(rank, iterations=1),
+        "full": Full(),
+    }  # fmt: skip
+    adapter = adapters.get(case, Lora(rank))
+    plain = case in ("head", "full in place", "mask")
     adapted = AdaptedModel(network, None if plain else adapter, device, "fp32")
-    arrays = {} if plain or case == "mask beside" else adapter.initial(backbone, lambda name: generator(0, name))
+    arrays, fixed = {}, {}
+    if not plain and case != "mask beside":
+        arrays, fixed = adapter.initial_and_fixed(backbone, lambda name: generator(0, name))
     if case == "mask beside":
         layers = adapter.layers(backbone)
         arrays = {name + DELTA: generator(0, name).normal(0, 1e-4, side).astype("f4") for name, side in layers.items()}
-    trained = adapted.load({**arrays, **rows}, [n for n in (*arrays, *rows) if not n.endswith(".sparsity")])
-    leaves = [masked(leaf) if name.endswith(DELTA) else leaf for name, leaf in trained.items()]
-    if case == "full":
+    trained = adapted.load({**arrays, **rows, **fixed}, [n for n in (*arrays, *rows) if not n.endswith(".sparsity")])
+    leaves = [masked(leaf) if case == "mask beside" and n.endswith(DELTA) else leaf for n, leaf in trained.items()]
+    if case == "full in place":
         leaves += network.requires_grad_(True).parameters()
     if case == "mask":
         weights = [network.get_submodule(name).weight for name in adapter.layers(backbone)]
@@ -145,14 +153,16 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--image", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write shape -> case -> results to this file too")
     parser.add_argument("--one", action="store_true", help="measure one case in this process, and print it as JSON")
     args = parser.parse_args()
     if args.one:
         torch.set_num_threads(args.threads)
         print(json.dumps(measure(args.cases, args.shapes, args.rank, args.image, args.batch)))
         return
+    every = {}
     for shape in args.shapes.split(","):
-        results = {}
+        results = every[shape] = {}
         for case in args.cases.split(","):
             words = [f"--shapes={shape}", f"--cases={case}", f"--rank={args.rank}", f"--image={args.image}"]
             words += [f"--batch={args.batch}", f"--threads={args.threads}"]
@@ -162,6 +172,8 @@ def main() -> None:
                 sys.exit(done.stderr)
             results[case] = json.loads(done.stdout.splitlines()[-1])
         table(shape, results)
+    if args.json:
+        args.json.write_text(json.dumps(every, indent=2))
 
 
 if __name__ == "__main__":

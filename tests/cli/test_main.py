@@ -172,6 +172,11 @@ def test_names_of_run_folders():
 SHOWN = {
     ("methods",): ("lorm", "fedavg", "Match the clients' responses"),
     ("methods", "lorm"): ("rank", "gram_b", "exact", "diagonal", "2410.17961", "16"),
+    ("adapters",): ("lora", "snella", "loftq", "full", "head", "frozen features"),
+    ("adapters", "lora"): ('adapter = "lora"', "targets"),
+    ("adapters", "snella"): ("snella(sparsity = 0.8)", "beta1", "2510.24037", '"code" | "paper" | "none"'),
+    ("adapters", "loftq"): ("2 | 4 | 16", "2310.08659"),
+    ("adapters", "head"): ("no settings, and no rank",),
     ("settings",): ("[partition]", "beta", "> 0", "Dirichlet concentration", "[method]", "[train]", "pixels"),
     ("data", "list"): ("digits", "fashion-mnist", "scikit-learn"),
     ("doctor",): ("torch", "cores", "bf16", "GPUs", "memory", "data digits"),

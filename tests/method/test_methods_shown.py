@@ -40,7 +40,8 @@ def test_what_is_needed_is_what_the_phases_ask_for():
 def test_what_it_merges_is_what_the_method_declares():
     result = {name: build_method(name, {}).merges for name in ("fedavg", "ties", "lorm", "opcm", "ridge", "joint")}
     assert result == {
-        "fedavg": "rounds", "ties": "tasks, or rounds", "lorm": "rounds, tasks", "opcm": "tasks",
+        "fedavg": "rounds, inexactly (arrays, not changes)", "ties": "tasks, or rounds",
+        "lorm": "rounds, tasks", "opcm": "tasks",
         "ridge": "sums, once a task", "joint": "nothing (one client)",
     }  # fmt: skip
 

@@ -1,0 +1,80 @@
+"""Run `fcil methods`, `fcil adapters`, `fcil settings` and `fcil doctor`: list what there is."""
+
+import argparse
+import json
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fcil.cli.arguments import pixels
+
+__all__ = ["choice_commands", "doctor_command", "settings_command"]
+
+NARROW = 80
+"""Columns of a list that goes to a file or a pipe."""
+
+
+def _methods(args: argparse.Namespace, console: Console) -> None:
+    from fcil.registry import installed_names, method_names
+    from fcil.report.methods import method_info, method_page, methods_info, methods_table
+
+    names = [*method_names(), *installed_names()]
+    if args.json:
+        infos = [method_info(args.name)] if args.name else methods_info(names)
+        records = [info.to_dict() for info in infos]
+        print(json.dumps(records[0] if args.name else records, indent=2))
+    elif args.name:
+        console.print(method_page(args.name))
+    else:
+        console.print(methods_table(names), width=None if console.is_terminal else NARROW)
+
+
+def _adapters(args: argparse.Namespace, console: Console) -> None:
+    from fcil.report.adapters import adapter_page, adapters_table
+
+    if args.name:
+        console.print(adapter_page(args.name))
+    else:
+        console.print(adapters_table(), width=None if console.is_terminal else NARROW)
+
+
+def _settings(args: argparse.Namespace, console: Console) -> None:
+    from fcil.config import SECTIONS
+    from fcil.options import describe
+    from fcil.report.tables import method_table
+
+    for name, schema in SECTIONS.items():
+        console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")
+    console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
+
+
+def _doctor(args: argparse.Namespace, console: Console) -> None:
+    from fcil.cli.doctor import findings
+
+    table = Table(box=None, show_header=False)
+    for what, how in findings(args.root, args.size):
+        table.add_row(what, Text(how))
+    console.print(table)
+
+
+def choice_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands `methods` and `adapters`: what a run can choose from."""
+    methods = command("methods", _methods, "list the methods, or the settings of one")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
+    adapters = command("adapters", _adapters, "list what clients can train, or the settings of one")
+    adapters.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+
+
+def settings_command(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `settings`."""
+    command("settings", _settings, "list the settings of a run: section, default, range, meaning")
+
+
+def doctor_command(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `doctor`."""
+    doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
+    doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
+    doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")

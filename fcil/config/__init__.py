@@ -1,0 +1,21 @@
+"""Typed settings: TOML files that hold only differences, resolved into one frozen `Config`.
+
+A file may name another as its `base` (relative to itself); later files and then `--set section.key=value` win. Every
+value remembers which file it came from, so that a message can point at it.
+
+sections    `Config` and its sections; a table becomes a checked `Config`, and a `Config` a table again
+layers      a file, its bases and the overrides as a list of tables, each with the name of where it came from
+rows        what a file says of several runs: the rows of a comparison, and the values of a sweep
+loading     the `Config` of a single run, or of one row of a comparison
+"""
+
+from fcil.config.layers import BENCH, Overrides, Source, load_section
+from fcil.config.loading import load_config, load_variant
+from fcil.config.rows import RowFacts, row_facts, rows_have_bases, sweep_overrides, variant_names
+from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, to_table
+
+__all__ = [
+    "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "RowFacts", "Run", "Source", "from_table",
+    "load_config", "load_section", "load_variant", "row_facts", "rows_have_bases", "sweep_overrides", "to_table",
+    "variant_names",
+]  # fmt: skip

@@ -1,0 +1,38 @@
+"""Load the checked `Config` of a single run, or of one row of a comparison."""
+
+from pathlib import Path
+
+from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
+from fcil.config.rows import row_facts, row_settings, rows_have_bases
+from fcil.config.sections import Config, from_table
+from fcil.errors import ConfigError
+
+__all__ = ["load_config", "load_variant"]
+
+
+def load_config(path: Source, overrides: Overrides = ()) -> Config:
+    """Read a file, its bases and the overrides into a checked `Config`.
+
+    Raises:
+        ConfigError: as `from_table`; or the file is a table of several runs, each with a base of its own.
+    """
+    if rows_have_bases(path):
+        raise ConfigError(
+            f"{path}: is a table of runs, each with a base of its own, and no single run. `fcil compare {path}` "
+            "carries them out, `fcil plan` says what they will take; one of them alone is the file that its row names"
+        )
+    return from_table([*without_asides(layers_of(path)), together(overrides)])
+
+
+def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
+    """The settings of one row of a comparison.
+
+    The base that the row names, the file's own settings, then those of its [compare.<label>], then the overrides. A
+    label is the name of a method unless the base or [compare.<label>.method] names one.
+    """
+    layers, base = layers_of(path), row_facts(path, label).base
+    own = row_settings(layers, label)
+    if not base and not any("name" in table.get("method", {}) for _, table in own):
+        own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
+    below = layers_of(Path(base)) if base else []
+    return from_table([*without_asides([*below, *layers]), *own, together(*overrides)])

@@ -1,0 +1,108 @@
+"""Read what a file says of several runs: the rows of a comparison under [compare], and the values of a [sweep]."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from fcil.config.layers import COMPARE, SWEEP, Layer, Overrides, Source, layers_of, together
+from fcil.errors import ConfigError
+from fcil.options import Option, parse
+
+__all__ = ["RowFacts", "row_facts", "row_settings", "rows_have_bases", "sweep_overrides", "variant_names"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """`[compare.<label>]`: what a row of a comparison says beside settings of its run."""
+
+    base: Annotated[
+        str, Option("file with the row's settings, relative to the file that names it; what that one says itself wins")
+    ] = ""
+    published: Annotated[
+        float | None, Option("final accuracy that somebody else has published", "%", low=0, high=100)
+    ] = None
+    tolerance: Annotated[
+        float | None, Option("difference from it that an independent run may show", "points", above=0)
+    ] = None
+
+
+_FACTS = tuple(f.name for f in fields(RowFacts))
+
+
+def variant_names(path: Source) -> list[str]:
+    """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
+    return next((list(table[COMPARE]) for _, table in reversed(layers_of(path)) if table.get(COMPARE)), [])
+
+
+def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
+    """One override for each value of the setting under [sweep], written `"section.key" = [values]`; none without it.
+
+    Raises:
+        ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
+    """
+    sweeps = [(source, table[SWEEP]) for source, table in layers_of(path) if SWEEP in table]
+    if not sweeps:
+        return []
+    source, table = sweeps[-1]
+    values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
+    plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
+    if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
+        raise ConfigError(
+            f"{source}: [{SWEEP}]: must be one setting and a list of different numbers or words, for example "
+            '"partition.beta" = [0.5, 0.1]'
+        )
+    (key,) = table
+    section, _, name = key.partition(".")
+    where, overridden = together(overrides)
+    if name in overridden.get(section, {}):
+        raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
+    return [f"{key}={json.dumps(value)}" for value in values]
+
+
+def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:
+    """What the file and its bases say under [compare.<label>], base first, each with the file's name.
+
+    Raises:
+        ConfigError: it is no section.
+    """
+    rows = [(source, table.get(COMPARE, {}).get(label, {})) for source, table in layers]
+    for source, entries in rows:
+        if not isinstance(entries, Mapping):
+            raise ConfigError(
+                f"{source}: {COMPARE}.{label} = {entries!r}: must be a section, [{COMPARE}.{label}.train]"
+            )
+    return rows
+
+
+def row_facts(path: Source, label: str) -> RowFacts:
+    """What a row of a comparison says beside settings; its `base` as a path from the current folder.
+
+    Raises:
+        ConfigError: a value that does not fit; names the file and the key.
+    """
+    facts: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, entries in _rows(layers_of(path), label):
+        for key in entries.keys() & set(_FACTS):
+            base = key == "base" and isinstance(path, Path) and isinstance(entries[key], str)
+            facts[key], origin[key] = str(Path(source).parent / entries[key]) if base else entries[key], source
+    return parse(RowFacts, facts, lambda key: f"{origin[key]}: [{COMPARE}.{label}] {key}")
+
+
+def row_settings(layers: Sequence[Layer], label: str) -> list[Layer]:
+    """Take from layers what [compare.<label>] sets of the row's run, base first: all of it but the `RowFacts`.
+
+    Raises:
+        ConfigError: it is no section.
+    """
+    return [
+        (f"{source}: [{COMPARE}.{label}]", {k: v for k, v in entries.items() if k not in _FACTS})
+        for source, entries in _rows(layers, label)
+    ]
+
+
+def rows_have_bases(path: Source) -> bool:
+    """Tell whether a file is a table of whole runs: whether any of its rows names a base."""
+    return any(row_facts(path, label).base for label in variant_names(path))

@@ -1,0 +1,138 @@
+"""The sections of a run's settings, and the `Config` that tables of them resolve to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from fcil.client.settings import Train
+from fcil.data.settings import Data
+from fcil.errors import ConfigError
+from fcil.model.settings import Model
+from fcil.options import Option, nearest, parse
+from fcil.registry import absolute, label
+from fcil.scenario.partition import Partition
+from fcil.scenario.tasks import Tasks
+
+__all__ = ["SECTIONS", "Config", "MethodChoice", "Run", "Table", "from_table", "to_table"]
+
+Table = dict[str, dict[str, Any]]
+"""Section -> key -> value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`[run]`: how it is carried out. Results depend on seed, threads, device and groups only, if no client is lost."""
+
+    seed: Annotated[int, Option("the seed of everything", low=0)] = 0
+    exchange: Annotated[Literal["inline", "ray"], Option("clients in this process, or on Ray workers")] = "inline"
+    workers: Annotated[int, Option("Ray workers; 0 for as many as cores allow", low=0)] = 0
+    threads: Annotated[int, Option("CPU threads of each client's arithmetic, and of the server's", low=1)] = 1
+    gpus_per_client: Annotated[float, Option("GPU share of a Ray worker", "GPUs", low=0)] = 0.0
+    device: Annotated[str, Option('"cpu", "cuda", or "auto": CUDA where a worker has a GPU')] = "auto"
+    ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
+    client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
+    min_clients: Annotated[int, Option("good updates without which a round stops the run", low=1)] = 1
+    on_client_error: Annotated[
+        Literal["stop", "skip"], Option("an exception in a client's code stops the run, or costs that client's update")
+    ] = "stop"
+    aggregate_on_worker: Annotated[
+        bool, Option("clients of one group are summed where they work, and only the sums are sent")
+    ] = False
+    evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
+    diagnostics: Annotated[
+        bool,
+        Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
+    ] = False
+    evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """`[method]`: its name, and its settings as given; the method's own class checks them.
+
+    Paths of method files are made absolute, in the settings too, where they name parts: others work in other folders.
+    """
+
+    name: str = "lorm"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Settings that a file gives to another method, which this one has taken the place of."""
+
+    def __post_init__(self) -> None:
+        settings = {key: _absolute(value) for key, value in self.settings.items()}
+        object.__setattr__(self, "name", absolute(self.name))
+        object.__setattr__(self, "settings", settings)
+
+    @property
+    def label(self) -> str:
+        """The method's name as tables and pictures show it: of a path only the last part."""
+        return label(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a whole run, one field a section."""
+
+    data: Data = field(default_factory=Data)
+    tasks: Tasks = field(default_factory=Tasks)
+    partition: Partition = field(default_factory=Partition)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    method: MethodChoice = field(default_factory=MethodChoice)
+    run: Run = field(default_factory=Run)
+
+
+SECTIONS: dict[str, Any] = {
+    "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
+}  # fmt: skip
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_absolute(item) for item in value)
+    return absolute(value) if isinstance(value, str) else value
+
+
+def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
+    """Merge tables, each with the name of where it came from, and check every setting.
+
+    Raises:
+        ConfigError: names the place, the key and the remedy.
+    """
+    known = [*SECTIONS, "method"]
+    values: Table = {}
+    origin: dict[tuple[str, str], str] = {}
+    left_out: dict[str, Any] = {}
+    for source, table in layers:
+        for section, entries in table.items():
+            if section not in known:
+                raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
+            if not isinstance(entries, Mapping):
+                raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
+            below = values.get("method", {}).get("name", MethodChoice().name)
+            if section == "method" and entries.get("name", below) != below:
+                left_out = {k: v for k, v in values.get("method", {}).items() if k != "name"}
+                values["method"] = {}  # another method: the settings of the one below are not its
+            for key, value in entries.items():
+                values.setdefault(section, {})[key] = value
+                origin[section, key] = source
+    method = dict(values.pop("method", {}))
+    left_out = {key: value for key, value in left_out.items() if key not in method}
+    name = method.pop("name", MethodChoice().name)
+    if not isinstance(name, str):
+        raise ConfigError(f"{origin['method', 'name']}: method.name = {name!r}: must be text")
+
+    def where(section: str) -> Any:
+        return lambda key: f"{origin[section, key]}: {section}.{key}"
+
+    sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
+    return Config(**sections, method=MethodChoice(name, method, left_out))
+
+
+def to_table(config: Config) -> Table:
+    """The resolved settings, every default written out, in a form that `from_table` reads back."""
+    table = {f.name: asdict(getattr(config, f.name)) for f in fields(config) if f.name != "method"}
+    for entries in table.values():
+        for key, value in entries.items():
+            entries[key] = list(value) if isinstance(value, tuple) else value
+    return {**table, "method": {"name": config.method.name, **config.method.settings}}
