@@ -133,8 +133,12 @@ class Averaging(Method):
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """Add a module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
         state = begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)
-        begun = self.starts_fresh or phase.task.index == 0
+        begun = self.starts_fresh or not self._tasks_before(phase)
         return self._next_round(state, phase, {}, done=0) if begun else state
+
+    def _tasks_before(self, phase: Phase) -> int:
+        """Number of tasks that were trained before this one; all classes at once are the first, whatever its index."""
+        return 0 if self.stream == "at_once" else phase.task.index
 
     def _next_round(self, state: State, phase: Phase, sums: Arrays, done: int) -> State:
         """Let the adapter's schedule act after `done` rounds of the task, unless they were the module's last.
@@ -146,8 +150,9 @@ class Averaging(Method):
             return state
         rounds = in_task = phase.round + phase.phases_left - len(self.phases(phase.task, 1)) + 1
         if not self.starts_fresh:
-            done += phase.task.index * in_task
-            rounds = (phase.task.index + 1 + phase.tasks_left) * in_task
+            before = self._tasks_before(phase)
+            done += before * in_task
+            rounds = (before + 1 + phase.tasks_left) * in_task
         if done >= rounds:
             return state
         module = Modules.of(state).module

@@ -57,10 +57,10 @@ class Progress:
 def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
     """Lay out all phases of a run."""
     phases: list[Phase] = []
-    for task in scenario.tasks:
+    for place, task in enumerate(scenario.tasks, 1):  # the one task of all classes at once has the last one's index
         kinds = method.phases(task, config.train.rounds)
         for position, kind in enumerate(kinds, 1):
-            left = len(kinds) - position, len(scenario.tasks) - task.index - 1
+            left = len(kinds) - position, len(scenario.tasks) - place
             phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left))
     return Plan(config, method, scenario, backbone, tuple(phases))
 

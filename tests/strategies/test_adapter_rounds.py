@@ -5,10 +5,20 @@ import pytest
 from small import BACKBONE
 
 from fcil.battery import trial_of
+from fcil.client.settings import Train
+from fcil.config import Config, MethodChoice
+from fcil.data import Data
+from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
+from fcil.exchange.inline import Inline
 from fcil.method import Modules
 from fcil.model.kernel_form import SPARSITY
+from fcil.model.settings import Model as ModelSettings
 from fcil.registry import build_method
+from fcil.scenario.partition import Partition
+from fcil.scenario.tasks import Tasks
+from fcil.server.loop import run
+from fcil.server.plan import initial_progress
 
 QKV = 'lora(targets = ["blocks.*.attn.qkv"])'
 
@@ -99,3 +109,27 @@ def test_merged_rounds_are_deployed_as_they_were_merged(at):
     for layer, now in changes(trial.deploy(record.after, record.phase)).items():
         mean = sum(share * change[layer].a for share, change in clients)
         np.testing.assert_allclose(now.a, mean, atol=1e-6 * np.abs(mean).max() + 1e-7)
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("fedavg", 2), ("sequential", 2), ("joint", 3)])
+def test_the_schedule_of_a_run_goes_from_the_first_sparsity_to_the_last(name, rounds):
+    """Over all tasks where one module goes on through them, and over the one task of all classes at once."""
+    config = Config(
+        data=Data(train_limit=60, test_limit=20), tasks=Tasks(count=2), model=ModelSettings(image_size=16),
+        partition=Partition(clients=2, kind="iid", min_samples=1), train=Train(rounds=rounds, epochs=1),
+        method=MethodChoice(name, {"rank": 2, "adapter": "snella(sparsity = 0.8)"}),
+    )  # fmt: skip
+    session, seen = prepare(config), []
+
+    class Watching(Inline):
+        def __call__(self, request):
+            seen.append(sparsities(request.broadcast.arrays))
+            yield from super().__call__(request)
+
+    run(session.plan, initial_progress(session.plan), Watching(session.worker), lambda e: None, lambda p: None)
+    assert [p.tasks_left for p in session.plan.phases] == ([0] * 3 if name == "joint" else [1, 1, 0, 0])
+    linears, last = session.plan.backbone.linears, len(seen) - 1
+    for t, sent in enumerate(seen):
+        sizes = {layer: np.prod(linears[layer.removesuffix(SPARSITY)]) / len(a) for layer, a in sent.items()}
+        share = sum(sizes[n] * a.sum() for n, a in sent.items()) / sum(sizes[n] * len(a) for n, a in sent.items())
+        assert share == pytest.approx(0.8 - 0.8 * (1 - t / last) ** 3, abs=1e-5)
