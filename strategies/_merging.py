@@ -118,6 +118,11 @@ class MergeMethod(AdapterSettings, Averaging):
         return not any(self.passes(kind, Task(0, 0, 1)) for kind in (TRAIN, REPORT))
 
     @property
+    def merges_changes_of_rounds(self) -> bool:
+        """Tell whether rounds are merged as changes, which an adapter may need a dense one beside it to hold."""
+        return self.at != "task"
+
+    @property
     def merges(self) -> str:
         """Say what can be merged: tasks, rounds, or both, by the setting `at`."""
         return "tasks, or rounds"
@@ -150,7 +155,7 @@ class MergeMethod(AdapterSettings, Averaging):
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """As in federated averaging; with room for what merged rounds leave beside an adapter."""
         state = super().begin(state, phase, backbone)
-        if self.at == "task" or not (self.starts_fresh or phase.task.index == 0):
+        if not self.merges_changes_of_rounds or not (self.starts_fresh or phase.task.index == 0):
             return state
         modules = Modules.of(state)
         return modules.with_module(self.weight_adapter.with_room(modules.module))

@@ -66,6 +66,11 @@ class FisherAverage(MergeMethod):
         return self.with_head_rows(state, phase)
 
     @property
+    def merges_changes_of_rounds(self) -> bool:
+        """Tell whether rounds are merged as changes: with `of` = factors array by array."""
+        return super().merges_changes_of_rounds and self.of == "weights"
+
+    @property
     def additive(self) -> bool:
         """Declare sums where rounds are averaged: a mean weighted by Fisher needs every client's update."""
         return super().additive

@@ -26,6 +26,7 @@ from fcil.engine.records import left_aside, write_atomic
 from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
 from fcil.merging.similarity import intruders, kinships, left_vectors
 from fcil.method import Adapter, ClientUpdate, Phase
+from fcil.method.state import TRAINED
 from fcil.model.backbone import load_backbone
 from fcil.model.lora import A, B, Lora, changes_of
 from fcil.model.weight_adapter import DELTA, WeightAdapter, sides_of
@@ -122,7 +123,8 @@ class Diagnostics:
         """Keep the change of this task, and compare it with the kept changes of earlier tasks."""
         path = self.folder / f"task{phase.task.index + 1}-start.safetensors"
         if path.exists():  # not where diagnostics were switched on in the middle of a task
-            now = self.plan.method.acting(phase).broadcast(state, phase).arrays
+            sent = self.plan.method.acting(phase).broadcast(state, phase).arrays
+            now = {**sent, **state.get(TRAINED, {})}  # not what a schedule has made of it for the next round
             changed = _between(_of_layers(now), load_file(path), self.plan.method.adapter)
             factors = {layer + A: change.a for layer, change in changed.items()}
             factors |= {layer + B: change.b for layer, change in changed.items()}

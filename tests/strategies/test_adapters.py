@@ -200,3 +200,11 @@ def test_an_adapter_is_written_like_a_method_and_mistakes_are_told():
         build_method("core_space", {"adapter": "full"})
     with pytest.raises(ConfigError, match="masks"):
         build_method("emr", {"adapter": "full", "router": True})
+
+
+def test_factors_averaged_by_fisher_leave_no_room_for_merged_changes():
+    """Array by array nothing is left over that would have to be sent beside the points."""
+    settings = {"of": "factors", "rank": 4, "adapter": "snell(sparsity = 0.5)"}
+    assert not any(n.endswith(DELTA) for n in begun(build_method("fisher", {**settings, "at": "round"}))["module"])
+    whole = build_method("fisher", {**settings, "of": "weights", "at": "round"})
+    assert any(n.endswith(DELTA) for n in begun(whole)["module"])
