@@ -1,6 +1,7 @@
 """Forecasts what a run will take (`fcil plan`): counts and traffic exactly, time and memory as measured here.
 
-Only the sparsities of SNELLA, 4 bytes a part, count as sent where the rehearsal's scores change them and the run's do not."""
+Only SNELLA's sparsities, 4 bytes a part, count as sent where the rehearsal's scores change them and the run's do not.
+"""
 
 import heapq
 import subprocess
