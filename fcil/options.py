@@ -168,7 +168,8 @@ def _convert(value: object, kind: Any, option: Option) -> object:
         return None if value is None else _convert(value, [*words, *kinds][0], option)
     if origin is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), map(str, get_args(kind)))}")
+            near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""
+            raise ValueError(f"must be {_type_name(kind)}{near}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):

@@ -7,8 +7,6 @@ from fcil.model.adapters import parse_adapter
 from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option
 
-from ._lora import Rank
-
 __all__ = ["AdapterSettings"]
 
 
@@ -16,7 +14,9 @@ __all__ = ["AdapterSettings"]
 class AdapterSettings:
     """Stands before a family of methods among a method's bases: clients train the adapter that the settings name."""
 
-    rank: Rank = 16
+    rank: Annotated[
+        int, Option("rank of every layer's LoRA pair, or numbers of a kernel's point; full and head have none", low=1)
+    ] = 16
     adapter_text: Annotated[
         str,
         Option("what clients train: lora, snell, snella, loftq, full or head (fcil adapters)", key="adapter"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,8 @@ def feature_width(state: State) -> int:
 @dataclass(frozen=True, kw_only=True)
 class ClosedForm(Method):
     """The base of closed-form classifiers: nothing trains, and each task is one pass over its data."""
+
+    refused: ClassVar[Mapping[str, str]] = {"adapter": "a classifier in closed form trains nothing; leave it out"}
 
     def statistic(self, phase: Phase) -> FeatureSums:
         """Name the statistic that a client sums over a task's samples."""

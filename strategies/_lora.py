@@ -19,7 +19,7 @@ class LoraMethod(Averaging):
 
     refused: ClassVar[Mapping[str, str]] = {
         "adapter": "this method is one of LoRA's factors A and B, which no other adapter has; fedavg, and the methods "
-        "that merge changes of weights (fcil methods) take other adapters"
+        "that merge changes of weights (fcil methods), take other adapters. LoRA pairs it trains anyway: leave it out"
     }
 
     rank: Rank = 16

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
@@ -30,6 +31,8 @@ class Compose(Method):
     Each is a method of its own; `fcil methods NAME` shows its settings. `task = "fedavg"` merges nothing over tasks:
     one pair goes on. What clients train is the first one's, what is deployed the second one's.
     """
+
+    refused: ClassVar[Mapping[str, str]] = {"adapter": "the methods that are composed merge LoRA pairs; leave it out"}
 
     round: Annotated[str, Option("the merge over clients: a method, or a method with settings, name(key = value)")] = (
         "fedavg"

@@ -1,4 +1,4 @@
-"""Joint: centralised LoRA training on all data at once, an upper bound."""
+"""Joint: centralised training on all data at once, an upper bound."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +12,10 @@ __all__ = ["Joint"]
 
 @dataclass(frozen=True, kw_only=True)
 class Joint(AdapterSettings, Averaging):
-    """Upper bound: centralised LoRA training on all data at once.
+    """Upper bound: centralised training on all data at once.
 
     One client holds the data of all tasks and trains on all classes in one task: no clients, no sequence.
-    The upper bound of class-incremental learning ("multi-task"), here with LoRA and a linear head. The budget is the
+    The upper bound of class-incremental learning ("multi-task"), of an adapter and a linear head. The budget is the
     federated methods': rounds x epochs passes over each sample, an optimiser built anew in each round.
     """
 

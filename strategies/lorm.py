@@ -57,7 +57,7 @@ class LoRM(LoraMethod):
 
     refused: ClassVar[Mapping[str, str]] = {
         "adapter": "LoRM solves for one factor of a product B A; a kernel of factors, or a whole weight, has no such "
-        "equation (for whole weights the match of responses is regmean)"
+        "equation (for whole weights the match of responses is regmean). LoRA pairs it trains anyway: leave it out"
     }
 
     train_order: Annotated[

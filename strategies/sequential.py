@@ -1,4 +1,4 @@
-"""Sequential: centralised LoRA training, task by task, a lower bound."""
+"""Sequential: centralised training, task by task, a lower bound."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +12,10 @@ __all__ = ["Sequential"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential(AdapterSettings, Averaging):
-    """Lower bound: centralised LoRA training, task by task.
+    """Lower bound: centralised training, task by task.
 
     One client holds every task's data and goes on training one module; nothing guards against forgetting.
-    The lower bound of class-incremental learning ("fine-tuning"), here with LoRA and a linear head. The budget is the
+    The lower bound of class-incremental learning ("fine-tuning"), of an adapter and a linear head. The budget is the
     federated methods': rounds x epochs passes over each task, an optimiser built anew in each round.
     """
 

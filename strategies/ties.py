@@ -20,8 +20,8 @@ class Ties(MergeMethod):
     """Trim each change, elect signs, average entries that agree.
 
     Entry by entry the mean of the changes that have the elected sign, of the largest entries of each.
-    Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on the products B_i A_i. Votes and means are weighted
-    by examples over a round's clients, and alike over tasks, as in the paper.
+    Yadav et al., "TIES-merging", NeurIPS 2023, arXiv 2306.01708, on changes, LoRA's B_i A_i. Votes and means are
+    weighted by examples over a round's clients, and alike over tasks, as in the paper.
     Literal transcription: `tests/reference_ties.py`, `ties`.
     """
 

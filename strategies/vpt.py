@@ -1,7 +1,8 @@
 """VPT: train visual prompts beside the image's tokens, and average them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from fcil.method import Averaging
 from fcil.model.prompts import Depth, Prompts
@@ -21,6 +22,8 @@ class VPT(ServerSettings, Averaging):
     Jia et al., "Visual prompt tuning", ECCV 2022, arXiv 2203.12119. What is sent are length x width floats, with "deep"
     for every block, and the head's new rows. Without dropout; `server` as in FedAvg.
     """
+
+    refused: ClassVar[Mapping[str, str]] = {"adapter": "vpt trains prompts, which change no weights; leave it out"}
 
     depth: Annotated[Depth, Option("prompts before the first block only, or other ones before every block")] = "deep"
     length: Annotated[int, Option("number of prompts of a block", "tokens", low=1)] = 10

@@ -9,10 +9,11 @@ from fcil.arrays import Arrays, State, digest, total, ungrouped
 from fcil.battery.outcome import Broken, NotAsked
 from fcil.battery.trial import CLIENTS, DATA, MERGE, PhaseRecord, Trial, pictures
 from fcil.method import Averaging, ClientUpdate
+from fcil.model.weight_adapter import WeightAdapter
 
 __all__ = [
-    "additive_merges_add", "copies_of_a_client_are_that_client", "clients_without_examples_have_no_influence",
-    "order_of_clients_does_not_matter", "shapes_are_kept_over_rounds",
+    "additive_merges_add", "changes_are_what_the_network_adds", "copies_of_a_client_are_that_client",
+    "clients_without_examples_have_no_influence", "order_of_clients_does_not_matter", "shapes_are_kept_over_rounds",
 ]  # fmt: skip
 
 
@@ -145,6 +146,29 @@ def _difference_from_client(trial: Trial, record: PhaseRecord, merged: State) ->
     return difference(
         _outputs(trial, record, model_of(sent.arrays, sent.references)), _outputs(trial, record, theirs), 1e-4, 1e-5
     )  # fmt: skip
+
+
+def changes_are_what_the_network_adds(trial: Trial) -> None:
+    """What an adapter says of its changes is what its arrays do in the network."""
+    adapter = trial.method.adapter
+    if not isinstance(adapter, WeightAdapter):
+        raise NotAsked("the method's adapter changes no weights that could be merged")
+    for record in trial.records:
+        local = trial.method.acting(record.phase).local(record.phase)
+        if record.phase.kind != "train":
+            continue
+        arrays = {**record.broadcast.arrays, **local.frozen(record.broadcast.references), **record.updates[1].arrays}
+        layers = adapter.changes(arrays)
+        others = {name: a for name, a in arrays.items() if name.rpartition(".")[0] not in layers}
+        fixed = local.frozen(record.broadcast.references)
+        told = [adapter.deployed(layer, change, arrays) for layer, change in layers.items()]
+        again = {**others, **fixed, **{name: a for layer in told for name, a in layer.items()}}
+        if odd := difference(_outputs(trial, record, again), _outputs(trial, record, arrays), 1e-3, 1e-4):
+            raise Broken(
+                f"the adapter's changes, put back by `deployed`, make another model than its arrays: {odd}; let "
+                "`changes` say exactly what the layers of `install` add to their weights",
+                phase=record.phase,
+            )
 
 
 def _outputs(trial: Trial, record: PhaseRecord, arrays: Arrays) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     merging.clients_without_examples_have_no_influence,
     merging.copies_of_a_client_are_that_client,
     merging.additive_merges_add,
+    merging.changes_are_what_the_network_adds,
     storing.states_survive_storage,
     storing.stores_survive_storage,
     storing.deployed_arrays_score_every_class,

@@ -12,6 +12,7 @@ from fcil.config import Config
 from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
 from fcil.method import Method
+from fcil.model.adapters import whole_text
 from fcil.model.backbone import weights_left_out, weights_sha256
 from fcil.options import keys_of
 from fcil.registry import sources
@@ -48,7 +49,10 @@ def _method(config: Config, method: Method) -> dict[str, Any]:
     """All settings of the method, its defaults included; [method] has those that were given."""
     values = {key: getattr(method, name) for key, name in keys_of(type(method)).items()}
     plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
-    return {**plain, **config.method.settings}  # parts of a composed method stand as they were written
+    given = dict(config.method.settings)  # parts of a composed method stand as they were written
+    if "adapter" in values and "rank" in values:
+        given["adapter"] = whole_text(str(values["adapter"]), int(values["rank"]))
+    return {**plain, **given}
 
 
 def _sources(method: Method) -> dict[str, Any]:

@@ -130,6 +130,13 @@ class Averaging(Method):
         """The rounds, and a report after them where there is something to report."""
         return (TRAIN,) * rounds + ((REPORT,) if self.task_report(task) else ())
 
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError where the adapter's schedule does not fit into the rounds that its modules will have."""
+        tasks = {phase.task.index for phase in phases}
+        rounds = sum(phase.kind == TRAIN for phase in phases)
+        if self.adapter and phases:
+            self.adapter.check_rounds(rounds // len(tasks) if self.starts_fresh else rounds)
+
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """Add a module for the first task, or for each where tasks start fresh, and the new classes' head rows."""
         state = begin_task(state, phase, backbone, self.adapter, self.keeps_modules, self.starts_fresh)

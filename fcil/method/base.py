@@ -83,6 +83,9 @@ class Method:
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError where settings do not suit the phases of a run; called before anything is done."""
+
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The phases of a task, given the protocol's number of training rounds."""
         return (TRAIN,) * rounds

@@ -28,28 +28,34 @@ Draw = Callable[[str], np.random.Generator]
 class Adapter(Protocol):
     """Modules put into the resident backbone: LoRA pairs (`fcil.model.lora`), prompts (`fcil.model.prompts`).
 
-    A class that inherits from this one has the second half of it by default.
+    A class that inherits from this one says `trains`, `initial` and `install`; it has the rest by default.
     """
 
     @property
     def trains(self) -> tuple[str, ...]:
         """Glob patterns of the arrays that train unless a method says otherwise."""
+        raise NotImplementedError(f"{type(self).__name__}.trains")
 
     def check(self, backbone: Backbone) -> None:
         """Raise ConfigError where the adapter does not fit this backbone."""
+        return None
 
     def initial(self, backbone: Backbone, draw: Draw) -> Arrays:
         """The adapter's arrays at their start, by name; the names are those of `install`."""
+        raise NotImplementedError(f"{type(self).__name__}.initial")
 
     def install(self, network: Any) -> Mapping[str, tuple[nn.Module, str]]:
         """Put the modules in place; array name -> (module, attribute) that holds the tensor, None when absent."""
+        raise NotImplementedError(f"{type(self).__name__}.install")
 
     def features(self, network: Any, images: Tensor) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         """Features of images, (n, 3, h, w) -> (n, width), or these and further outputs by name, as in `Step.outputs`.
 
         An adapter with a forward pass of its own (prompts and their query) has it here; a further output spares a
-        prompt's pull term a second pass.
+        prompt's pull term a second pass. By default the network's own, pooled.
         """
+        features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+        return features
 
     @property
     def starts_at_zero(self) -> bool:
@@ -72,6 +78,10 @@ class Adapter(Protocol):
         """Statistics that clients sum while they train; see `Local.training`."""
         return ()
 
+    def check_rounds(self, rounds: int) -> None:
+        """Raise ConfigError where a schedule does not fit into as many rounds of training as a module will have."""
+        return None
+
     def next_round(self, module: Arrays, sums: Arrays, done: int, rounds: int) -> Arrays:
         """The module to begin the next round with: what a schedule changes beside what trains, such as a sparsity.
 
@@ -80,9 +90,6 @@ class Adapter(Protocol):
             sums: the training statistics, summed over clients; empty before the first round.
             done: rounds that this module has trained, from 0.
             rounds: rounds that it will have trained in the end, over all tasks if it goes on through them.
-
-        Raises:
-            ConfigError: the schedule does not fit into so few rounds.
         """
         return module
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from fcil.model.weight_adapter import DELTA, PARAMETER, LayerChanges, WeightAdap
 from fcil.model.weight_adapter import Draw as AnyDraw
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["Full"]
 
@@ -58,11 +58,6 @@ class Full(WeightAdapter):
         }
         names = [name for name, _ in network.named_parameters()]
         return {_array_of(name, linears): (add_slot(network, name), "change") for name in names}
-
-    def features(self, network: Any, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
-        features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-        return features
 
     def changes(self, arrays: Arrays, every_parameter: bool = False) -> LayerChanges:
         """Layer -> the change of its weight; with `every_parameter` also of all others, each as one row."""

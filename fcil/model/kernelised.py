@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from fcil.model.weight_adapter import DELTA, LayerChanges, WeightAdapter, sides_
 from fcil.model.weight_adapter import Draw as AnyDraw
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["Kernelised", "kernel_change", "kernel_layers", "parts_of"]
 
@@ -91,8 +91,8 @@ class Kernelised(WeightAdapter):
             raise ConfigError(f"method: no linear layer of the backbone matches {', '.join(self.targets)}")
         if self.rank < HEADS or self.rank % HEADS:
             raise ConfigError(
-                f"rank = {self.rank}: the points of {type(self).__name__.lower()} have {HEADS} heads; set a rank that "
-                f"is a multiple of {HEADS}"
+                f"method.rank = {self.rank}: the points of {type(self).__name__.lower()} have {HEADS} heads; set "
+                f"a multiple of {HEADS}"
             )
         for name, (out, _) in layers.items():
             if out % parts_of(name):
@@ -132,11 +132,6 @@ class Kernelised(WeightAdapter):
             setattr(network.get_submodule(parent), child, layer)
             slots |= {name + ending: (layer, attribute) for ending, attribute in _SLOTS.items()}
         return slots
-
-    def features(self, network: Any, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
-        features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-        return features
 
     @property
     def trains(self) -> tuple[str, ...]:

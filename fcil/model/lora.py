@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from fcil.model.weight_adapter import Draw as AnyDraw
 from fcil.options import Option
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from fcil.model.lora_layer import LoraLinear
 
@@ -88,11 +88,6 @@ class Lora(WeightAdapter):
         from fcil.model.lora_layer import LoraLinear
 
         return module if isinstance(module, LoraLinear) else LoraLinear(module)  # type: ignore[arg-type]
-
-    def features(self, network: Any, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
-        features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-        return features
 
     def changes(self, arrays: Arrays, every_parameter: bool = False) -> Mapping[str, LowRank]:
         """Layer -> its change B A."""

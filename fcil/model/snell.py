@@ -55,7 +55,7 @@ class Snell(Kernelised):
         """Raise ConfigError also for a sparsity of 1, at which nothing would change."""
         super().check(backbone)
         if self.sparsity >= 1:
-            raise ConfigError("sparsity = 1: no entry would be left to change; set a number below 1")
+            raise ConfigError("method.adapter: sparsity = 1: no entry would be left to change; set a number below 1")
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,17 @@ class Snella(Kernelised):
         """The scores by which parts compete."""
         return () if self.competition == "none" else (Sensitivity(self.beta1, self.beta2),)
 
+    def check_rounds(self, rounds: int) -> None:
+        """Raise ConfigError for one round alone, in which no sparsity could rise."""
+        if rounds == 1 and self.competition != "none" and self.sparsity != self.sparsity_start:
+            raise ConfigError(
+                f"method.adapter: snella's sparsity rises from {self.sparsity_start:g} to {self.sparsity:g} between "
+                "rounds, and there is one round only; set train.rounds to 2 or more, or sparsity_start = sparsity"
+            )
+
     def next_round(self, module: Arrays, sums: Arrays, done: int, rounds: int) -> Arrays:
         """The module with the sparsities of the next round; equal scores give equal numbers of nonzeros."""
-        if self.competition == "none":
-            return module
-        if rounds == 1 and self.sparsity != self.sparsity_start:
-            raise ConfigError(
-                f"snella: sparsity rises from {self.sparsity_start:g} to {self.sparsity:g} between rounds, and there "
-                "is one round only; set train.rounds to 2 or more, or sparsity_start = sparsity"
-            )
-        if done == 0:
+        if done == 0 or self.competition == "none":
             return module
         scores = {layer: sums[score_of(layer)].sum(1) for layer in kernel_layers(module)}
         sizes = {layer: out * inputs // len(scores[layer]) for layer, (out, inputs) in sides_of(module).items()}
@@ -121,12 +122,13 @@ class Snella(Kernelised):
         super().check(backbone)
         if self.sparsity >= 1 or self.sparsity_start > self.sparsity:
             raise ConfigError(
-                f"sparsity_start = {self.sparsity_start:g}, sparsity = {self.sparsity:g}: the second must be below 1, "
-                "and not below the first"
+                f"method.adapter: sparsity_start = {self.sparsity_start:g}, sparsity = {self.sparsity:g}: the "
+                "second must be below 1, and not below the first"
             )
         if self.warmup + self.settled >= 1:
             raise ConfigError(
-                f"warmup + settled = {self.warmup + self.settled:g}: must be below 1; sparsity rises in what is left"
+                f"method.adapter: warmup + settled = {self.warmup + self.settled:g}: must be below 1; "
+                "sparsity rises in what is left"
             )
         if max(self.beta1, self.beta2) >= 1:
-            raise ConfigError("beta1 and beta2 must be below 1: at 1 no gradient would move a score")
+            raise ConfigError("method.adapter: beta1 and beta2 must be below 1: at 1 no gradient would move a score")

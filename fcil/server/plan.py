@@ -55,13 +55,14 @@ class Progress:
 
 
 def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
-    """Lay out all phases of a run."""
+    """Lay out all phases of a run. Raises ConfigError where the method's settings do not suit them."""
     phases: list[Phase] = []
     for place, task in enumerate(scenario.tasks, 1):  # the one task of all classes at once has the last one's index
         kinds = method.phases(task, config.train.rounds)
         for position, kind in enumerate(kinds, 1):
             left = len(kinds) - position, len(scenario.tasks) - place
             phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left))
+    method.check_phases(phases)
     return Plan(config, method, scenario, backbone, tuple(phases))
 
 

@@ -42,6 +42,34 @@ def draft(tmp_path, body):
     return trial_of(f"{write(tmp_path, 'draft.py', HEAD + body)}:Draft", {})
 
 
+SCALED = """
+from fcil.model.lora import Lora
+
+
+class Scaled(Lora):
+    def changes(self, arrays, every_parameter=False):
+        return {layer: change.times(2.0) for layer, change in super().changes(arrays).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft(LoraMethod):
+    \"\"\"A draft.\"\"\"
+
+    @property
+    def adapter(self):
+        return Scaled(self.rank)
+"""
+
+
+def test_an_adapter_whose_changes_are_not_those_of_its_layers_is_found(tmp_path):
+    """Merges would be given other weights than the clients train."""
+    trial = trial_of(f"{write(tmp_path, 'scaled.py', MINE + SCALED)}:Draft", {})
+    failed = failures(trial)
+    assert list(failed) == ["What an adapter says of its changes is what its arrays do in the network."]
+    (result,) = failed.values()
+    assert "make another model than its arrays" in result.message
+
+
 def failures(trial):
     return {result.title: result for result in examine(trial) if result.outcome == "fails"}
 

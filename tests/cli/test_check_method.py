@@ -19,10 +19,10 @@ def test_a_good_method_has_a_line_for_every_check(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert main(["check-method", "mine.py:Mine", "--set", "pull=0.1", "--set", "method.rank=3"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert len(lines) == 16
+    assert len(lines) == 17
     assert all(line[0] in "✓–" or line.startswith(("ok ", "- ")) for line in lines)
     assert any("The order of clients does not matter" in line and line.endswith(" s") for line in lines)
-    assert last.startswith("mine.py:Mine keeps to the contract: 15 checks in ")
+    assert last.startswith("mine.py:Mine keeps to the contract: 16 checks in ")
 
 
 def test_what_fails_is_told_with_its_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
@@ -36,7 +36,7 @@ def test_what_fails_is_told_with_its_line_and_exit_code_1(tmp_path, monkeypatch,
     assert lines[at + 1] == "    task 1, round 1: client 0's work raised NameError: name 'nothing' is not defined"
     assert lines[at + 2] == f"    mine.py:{len(CRASH.splitlines())}"
     assert "(the run broke off before any client had answered)" in output.out
-    assert output.err.startswith("fcil: mine.py: 1 of 16 checks failed, in ")
+    assert output.err.startswith("fcil: mine.py: 1 of 17 checks failed, in ")
 
 
 @pytest.mark.parametrize(

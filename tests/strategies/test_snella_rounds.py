@@ -1,12 +1,15 @@
 """SNELLA over the rounds of a federated run: one budget, scores summed over clients, the same sparsities for all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference_kernels as reference
-from small import BACKBONE, LINEARS
+from small import LINEARS
 
 from fcil.battery import trial_of
 from fcil.battery.trial import CLIENTS, TASKS, TRAIN
+from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.merging.allocation import budget
 from fcil.method import ClientUpdate, Modules, Phase, Task
@@ -91,10 +94,19 @@ def test_a_client_sends_q_times_in_and_out_and_a_few_numbers_a_part(adapter, mor
 
 
 def test_one_round_is_no_schedule():
-    method = build_method("fedavg", {"adapter": "snella", "rank": 4})
-    once = Phase(0, "train", Task(0, 0, 2), 1, 0)
-    with pytest.raises(ConfigError, match=r"one round only; set train\.rounds to 2 or more"):
-        method.begin(method.init(BACKBONE, 2, 0), once, BACKBONE)
-    for still in ("snella(sparsity = 0.5, sparsity_start = 0.5)", 'snella(competition = "none")'):
-        method = build_method("fedavg", {"adapter": still, "rank": 4})
-        method.begin(method.init(BACKBONE, 2, 0), once, BACKBONE)
+    once = Phase(0, "train", Task(0, 0, 2), 1, 0, tasks_left=1)
+    again = replace(once, index=1, task=Task(1, 2, 2), tasks_left=0)
+    for name in ("fedavg", "ties"):
+        with pytest.raises(ConfigError, match=r"one round only; set train\.rounds to 2 or more"):
+            build_method(name, {"adapter": "snella"}).check_phases([once] if name == "fedavg" else [once, again])
+        for still in ("snella(sparsity = 0.5, sparsity_start = 0.5)", 'snella(competition = "none")'):
+            build_method(name, {"adapter": still}).check_phases([once, again])
+    build_method("fedavg", {"adapter": "snella"}).check_phases([once, again])  # its module goes on: two rounds
+    build_method("ties", {"adapter": "snella"}).check_phases([once, replace(once, round=2)])
+
+
+def test_a_run_of_one_round_is_refused_before_it_has_a_folder(digits_config, tmp_path):
+    sections = {"method": {"name": "ties", "adapter": "snella", "rank": 2}}, {"train": {"rounds": 1}}
+    with pytest.raises(ConfigError, match="one round only"):
+        prepare(digits_config(*sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
