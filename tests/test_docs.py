@@ -41,7 +41,7 @@ CONFIG = Config(
     train=Train(rounds=1, epochs=2),
     method=MethodChoice("fedavg", {"rank": 2}),
 )
-EXAMPLES = ("FedProx", "Median", "EWC", "Replay")
+EXAMPLES = ("FedProx", "Median", "EWC", "Replay", "BitFit")
 """The classes of the guide's examples."""
 
 
