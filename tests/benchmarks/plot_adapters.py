@@ -48,16 +48,22 @@ def main() -> None:
     def paint(figure: Figure, axes: Axes) -> None:
         axes.remove()
         left, right = figure.subplots(1, 2, sharey=True)
-        panels = ((left, "trained", "numbers that train [million]"), (right, "peak", "peak memory of a step [MB]"))
-        for panel, key, name in panels:
-            for i, (label, values) in enumerate(found.items()):
-                x, y, look = costs[label][key], np.array(values), mark(i)
+        for i, (label, values) in enumerate(found.items()):
+            y, look = np.array(values), mark(i)
+            alike = [other for other in found if abs(costs[other]["trained"] / costs[label]["trained"] - 1) < 0.05]
+            beside = 1.2 ** (alike.index(label) - (len(alike) - 1) / 2)  # those that train as many, beside each other
+            for panel, x in ((left, costs[label]["trained"] * beside), (right, costs[label]["peak"])):
                 panel.plot([x] * len(y), y, look.marker, color=look.colour, alpha=0.35, markersize=3)
                 panel.plot([x], [y.mean()], look.marker, color=look.colour, label=label)
-            panel.set_xscale("log")
-            panel.set_xlabel(name)
-            panel.grid(axis="y")
+        left.set_xscale("log")
+        left.set_xticks([0.03, 0.1, 1, 10], labels=["0.03", "0.1", "1", "10"])
+        left.minorticks_off()
+        left.set_xlabel("numbers that train [million]")
+        right.set_xlim(0)
+        right.set_xlabel("peak memory of a step [MB]")
         left.set_ylabel("final accuracy [%]")
+        for panel in (left, right):
+            panel.grid(axis="y")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
 
     draw(args.picture, (6.5, 2.6), paint)
