@@ -28,7 +28,12 @@ def test_every_method_keeps_to(check, name):
     try:
         check(trial(name))
     except NotAsked:  # of whom a promise is asked is tested below
-        assert check.__name__ in ("additive_merges_add", "copies_of_a_client_are_that_client", "stores_survive_storage")
+        assert check.__name__ in (
+            "additive_merges_add",
+            "changes_are_what_the_network_adds",
+            "copies_of_a_client_are_that_client",
+            "stores_survive_storage",
+        )
 
 
 @every_method
