@@ -7,9 +7,11 @@ import pytest
 from small import small_settings
 
 from fcil.battery import CHECKS, NotAsked, trial_of
+from fcil.battery.merging import changes_are_what_the_network_adds
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, MergeError
 from fcil.method import Averaging
+from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import describe
 from fcil.registry import build_method, method_class, method_names
 
@@ -88,3 +90,10 @@ def test_a_mean_over_nobodys_examples_is_an_error_and_not_nan():
     first = trial("fedavg").records[0]
     with pytest.raises(MergeError, match="needs some"):
         trial("fedavg").method.merge(first.before, first.phase, [replace(u, num_examples=0) for u in first.updates])
+
+
+def test_changes_are_compared_wherever_an_adapter_changes_weights():
+    asked = {name for name in NAMES if isinstance(build_method(name, {}).adapter, WeightAdapter)}
+    assert set(NAMES) - asked == {"ncm", "ranpac", "ridge", "vpt"}
+    for name in ("fedavg", "lorm", "fedex"):
+        changes_are_what_the_network_adds(trial(name))  # raises NotAsked where it looks at nothing
