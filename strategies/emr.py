@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ from fcil.options import Option
 from ._merging import Draw, MergeMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 __all__ = ["Emr"]
 
@@ -29,12 +29,10 @@ MASKS, RESCALERS, TASKS = ".masks", SCORES + "rescalers", SCORES + "tasks"
 class _MaskedLora(Lora):
     """LoRA with room for every task's masks beside a layer's change; the layers themselves do not read them."""
 
-    def install(self, network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-        """Replace the target layers by ones that have slots for masks."""
-        slots = dict(super().install(network))
-        changes = [(name, layer) for name, (layer, _) in slots.items() if name.endswith(DELTA)]
-        masks = {name.removesuffix(DELTA) + MASKS: (layer, "masks") for name, layer in changes}
-        return {**slots, **masks}
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """As LoRA's, and the masks."""
+        return {**super().slots, MASKS: "masks"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ __all__ = ["RowForecast", "TableForecast", "forecast_rows"]
 
 @dataclass(frozen=True)
 class RowForecast:
-    """What one row of a comparison will take."""
+    """The forecast of one row of a comparison."""
 
     title: str
     runs: int
     """Number of its runs, one for each seed."""
     one: Forecast
-    """What the run of the first seed takes; those of others differ by their split."""
+    """The forecast of the first seed's run; those of others differ by their split."""
 
     def all_runs(self, what: str) -> int:
         """`steps`, `upload_bytes` or `download_bytes` of all its runs."""
@@ -36,7 +36,7 @@ class RowForecast:
 
 @dataclass(frozen=True)
 class TableForecast:
-    """What all rows of a comparison will take, one run after another."""
+    """The forecast of all rows of a comparison, one run after another."""
 
     rows: tuple[RowForecast, ...]
 

@@ -72,7 +72,7 @@ class KernelLinear(LoraLinear):
     """A frozen linear layer with slots for a kernelised change, a LoRA pair of any rank, and a dense change."""
 
     _kept: tuple[object, Tensor] | None = None
-    """What `_sum` made, and of what."""
+    """The sum that `_sum` made, behind the key of what it was made of."""
     _shares: tuple[int, list[float]] | None = None
     """The sparsities as numbers, and the version of the tensor that they were read from."""
 

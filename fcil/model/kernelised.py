@@ -21,7 +21,8 @@ from fcil.merging.lowrank import Change, Dense, dense
 from fcil.method import Backbone, Draw
 from fcil.model.kernel_form import HEADS, IN, MIX, OUT, SPARSITY, Form
 from fcil.model.lora import A, B
-from fcil.model.weight_adapter import DELTA, LayerChanges, WeightAdapter, sides_of
+from fcil.model.target_adapter import TargetAdapter
+from fcil.model.weight_adapter import DELTA, LayerChanges, sides_of
 from fcil.model.weight_adapter import Draw as AnyDraw
 
 if TYPE_CHECKING:
@@ -61,11 +62,10 @@ def kernel_change(form: Form, arrays: Arrays, layer: str) -> np.ndarray:
         return weight_change(form, torch.from_numpy(p), torch.from_numpy(q), mix, s.tolist()).numpy()
 
 
-class Kernelised(WeightAdapter):
+class Kernelised(TargetAdapter):
     """An adapter whose layers change by kernels; a subclass is a frozen dataclass with these two settings."""
 
     rank: int
-    targets: tuple[str, ...]
 
     @property
     @abstractmethod
@@ -77,24 +77,15 @@ class Kernelised(WeightAdapter):
     def first_sparsity(self) -> float:
         """The sparsity of every part at the start."""
 
-    def layers(self, backbone: Backbone) -> dict[str, tuple[int, int]]:
-        """Adapted layer -> (out, in), in the order of the forward pass."""
-        return {
-            name: (backbone.linears[name][0], backbone.linears[name][1])
-            for name in names_matching(backbone.linears, self.targets)
-        }
-
     def check(self, backbone: Backbone) -> None:
         """Raise ConfigError for an odd rank, targets that match nothing, or a qkv whose outputs are not three parts."""
-        layers = self.layers(backbone)
-        if not layers:
-            raise ConfigError(f"method: no linear layer of the backbone matches {', '.join(self.targets)}")
+        super().check(backbone)
         if self.rank < HEADS or self.rank % HEADS:
             raise ConfigError(
                 f"method.rank = {self.rank}: the points of {type(self).__name__.lower()} have {HEADS} heads; set "
                 f"a multiple of {HEADS}"
             )
-        for name, (out, _) in layers.items():
+        for name, (out, _) in self.layers(backbone).items():
             if out % parts_of(name):
                 raise ConfigError(
                     f"{name}: its {out} outputs are not q, k and v of one width; leave it out of `targets`"
@@ -117,21 +108,16 @@ class Kernelised(WeightAdapter):
             arrays[name + SPARSITY] = np.full(parts, self.first_sparsity, np.float32)
         return arrays
 
-    def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
-        """Replace the target layers in the network; return the slots of their arrays, and of LoRA pairs and deltas."""
-        from torch import nn
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """The arrays of a layer, and LoRA pairs and dense changes beside them."""
+        return _SLOTS
 
+    def layer(self, module: nn.Module) -> nn.Module:
+        """Make the layer that takes the place of a linear one."""
         from fcil.model.kernel_layer import KernelLinear
-        from fcil.model.lora_layer import LoraLinear
 
-        slots: dict[str, tuple[nn.Module, str]] = {}
-        names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
-        for name in names_matching(names, self.targets):
-            parent, _, child = name.rpartition(".")
-            layer = KernelLinear(network.get_submodule(name), self.form)  # type: ignore[arg-type]
-            setattr(network.get_submodule(parent), child, layer)
-            slots |= {name + ending: (layer, attribute) for ending, attribute in _SLOTS.items()}
-        return slots
+        return KernelLinear(module, self.form)  # type: ignore[arg-type]
 
     @property
     def trains(self) -> tuple[str, ...]:

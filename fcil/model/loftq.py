@@ -112,14 +112,11 @@ class Loftq(Lora):
         out, width = weight.shape
         return dequantized(arrays[layer + CODES], arrays[layer + SCALES], (out, width), self.bits, self.kind)
 
-    def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
-        """Replace the target layers, and let their weights go; return the slots of arrays, codes and scales too."""
-        slots = dict(super().install(network))
-        if self.bits != FULL:
-            layers = {name.removesuffix(A): layer for name, (layer, _) in slots.items() if name.endswith(A)}
-            slots |= {name + CODES: (layer, "codes") for name, layer in layers.items()}
-            slots |= {name + SCALES: (layer, "scales") for name, layer in layers.items()}
-        return slots
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """As LoRA's; and codes and scales where the weights are quantised."""
+        quantised = {} if self.bits == FULL else {CODES: "codes", SCALES: "scales"}
+        return {**super().slots, **quantised}
 
     def layer(self, module: nn.Module) -> LoraLinear:
         """Make the layer that takes the place of a linear one.

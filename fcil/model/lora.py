@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from fcil.arrays import Arrays, names_matching
+from fcil.arrays import Arrays
 from fcil.errors import ConfigError
 from fcil.merging.lowrank import Change, Dense, LowRank, truncated
 from fcil.method import Backbone, Draw
-from fcil.model.weight_adapter import DELTA, WeightAdapter
+from fcil.model.target_adapter import TargetAdapter
+from fcil.model.weight_adapter import DELTA
 from fcil.model.weight_adapter import Draw as AnyDraw
 from fcil.options import Option
 
@@ -33,7 +34,7 @@ TARGETS = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "block
 
 
 @dataclass(frozen=True)
-class Lora(WeightAdapter):
+class Lora(TargetAdapter):
     """Train a LoRA pair (A, B) on every linear layer of the blocks; it begins at zero."""
 
     rank: Annotated[int, Option("rank of every pair", low=1)]
@@ -42,19 +43,10 @@ class Lora(WeightAdapter):
     """The factor that starts at zero. It has to train first: until it does, the other factor has no gradient."""
     trains: tuple[str, ...] = field(default=(f"*{A}", f"*{B}"), compare=False)
 
-    def layers(self, backbone: Backbone) -> dict[str, tuple[int, int]]:
-        """Adapted layer -> (out, in), in the order of the forward pass."""
-        return {
-            name: (backbone.linears[name][0], backbone.linears[name][1])
-            for name in names_matching(backbone.linears, self.targets)
-        }
-
     def check(self, backbone: Backbone) -> None:
         """Raise ConfigError for a rank that a layer cannot have, or targets that match nothing."""
-        layers = self.layers(backbone)
-        if not layers:
-            raise ConfigError(f"method: no linear layer of the backbone matches {', '.join(self.targets)}")
-        name, shape = min(layers.items(), key=lambda item: min(item[1]))
+        super().check(backbone)
+        name, shape = min(self.layers(backbone).items(), key=lambda item: min(item[1]))
         if not 1 <= self.rank <= min(shape):
             raise ConfigError(
                 f"method.rank = {self.rank}: must be between 1 and {min(shape)}, the smaller side of {name} {shape}"
@@ -68,20 +60,10 @@ class Lora(WeightAdapter):
                 arrays[name + factor] = uniform(rng, shape, 0.0 if factor == self.zero else 1.0)
         return arrays
 
-    def install(self, network: nn.Module) -> Mapping[str, tuple[nn.Module, str]]:
-        """Replace the target layers in the network; return the slots of their arrays."""
-        from torch import nn
-
-        from fcil.model.lora_layer import LoraLinear
-
-        slots: dict[str, tuple[nn.Module, str]] = {}
-        names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
-        for name in names_matching(names, self.targets):
-            parent, _, child = name.rpartition(".")
-            layer = self.layer(network.get_submodule(name))
-            setattr(network.get_submodule(parent), child, layer)
-            slots |= {name + A: (layer, "lora_A"), name + B: (layer, "lora_B"), name + DELTA: (layer, "delta")}
-        return slots
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """A and B of a layer, and a dense change, for merges whose result has no factors."""
+        return {A: "lora_A", B: "lora_B", DELTA: "delta"}
 
     def layer(self, module: nn.Module) -> LoraLinear:
         """Make the layer that takes the place of a linear one; a layer that has been made stays as it is."""

@@ -112,7 +112,7 @@ class WeightAdapter(Adapter):
         return module
 
     def frozen(self, layer: str, weight: np.ndarray, arrays: Arrays) -> np.ndarray:
-        """What stands beside a layer's change in the network, (out, in): its pre-trained weight unless overridden.
+        """The frozen weight beside a layer's change in the network, (out, in): the pre-trained one unless overridden.
 
         Args:
             weight: the pre-trained weight, (out, in).
