@@ -1,4 +1,4 @@
-"""What adapters with kernelised weight changes share: arrays and their starts, slots in the network, changes.
+"""The base of the adapters whose layers change by kernels: arrays and their starts, slots in the network, changes.
 
 Every adapted layer changes by dW, which two sets of points make by a kernel and a competition among its entries
 (`fcil.model.kernels`). The fused attn.qkv counts as three parts, q, k and v, each with points of its own, as in the
