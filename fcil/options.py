@@ -43,6 +43,8 @@ class Option:
     """Admitted texts, any if empty; `<k>` in one stands for a whole number from 1 on."""
     key: str = ""
     """Name of the setting where the field has another one; the field's unless given."""
+    former: str = ""
+    """An earlier name of the setting, which is still read."""
 
     def text_complaint(self, value: str) -> str | None:
         """Say which texts are admitted if `value` is not; None if it is."""
@@ -149,10 +151,15 @@ def describe(schema: type) -> list[Described]:
     split = {key: _split(hints[name]) for key, name in keys.items()}
     fields = {field.name: field.default for field in dataclasses.fields(schema)}
     defaults = {key: fields[name] for key, name in keys.items()}
-    return [
-        Described(name, " | ".join(f'"{form}"' for form in option.forms) or _type_name(kind), defaults[name], option)
-        for name, (kind, option) in split.items()
-    ]
+    return [Described(name, _shown(kind, option), defaults[name], option) for name, (kind, option) in split.items()]
+
+
+def _shown(kind: Any, option: Option) -> str:
+    """Name the admitted values: the forms of a text, beside the other kinds where there are any."""
+    if not option.forms:
+        return _type_name(kind)
+    others = [_type_name(part) for part in get_args(kind) if part is not str]
+    return " or ".join([*others, " | ".join(f'"{form}"' for form in option.forms)])
 
 
 def _convert(value: object, kind: Any, option: Option) -> object:
@@ -165,7 +172,8 @@ def _convert(value: object, kind: Any, option: Option) -> object:
         words = [part for part in kinds if get_origin(part) is Literal and isinstance(value, str)]
         if words and value not in get_args(words[0]):  # number | Literal["auto"]
             raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
-        return None if value is None else _convert(value, [*words, *kinds][0], option)
+        texts = [part for part in kinds if part is str and isinstance(value, str)]
+        return None if value is None else _convert(value, [*words, *texts, *kinds][0], option)
     if origin is Literal:
         if value not in get_args(kind):
             near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""
@@ -198,11 +206,16 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
     """
     hints = get_type_hints(schema, include_extras=True)
     known, values = keys_of(schema), {}
-    for name, value in table.items():
+    options = {name: _split(hints[field])[1] for name, field in known.items()}
+    now = {option.former: name for name, option in options.items() if option.former}
+    for given, value in table.items():
+        name = now.get(given, given)
+        if known.get(name) in values:
+            raise ConfigError(f"{where(given)}: the earlier name of {name!r}, which is set as well; leave this one out")
         if name not in known:
             raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, known)}")
         try:
             values[known[name]] = _convert(value, *_split(hints[known[name]]))
         except ValueError as error:
-            raise ConfigError(f"{where(name)} = {value!r}: {error}") from None
+            raise ConfigError(f"{where(given)} = {value!r}: {error}") from None
     return schema(**values)

@@ -1,108 +1,251 @@
-"""The base of methods that solve a ridge head from sums: the statistic, the solution, and random features."""
+"""The base of methods that solve a ridge head from sums, and may choose layers and penalty by sums too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
-from fcil.merging.ridge import best_penalty, biases, ridge_rows
-from fcil.method import SCORES, Model, Phase, head
-from fcil.options import Option
-from fcil.statistics.features import (
-    GRAM,
-    HELD,
-    FeatureMap,
-    FeatureSums,
-    Wire,
-    class_sums,
-    counts,
-    projection,
+from fcil.errors import ConfigError
+from fcil.merging.candidates import best_choice, columns
+from fcil.merging.ridge import GRID, penalty_unit
+from fcil.method import (
+    REPORT,
+    TOKENS,
+    Backbone,
+    Broadcast,
+    ClientUpdate,
+    GramLayout,
+    Kind,
+    Local,
+    Pass,
+    Phase,
+    Task,
+    Tokens,
+    head,
 )  # fmt: skip
+from fcil.method.tokens import side_by_side
+from fcil.options import Option
+from fcil.statistics.candidates import CandidateSums
+from fcil.statistics.feature_map import FeatureMap
+from fcil.statistics.features import GRAM, HELD, FeatureSums, class_sums, counts, held_out
+from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, RightAnswers
 
-from ._closed_form import SUMS, ClosedForm, feature_width
+from ._closed_form import ROWS, SUMS, ClosedForm, feature_width
+from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["RidgeMethod", "Sketch"]
 
-__all__ = ["PROJECTION", "RidgeMethod"]
-
-HELD_OUT = 0.1
-"""Share of the samples by which the penalty is chosen."""
-PROJECTION = SCORES + "projection"
+Step = Literal["choose", "sum", "score"]
+Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
+CHOSEN, BLOCKS = "chosen", "blocks"
+"""The state's group of what was chosen among candidates, and its array: the chosen blocks' positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeMethod(ClosedForm):
-    """The base of the methods whose head is H = (G + lambda I)^-1 Q of features, or of random features of them."""
+class RidgeMethod(RidgeSolution, ClosedForm):
+    """The base of the methods whose head is H = (G + lambda I)^-1 Q of features, or of random features of them.
 
-    penalty: Annotated[
-        float | Literal["auto"],
+    A task is one report. With `layers` = "auto" clients sum candidates: tokens of all layers, each layer's folded into
+    a few numbers. The server takes three evenly spaced layers by generalised cross-validation
+    (`fcil.merging.candidates`). After the first task clients then sum the chosen layers' tokens in full, in one more
+    report; with `choose` = "every_task" the candidates' sums are the features themselves, and the choice is made anew
+    from the sums of all tasks.
+    """
+
+    layers: Annotated[
+        tuple[int, ...] | str,
         Option(
-            "lambda; `auto` picks it from a grid by the error on 10 % of the samples, of which only sums are sent "
-            "(twice the traffic), and then solves with all samples",
-            above=0,
+            'layers, counted from 1, whose tokens are the features: a list, "spread:3" for evenly spaced ones, or '
+            '"auto", chosen from sums; empty for the network\'s own features',
+            low=1,
+            forms=("spread:<k>", "auto"),
         ),
-    ] = "auto"
-    wire: Annotated[
-        Wire, Option("type of the sums that are sent; float32 halves the traffic and moves the solution a little")
-    ] = "float64"
+    ] = ()
+    choose: Annotated[
+        Literal["first_task", "every_task"],
+        Option('when "auto" layers are chosen: once, for full sums from then on, or always anew among folded ones'),
+    ] = "first_task"
+    candidates: Annotated[int, Option("numbers to which all candidates are folded, together", low=1)] = 2400
 
     @property
-    def random_features(self) -> int | None:
-        """M, the number of random features relu(R z); 0 leaves features as they are, None has no R at all."""
-        return None
+    def random_features(self) -> int:
+        """M, the number of random features relu(R z); 0 leaves features as they are."""
+        return 0
 
     @property
     def sketch_rank(self) -> int:
         """Rank of the factor in whose form G is sent; 0 sends all of it."""
         return 0
 
-    def statistic(self, phase: Phase) -> FeatureSums:
-        """G, Q and counts, and the same of the held-out samples."""
-        features = FeatureMap(random=self.random_features or 0, seed=phase.seed)
-        held_out = HELD_OUT if self.penalty == "auto" else 0.0
-        return FeatureSums(phase.task, features, held_out=held_out, wire=self.wire, sketch=self.sketch_rank)
+    @property
+    def features(self) -> FeatureMap:
+        """Folded and random features, as far as the settings ask for them."""
+        return FeatureMap(random=self.random_features, project=self.project)
 
-    def solution(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Solve for the rows of H^T, (C, M), of these tasks' classes, with their sample counts, (C,); float64."""
-        sums = state[SUMS]
-        gram, q = sums[GRAM], np.concatenate([sums[class_sums(t)] for t in tasks])
-        count = np.concatenate([sums[counts(t)] for t in tasks])
-        penalty = self.penalty
-        if penalty == "auto":
-            q_held = np.concatenate([sums[HELD + class_sums(t)] for t in tasks])
-            count_held = np.concatenate([sums[HELD + counts(t)] for t in tasks])
-            penalty = best_penalty(gram, q, (sums[HELD + GRAM], q_held, float(count_held.sum())))
-            gram, q, count = gram + sums[HELD + GRAM], q + q_held, count + count_held
-        return ridge_rows(gram, q, penalty), count
+    @property
+    def anew(self) -> bool:
+        """Tell whether the choice is made anew after every task, among candidates whose sums are kept."""
+        return self.layers == "auto" and self.choose == "every_task"
+
+    def steps(self, task: int) -> tuple[Step, ...]:
+        """What the reports of a task are for, in their order."""
+        first = self.layers == "auto" and not self.anew and task == 0
+        choose: tuple[Step, ...] = ("choose",) if first else ()
+        return (*choose, "sum", "score") if self.penalty == "accuracy" else (*choose, "sum")
+
+    def step(self, phase: Phase) -> Step:
+        """What the report of a phase is for."""
+        return self.steps(phase.task.index)[-1 - phase.phases_left]
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """One report a task, one more in a first task in which layers are chosen, and one more to count answers."""
+        return (REPORT,) * len(self.steps(task.index))
+
+    def chosen_tokens(self, backbone: Backbone) -> Tokens | None:
+        """The tokens with which the run begins: the candidates where there is a choice."""
+        if self.layers != "auto":
+            return super().chosen_tokens(backbone)
+        return side_by_side(range(1, backbone.blocks + 1), self.sides(backbone))
+
+    def init(self, backbone: Backbone, classes: int, seed: int) -> State:
+        """Raise ConfigError for settings that exclude each other, or tokens that the backbone does not have."""
+        if self.layers != "auto" and self.choose == "every_task":
+            raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
+        if self.anew:
+            for name, value, unset in (("project", self.project, 0), ("random", self.random_features, 0)):
+                if value != unset:
+                    raise ConfigError(
+                        f'method.{name} = {value}: with method.choose = "every_task" the candidates\' folded tokens '
+                        f"are the features, method.candidates = {self.candidates} numbers; leave method.{name} out"
+                    )
+            if self.penalty == "accuracy" or self.sketch_rank:
+                raise ConfigError(
+                    'method.choose = "every_task": needs G whole, and no penalty by accuracy; leave method.sketch out '
+                    'and set method.penalty to "gcv", "auto" or a number'
+                )
+        return super().init(backbone, classes, seed)
+
+    # ---- statistics --------------------------------------------------------------------------------------------------
+
+    def statistic(self, phase: Phase) -> FeatureSums | CandidateSums:
+        """G, Q and counts of the candidates where they are summed, of phi otherwise."""
+        if self.step(phase) != "choose" and not self.anew:
+            return self.feature_sums(phase)
+        held = self.held_out if self.anew else 0.0
+        return CandidateSums(phase.task, self.candidates, phase.seed, held, self.wire)
+
+    def feature_sums(self, phase: Phase) -> FeatureSums:
+        """G, Q and counts of phi, and the same of the held-out samples."""
+        features = replace(self.features, seed=phase.seed)
+        return FeatureSums(phase.task, features, held_out=self.held_out, wire=self.wire, sketch=self.sketch_rank)
+
+    def answers(self, phase: Phase) -> RightAnswers:
+        """The statistic by which the penalty is chosen."""
+        return RightAnswers(phase.task, replace(self.features, seed=phase.seed))
+
+    def local(self, phase: Phase) -> Local:
+        """Sum the step's statistic; answers are counted on the held-out samples only."""
+        if self.step(phase) != "score":
+            return super().local(phase)
+        return Local(passes=(Pass((self.answers(phase),), samples=held_out(phase.seed, HELD_OUT)),))
+
+    # ---- server half -------------------------------------------------------------------------------------------------
+
+    def broadcast(self, state: State, phase: Phase) -> Broadcast:
+        """Send the length of features and their tokens; for the count of answers also a head for each penalty."""
+        if self.step(phase) != "score":
+            return super().broadcast(state, phase)
+        gram, q, count = fitted(state[SUMS], range(phase.task.index + 1))
+        unit = penalty_unit(gram, state[SUMS][HELD + GRAM])
+        heads = [self.solution_of(gram, q, count, unit * share) for share in GRID]
+        rows, biases = (np.stack(parts) for parts in zip(*heads, strict=True))
+        return Broadcast({**state[ROWS], **as_float32({HEADS: rows, BIASES: biases})})
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """Add the clients' sums or counts, in float64."""
+        if self.step(phase) == "score":
+            return self.answers(phase).total(updates)
+        return super().sums(phase, broadcast, updates)
+
+    def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
+        """The statistic's G; counts of answers have none."""
+        return {} if self.step(phase) == "score" else super().gram_sums(phase, broadcast)
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """Add sums or counts to those before; choose where it is time."""
+        step = self.step(phase)
+        if step == "score":
+            before = state.get(CHOSEN, {}).get(RIGHT, 0.0)
+            return {**state, CHOSEN: {RIGHT: before + sums[RIGHT]}}
+        state = super().merge_sums(state, phase, sums)
+        if step == "choose":
+            return self._opened_for_choice(state, phase)
+        if self.anew:
+            return {**state, CHOSEN: {BLOCKS: np.array(self._choice(state, phase), np.float64)}}
+        return state
+
+    def _choice(self, state: State, phase: Phase) -> tuple[int, ...]:
+        """Choose among the candidates by their sums of all tasks so far: positions of blocks."""
+        gram, q, count = fitted(state[SUMS], range(phase.task.index + 1))
+        blocks, rng = Tokens.of(state[ROWS][TOKENS]).blocks, phase.generator("signs of candidates")
+        return best_choice(gram, q, float(count.sum()), blocks, rng, whole=self.anew)
+
+    def _opened_for_choice(self, state: State, phase: Phase) -> State:
+        """The state with zero sums for the tokens that the candidates' sums choose."""
+        offered = Tokens.of(state[ROWS][TOKENS])
+        width = feature_width(state) // sum(offered.sizes)
+        chosen = Tokens(tuple(offered.blocks[i] for i in self._choice(state, phase)))
+        following = replace(phase, phases_left=phase.phases_left - 1)
+        return self.opened({}, following, chosen, width * sum(chosen.sizes))
+
+    def notes(self, state: State, phase: Phase) -> Mapping[str, object]:
+        """The layers that were chosen, each with g of its tokens."""
+        if self.layers != "auto" or SUMS not in state:
+            return {}
+        blocks = Tokens.of(state[ROWS][TOKENS]).blocks
+        if self.anew:
+            blocks = tuple(blocks[int(i)] for i in state[CHOSEN][BLOCKS])
+        return {"layers": [layer for layer, _ in blocks], "tokens": [side for _, side in blocks]}
+
+    # ---- the head ----------------------------------------------------------------------------------------------------
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
-        """The head of all classes seen, solved from all samples so far, and R where there is one."""
-        tasks = range(phase.task.index + 1)
-        rows, count = self.solution(state, tasks)
+        """The head of all classes seen, solved from all samples so far, and the maps from features to phi."""
+        phase, tasks = replace(phase, phases_left=0), range(phase.task.index + 1)
+        rows, bias = self.solved_in(state, tasks)
         ends = np.cumsum([len(state[SUMS][counts(t)]) for t in tasks])[:-1]
         weights = {head.weight(t): a for t, a in enumerate(np.split(rows, ends))}
-        solved = as_float32({**weights, **{head.bias(t): a for t, a in enumerate(np.split(biases(count), ends))}})
-        if self.random_features is None:
-            return solved
-        r = projection(phase.seed, self.random_features, self.input_width(state))
-        return {**solved, PROJECTION: np.array(r)}
+        solved = as_float32({**weights, **{head.bias(t): a for t, a in enumerate(np.split(bias, ends))}})
+        return {**solved, **self.maps(state, phase, self.input_width(state))}
 
     def input_width(self, state: State) -> int:
-        """Length of z, the feature vector of which random features are made."""
+        """Length of z, the feature vector of which phi is made."""
         return feature_width(state)
 
-    def scores(self, model: Model, images: Tensor) -> Tensor:
-        """Class scores by the head on the features, or on relu(R z)."""
-        return self.scores_of(model, model.features(images))
+    def map_of(self, state: State, phase: Phase) -> FeatureMap:
+        """The map from features to phi; that of all candidates where the choice is made anew."""
+        if not self.anew:
+            return super().map_of(state, phase)
+        tokens = Tokens.of(state[ROWS][TOKENS])
+        size = len(state[SUMS][class_sums(phase.task.index)][0]) // len(tokens.blocks)
+        return FeatureMap(seed=phase.seed, project=size, parts=tokens.sizes)
 
-    def scores_of(self, model: Model, z: Tensor) -> Tensor:
-        """Class scores of features z, (n, length of z) -> (n, classes seen)."""
-        if PROJECTION not in model.arrays:
-            return model.logits(z)
-        phi = FeatureMap(random=self.random_features or 0).apply(z, model.arrays[PROJECTION])
-        return model.logits(phi.float())
+    def solved_in(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and biases from the state's sums: of chosen blocks alone, or at the penalty of most right answers."""
+        sums = state[SUMS]
+        if self.penalty == "accuracy" and CHOSEN in state:
+            share = GRID[int(np.argmax(state[CHOSEN][RIGHT]))]
+            chosen = replace(self, penalty=share * penalty_unit(sums[GRAM], sums[HELD + GRAM]))
+            return chosen.solved(together(sums), tasks)
+        if not self.anew or CHOSEN not in state:
+            return self.solved(sums, tasks)
+        size = sums[class_sums(0)].shape[1] // len(state[ROWS][TOKENS])
+        at = columns(tuple(int(i) for i in state[CHOSEN][BLOCKS]), size)
+        rows, bias = self.solved({name: taken(name, a, at) for name, a in sums.items()}, tasks)
+        whole = np.zeros((len(rows), sums[class_sums(0)].shape[1]))
+        whole[:, at] = rows
+        return whole, bias

@@ -13,6 +13,7 @@ from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
 from fcil.method import (
     REPORT,
+    TOKENS,
     Averaging,
     Backbone,
     Broadcast,
@@ -29,14 +30,14 @@ from fcil.method import (
 from fcil.model.lora import Lora
 from fcil.options import Option
 from fcil.statistics.drift import Drift
-from fcil.statistics.features import FeatureMap, FeatureSums
+from fcil.statistics.features import FeatureSums
 
-from ._closed_form import ROWS, SUMS
+from ._closed_form import PROJECTION, ROWS, SUMS
 from ._lora import Rank
 from ._parts import lora_method
-from ._ridge import PROJECTION, RidgeMethod
+from ._ridge import RidgeMethod, Sketch
 from ._transport import split_drift, transported_sums
-from .ranpac import RandomFeatures, Sketch
+from .ranpac import RandomFeatures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,15 +53,16 @@ def _after(task: int, arrays: Arrays) -> dict[str, np.ndarray]:
     return {f"after_task{task}/{name}": a for name, a in arrays.items()}
 
 
+def _bare(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
+    """The frozen backbone without modules, beside the tokens of its features; a model of `Pass`."""
+    return {name: a for name, a in arrays.items() if name == TOKENS}
+
+
 def _modules(task: int, arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
-    """The modules that `_after` has named, of one task; a model of `Pass`."""
+    """The modules that `_after` has named, of one task, beside the tokens; a model of `Pass`."""
     mark = f"after_task{task}/"
-    return {name.removeprefix(mark): a for name, a in references.items() if name.startswith(mark)}
-
-
-def _bare(arrays: Arrays, references: Arrays) -> Arrays:
-    """The frozen backbone without modules; a model of `Pass`."""
-    return {}
+    modules = {name.removeprefix(mark): a for name, a in references.items() if name.startswith(mark)}
+    return {**_bare(arrays, references), **modules}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,11 @@ class LoRMRanPAC(RidgeMethod):
     Ours, after the first-session adaptation of RanPAC (arXiv 2307.02251) and STSA (arXiv 2506.01327). With `adapt` =
     first_task the backbone is frozen after the first task. With every_task it goes on changing, and the sums of earlier
     tasks are of features that are no longer there; `transport` carries them over in closed form, by the linear map from
-    old to new features that fits best on the current task's data. With `size` = 0 the head is plain ridge regression,
+    old to new features that fits best on the current task's data. With `random` = 0 the head is plain ridge regression,
     and the map is one between the backbone's own features: fewer numbers to fit than there are samples, as a rule.
     """
 
-    size: RandomFeatures = 1250
+    random: RandomFeatures = 1250
     sketch: Sketch = 0
     adapt: Annotated[Literal["first_task", "every_task"], Option("tasks in which LoRA is trained")] = "first_task"
     concat: Annotated[bool, Option("the head sees frozen and adapted features side by side")] = False
@@ -98,7 +100,7 @@ class LoRMRanPAC(RidgeMethod):
     @property
     def random_features(self) -> int:
         """M, the number of random features."""
-        return self.size
+        return self.random
 
     @property
     def sketch_rank(self) -> int:
@@ -143,15 +145,14 @@ class LoRMRanPAC(RidgeMethod):
         """G, Q and counts of the adapted features, which stand to the right of the frozen ones with `concat`."""
         drift = self.drift(phase)
         models = drift.models if drift else 1 + self.concat
-        return replace(super().statistic(phase), models=models, chosen=(1, 0) if self.concat else (0,))
+        return replace(self.feature_sums(phase), models=models, chosen=(1, 0) if self.concat else (0,))
 
     def drift(self, phase: Phase) -> Drift | None:
         """The statistic by which older sums are transported to new features; None where there are none."""
         if not self.transport or phase.task.index == 0:
             return None
         new, old = ((1, 0), (1, 2)) if self.concat else ((0,), (1,))
-        features = FeatureMap(random=self.size, seed=phase.seed)
-        return Drift(phase.task, features, max(old) + 1, new, old, self.wire)
+        return Drift(phase.task, replace(self.features, seed=phase.seed), max(old) + 1, new, old, self.wire)
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """The ridge head; within a task, where there is none yet, the tuner's."""
@@ -161,17 +162,23 @@ class LoRMRanPAC(RidgeMethod):
             return self._tuner.scores(model, images)
         features = model.features(images)
         if self.concat:
-            with model.using({}):
+            bare = {name: a.cpu().numpy() for name, a in model.arrays.items() if name == TOKENS}
+            with model.using(bare):
                 features = torch.cat([model.features(images), features], 1)
-        return self.scores_of(model, features)
+        return model.logits(self.phi(model, features))
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """Raise ConfigError for a transport without older sums, or a rank that does not fit."""
+        if self.penalty == "accuracy" or self.layers == "auto":
+            raise ConfigError(
+                'method.layers = "auto" and method.penalty = "accuracy" need further reports, which hybrids do not '
+                'have; name the layers, or "spread:3", and set the penalty to "auto", "gcv" or a number'
+            )
         if self.transport and self.adapt != "every_task":
             raise ConfigError('method.transport = true: features change only with method.adapt = "every_task"; set it')
-        return self._tuner.init(backbone, classes, seed)
+        return {**super().init(backbone, classes, seed), **self._tuner.init(backbone, classes, seed)}
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """New arrays of the head, and of the tuner where it works."""

@@ -1,22 +1,18 @@
 """NCM: classify by the nearest class mean of frozen features."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.ridge import biases, class_means
-from fcil.method import Model, Phase, head
+from fcil.method import Phase, head
 from fcil.options import Option
-from fcil.statistics.features import FeatureMap, FeatureSums, class_sums, counts
+from fcil.statistics.feature_map import FeatureMap
+from fcil.statistics.features import FeatureSums, class_sums, counts
 
-from ._closed_form import SUMS, ClosedForm
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ._closed_form import SUMS, ClosedForm, feature_width
 
 __all__ = ["NCM"]
 
@@ -30,10 +26,16 @@ class NCM(ClosedForm):
     """
 
     normalise: Annotated[bool, Option("divide features by their Euclidean norm, before they are summed")] = True
+    random: Annotated[int, Option("M, the number of random features relu(R z); 0 for none", low=0)] = 0
+
+    @property
+    def features(self) -> FeatureMap:
+        """Folded, normalised and random features, as far as the settings ask for them."""
+        return FeatureMap(self.normalise, self.random, project=self.project)
 
     def statistic(self, phase: Phase) -> FeatureSums:
         """Sums and counts of classes; no Gram matrix."""
-        return FeatureSums(phase.task, FeatureMap(self.normalise), gram=False)
+        return FeatureSums(phase.task, replace(self.features, seed=phase.seed), gram=False)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """Deploy the means as a linear head: -||phi - mean||^2 / 2 less ||phi||^2 / 2, the same for all classes."""
@@ -42,8 +44,4 @@ class NCM(ClosedForm):
             count = state[SUMS][counts(task)]
             means = class_means(state[SUMS][class_sums(task)], count)
             rows |= {head.weight(task): means, head.bias(task): biases(count, -np.square(means).sum(1) / 2)}
-        return as_float32(rows)
-
-    def scores(self, model: Model, images: Tensor) -> Tensor:
-        """The linear head on the features that were summed."""
-        return model.logits(FeatureMap(self.normalise).apply(model.features(images)).float())
+        return {**as_float32(rows), **self.maps(state, phase, feature_width(state))}

@@ -5,14 +5,13 @@ from typing import Annotated
 
 from fcil.options import Option
 
-from ._ridge import RidgeMethod
+from ._ridge import RidgeMethod, Sketch
 
-__all__ = ["RandomFeatures", "RanPAC", "Sketch"]
+__all__ = ["RandomFeatures", "RanPAC"]
 
 RandomFeatures = Annotated[
-    int, Option("M, the number of random features; 0 for the features as they are", low=0)
+    int, Option("M, the number of random features; 0 for the features as they are", low=0, former="size")
 ]  # fmt: skip
-Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +24,13 @@ class RanPAC(RidgeMethod):
     arXiv 2606.11480.
     """
 
-    size: RandomFeatures = 1250
+    random: RandomFeatures = 1250
     sketch: Sketch = 0
 
     @property
     def random_features(self) -> int:
         """M, the number of random features."""
-        return self.size
+        return self.random
 
     @property
     def sketch_rank(self) -> int:

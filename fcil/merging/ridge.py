@@ -82,6 +82,11 @@ def held_out_error(rows: np.ndarray, gram: np.ndarray, class_sums: np.ndarray, c
     return float(np.sum(packed.times(rows, gram) * rows) - 2 * np.sum(rows * class_sums) + count)
 
 
+def penalty_unit(gram: np.ndarray, held_out: np.ndarray) -> float:
+    """The unit of GRID: the mean diagonal entry of both Gs together, or 1 where they are zero."""
+    return float((packed.diagonal(gram) + packed.diagonal(held_out)).mean()) or 1.0
+
+
 def best_penalty(
     gram: np.ndarray,
     class_sums: np.ndarray,
@@ -99,7 +104,7 @@ def best_penalty(
     """
     if not held_out[2]:
         return FALLBACK * (float(packed.diagonal(gram).mean()) or 1.0)
-    unit = float((packed.diagonal(gram) + packed.diagonal(held_out[0])).mean()) or 1.0
+    unit = penalty_unit(gram, held_out[0])
     penalties = [unit * share for share in grid]
     errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held_out) for penalty in penalties]
     return penalties[int(np.argmin(errors))]

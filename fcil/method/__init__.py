@@ -20,6 +20,7 @@ randomness is `phase.generator(...)`.
     client            Client, Step, Model: what a method's own code is given there
     base, averaging   Method, the base of all; Averaging, of those that average what trains
     state, head       the state's groups, and the names of the head's rows
+    tokens            features made of tokens of several layers
 """
 
 from fcil.arrays import Arrays, State
@@ -44,10 +45,11 @@ from fcil.method.phases import (
 )
 from fcil.method.server_optimizer import ServerOptimizer
 from fcil.method.state import Modules, of_task, split_tasks
+from fcil.method.tokens import TOKENS, Tokens
 
 __all__ = [
-    "EXAMPLES", "REPORT", "SCORES", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast", "Client",
-    "ClientUpdate", "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model", "Modules",
-    "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task",
-    "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
+    "EXAMPLES", "REPORT", "SCORES", "TOKENS", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast",
+    "Client", "ClientUpdate", "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model",
+    "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task",
+    "Tokens", "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

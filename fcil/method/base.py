@@ -135,6 +135,10 @@ class Method:
         """The state after this phase, given the sums over all clients."""
         raise NotImplementedError(f"{type(self).__name__}.merge_sums")
 
+    def notes(self, state: State, phase: Phase) -> Mapping[str, object]:
+        """What the method has decided by itself, such as which layers to use: for the records, at a task's end."""
+        return {}
+
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The arrays to evaluate after this phase."""
         raise NotImplementedError(f"{type(self).__name__}.deploy")

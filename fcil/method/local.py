@@ -163,6 +163,8 @@ class Pass:
     """Batch size; 0 leaves it to the engine. A statistic of single samples' gradients asks for 1."""
     extra_models: tuple[Callable[[Arrays, Arrays], Arrays], ...] = ()
     """Further models that see the same batches, without observers: their features stand to the right of the first's."""
+    samples: Callable[[np.ndarray], np.ndarray] | None = None
+    """(n,) indices of samples -> whether each is in the pass; None for all of them."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,12 @@ class Backbone:
     """Number of transformer blocks."""
     patch: tuple[int, int] = (0, 0)
     """Height and width of a patch, in pixels."""
+    grid: tuple[int, int] = (0, 0)
+    """Number of patches of an image, down and across."""
+    class_token: bool = True
+    """Whether the first token is a class token."""
+    layer_tokens: bool = True
+    """Whether the network hands out the tokens of single layers (`fcil.method.tokens`)."""
     no_prompts: str = ""
     """Why no tokens can be put beside the network's own; empty where they can."""
     parameters: Shapes = field(default_factory=dict, repr=False)

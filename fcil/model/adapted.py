@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fcil.arrays import Arrays
-from fcil.method import SCORES, Adapter, head
+from fcil.method import SCORES, TOKENS, Adapter, Tokens, head
+from fcil.model.layer_tokens import layer_tokens
 from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import DTYPES
 
@@ -19,8 +21,9 @@ __all__ = ["AdaptedModel", "pooled_features"]
 class AdaptedModel:
     """A backbone that is loaded once, while the small arrays of its adapter and head are exchanged.
 
-    Arrays are the head's (`head.<task>.weight`, `head.<task>.bias`), or fill a slot of the adapter, or are kept for
-    the method's own `scores` (`scores.<name>`). The backbone's own weights are never changed, copied or sent.
+    Arrays are the head's (`head.<task>.weight`, `head.<task>.bias`), or fill a slot of the adapter, or name the tokens
+    of which features are made (`fcil.method.tokens`), or are kept for the method's own `scores` (`scores.<name>`). The
+    backbone's own weights are never changed, copied or sent.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class AdaptedModel:
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
         self._tensors: dict[str, Tensor] = {}
+        self._tokens: Tokens | None = None
         for module in network.modules():
             # frozen weights rest in the type they are multiplied in, instead of being cast each time
             if isinstance(module, nn.Linear | LoraLinear):
@@ -57,7 +61,8 @@ class AdaptedModel:
         """
         tensors = {}
         for name, a in arrays.items():
-            if name not in self._slots and head.task_of(name) is None and not name.startswith(SCORES):
+            known = name in self._slots or name == TOKENS or name.startswith(SCORES)
+            if not known and head.task_of(name) is None:
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
             # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
             # strides, and products of transposed matrices round otherwise.
@@ -68,6 +73,7 @@ class AdaptedModel:
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
+        self._tokens = Tokens.of(tensors[TOKENS].cpu().numpy()) if TOKENS in tensors else None
         for name, (module, attribute) in self._slots.items():
             setattr(module, attribute, tensors.get(name))
 
@@ -109,9 +115,15 @@ class AdaptedModel:
                 handle.remove()
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Map images (n, 3, h, w) to features, (n, width) float32, and the adapter's further outputs by name."""
+        """Map images (n, 3, h, w) to features, (n, width) float32, and the adapter's further outputs by name.
+
+        They are tokens of layers where the array `tokens` is loaded, of a network whose own forward pass is timm's.
+        """
+        forward = self.adapter.features if self.adapter else pooled_features
+        if self._tokens is not None:
+            forward = partial(layer_tokens, tokens=self._tokens)
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-            result = (self.adapter.features if self.adapter else pooled_features)(self.network, images)
+            result = forward(self.network, images)
         features, further = result if isinstance(result, tuple) else (result, {})
         return features.float(), further
 

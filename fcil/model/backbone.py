@@ -15,6 +15,7 @@ from fcil.errors import ConfigError
 from fcil.method import Backbone
 from fcil.model import tiny
 from fcil.model.embedded import asset
+from fcil.model.layer_tokens import has_class_token
 from fcil.model.prompt_forward import refusal
 from fcil.model.settings import INCLUDED, TINY, Model
 from fcil.model.weights import SUFFIXES, load_weights, resize
@@ -180,6 +181,9 @@ def describe_backbone(settings: Model) -> Backbone:
         linears,
         len(network.blocks),  # type: ignore[arg-type]
         tuple(embed.patch_size),
+        tuple(embed.grid_size),
+        has_class_token(network),
+        hasattr(network, "forward_intermediates"),
         refusal(network),
         {name: tuple(parameter.shape) for name, parameter in network.named_parameters()},
         weight=_Weights(settings),

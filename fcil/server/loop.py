@@ -128,6 +128,7 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
         "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
+        **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, phase)) else {}),
     })  # fmt: skip
     rows = (*progress.correct, tuple(correct)) if ends_task else progress.correct
     return replace(progress, correct=rows).add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)

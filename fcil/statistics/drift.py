@@ -13,12 +13,13 @@ import numpy as np
 
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
-from fcil.statistics.features import FeatureMap, Wire, features_of_models
+from fcil.statistics.feature_map import FeatureMap
+from fcil.statistics.features import Wire, features_of_models
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fcil.statistics.features import Phi
+    from fcil.statistics.feature_map import Phi
 
 __all__ = ["CROSS", "OLD_GRAM", "Drift"]
 

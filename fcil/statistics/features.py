@@ -18,16 +18,15 @@ import numpy as np
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
 from fcil.seeding import generator
+from fcil.statistics.feature_map import FeatureMap
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    Phi = Callable[[Tensor], Tensor]
+    from fcil.statistics.feature_map import Phi
 
 __all__ = [
-    "FACTOR", "GRAM", "HELD", "FeatureMap", "FeatureSums", "Wire", "class_sums", "counts", "projection",
-    "features_of_models",
+    "FACTOR", "GRAM", "HELD", "FeatureSums", "Wire", "class_sums", "counts", "features_of_models", "held_out",
 ]  # fmt: skip
 
 GRAM = "gram"
@@ -49,19 +48,21 @@ def counts(task: int) -> str:
 
 
 @lru_cache(maxsize=2)
-def projection(seed: int, size: int, width: int) -> np.ndarray:
-    """Draw R ~ N(0, 1), (size, width) float32: the same in every process, so it never travels."""
-    matrix = generator(seed, "random features").standard_normal((size, width)).astype(np.float32)
-    matrix.setflags(write=False)
-    return matrix
-
-
-@lru_cache(maxsize=2)
 def uniform_draws(seed: int, count: int) -> np.ndarray:
     """Draw uniform numbers in [0, 1), (count,), one per training sample; a longer draw begins with the shorter one."""
     draws = generator(seed, "held out").random(count)
     draws.setflags(write=False)
     return draws
+
+
+def held_out(seed: int, share: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Give the rule by which samples are held out: indices -> whether each is, the same whoever holds a sample."""
+
+    def is_held_out(samples: np.ndarray) -> np.ndarray:
+        draws = uniform_draws(seed, 1 << int(samples.max(initial=0)).bit_length())
+        return np.asarray(draws[samples] < share)
+
+    return is_held_out
 
 
 def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> Tensor:
@@ -70,38 +71,6 @@ def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> 
 
     parts = features.chunk(models, 1)
     return torch.cat([parts[i] for i in chosen], 1)
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """Maps the features z of the network to phi: z itself, or z divided by its norm, or relu(R z)."""
-
-    normalised: bool = False
-    random: int = 0
-    """M, the number of random features relu(R z); 0 for none."""
-    seed: int = 0
-
-    def size(self, width: int) -> int:
-        """M, the length of phi for features of length `width`."""
-        return self.random or width
-
-    def apply(self, features: Tensor, projection: Tensor | None = None) -> Tensor:
-        """Map z (n, width) to phi (n, M) in float64; `projection` is R (M, width), or None or without rows for none."""
-        import torch
-
-        x = features.double()
-        if self.normalised:
-            x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return x if projection is None or not len(projection) else (x @ projection.double().T).relu_()
-
-    def on(self, device: torch.device, width: int) -> Phi:
-        """Give `apply` as a function of features alone, with R on the device."""
-        import torch
-
-        if not self.random:
-            return self.apply
-        r = torch.tensor(projection(self.seed, self.random, width)).double().to(device)
-        return lambda features: self.apply(features, r)
 
 
 @dataclass
@@ -153,7 +122,7 @@ class FeatureSums:
     """
 
     task: Task
-    map: FeatureMap = FeatureMap()
+    map: FeatureMap = field(default_factory=FeatureMap)
     gram: bool = True
     held_out: float = 0.0
     sketch: int = 0
@@ -165,23 +134,22 @@ class FeatureSums:
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
 
-    def total_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays of `total`, for features of length `width`."""
-        m, c = self.map.size(width * len(self.chosen)), self.task.size
+    def total_shapes(self, broadcast: Shapes) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of `total`; the broadcast has a head block of the task, which may have no rows."""
+        m, c = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.chosen)), self.task.size
         per_class: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
         whole = {GRAM: GramShape((m * (m + 1) // 2,), "half")} if self.gram else {}
         return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **per_class}.items()}
 
-    def zeros(self, width: int) -> dict[str, np.ndarray]:
-        """The arrays of `total` over no samples, for features of length `width`."""
-        return {name: np.zeros(shape) for name, shape in self.total_shapes(width).items()}
+    def zeros(self, broadcast: Shapes) -> dict[str, np.ndarray]:
+        """The arrays of `total` over no samples."""
+        return {name: np.zeros(shape) for name, shape in self.total_shapes(broadcast).items()}
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """Shapes of the arrays sent; the broadcast has a head block of the task, which may have no rows."""
-        width = broadcast[head.weight(self.task.index)][1]
-        m = self.map.size(width * len(self.chosen))
+        """Shapes of the arrays sent."""
+        sums = self.total_shapes(broadcast).items()
+        m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.chosen))
         factor = (min(self.sketch, m), m)
-        sums = self.total_shapes(width).items()
         return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums}
 
     def _sent_as(self, name: str) -> str:
@@ -199,14 +167,9 @@ class FeatureSums:
             for prefix in self._prefixes()
             for name, shape in shapes.items()
         }
-
-        def is_held_out(samples: np.ndarray) -> np.ndarray:
-            draws = uniform_draws(self.map.seed, 1 << int(samples.max()).bit_length())
-            return np.asarray(draws[samples] < self.held_out)
-
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
-            self.task.first, totals, self._sent, is_held_out if self.held_out else None,
+            self.task.first, totals, self._sent, held_out(self.map.seed, self.held_out) if self.held_out else None,
         )  # fmt: skip
 
     def _sent(self, totals: Mapping[str, Tensor]) -> Arrays:
@@ -222,7 +185,8 @@ class FeatureSums:
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' sums in float64, every G as its upper half."""
-        names = list(self.total_shapes(1))
+        kinds = [GRAM] * self.gram + [class_sums(self.task.index), counts(self.task.index)]
+        names = [prefix + kind for prefix in self._prefixes() for kind in kinds]
         return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
 
     def _read(self, name: str, sent: Arrays) -> np.ndarray:

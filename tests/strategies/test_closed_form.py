@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge as Sklearn
 from fcil.arrays import total
 from fcil.merging.ridge import NEVER
 from fcil.method import Backbone, Phase, head
-from fcil.statistics.features import FACTOR, GRAM, HELD, FeatureMap, class_sums, counts, projection
+from fcil.statistics.feature_map import FeatureMap, projection
+from fcil.statistics.features import FACTOR, GRAM, HELD, class_sums, counts
 from strategies.ncm import NCM
 from strategies.ranpac import RanPAC
 from strategies.ridge import Ridge
@@ -40,18 +41,20 @@ def test_ridge_is_scikit_learns_on_the_pooled_data(case, penalty):
     x, y = samples(seed, 80, WIDTH, CLASSES)
     method = Ridge(penalty=penalty)
     state, _ = learned(method, x, y, dealt(seed, y, tasks_of(*sizes), clients), batch=batch)
-    rows, count = method.solution(state, range(len(sizes)))
+    rows, bias = method.solved_in(state, range(len(sizes)))
     close(rows, central(x.astype(np.float64), y, penalty))
-    np.testing.assert_array_equal(count, np.bincount(y, minlength=CLASSES))
+    np.testing.assert_array_equal(bias == 0, np.bincount(y, minlength=CLASSES) > 0)
+    got = np.concatenate([state["sums"][counts(task)] for task in range(len(sizes))])
+    np.testing.assert_array_equal(got, np.bincount(y, minlength=CLASSES))
 
 
 @given(cases)
 def test_ranpac_is_scikit_learns_on_random_features_of_the_pooled_data(case):
     seed, clients, sizes, batch = case
     x, y = samples(seed, 80, WIDTH, CLASSES)
-    method = RanPAC(penalty=10.0, size=16)
+    method = RanPAC(penalty=10.0, random=16)
     state, _ = learned(method, x, y, dealt(seed, y, tasks_of(*sizes), clients), batch=batch)
-    close(method.solution(state, range(len(sizes)))[0], central(random_features(x, 16), y, 10.0))
+    close(method.solved_in(state, range(len(sizes)))[0], central(random_features(x, 16), y, 10.0))
 
 
 @given(cases, st.booleans())
@@ -84,11 +87,11 @@ def test_the_head_of_ncm_orders_classes_as_distances_to_the_means_do():
 @given(st.permutations(range(CLASSES)))
 def test_the_order_of_tasks_only_moves_columns(order):
     x, y = samples(1, 80, WIDTH, CLASSES)
-    method = RanPAC(penalty=1.0, size=12)
+    method = RanPAC(penalty=1.0, random=12)
     state, _ = learned(method, x, y, dealt(1, y, tasks_of(2, 3), 3))
     moved = np.argsort(order)[y]  # class order[p] comes at position p
     other, _ = learned(method, x, moved, dealt(2, moved, tasks_of(1, 4), 4))
-    close(method.solution(other, range(2))[0], method.solution(state, range(2))[0][list(order)])
+    close(method.solved_in(other, range(2))[0], method.solved_in(state, range(2))[0][list(order)])
 
 
 def test_a_class_that_nobody_holds_never_wins_and_changes_no_other_row():
@@ -99,10 +102,10 @@ def test_a_class_that_nobody_holds_never_wins_and_changes_no_other_row():
     deployed = method.deploy(state, phase)
     np.testing.assert_array_equal(deployed[head.weight(1)][1], 0)
     assert deployed[head.bias(1)].tolist() == [0, np.float32(NEVER), 0]
-    close(method.solution(state, range(2))[0], central(x[kept].astype(np.float64), y[kept], 1.0))
+    close(method.solved_in(state, range(2))[0], central(x[kept].astype(np.float64), y[kept], 1.0))
 
 
-@pytest.mark.parametrize("method", [NCM(), Ridge(), RanPAC(size=9), RanPAC(size=9, sketch=4, wire="float32")])
+@pytest.mark.parametrize("method", [NCM(), Ridge(), RanPAC(random=9), RanPAC(random=9, sketch=4, wire="float32")])
 def test_sums_of_groups_add_and_a_client_without_samples_adds_nothing(method):
     """So groups may be summed far away, whatever their number."""
     x, y = samples(3, 50, WIDTH, 2)
@@ -144,7 +147,7 @@ def test_with_auto_too_the_head_is_the_same_for_every_split_and_order_of_tasks(s
     heads = []
     for parts in (dealt(0, y, tasks_of(5), 1), dealt(seed, y, tasks_of(*sizes), clients)):
         state, _ = learned(Ridge(), x, y, parts)
-        heads.append(Ridge().solution(state, range(len(parts)))[0])
+        heads.append(Ridge().solved_in(state, range(len(parts)))[0])
     close(heads[1], heads[0], 1e-8)
 
 
@@ -152,7 +155,7 @@ def test_with_auto_the_head_is_the_ridge_of_all_samples_at_one_of_the_penalties(
     x, y = samples(6, 300, WIDTH, CLASSES)
     method = Ridge()
     state, _ = learned(method, x, y, dealt(0, y, tasks_of(2, 3), 3))
-    rows, _ = method.solution(state, range(2))
+    rows, _ = method.solved_in(state, range(2))
     unit = np.square(x.astype(np.float64)).sum(0).mean()
     errors = [np.abs(rows - central(x.astype(np.float64), y, unit * 10.0**k)).max() for k in range(-8, 3)]
     assert min(errors) < 1e-8
@@ -163,8 +166,8 @@ def test_float32_on_the_wire_moves_the_solution_by_its_rounding_and_halves_the_b
     parts = dealt(0, y, tasks_of(2, 3), 3)
     solutions = {}
     for wire in ("float64", "float32"):
-        method = RanPAC(penalty=100.0, size=40, wire=wire)
-        solutions[wire] = method.solution(learned(method, x, y, parts)[0], range(2))[0]
+        method = RanPAC(penalty=100.0, random=40, wire=wire)
+        solutions[wire] = method.solved_in(learned(method, x, y, parts)[0], range(2))[0]
     difference = np.linalg.norm(solutions["float32"] - solutions["float64"]) / np.linalg.norm(solutions["float64"])
     assert 0 < difference < 1e-4
 
@@ -176,7 +179,7 @@ def test_a_sketch_of_full_rank_loses_nothing_and_a_smaller_one_is_the_best_of_it
     phi = random_features(x, size)
     values = np.linalg.eigvalsh(phi.T @ phi)
     for rank in (1, size // 2, size, size + 3):
-        method = RanPAC(penalty=1.0, size=size, sketch=rank)
+        method = RanPAC(penalty=1.0, random=size, sketch=rank)
         sent = method.broadcast(method.begin({}, phase, Backbone(WIDTH, {})), phase)
         factor = collected(method, phase, sent, x, y, 0).statistics[FACTOR]
         assert factor.shape == (min(rank, size), size)

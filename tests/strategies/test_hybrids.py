@@ -19,14 +19,15 @@ from fcil.merging.ridge import transport, transported
 from fcil.method import Phase, Task
 from fcil.registry import build_method
 from fcil.statistics.drift import CROSS, OLD_GRAM
-from fcil.statistics.features import GRAM, class_sums, projection
+from fcil.statistics.feature_map import projection
+from fcil.statistics.features import GRAM, class_sums
 from strategies.lorm_ranpac import LoRMRanPAC
 from strategies.ranpac import RanPAC
 
 DATA = dataset(classes=6)
 TASKS = (Task(0, 0, 2), Task(1, 2, 2), Task(2, 4, 2))
 TRAIN = Train(rounds=2, epochs=1, batch=4, lr=3e-2)
-SMALL = {"rank": 2, "size": 20, "penalty": 1.0}
+SMALL = {"rank": 2, "random": 20, "penalty": 1.0}
 VARIANTS = {
     "first": {}, "first, concat": {"concat": True}, "stale": {"adapt": "every_task"},
     "stale, concat": {"adapt": "every_task", "concat": True},
@@ -34,8 +35,8 @@ VARIANTS = {
     "transported, concat": {"adapt": "every_task", "transport": True, "concat": True},
     "FedAvg, transported": {"adapt": "every_task", "transport": True, "base": "fedavg"},
     "FedAvg, first": {"base": "fedavg"},
-    "ridge, transported": {"adapt": "every_task", "transport": True, "size": 0},
-    "ridge, transported, concat": {"adapt": "every_task", "transport": True, "size": 0, "concat": True},
+    "ridge, transported": {"adapt": "every_task", "transport": True, "random": 0},
+    "ridge, transported, concat": {"adapt": "every_task", "transport": True, "random": 0, "concat": True},
 }  # fmt: skip
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -93,8 +94,8 @@ def features(method, arrays, indices, frozen=False):
 
 
 def phi(method, z):
-    r = projection(0, method.size, z.shape[1]).astype(np.float64)
-    return np.maximum(z @ r.T, 0) if method.size else z
+    r = projection(0, method.random, z.shape[1]).astype(np.float64)
+    return np.maximum(z @ r.T, 0) if method.random else z
 
 
 def of_task(task):
@@ -226,7 +227,7 @@ def test_transport_moves_the_sums_of_earlier_tasks_by_the_closed_form_alone():
 
 def test_an_adaptation_that_does_not_move_is_plain_ranpac():
     """Rate zero: B stays zero, so features are the frozen ones."""
-    method, plain = of("first"), RanPAC(size=20, penalty=1.0)
+    method, plain = of("first"), RanPAC(random=20, penalty=1.0)
     phase, *_ = reports("first")[0]
     adapted = model(method.adapter)
     begun = method.begin(method.init(BACKBONE, 6, 0), replace(phase, round=1, phases_left=3), BACKBONE)

@@ -1,0 +1,92 @@
+"""Generalised cross-validation of ridge regression from sums: no sample is held out and nothing more is sent.
+
+GCV(lambda) = n RSS / (n - tr S)^2, where S maps targets to fitted values: Golub, Heath and Wahba, Technometrics 21(2),
+1979. With H^T = Q (G + lambda I)^-1 and one-hot targets, sum ||y||^2 = n, and
+
+    RSS  = sum ||y - H^T phi||^2 = n - sum(H^T * Q) - lambda ||H||^2,
+    tr S = tr(G (G + lambda I)^-1) = M - lambda ||L^-1||^2,     L L^T = G + lambda I.
+
+Literal transcription: `gcv_of_samples` in tests/reference_features.py.
+"""
+
+import numpy as np
+
+from fcil.errors import MergeError
+from fcil.merging import packed
+from fcil.merging.ridge import FALLBACK
+
+__all__ = ["STEPS", "generalised_error", "least_generalised_error"]
+
+STEPS = tuple(10.0 ** (k / 2) for k in range(4, -17, -1))
+"""Penalties that are tried, in units of the mean of G's diagonal, in half decades, the strongest first."""
+BEGIN, STRIDE = 6, 2
+
+
+def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, penalty: float) -> float:
+    """Estimate the squared error of a sample that was not fitted, from sums over n samples with one-hot targets.
+
+    Args:
+        matrix: (M, M) G in its upper triangle.
+        class_sums: (C, M) Q.
+        count: n.
+        penalty: lambda, greater than zero.
+
+    Returns:
+        GCV; infinite where G + lambda I is not positive definite in float64, or the fit leaves no degree of freedom.
+    """
+    from scipy.linalg import cho_solve, lapack
+
+    shifted = matrix.T.copy("F")  # the upper triangle of rows is the lower one of columns, in LAPACK's order
+    np.einsum("ii->i", shifted)[:] += penalty
+    factor, failed = lapack.dpotrf(shifted, lower=1, clean=1, overwrite_a=1)
+    if failed:
+        return np.inf
+    rows = cho_solve((factor, True), class_sums.T, check_finite=False).T
+    residual = count - float(np.sum(rows * class_sums)) - penalty * float(np.sum(rows * rows))
+    inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    left = count - len(matrix) + penalty * float(np.einsum("ij,ij->", inverse, inverse))
+    return count * max(residual, 0.0) / left**2 if left > 1e-9 * count else np.inf
+
+
+def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:
+    """Choose the penalty with the least generalised error: down from 0.1 of G's mean diagonal, in ever smaller steps.
+
+    The search goes to the better neighbour, first by decades, then by half decades, until none is better: five
+    or six factorisations in place of one for each penalty of STEPS.
+
+    Args:
+        gram: (M (M + 1) / 2,) upper half of G.
+        class_sums: (C, M) Q.
+        count: n, the number of samples.
+
+    Returns:
+        (the penalty, its error); FALLBACK of G's mean diagonal, and an infinite error, where there are no samples.
+
+    Raises:
+        MergeError: no penalty of STEPS gives a finite error.
+    """
+    unit = float(packed.diagonal(gram).mean()) or 1.0
+    if not count:
+        return FALLBACK * unit, np.inf
+    matrix = packed.upper(gram)
+    errors: dict[int, float] = {}
+
+    def error(step: int) -> float:
+        if step not in errors:
+            errors[step] = generalised_error(matrix, class_sums, count, unit * STEPS[step])
+        return errors[step]
+
+    best = BEGIN
+    for stride in (STRIDE, 1):
+        while True:
+            near = [step for step in (best, best - stride, best + stride) if 0 <= step < len(STEPS)]
+            nearest = min(near, key=error)  # ties stay where they are
+            if nearest == best:
+                break
+            best = nearest
+    if not np.isfinite(error(best)):
+        raise MergeError(
+            f"no penalty could be chosen for {len(matrix)} features of {count:g} samples; set method.penalty to a "
+            "number"
+        )
+    return unit * STEPS[best], error(best)
