@@ -7,8 +7,8 @@ one image a class; families that borrow from each other are all in training. Of 
 only the first stays, training before test, and no two classes hold the same pixels.
 
 It needs the themes and `rsvg-convert`, nothing from the network. The data set was made on Debian 12 with librsvg2-bin
-and the packages that are named beside the families in TRAIN and TEST: 103 classes, 1199 training and 298 test images with
-the defaults. Other versions of the packages give other images.
+and the packages that are named beside the families in TRAIN and TEST: 103 classes, 1199 training and 298 test images
+with the defaults. Other versions of the packages give other images.
 """
 
 import argparse
