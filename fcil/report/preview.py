@@ -127,7 +127,9 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-    sizes = f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images"
+    held = f"{counts.sum():,} of " if counts.sum() < len(data.train) else ""  # where tasks.long_tail leaves out some
+    train = f"{held}{len(data.train):,} training"
+    sizes = f"{data.name}: {len(data.classes)} classes, {train} and {len(data.test):,} test images"
     console.print(f"{sizes}, {scenario.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)

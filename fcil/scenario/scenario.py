@@ -7,6 +7,7 @@ import numpy as np
 from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.method import Stream, Task
+from fcil.scenario.long_tail import kept_samples
 from fcil.scenario.partition import Partition, split
 from fcil.scenario.tasks import Tasks, class_order, make_tasks
 from fcil.seeding import generator
@@ -63,6 +64,7 @@ def make_scenario(
 ) -> Scenario:
     """Order the classes, divide them into tasks and split each task's samples among the clients.
 
+    Where `tasks.long_tail` is above 1, the classes' training samples are cut down first, whatever the partition.
     With a stream other than the federated one a single client holds all samples, task by task or at once.
 
     Raises:
@@ -70,23 +72,37 @@ def make_scenario(
     """
     order = class_order(len(data.classes), tasks, seed)
     positions = np.argsort(order)
+    kept = kept_samples(data.train.labels, order, tasks, seed)
     parts, tests = [], []
     all_tasks = make_tasks(len(data.classes), tasks)
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
     for task in all_tasks:
         labels = order[task.first : task.seen]
-        members = np.flatnonzero(np.isin(data.train.labels, labels))
+        members = kept[np.isin(data.train.labels[kept], labels)]
         tests.append(np.flatnonzero(np.isin(data.test.labels, labels)))
         if not len(members) or not len(tests[-1]):
             raise ConfigError(
                 f"data: task {task.index + 1} has {len(members)} training and {len(tests[-1])} test images of "
                 f"{data.name}; it needs both. Raise data.train_limit or data.test_limit"
             )
-        shares = split(data.train.labels[members], partition, generator(seed, task.index, "partition"))
+        shares = _shares(data.train.labels[members], task, tasks, partition, seed)
         parts.append(tuple(members[share] for share in shares))
     scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests))
     return _at_once(scenario) if stream == "at_once" else scenario
+
+
+def _shares(labels: np.ndarray, task: Task, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
+    """Split one task's samples; a complaint that there are too few names the long tail, where that took them away."""
+    try:
+        return split(labels, partition, generator(seed, task.index, "partition"))
+    except ConfigError as error:
+        if tasks.long_tail == 1:
+            raise
+        raise ConfigError(
+            f"{error}; or lower tasks.long_tail = {tasks.long_tail:g}, which leaves task {task.index + 1} "
+            f"only {len(labels)} training images"
+        ) from None
 
 
 def _at_once(scenario: Scenario) -> Scenario:

@@ -20,13 +20,20 @@ __all__ = ["Tasks", "class_order", "make_tasks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """`[tasks]`: how the classes are ordered and divided into tasks."""
+    """`[tasks]`: how the classes are ordered and divided into tasks, and how many training images each of them has."""
 
     count: Annotated[int, Option("number of tasks; the last one is smaller where classes do not divide", low=1)] = 5
     sizes: Annotated[tuple[int, ...], Option("classes of each task, in place of `count`", low=1)] = ()
     order: Annotated[
         Literal["natural", "shuffled"], Option("the data set's own class order, or one drawn from run.seed")
     ] = "natural"
+    long_tail: Annotated[
+        float, Option("training images of the largest class over the smallest's, falling geometrically; 1: all", low=1)
+    ] = 1.0
+    tail_order: Annotated[
+        Literal["ordered", "shuffled"],
+        Option("for long_tail: classes that arrive later have fewer images, or an order drawn from run.seed decides"),
+    ] = "ordered"
 
 
 def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:

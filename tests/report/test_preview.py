@@ -57,6 +57,18 @@ def test_preview_prints_counts_and_draws_both_pictures(tmp_path, capsys):
         assert pixels.std() > 10
 
 
+def test_preview_counts_what_a_long_tail_leaves_to_the_clients(tmp_path, capsys):
+    config = tmp_path / "small.toml"
+    config.write_text(CONFIG.replace("count = 2", "count = 2, long_tail = 4"))
+    assert main(["data", "preview", str(config), "--output", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line.split()[:1] and line.split()[0] in "12"]
+    first, second = (int(row[2]) for row in rows)
+    assert f"{first + second} of 200 training and 450 test images" in output
+    assert 0 < second < first < 100
+    assert sum(int(row[3]) for row in rows) == 450
+
+
 def test_the_same_preview_is_the_same_bytes_and_another_seed_is_not(tmp_path):
     config = tmp_path / "small.toml"
     config.write_text(CONFIG)
