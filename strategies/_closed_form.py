@@ -78,7 +78,7 @@ class ClosedForm(Method):
     ] = ""
     project: Annotated[
         int, Option("fold features into so many numbers where they have more, by a random linear map; 0: never", low=0)
-    ] = 0
+    ] = 2400
 
     @property
     def features(self) -> FeatureMap:

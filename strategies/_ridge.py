@@ -116,12 +116,11 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         if self.layers != "auto" and self.choose == "every_task":
             raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
         if self.anew:
-            for name, value, unset in (("project", self.project, 0), ("random", self.random_features, 0)):
-                if value != unset:
-                    raise ConfigError(
-                        f'method.{name} = {value}: with method.choose = "every_task" the candidates\' folded tokens '
-                        f"are the features, method.candidates = {self.candidates} numbers; leave method.{name} out"
-                    )
+            if self.random_features:
+                raise ConfigError(
+                    f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it at 0"
+                )
             if self.penalty == "accuracy" or self.sketch_rank:
                 raise ConfigError(
                     'method.choose = "every_task": needs G whole, and no penalty by accuracy; leave method.sketch out '
@@ -202,14 +201,15 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         following = replace(phase, phases_left=phase.phases_left - 1)
         return self.opened({}, following, chosen, width * sum(chosen.sizes))
 
-    def notes(self, state: State, phase: Phase) -> Mapping[str, object]:
-        """The layers that were chosen, each with g of its tokens."""
+    def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
+        """The layers that were chosen, and their tokens."""
         if self.layers != "auto" or SUMS not in state:
             return {}
         blocks = Tokens.of(state[ROWS][TOKENS]).blocks
         if self.anew:
             blocks = tuple(blocks[int(i)] for i in state[CHOSEN][BLOCKS])
-        return {"layers": [layer for layer, _ in blocks], "tokens": [side for _, side in blocks]}
+        kinds = [f"grid:{side}" if side else "class" for side in dict.fromkeys(side for _, side in blocks)]
+        return {"layers": ", ".join(str(layer) for layer in sorted({n for n, _ in blocks})), "tokens": "+".join(kinds)}
 
     # ---- the head ----------------------------------------------------------------------------------------------------
 

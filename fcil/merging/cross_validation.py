@@ -19,7 +19,7 @@ __all__ = ["STEPS", "generalised_error", "least_generalised_error"]
 
 STEPS = tuple(10.0 ** (k / 2) for k in range(4, -17, -1))
 """Penalties that are tried, in units of the mean of G's diagonal, in half decades, the strongest first."""
-BEGIN, STRIDE = 6, 2
+BEGIN = 6
 
 
 def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, penalty: float) -> float:
@@ -49,10 +49,10 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
 
 
 def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:
-    """Choose the penalty with the least generalised error: down from 0.1 of G's mean diagonal, in ever smaller steps.
+    """Choose the penalty with the least generalised error, by descent from a tenth of G's mean diagonal.
 
-    The search goes to the better neighbour, first by decades, then by half decades, until none is better: five
-    or six factorisations in place of one for each penalty of STEPS.
+    The search goes to the better neighbour among STEPS until none is better: three or four factorisations, as a rule,
+    in place of one for each penalty of STEPS.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G.
@@ -77,13 +77,12 @@ def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: flo
         return errors[step]
 
     best = BEGIN
-    for stride in (STRIDE, 1):
-        while True:
-            near = [step for step in (best, best - stride, best + stride) if 0 <= step < len(STEPS)]
-            nearest = min(near, key=error)  # ties stay where they are
-            if nearest == best:
-                break
-            best = nearest
+    while True:
+        near = [step for step in (best, best - 1, best + 1) if 0 <= step < len(STEPS)]
+        nearest = min(near, key=error)  # ties stay where they are
+        if nearest == best:
+            break
+        best = nearest
     if not np.isfinite(error(best)):
         raise MergeError(
             f"no penalty could be chosen for {len(matrix)} features of {count:g} samples; set method.penalty to a "
