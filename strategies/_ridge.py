@@ -11,7 +11,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.candidates import best_choice, columns
-from fcil.merging.ridge import GRID, penalty_unit
+from fcil.merging.ridge import GRID, penalty_unit, solvable
 from fcil.method import (
     REPORT,
     TOKENS,
@@ -57,9 +57,9 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     """
 
     layers: Annotated[
-        tuple[int, ...] | str,
+        int | tuple[int, ...] | str,
         Option(
-            'layers, counted from 1, whose tokens are the features: a list, "spread:3" for evenly spaced ones, or '
+            'layers, counted from 1, whose tokens are the features: one, a list, "spread:3" for evenly spaced ones, or '
             '"auto", chosen from sums; empty for the network\'s own features',
             low=1,
             forms=("spread:<k>", "auto"),
@@ -160,7 +160,8 @@ class RidgeMethod(RidgeSolution, ClosedForm):
             return super().broadcast(state, phase)
         gram, q, count = fitted(state[SUMS], range(phase.task.index + 1))
         unit = penalty_unit(gram, state[SUMS][HELD + GRAM])
-        heads = [self.solution_of(gram, q, count, unit * share) for share in GRID]
+        heads = solvable(lambda penalty: self.solution_of(gram, q, count, penalty), [unit * share for share in GRID])
+        heads += [heads[-1]] * (len(GRID) - len(heads))  # ties go to the first, so these are never chosen
         rows, biases = (np.stack(parts) for parts in zip(*heads, strict=True))
         return Broadcast({**state[ROWS], **as_float32({HEADS: rows, BIASES: biases})})
 
