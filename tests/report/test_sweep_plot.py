@@ -28,7 +28,8 @@ def test_numbers_stand_at_their_place_in_their_order_whatever_the_order_of_runs(
     line = painted.lines[0]
     assert list(line.get_xdata()) == [1, 6, 12]
     assert list(line.get_ydata()) == pytest.approx([10, 60, 90])
-    assert painted.get_xscale() == "linear" and painted.get_xlabel() == "method.layers"
+    assert painted.get_xscale() == "linear"
+    assert painted.get_xlabel() == "method.layers"
     assert [tick.get_text() for tick in painted.get_xticklabels()] == ["6", "1", "12"]
 
 
@@ -45,9 +46,11 @@ def test_a_row_that_a_value_lacks_has_a_gap(painted, tmp_path):
         tmp_path / "a.png", "s", ["1", "2"], {"a": [(0.5, NAN), (NAN, NAN)], "b": [(0.4, NAN), (0.3, NAN)]}
     )
     gap = painted.lines[0].get_ydata()
-    assert gap[0] == pytest.approx(50) and math.isnan(gap[1])
+    assert gap[0] == pytest.approx(50)
+    assert math.isnan(gap[1])
     low, high = painted.get_ylim()
-    assert low < 30 and high > 50
+    assert low < 30
+    assert high > 50
 
 
 def test_a_picture_is_written(tmp_path):
