@@ -43,6 +43,8 @@ Step = Literal["choose", "sum", "score"]
 Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
 CHOSEN, BLOCKS = "chosen", "blocks"
 """The state's group of what was chosen among candidates, and its array: the chosen blocks' positions."""
+HEADS_TRIED = "heads_tried"
+"""The state's group of heads whose right answers are counted, between two reports of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +160,16 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Send the length of features and their tokens; for the count of answers also a head for each penalty."""
         if self.step(phase) != "score":
             return super().broadcast(state, phase)
+        return Broadcast({**state[ROWS], **state[HEADS_TRIED]})
+
+    def _heads(self, state: State, phase: Phase) -> dict[str, np.ndarray]:
+        """A head for each penalty of GRID, solved without the held-out samples: rows and biases, float32."""
         gram, q, count = fitted(state[SUMS], range(phase.task.index + 1))
         unit = penalty_unit(gram, state[SUMS][HELD + GRAM])
         heads = solvable(lambda penalty: self.solution_of(gram, q, count, penalty), [unit * share for share in GRID])
         heads += [heads[-1]] * (len(GRID) - len(heads))  # ties go to the first, so these are never chosen
         rows, biases = (np.stack(parts) for parts in zip(*heads, strict=True))
-        return Broadcast({**state[ROWS], **as_float32({HEADS: rows, BIASES: biases})})
+        return as_float32({HEADS: rows, BIASES: biases})
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Add the clients' sums or counts, in float64."""
@@ -180,10 +186,13 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         step = self.step(phase)
         if step == "score":
             before = state.get(CHOSEN, {}).get(RIGHT, 0.0)
-            return {**state, CHOSEN: {RIGHT: before + sums[RIGHT]}}
+            kept = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
+            return {**kept, CHOSEN: {RIGHT: before + sums[RIGHT]}}
         state = super().merge_sums(state, phase, sums)
         if step == "choose":
             return self._opened_for_choice(state, phase)
+        if self.penalty == "accuracy":
+            return {**state, HEADS_TRIED: self._heads(state, phase)}
         if self.anew:
             return {**state, CHOSEN: {BLOCKS: np.array(self._choice(state, phase), np.float64)}}
         return state
