@@ -168,13 +168,7 @@ def _convert(value: object, kind: Any, option: Option) -> object:
         raise ValueError("must fit into 64 bits")  # as TOML says, though Python's reader lets longer ones through
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        kinds = [part for part in get_args(kind) if part is not type(None)]
-        words = [part for part in kinds if get_origin(part) is Literal and isinstance(value, str)]
-        if words and value not in get_args(words[0]):  # number | Literal["auto"]
-            raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
-        texts = [part for part in kinds if part is str and isinstance(value, str)]
-        lists = [part for part in kinds if get_origin(part) is tuple and isinstance(value, list | tuple)]
-        return None if value is None else _convert(value, [*words, *texts, *lists, *kinds][0], option)
+        return None if value is None else _convert(value, _fitting(value, kind, option), option)
     if origin is Literal:
         if value not in get_args(kind):
             near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""
@@ -196,6 +190,20 @@ def _convert(value: object, kind: Any, option: Option) -> object:
     return value
 
 
+def _fitting(value: object, kind: Any, option: Option) -> Any:
+    """The kind of a union that a value's form fits; a ValueError says what was expected."""
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    words = [part for part in kinds if get_origin(part) is Literal and isinstance(value, str)]
+    if words and value not in get_args(words[0]):  # number | Literal["auto"]
+        raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
+    texts = [part for part in kinds if part is str and isinstance(value, str)]
+    lists = [part for part in kinds if get_origin(part) is tuple and isinstance(value, list | tuple)]
+    numbers = [part for part in kinds if part in (int, float) and type(value) in (int, part)]
+    if not (fitting := [*words, *texts, *lists, *numbers]):
+        raise ValueError(f"must be {_shown(kind, option)}")
+    return fitting[0]
+
+
 def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], str]) -> T:
     """Build an instance of `schema` from a table of settings.
 
@@ -211,7 +219,7 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
     now = {option.former: name for name, option in options.items() if option.former}
     for given, value in table.items():
         name = now.get(given, given)
-        if known.get(name) in values:
+        if name != given and name in table:
             raise ConfigError(f"{where(given)}: the earlier name of {name!r}, which is set as well; leave this one out")
         if name not in known:
             raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, known)}")

@@ -11,7 +11,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.candidates import best_choice, columns
-from fcil.merging.ridge import GRID, penalty_unit, solvable
+from fcil.merging.ridge import GRID, penalty_unit, solvable, strongest_of_the_best
 from fcil.method import (
     REPORT,
     TOKENS,
@@ -248,7 +248,8 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Rows and biases from the state's sums: of chosen blocks alone, or at the penalty of most right answers."""
         sums = state[SUMS]
         if self.penalty == "accuracy" and CHOSEN in state:
-            share = GRID[int(np.argmax(state[CHOSEN][RIGHT]))]
+            scored = sum(float(sums[HELD + counts(t)].sum()) for t in tasks)
+            share = GRID[strongest_of_the_best(state[CHOSEN][RIGHT], scored)]
             chosen = replace(self, penalty=share * penalty_unit(sums[GRAM], sums[HELD + GRAM]))
             return chosen.solved(together(sums), tasks)
         if not self.anew or CHOSEN not in state:

@@ -15,8 +15,8 @@ from fcil.errors import MergeError
 from fcil.merging import packed
 
 __all__ = [
-    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "ridge_rows", "transport",
-    "transported",
+    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "penalty_unit", "ridge_rows",
+    "solvable", "strongest_of_the_best", "transport", "transported",
 ]  # fmt: skip
 
 NEVER = -1e30
@@ -111,6 +111,20 @@ def best_penalty(
     solved = solvable(lambda penalty: ridge_rows(gram, class_sums, penalty), penalties)
     errors = [held_out_error(rows, *held_out) for rows in solved]
     return penalties[int(np.argmin(errors))]
+
+
+def strongest_of_the_best(right: np.ndarray, count: float) -> int:
+    """Choose among penalties, the strongest first, by the right answers of their heads on n held-out samples.
+
+    The strongest one counts whose answers are within one standard error of the best, sqrt(right (n - right) / n): the
+    rule of Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984. With a hundred samples
+    penalties far apart are equal but for chance.
+
+    >>> strongest_of_the_best(np.array([40.0, 47.0, 50.0, 51.0]), 100)
+    1
+    """
+    best = float(right.max())
+    return int(np.argmax(right >= best - np.sqrt(best * (count - best) / count))) if count else 0
 
 
 def solvable(solve: Callable[[float], T], penalties: Sequence[float]) -> list[T]:
