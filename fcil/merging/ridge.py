@@ -15,8 +15,8 @@ from fcil.errors import MergeError
 from fcil.merging import packed
 
 __all__ = [
-    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "penalty_unit", "ridge_rows",
-    "solvable", "strongest_of_the_best", "transport", "transported",
+    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "penalty_unit",
+    "ridge_rows", "solvable", "strongest_of_the_best", "transport", "transported",
 ]  # fmt: skip
 
 NEVER = -1e30
