@@ -32,7 +32,7 @@ def cells(patches, grid, side):
 
 
 def features_of_tokens(outputs, blocks, grid, prefix):
-    """Features, (n, width): `outputs` are every layer's tokens, (n, prefix + h * w, d); blocks are (layer, side or 0)."""
+    """Features, (n, width): `outputs` are every layer's tokens, (n, prefix + h w, d); blocks are (layer, side or 0)."""
     features = []
     for image in range(len(outputs[0])):
         parts = []
