@@ -106,9 +106,7 @@ def answers(method, deployed, images, scores=None):
         rows = torch.cat([arrays[f"head.{t}.weight"] for t in tasks])
         return features @ rows.T + torch.cat([arrays[f"head.{t}.bias"] for t in tasks])
 
-    model = SimpleNamespace(
-        arrays=arrays, features=lambda given: torch.from_numpy(given), logits=logits, device=CPU
-    )
+    model = SimpleNamespace(arrays=arrays, features=lambda given: torch.from_numpy(given), logits=logits, device=CPU)
     return method.scores(model, images.features(blocks)).numpy()
 
 

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from fcil.engine import dry_run
+from fcil.engine.forecast import forecast
 from fcil.engine.simulation import prepare, resume, simulate
 from fcil.exchange.inline import Inline
 from fcil.method import TOKENS, Tokens
@@ -76,7 +78,11 @@ def test_the_records_tell_which_layers_were_chosen(method, digits_config, tmp_pa
 
 
 def test_named_layers_are_learned_better_than_guesses(digits_config, tmp_path):
-    for method in ({"layers": "spread:2", "tokens": "mean"}, {"layers": [2, 3], "tokens": "class+grid:2", "project": 100}, {}):
+    for method in (
+        {"layers": "spread:2", "tokens": "mean"},
+        {"layers": [2, 3], "tokens": "class+grid:2", "project": 100},
+        {},
+    ):
         config = digits_config({"method": {"name": "ridge", **method}})
         assert simulate(prepare(config, tmp_path / str(method)), tmp_path / str(method))["final_accuracy"] > 0.6
 
@@ -165,6 +171,17 @@ def test_the_broadcast_of_the_second_report_names_the_chosen_tokens(digits_confi
     assert len(seen[1]) == 3
     assert len(set(seen[1:])) == 1
     assert np.isin([layer for layer, _ in seen[1]], [1, 2, 3, 4]).all()
+
+
+@every_choice
+def test_a_plan_tells_the_traffic_to_the_byte(method, digits_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "STEPS", 1)
+    monkeypatch.setattr(dry_run, "REPEATS", 1)
+    config = digits_config(SMALL, {"method": method})
+    told = forecast(prepare(config, tmp_path / "run"))
+    simulate(prepare(config, tmp_path / "run"), tmp_path / "run")
+    assert [p.upload_bytes for p in told.phases] == [e["upload_bytes"] for e in events(tmp_path / "run", "merged")]
+    assert [p.download_bytes for p in told.phases] == [e["download_bytes"] for e in events(tmp_path / "run", "phase")]
 
 
 @pytest.mark.slow

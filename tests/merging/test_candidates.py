@@ -102,9 +102,7 @@ def test_at_equal_width_it_is_the_choice_with_the_least_mean_error_over_draws_of
     offered, m = candidates(5, 2), 6
     x, y = problem(seed, 5, m, 200, signals=[(seed % 5, 0.8)])
     signs = np.random.default_rng(7).choice((-1.0, 1.0), (4, 5, m))
-    errors = {
-        c: np.mean([least(merged_samples(x, c, draw[list(c)]), y) for draw in signs]) for c in choices(offered)
-    }
+    errors = {c: np.mean([least(merged_samples(x, c, draw[list(c)]), y) for draw in signs]) for c in choices(offered)}
     chosen = choose(x, y, offered, seed=7)
     assert errors[chosen] <= min(errors.values()) * (1 + 1e-6)
 

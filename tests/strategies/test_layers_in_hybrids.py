@@ -121,9 +121,7 @@ def test_adapted_once_the_head_is_ridge_on_the_pooled_tokens(variant):
     phase, *_, after = reports(variant)[-1]
     deployed = method.deploy(after, phase)
     indices = np.arange(len(DATA.train.labels))
-    expected = Sklearn(alpha=1.0, fit_intercept=False).fit(
-        phi(method, deployed, indices), np.eye(6)[DATA.train.labels]
-    )
+    expected = Sklearn(alpha=1.0, fit_intercept=False).fit(phi(method, deployed, indices), np.eye(6)[DATA.train.labels])
     rows = np.concatenate([deployed[f"head.{t}.weight"] for t in range(3)])
     close(rows, expected.coef_, 2e-3)
 
