@@ -173,7 +173,8 @@ def _convert(value: object, kind: Any, option: Option) -> object:
         if words and value not in get_args(words[0]):  # number | Literal["auto"]
             raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
         texts = [part for part in kinds if part is str and isinstance(value, str)]
-        return None if value is None else _convert(value, [*words, *texts, *kinds][0], option)
+        lists = [part for part in kinds if get_origin(part) is tuple and isinstance(value, list | tuple)]
+        return None if value is None else _convert(value, [*words, *texts, *lists, *kinds][0], option)
     if origin is Literal:
         if value not in get_args(kind):
             near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""

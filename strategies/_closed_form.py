@@ -61,9 +61,9 @@ class ClosedForm(Method):
     refused: ClassVar[Mapping[str, str]] = {"adapter": "a classifier in closed form trains nothing; leave it out"}
 
     layers: Annotated[
-        tuple[int, ...] | str,
+        int | tuple[int, ...] | str,
         Option(
-            'layers, counted from 1, whose tokens are the features: a list, or "spread:3" for evenly spaced ones; '
+            'layers, counted from 1, whose tokens are the features: one, a list, or "spread:3" for evenly spaced ones; '
             "empty for the network's own features",
             low=1,
             forms=("spread:<k>",),
@@ -78,7 +78,7 @@ class ClosedForm(Method):
     ] = ""
     project: Annotated[
         int, Option("fold features into so many numbers where they have more, by a random linear map; 0: never", low=0)
-    ] = 0
+    ] = 2400
 
     @property
     def features(self) -> FeatureMap:
@@ -100,7 +100,7 @@ class ClosedForm(Method):
         layers = self.layers
         if isinstance(layers, str):
             layers = spread(int(layers.partition(":")[2]), backbone.blocks)
-        return side_by_side(layers, self.sides(backbone))
+        return side_by_side((layers,) if isinstance(layers, int) else layers, self.sides(backbone))
 
     @property
     def additive(self) -> bool:

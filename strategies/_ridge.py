@@ -11,7 +11,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, as_float32
 from fcil.errors import ConfigError
 from fcil.merging.candidates import best_choice, columns
-from fcil.merging.ridge import GRID, penalty_unit
+from fcil.merging.ridge import GRID, penalty_unit, solvable
 from fcil.method import (
     REPORT,
     TOKENS,
@@ -43,6 +43,8 @@ Step = Literal["choose", "sum", "score"]
 Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
 CHOSEN, BLOCKS = "chosen", "blocks"
 """The state's group of what was chosen among candidates, and its array: the chosen blocks' positions."""
+HEADS_TRIED = "heads_tried"
+"""The state's group of heads whose right answers are counted, between two reports of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,9 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     """
 
     layers: Annotated[
-        tuple[int, ...] | str,
+        int | tuple[int, ...] | str,
         Option(
-            'layers, counted from 1, whose tokens are the features: a list, "spread:3" for evenly spaced ones, or '
+            'layers, counted from 1, whose tokens are the features: one, a list, "spread:3" for evenly spaced ones, or '
             '"auto", chosen from sums; empty for the network\'s own features',
             low=1,
             forms=("spread:<k>", "auto"),
@@ -116,12 +118,11 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         if self.layers != "auto" and self.choose == "every_task":
             raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
         if self.anew:
-            for name, value, unset in (("project", self.project, 0), ("random", self.random_features, 0)):
-                if value != unset:
-                    raise ConfigError(
-                        f'method.{name} = {value}: with method.choose = "every_task" the candidates\' folded tokens '
-                        f"are the features, method.candidates = {self.candidates} numbers; leave method.{name} out"
-                    )
+            if self.random_features:
+                raise ConfigError(
+                    f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it at 0"
+                )
             if self.penalty == "accuracy" or self.sketch_rank:
                 raise ConfigError(
                     'method.choose = "every_task": needs G whole, and no penalty by accuracy; leave method.sketch out '
@@ -159,11 +160,16 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Send the length of features and their tokens; for the count of answers also a head for each penalty."""
         if self.step(phase) != "score":
             return super().broadcast(state, phase)
+        return Broadcast({**state[ROWS], **state[HEADS_TRIED]})
+
+    def _heads(self, state: State, phase: Phase) -> dict[str, np.ndarray]:
+        """A head for each penalty of GRID, solved without the held-out samples: rows and biases, float32."""
         gram, q, count = fitted(state[SUMS], range(phase.task.index + 1))
         unit = penalty_unit(gram, state[SUMS][HELD + GRAM])
-        heads = [self.solution_of(gram, q, count, unit * share) for share in GRID]
+        heads = solvable(lambda penalty: self.solution_of(gram, q, count, penalty), [unit * share for share in GRID])
+        heads += [heads[-1]] * (len(GRID) - len(heads))  # ties go to the first, so these are never chosen
         rows, biases = (np.stack(parts) for parts in zip(*heads, strict=True))
-        return Broadcast({**state[ROWS], **as_float32({HEADS: rows, BIASES: biases})})
+        return as_float32({HEADS: rows, BIASES: biases})
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Add the clients' sums or counts, in float64."""
@@ -180,10 +186,13 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         step = self.step(phase)
         if step == "score":
             before = state.get(CHOSEN, {}).get(RIGHT, 0.0)
-            return {**state, CHOSEN: {RIGHT: before + sums[RIGHT]}}
+            kept = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
+            return {**kept, CHOSEN: {RIGHT: before + sums[RIGHT]}}
         state = super().merge_sums(state, phase, sums)
         if step == "choose":
             return self._opened_for_choice(state, phase)
+        if self.penalty == "accuracy":
+            return {**state, HEADS_TRIED: self._heads(state, phase)}
         if self.anew:
             return {**state, CHOSEN: {BLOCKS: np.array(self._choice(state, phase), np.float64)}}
         return state
@@ -202,14 +211,15 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         following = replace(phase, phases_left=phase.phases_left - 1)
         return self.opened({}, following, chosen, width * sum(chosen.sizes))
 
-    def notes(self, state: State, phase: Phase) -> Mapping[str, object]:
-        """The layers that were chosen, each with g of its tokens."""
+    def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
+        """The layers that were chosen, and their tokens."""
         if self.layers != "auto" or SUMS not in state:
             return {}
         blocks = Tokens.of(state[ROWS][TOKENS]).blocks
         if self.anew:
             blocks = tuple(blocks[int(i)] for i in state[CHOSEN][BLOCKS])
-        return {"layers": [layer for layer, _ in blocks], "tokens": [side for _, side in blocks]}
+        kinds = [f"grid:{side}" if side else "class" for side in dict.fromkeys(side for _, side in blocks)]
+        return {"layers": ", ".join(str(layer) for layer in sorted({n for n, _ in blocks})), "tokens": "+".join(kinds)}
 
     # ---- the head ----------------------------------------------------------------------------------------------------
 

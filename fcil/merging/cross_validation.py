@@ -19,7 +19,9 @@ __all__ = ["STEPS", "generalised_error", "least_generalised_error"]
 
 STEPS = tuple(10.0 ** (k / 2) for k in range(4, -17, -1))
 """Penalties that are tried, in units of the mean of G's diagonal, in half decades, the strongest first."""
-BEGIN, STRIDE = 6, 2
+BEGIN = 6
+MARGIN = 4.0
+"""Errors of residuals and degrees of freedom in units of the machine epsilon times the condition, at most."""
 
 
 def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, penalty: float) -> float:
@@ -32,7 +34,8 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
         penalty: lambda, greater than zero.
 
     Returns:
-        GCV; infinite where G + lambda I is not positive definite in float64, or the fit leaves no degree of freedom.
+        GCV; infinite where float64 cannot tell it: G + lambda I is not positive definite, or what the fit leaves, of
+        the targets or of degrees of freedom, is less than rounding may have made.
     """
     from scipy.linalg import cho_solve, lapack
 
@@ -45,14 +48,18 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
     residual = count - float(np.sum(rows * class_sums)) - penalty * float(np.sum(rows * rows))
     inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
     left = count - len(matrix) + penalty * float(np.einsum("ij,ij->", inverse, inverse))
-    return count * max(residual, 0.0) / left**2 if left > 1e-9 * count else np.inf
+    # Both are differences of larger numbers. Where rounding, at the condition of the factor, may have made as much as
+    # is left, nothing is known: such an error must not look like a good one.
+    rounding = MARGIN * np.finfo(np.float64).eps * float(np.trace(matrix)) / penalty
+    known = left > rounding * len(matrix) and residual > rounding * count
+    return count * residual / left**2 if known else np.inf
 
 
 def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:
-    """Choose the penalty with the least generalised error: down from 0.1 of G's mean diagonal, in ever smaller steps.
+    """Choose the penalty with the least generalised error, by descent from a tenth of G's mean diagonal.
 
-    The search goes to the better neighbour, first by decades, then by half decades, until none is better: five
-    or six factorisations in place of one for each penalty of STEPS.
+    The search goes to the better neighbour among STEPS until none is better: three or four factorisations, as a rule,
+    in place of one for each penalty of STEPS.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G.
@@ -77,13 +84,12 @@ def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: flo
         return errors[step]
 
     best = BEGIN
-    for stride in (STRIDE, 1):
-        while True:
-            near = [step for step in (best, best - stride, best + stride) if 0 <= step < len(STEPS)]
-            nearest = min(near, key=error)  # ties stay where they are
-            if nearest == best:
-                break
-            best = nearest
+    while True:
+        near = [step for step in (best, best - 1, best + 1) if 0 <= step < len(STEPS)]
+        nearest = min(near, key=error)  # ties stay where they are
+        if nearest == best:
+            break
+        best = nearest
     if not np.isfinite(error(best)):
         raise MergeError(
             f"no penalty could be chosen for {len(matrix)} features of {count:g} samples; set method.penalty to a "

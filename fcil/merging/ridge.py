@@ -5,7 +5,8 @@ is G = sum phi phi^T, as its upper half, Q = sum y phi^T (C, M) and the counts n
 tasks, so what is solved here is the same for every split of the data. Everything runs in float64.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ __all__ = [
 
 NEVER = -1e30
 """The bias of a class without samples: its zero row would beat classes whose scores are negative."""
+T = TypeVar("T")
 GRID = tuple(10.0**k for k in range(2, -9, -1))
 """Penalties to choose from, in units of the mean of G's diagonal; the strongest first, which wins ties."""
 FALLBACK = 1e-2
@@ -106,8 +108,28 @@ def best_penalty(
         return FALLBACK * (float(packed.diagonal(gram).mean()) or 1.0)
     unit = penalty_unit(gram, held_out[0])
     penalties = [unit * share for share in grid]
-    errors = [held_out_error(ridge_rows(gram, class_sums, penalty), *held_out) for penalty in penalties]
+    solved = solvable(lambda penalty: ridge_rows(gram, class_sums, penalty), penalties)
+    errors = [held_out_error(rows, *held_out) for rows in solved]
     return penalties[int(np.argmin(errors))]
+
+
+def solvable(solve: Callable[[float], T], penalties: Sequence[float]) -> list[T]:
+    """Solutions for penalties, the strongest first, down to the last that float64 can solve for.
+
+    Sums that came as float32, of more features than samples, are not positive definite at the weakest penalties.
+
+    Raises:
+        MergeError: not even the first can be solved for.
+    """
+    solutions: list[T] = []
+    for penalty in penalties:
+        try:
+            solutions.append(solve(penalty))
+        except MergeError:
+            if not solutions:
+                raise
+            break
+    return solutions
 
 
 def transport(cross: np.ndarray, gram: np.ndarray, strength: float) -> np.ndarray:

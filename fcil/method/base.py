@@ -135,8 +135,8 @@ class Method:
         """The state after this phase, given the sums over all clients."""
         raise NotImplementedError(f"{type(self).__name__}.merge_sums")
 
-    def notes(self, state: State, phase: Phase) -> Mapping[str, object]:
-        """What the method has decided by itself, such as which layers to use: for the records, at a task's end."""
+    def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
+        """Say what the method has chosen by itself, such as layers: setting -> value, for records and screen."""
         return {}
 
     def deploy(self, state: State, phase: Phase) -> Arrays:

@@ -24,8 +24,9 @@ def layer_tokens(network: Any, images: Tensor, tokens: Tokens) -> Tensor:
     divide the patches evenly shares those on its border with its neighbour (`torch.nn.AdaptiveAvgPool2d`).
     """
     layers = sorted({layer for layer, _ in tokens.blocks})
+    prefix = bool(network.num_prefix_tokens)  # asked for where there is none, some networks fail
     outputs = network.forward_intermediates(
-        images, [layer - 1 for layer in layers], return_prefix_tokens=True, norm=True, stop_early=True,
+        images, [layer - 1 for layer in layers], return_prefix_tokens=prefix, norm=True, stop_early=True,
         output_fmt="NCHW", intermediates_only=True,
     )  # fmt: skip
     pairs = dict(zip(layers, outputs, strict=True))

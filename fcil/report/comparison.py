@@ -10,6 +10,7 @@ from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
+from fcil.report.sweep_plot import accuracy_over_values
 from fcil.report.tables import Row, compare_rows, to_csv, to_latex, to_markdown
 
 __all__ = ["write_comparison"]
@@ -30,14 +31,24 @@ def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, lis
 
 
 def _write_sweep_tables(out: Path, tables: Mapping[str, list[Row]]) -> None:
-    """Write comparison.csv with the sweep's value as its first column, and comparison.md with one table per value."""
+    """Write comparison.csv with the sweep's value as its first column, comparison.md with its tables, and sweep.png."""
     lines = to_csv([row for rows in tables.values() for row in rows]).splitlines()
     key = next(iter(tables)).partition("=")[0]
     first_column = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
     csv = "".join(f"{value},{line}\n" for value, line in zip(first_column, lines, strict=True))
     write_atomic(out / "comparison.csv", csv.encode())
+    _plot_sweep(out / "sweep.png", key, tables)
     md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
+
+
+def _plot_sweep(path: Path, setting: str, tables: Mapping[str, list[Row]]) -> None:
+    """Plot every row's final accuracy over the swept values; only values and rows that have runs."""
+    titles = list(dict.fromkeys(row.title for rows in tables.values() for row in rows))
+    by_value = [{row.title: (row.mean[0], row.std[0]) for row in rows} for rows in tables.values()]
+    nowhere = (float("nan"), float("nan"))
+    curves = {title: [rows.get(title, nowhere) for rows in by_value] for title in titles}
+    accuracy_over_values(path, setting, [value.partition("=")[2] for value in tables], curves)
 
 
 def _markdown(rows: Sequence[Row]) -> str:

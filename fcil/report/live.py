@@ -98,6 +98,8 @@ class Live:
         accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["correct"], event["total"], strict=True))
         place = f"after task {event['task'] + 1}/{self._tasks}"
         self._line(f"{place}: accuracy {100 * event['accuracy']:.1f} %  (by task: {accuracies})")
+        if notes := event.get("notes"):
+            self._line("  chosen: " + "; ".join(f"{name} {text}" for name, text in notes.items()))
 
     def _on_round(self, event: Mapping[str, Any]) -> None:
         self._line(f"after {self._place(event)}: accuracy {100 * event['accuracy']:.1f} %")

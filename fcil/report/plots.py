@@ -13,7 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fcil.report.figure import SMALL, Mark, draw, label_indices, legend, mark
 
-__all__ = ["accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders"]
+__all__ = [
+    "accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders",
+    "percent_axis",
+]  # fmt: skip
 
 COLUMN = 3.4
 """Inches of one column of print."""
@@ -42,7 +45,7 @@ def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
     )  # fmt: skip
 
 
-def _percent_axis(axes: Axes, values: np.ndarray) -> None:
+def percent_axis(axes: Axes, values: np.ndarray) -> None:
     """Set limits that hold the values with a margin, span ten points at least and stay within 0 to 100."""
     low, high = np.nanmin(values), np.nanmax(values)
     air = max(0.06 * (high - low), (10 - (high - low)) / 2, 0.5)
@@ -86,7 +89,7 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
         axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
         axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
-        _percent_axis(axes, np.concatenate([seeds.ravel() for seeds in values.values()]))
+        percent_axis(axes, np.concatenate([seeds.ravel() for seeds in values.values()]))
 
     draw(path, (COLUMN, 2.4) if len(values) == 1 else (5.2, max(2.8, 0.19 * len(values) + 0.3)), paint)
 
@@ -244,7 +247,7 @@ def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float
         axes.grid(axis="x")
         axes.set(xlabel="traffic of the run, up and down, MB", ylabel="final accuracy, %")
         axes.set_title("bars: ± 1 std over seeds" if stds.any() else "", loc="left", color="0.35", fontsize=7)
-        _percent_axis(axes, np.concatenate([means - stds, means + stds]))
+        percent_axis(axes, np.concatenate([means - stds, means + stds]))
         order = np.argsort(-means, kind="stable")
         handles = [Line2D([], [], linestyle="", color=k.colour, marker=k.marker, markersize=6) for k in looks]
         legend(figure, [handles[i] for i in order], [list(points)[i] for i in order], 1.5)

@@ -35,9 +35,9 @@ def projection(seed: int, size: int, width: int) -> np.ndarray:
 def fold_table(seed: int, size: int, parts: tuple[int, ...]) -> np.ndarray:
     """Draw a random linear map of z to phi that adds up entries of z with random signs, each entry in one place.
 
-    Every part of z, one after the other, is folded into `size` numbers of its own; an entry of phi is a sum of as many
-    entries of its part as any other, give or take one. The rows are orthogonal, and the map is a signed permutation
-    where a part has `size` entries. E[(P x) . (P y)] = x . y, with variance
+    Every part of z, one after the other, is folded into `size` numbers of its own, each with k slots for entries of its
+    part; where these do not divide evenly, the slots that stay empty are random too. The rows are orthogonal, and the
+    map is a signed permutation where a part has `size` entries. E[(P x) . (P y)] = x . y, with variance
     p (|x|^2 |y|^2 + (x . y)^2 - 2 sum_i x_i^2 y_i^2), p = (k - 1) / (k size - 1) <= 1 / size, k = ceil(part / size).
     Feature hashing (Weinberger et al., arXiv 0902.2206) with places of equal size.
 
