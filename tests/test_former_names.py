@@ -15,7 +15,7 @@ from fcil.registry import build_method, method_class
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     random: Annotated[int, Option("how many", low=0, former="size")] = 5
-    layers: Annotated[tuple[int, ...] | str, Option("which", low=1, forms=("spread:<k>", "auto"))] = ()
+    layers: Annotated[int | tuple[int, ...] | str, Option("which", low=1, forms=("spread:<k>", "auto"))] = ()
     kept: Annotated[str, Option("how", forms=("all", "top:<k>"))] = "all"
 
 
@@ -70,7 +70,7 @@ def test_a_setting_without_an_earlier_name_has_none():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [([], ()), ([3], (3,)), ([6, 9, 12], (6, 9, 12)), ("auto", "auto"), ("spread:1", "spread:1"),
+    [(3, 3), ([], ()), ([3], (3,)), ([6, 9, 12], (6, 9, 12)), ("auto", "auto"), ("spread:1", "spread:1"),
      ("spread:12", "spread:12")],
 )  # fmt: skip
 def test_lists_and_texts_of_the_forms_are_read(value, expected):
@@ -84,6 +84,7 @@ def test_lists_and_texts_of_the_forms_are_read(value, expected):
         ("spread:0", 'must be "spread:<k>" or "auto"'), ("spread:", "must be"), ("spread:-1", "must be"),
         ("spread:1.5", "must be"), ("spread:03", "must be"), ("Auto", "must be"), (" auto", "must be"),
         ("auto\n", "must be"), ("spread:3,auto", "must be"), ("6", "must be"),
+        (0, "must be at least 1"),
         ([0], "must be at least 1"), ([1, -2], "must be at least 1"), ([1.5], "must be integer"),
         (["auto"], "must be integer"), ([True], "must be integer"), ([[1]], "must be integer"),
         ([2**63], "64 bits"),
@@ -96,8 +97,8 @@ def test_other_values_are_refused_with_what_may_be_written(value, reason):
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [3, 1.5, True, {"a": 1}])
-def test_what_is_neither_a_list_nor_a_text_is_told_of_both(value):
+@pytest.mark.parametrize("value", [1.5, True, {"a": 1}])
+def test_what_is_neither_a_number_nor_a_list_nor_a_text_is_told_of_all(value):
     with pytest.raises(ConfigError) as caught:
         build(layers=value)
     assert "list of integer" in str(caught.value)
@@ -106,7 +107,7 @@ def test_what_is_neither_a_list_nor_a_text_is_told_of_both(value):
 
 def test_the_shown_type_names_the_list_and_the_forms():
     shown = {d.name: d.type for d in describe(Schema)}
-    assert shown["layers"] == 'list of integer or "spread:<k>" | "auto"'
+    assert shown["layers"] == 'integer or list of integer or "spread:<k>" | "auto"'
     assert shown["kept"] == '"all" | "top:<k>"'
 
 

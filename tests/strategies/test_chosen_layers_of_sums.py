@@ -88,7 +88,7 @@ def test_the_first_task_has_a_report_to_choose_and_one_with_the_chosen_tokens_in
     other = run(named, IMAGES, dealt(0, IMAGES, (2, 3), 3))
     close(head_of(method, steps)[0], head_of(named, other)[0], 1e-12)
     note = method.notes(steps[-1][1], steps[-1][0])
-    assert note == {"layers": [layer for layer, _ in chosen], "tokens": [2, 2, 2]}
+    assert note == {"layers": ", ".join(str(layer) for layer, _ in chosen), "tokens": "grid:2"}
 
 
 def test_the_choice_of_the_first_task_reads_that_tasks_sums_alone():
@@ -132,7 +132,7 @@ def test_chosen_anew_the_head_is_ridge_on_the_folded_tokens_of_the_chosen_blocks
         assert min(np.abs(cut[:, at].reshape(C, -1) - central(x, unit * s)).max() for s in shares) < 1e-8
     expected = phi.reshape(len(phi), -1) @ rows.T
     close(answers(method, method.deploy(state, phase), IMAGES), expected, 1e-4)
-    assert method.notes(state, phase) == {"layers": [i + 1 for i in at], "tokens": [2] * len(at)}
+    assert method.notes(state, phase) == {"layers": ", ".join(str(i + 1) for i in at), "tokens": "grid:2"}
 
 
 @pytest.mark.parametrize("more", [{}, {"project": 15}])

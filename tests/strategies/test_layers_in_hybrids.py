@@ -85,7 +85,7 @@ def phi(method, deployed, indices):
     """Frozen tokens to the left of the adapted ones with `concat`, then folded."""
     z = tokens_under(method, modules(deployed), indices)
     z = np.concatenate([tokens_under(method, {}, indices), z], 1) if method.concat else z
-    return z @ fold_matrix(fold_table(0, 40, (z.shape[1],)), z.shape[1]).T if method.project else z
+    return z @ fold_matrix(fold_table(0, 40, (z.shape[1],)), z.shape[1]).T if method.project < z.shape[1] else z
 
 
 def of_task(task):

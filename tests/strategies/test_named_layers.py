@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from features import tasks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered import Images, answers, dealt, head_of, run
+from layered import Images, answers, dealt, head_of, phases_of, run
 from problems import close
 from reference_features import (
     balanced_rows,
@@ -19,6 +20,7 @@ from fcil.merging.cross_validation import STEPS
 from fcil.merging.ridge import NEVER
 from fcil.method import TOKENS, Tokens
 from fcil.statistics.feature_map import fold_table, projection
+from fcil.statistics.features import class_sums
 from strategies.ncm import NCM
 from strategies.ranpac import RanPAC
 from strategies.ridge import Ridge
@@ -167,3 +169,11 @@ def test_float32_on_the_wire_moves_the_head_by_its_rounding():
         heads.append(head_of(method, run(method, IMAGES, dealt(0, IMAGES, (2, 3), 3)))[0])
     distance = np.linalg.norm(heads[1] - heads[0]) / np.linalg.norm(heads[0])
     assert 0 < distance < 1e-4
+
+
+@pytest.mark.parametrize("method", [Ridge(penalty=1.0), NCM()])
+def test_the_networks_own_features_are_folded_only_where_that_is_asked_for(method):
+    """Runs of before there was a fold give the same bits: also of wide backbones, and of two side by side."""
+    phase = phases_of(method, tasks_of(2))[0]
+    for width in (384, 2400, 2816):
+        assert method.statistic(phase).shapes({"head.0.weight": (0, width)})[class_sums(0)] == (2, width)

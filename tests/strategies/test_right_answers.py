@@ -37,7 +37,7 @@ def test_right_answers_are_whole_numbers_counted_on_held_out_samples_alone(given
     parts = dealt(0, IMAGES, (2, 3), 4)
     steps = run(method, IMAGES, parts, passed=passed)
     rule, before = held_out(0, 0.1), np.zeros(len(GRID))
-    for phase, state in steps:
+    for step, (phase, state) in enumerate(steps):
         seen = np.sort(np.concatenate([kept for at, kept in passed if at == phase]))
         everyone = np.sort(np.concatenate(parts[phase.task]))
         if method.step(phase) != "score":
@@ -47,7 +47,7 @@ def test_right_answers_are_whole_numbers_counted_on_held_out_samples_alone(given
         assert len(seen)
         right = state["chosen"][RIGHT]
         np.testing.assert_array_equal(right, np.round(right))
-        sent = method.broadcast(state, phase)  # the sums are those of before the count
+        sent = method.broadcast(steps[step - 1][1], phase)
         counted = [counted_directly(method, state, phase, sent, head, seen) for head in range(len(GRID))]
         np.testing.assert_array_equal(right - before, counted)
         assert max(counted) > 0.4 * len(seen)
@@ -68,7 +68,7 @@ def test_the_heads_that_are_tried_are_those_of_the_samples_that_are_not_held_out
     held = held_out(0, 0.1)(np.arange(len(IMAGES.labels)))
     x = IMAGES.features(((2, 1), (3, 1))).astype(np.float64)
     unit = np.square(x).sum(0).mean()
-    heads = method.broadcast(state, phase).arrays[HEADS]
+    heads = method.broadcast(steps[-2][1], phase).arrays[HEADS]
     y = one_hot(IMAGES.labels, C)[~held]
     for share, head in zip(GRID, heads, strict=True):
         close(head, Sklearn(alpha=unit * share, fit_intercept=False).fit(x[~held], y).coef_, 1e-4)
@@ -97,7 +97,7 @@ def test_without_held_out_samples_accuracy_has_the_penalty_that_auto_has():
 def test_a_client_whose_samples_are_all_kept_counts_nothing():
     method = Ridge(penalty="accuracy", layers=(3,), tokens="mean")
     steps = run(method, IMAGES, dealt(0, IMAGES, (2, 3), 2))
-    phase, state = steps[-1]
+    phase, state = steps[-1][0], steps[-2][1]
     mine = np.arange(260)[~held_out(0, 0.1)(np.arange(260))]
     update = reported(method, phase, method.broadcast(state, phase), IMAGES, mine, 0)
     np.testing.assert_array_equal(update.statistics[RIGHT], np.zeros(len(GRID)))
