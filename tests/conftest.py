@@ -12,6 +12,8 @@ settings.load_profile("fcil")
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """Limit torch and BLAS to one thread: on a busy machine several wait for each other."""
+    import scipy.linalg  # noqa: F401  brings a BLAS of its own, which has to be there to be limited
+
     torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
