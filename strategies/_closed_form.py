@@ -39,12 +39,14 @@ from fcil.statistics.features import FeatureSums
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FOLD", "PROJECTION", "ROWS", "SUMS", "ClosedForm", "feature_width"]
+__all__ = ["FOLD", "PROJECTION", "ROWS", "SUMS", "WIDTH", "ClosedForm", "feature_width"]
 
 ROWS, SUMS = "rows", "sums"
 """The state's groups: a head block without rows and the tokens, which tell what features are, and the sums so far."""
 FOLD, PROJECTION = SCORES + "fold", SCORES + "projection"
 """The deployed maps from features to phi, each without rows where there is none."""
+WIDTH = 2400
+"""Numbers into which tokens are folded unless said otherwise."""
 TOKENS_OF_A_LAYER = "grid:4"
 """Tokens where layers are named and tokens are not."""
 
@@ -77,13 +79,19 @@ class ClosedForm(Method):
         ),
     ] = ""
     project: Annotated[
-        int, Option("fold features into so many numbers where they have more, by a random linear map; 0: never", low=0)
-    ] = 2400
+        int,
+        Option("fold the tokens into so many numbers where they have more, by a random linear map; 0: never", low=0),
+    ] = WIDTH
 
     @property
     def features(self) -> FeatureMap:
         """The map from the network's features to phi, but for its seed."""
-        return FeatureMap(project=self.project)
+        return FeatureMap(project=self.folds_into)
+
+    @property
+    def folds_into(self) -> int:
+        """Numbers into which features are folded; 0 for the network's own features, which stay as they are."""
+        return self.project if self.layers else 0
 
     def statistic(self, phase: Phase) -> FeatureSums | CandidateSums:
         """Name the statistic that a client sums over a task's samples."""
@@ -122,6 +130,11 @@ class ClosedForm(Method):
             raise ConfigError(
                 f'method.tokens = "{self.tokens}": of which layers? Set method.layers, for example to '
                 f'[{backbone.blocks}] or "spread:3"'
+            )
+        if self.project != WIDTH and not self.layers:
+            raise ConfigError(
+                f"method.project = {self.project}: the network's own features are not folded; name method.layers, for "
+                f"example [{backbone.blocks}]"
             )
         if tokens := self.chosen_tokens(backbone):
             tokens.check(backbone)

@@ -34,7 +34,7 @@ from fcil.statistics.feature_map import FeatureMap
 from fcil.statistics.features import GRAM, HELD, FeatureSums, class_sums, counts, held_out
 from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, RightAnswers
 
-from ._closed_form import ROWS, SUMS, ClosedForm, feature_width
+from ._closed_form import ROWS, SUMS, WIDTH, ClosedForm, feature_width
 from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
 
 __all__ = ["RidgeMethod", "Sketch"]
@@ -86,7 +86,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     @property
     def features(self) -> FeatureMap:
         """Folded and random features, as far as the settings ask for them."""
-        return FeatureMap(random=self.random_features, project=self.project)
+        return FeatureMap(random=self.random_features, project=self.folds_into)
 
     @property
     def anew(self) -> bool:
@@ -118,6 +118,11 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         if self.layers != "auto" and self.choose == "every_task":
             raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
         if self.anew:
+            if self.project != WIDTH:
+                raise ConfigError(
+                    f'method.project = {self.project}: with method.choose = "every_task" the features are the '
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it out"
+                )
             if self.random_features:
                 raise ConfigError(
                     f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
@@ -160,7 +165,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Send the length of features and their tokens; for the count of answers also a head for each penalty."""
         if self.step(phase) != "score":
             return super().broadcast(state, phase)
-        return Broadcast({**state[ROWS], **state[HEADS_TRIED]})
+        return Broadcast({**state[ROWS], **state.get(HEADS_TRIED, {})})
 
     def _heads(self, state: State, phase: Phase) -> dict[str, np.ndarray]:
         """A head for each penalty of GRID, solved without the held-out samples: rows and biases, float32."""
@@ -247,8 +252,8 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     def solved_in(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Rows and biases from the state's sums: of chosen blocks alone, or at the penalty of most right answers."""
         sums = state[SUMS]
-        if self.penalty == "accuracy" and CHOSEN in state:
-            scored = sum(float(sums[HELD + counts(t)].sum()) for t in tasks)
+        scored = sum(float(sums[HELD + counts(t)].sum()) for t in tasks) if self.held_out else 0.0
+        if self.penalty == "accuracy" and CHOSEN in state and scored:
             share = GRID[strongest_of_the_best(state[CHOSEN][RIGHT], scored)]
             chosen = replace(self, penalty=share * penalty_unit(sums[GRAM], sums[HELD + GRAM]))
             return chosen.solved(together(sums), tasks)

@@ -46,7 +46,7 @@ def choices(candidates: Blocks, whole: bool = False) -> list[Choice]:
         for gap in range(1, max(2, depth))
         for first in range(1, depth - (taken - 1) * gap + 1)
     ]
-    sets = [*dict.fromkeys(evenly), *([tuple(range(1, depth + 1))] if whole else [])]
+    sets = dict.fromkeys([*evenly, *([tuple(range(1, depth + 1))] if whole else [])])
     return [tuple(place[layer, side] for layer in layers) for side in kinds for layers in sets]
 
 

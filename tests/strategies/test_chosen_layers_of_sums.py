@@ -162,7 +162,6 @@ def test_folds_of_the_candidates_and_of_the_chosen_tokens_are_what_is_declared()
             run(Ridge(penalty="gcv", **given), IMAGES, dealt(0, IMAGES, (2, 3), 2))
 
 
-@pytest.mark.xfail(strict=True, reason="every block is folded to candidates / blocks numbers, also where it has fewer")
 def test_blocks_of_candidates_that_are_short_are_not_sent_with_places_for_nothing():
     """Five class tokens of five numbers are 25: a Gram of 60 would have 35 rows of zeros."""
     method = Ridge(penalty="gcv", **{**ANEW, "tokens": "class"})

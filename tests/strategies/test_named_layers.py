@@ -16,6 +16,7 @@ from reference_features import (
 )
 from sklearn.linear_model import Ridge as Sklearn
 
+from fcil.errors import ConfigError
 from fcil.merging.cross_validation import STEPS
 from fcil.merging.ridge import NEVER
 from fcil.method import TOKENS, Tokens
@@ -58,7 +59,7 @@ def test_ridge_is_scikit_learns_on_the_pooled_tokens(name):
     close(answers(method, deployed, IMAGES), expected, 1e-4)
 
 
-@every_map
+@pytest.mark.parametrize("name", [name for name in BLOCKS if BLOCKS[name][1]])
 def test_folded_features_are_summed_as_the_explicit_map_gives_them(name):
     given, blocks = BLOCKS[name]
     method = Ridge(penalty=3.0, project=12, **given)
@@ -177,3 +178,8 @@ def test_the_networks_own_features_are_folded_only_where_that_is_asked_for(metho
     phase = phases_of(method, tasks_of(2))[0]
     for width in (384, 2400, 2816):
         assert method.statistic(phase).shapes({"head.0.weight": (0, width)})[class_sums(0)] == (2, width)
+
+
+def test_the_networks_own_features_are_never_folded_and_say_so():
+    with pytest.raises(ConfigError, match="the network's own features are not folded; name method.layers"):
+        run(Ridge(project=12), IMAGES, dealt(1, IMAGES, (2, 3), 3), seed=4)
