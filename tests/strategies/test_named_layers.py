@@ -181,5 +181,5 @@ def test_the_networks_own_features_are_folded_only_where_that_is_asked_for(metho
 
 
 def test_the_networks_own_features_are_never_folded_and_say_so():
-    with pytest.raises(ConfigError, match="the network's own features are not folded; name method.layers"):
+    with pytest.raises(ConfigError, match=r"own features are not folded; name method\.layers"):
         run(Ridge(project=12), IMAGES, dealt(1, IMAGES, (2, 3), 3), seed=4)
