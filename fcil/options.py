@@ -197,6 +197,8 @@ def _fitting(value: object, kind: Any, option: Option) -> Any:
     if words and value not in get_args(words[0]):  # number | Literal["auto"]
         raise ValueError(f"must be {_type_name(kind)}. {nearest(str(value), get_args(words[0]))}")
     texts = [part for part in kinds if part is str and isinstance(value, str)]
+    if texts and option.text_complaint(str(value)):
+        raise ValueError(f"must be {_shown(kind, option)}")
     lists = [part for part in kinds if get_origin(part) is tuple and isinstance(value, list | tuple)]
     numbers = [part for part in kinds if part in (int, float) and type(value) in (int, part)]
     if not (fitting := [*words, *texts, *lists, *numbers]):

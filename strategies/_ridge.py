@@ -32,17 +32,17 @@ from fcil.options import Option
 from fcil.statistics.candidates import CandidateSums
 from fcil.statistics.feature_map import FeatureMap
 from fcil.statistics.features import GRAM, HELD, FeatureSums, class_sums, counts, held_out
-from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, RightAnswers
+from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, SCORED, RightAnswers
 
 from ._closed_form import ROWS, SUMS, WIDTH, ClosedForm, feature_width
 from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
 
 __all__ = ["RidgeMethod", "Sketch"]
 
-Step = Literal["choose", "sum", "score"]
+Purpose = Literal["choose", "sum", "score"]
 Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
 CHOSEN, BLOCKS = "chosen", "blocks"
-"""The state's group of what was chosen among candidates, and its array: the chosen blocks' positions."""
+"""The state's group of choices, which has the counts of right answers or, as BLOCKS, the chosen blocks' positions."""
 HEADS_TRIED = "heads_tried"
 """The state's group of heads whose right answers are counted, between two reports of a task."""
 
@@ -71,7 +71,9 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         Literal["first_task", "every_task"],
         Option('when "auto" layers are chosen: once, for full sums from then on, or always anew among folded ones'),
     ] = "first_task"
-    candidates: Annotated[int, Option("numbers to which all candidates are folded, together", low=1)] = 2400
+    candidates: Annotated[
+        int, Option("numbers to which all candidates are folded, together; their G is never sketched", low=1)
+    ] = WIDTH
 
     @property
     def random_features(self) -> int:
@@ -93,14 +95,14 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Tell whether the choice is made anew after every task, among candidates whose sums are kept."""
         return self.layers == "auto" and self.choose == "every_task"
 
-    def steps(self, task: int) -> tuple[Step, ...]:
-        """What the reports of a task are for, in their order."""
+    def steps(self, task: int) -> tuple[Purpose, ...]:
+        """List what the reports of a task are for, in their order."""
         first = self.layers == "auto" and not self.anew and task == 0
-        choose: tuple[Step, ...] = ("choose",) if first else ()
+        choose: tuple[Purpose, ...] = ("choose",) if first else ()
         return (*choose, "sum", "score") if self.penalty == "accuracy" else (*choose, "sum")
 
-    def step(self, phase: Phase) -> Step:
-        """What the report of a phase is for."""
+    def step(self, phase: Phase) -> Purpose:
+        """Tell what the report of a phase is for."""
         return self.steps(phase.task.index)[-1 - phase.phases_left]
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
@@ -117,6 +119,15 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Raise ConfigError for settings that exclude each other, or tokens that the backbone does not have."""
         if self.layers != "auto" and self.choose == "every_task":
             raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
+        if self.layers != "auto" and self.candidates != WIDTH:
+            raise ConfigError(
+                f'method.candidates = {self.candidates}: there are candidates only with method.layers = "auto"'
+            )
+        if self.sketch_rank and (self.solution != "ridge" or self.penalty == "gcv"):
+            raise ConfigError(
+                f'method.sketch = {self.sketch_rank}: method.solution = "{self.solution}" and method.penalty = '
+                f'"{self.penalty}" need G whole; "ridge" and "auto" or a number do not'
+            )
         if self.anew:
             if self.project != WIDTH:
                 raise ConfigError(
@@ -126,7 +137,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
             if self.random_features:
                 raise ConfigError(
                     f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
-                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it at 0"
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; set it to 0"
                 )
             if self.penalty == "accuracy" or self.sketch_rank:
                 raise ConfigError(
@@ -136,6 +147,10 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         return super().init(backbone, classes, seed)
 
     # ---- statistics --------------------------------------------------------------------------------------------------
+
+    def evaluates(self, phase: Phase) -> bool:
+        """There is no head yet between the report that chooses and the one that sums what was chosen."""
+        return self.step(phase) != "choose"
 
     def statistic(self, phase: Phase) -> FeatureSums | CandidateSums:
         """G, Q and counts of the candidates where they are summed, of phi otherwise."""
@@ -190,9 +205,9 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         """Add sums or counts to those before; choose where it is time."""
         step = self.step(phase)
         if step == "score":
-            before = state.get(CHOSEN, {}).get(RIGHT, 0.0)
+            before = state.get(CHOSEN, {})
             kept = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
-            return {**kept, CHOSEN: {RIGHT: before + sums[RIGHT]}}
+            return {**kept, CHOSEN: {name: before.get(name, 0.0) + a for name, a in sums.items()}}
         state = super().merge_sums(state, phase, sums)
         if step == "choose":
             return self._opened_for_choice(state, phase)
@@ -252,8 +267,8 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     def solved_in(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Rows and biases from the state's sums: of chosen blocks alone, or at the penalty of most right answers."""
         sums = state[SUMS]
-        scored = sum(float(sums[HELD + counts(t)].sum()) for t in tasks) if self.held_out else 0.0
-        if self.penalty == "accuracy" and CHOSEN in state and scored:
+        scored = float(state.get(CHOSEN, {}).get(SCORED, np.zeros(1))[0])
+        if self.penalty == "accuracy" and scored:
             share = GRID[strongest_of_the_best(state[CHOSEN][RIGHT], scored)]
             chosen = replace(self, penalty=share * penalty_unit(sums[GRAM], sums[HELD + GRAM]))
             return chosen.solved(together(sums), tasks)

@@ -171,11 +171,11 @@ class LoRMRanPAC(RidgeMethod):
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """Raise ConfigError for a transport without older sums, or a rank that does not fit."""
-        if self.penalty == "accuracy" or self.layers == "auto":
-            raise ConfigError(
-                'method.layers = "auto" and method.penalty = "accuracy" need further reports, which hybrids do not '
-                'have; name the layers, or "spread:3", and set the penalty to "auto", "gcv" or a number'
-            )
+        for name, value, others in (
+            ("layers", self.layers, 'name them, or "spread:3"'), ("penalty", self.penalty, '"auto", "gcv" or a number'),
+        ):  # fmt: skip
+            if value == {"layers": "auto", "penalty": "accuracy"}[name]:
+                raise ConfigError(f'method.{name} = "{value}": takes a further report, which hybrids lack; {others}')
         if self.transport and self.adapt != "every_task":
             raise ConfigError('method.transport = true: features change only with method.adapt = "every_task"; set it')
         return {**super().init(backbone, classes, seed), **self._tuner.init(backbone, classes, seed)}

@@ -80,8 +80,8 @@ def test_lists_and_texts_of_the_forms_are_read(value, expected):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("", 'must be "spread:<k>" or "auto"'), ("all", 'must be "spread:<k>" or "auto"'),
-        ("spread:0", 'must be "spread:<k>" or "auto"'), ("spread:", "must be"), ("spread:-1", "must be"),
+        ("", 'must be integer or list of integer or "spread:<k>" | "auto"'), ("all", 'or "spread:<k>" | "auto"'),
+        ("spread:0", 'or "spread:<k>" | "auto"'), ("spread:", "must be"), ("spread:-1", "must be"),
         ("spread:1.5", "must be"), ("spread:03", "must be"), ("Auto", "must be"), (" auto", "must be"),
         ("auto\n", "must be"), ("spread:3,auto", "must be"), ("6", "must be"),
         (0, "must be at least 1"),
@@ -129,7 +129,9 @@ def test_every_whole_number_from_one_on_fits(k):
 
 
 def test_closed_forms_without_a_choice_refuse_it():
-    with pytest.raises(ConfigError, match=r"method\.layers \(ncm\) = 'auto': must be \"spread:<k>\"$"):
+    with pytest.raises(
+        ConfigError, match=r"method\.layers \(ncm\) = 'auto': must be integer or list of integer or \"spread:<k>\"$"
+    ):
         build_method("ncm", {"layers": "auto"})
 
 

@@ -78,7 +78,10 @@ def kind_of_work(method: Method, phase: Phase) -> tuple[object, ...]:
     """A key that is equal for phases which cost the same, except for what grows with the tasks."""
     local = method.acting(phase).local(phase)
     patterns = tuple(head.without_task(pattern, phase.task.index) for pattern in local.trains)
-    return phase.kind, patterns, len(local.passes)
+    passes = [
+        (*map(type, a_pass.statistics), a_pass.samples is None, len(a_pass.extra_models)) for a_pass in local.passes
+    ]
+    return phase.kind, patterns, *passes
 
 
 @dataclass

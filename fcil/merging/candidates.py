@@ -29,7 +29,7 @@ Blocks = Sequence[tuple[int, int]]
 
 
 def choices(candidates: Blocks, whole: bool = False) -> list[Choice]:
-    """List what may be chosen: three evenly spaced layers, wherever they begin, all with tokens of one kind.
+    """List what may be chosen: three evenly spaced layers, wherever they begin, with tokens of one kind or of all.
 
     Args:
         whole: also all layers at once.
@@ -47,7 +47,8 @@ def choices(candidates: Blocks, whole: bool = False) -> list[Choice]:
         for first in range(1, depth - (taken - 1) * gap + 1)
     ]
     sets = dict.fromkeys([*evenly, *([tuple(range(1, depth + 1))] if whole else [])])
-    return [tuple(place[layer, side] for layer in layers) for side in kinds for layers in sets]
+    together = [(side,) for side in kinds] + ([tuple(kinds)] if len(kinds) > 1 else [])
+    return [tuple(place[layer, side] for layer in layers for side in chosen) for chosen in together for layers in sets]
 
 
 def columns(choice: Choice, size: int) -> np.ndarray:

@@ -9,6 +9,9 @@ GCV(lambda) = n RSS / (n - tr S)^2, where S maps targets to fitted values: Golub
 Literal transcription: `gcv_of_samples` in tests/reference_features.py.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 from fcil.errors import MergeError
@@ -56,10 +59,10 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
 
 
 def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:
-    """Choose the penalty with the least generalised error, by descent from a tenth of G's mean diagonal.
+    """Choose a penalty whose generalised error is a minimum, by descent from a tenth of G's mean diagonal.
 
     The search goes to the better neighbour among STEPS until none is better: three or four factorisations, as a rule,
-    in place of one for each penalty of STEPS.
+    in place of one for each penalty. Where several minima exist it may end in another than the least.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G.
@@ -70,29 +73,32 @@ def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: flo
         (the penalty, its error); FALLBACK of G's mean diagonal, and an infinite error, where there are no samples.
 
     Raises:
-        MergeError: no penalty of STEPS gives a finite error.
+        MergeError: from a tenth of G's mean diagonal upwards no penalty has a finite error.
     """
     unit = float(packed.diagonal(gram).mean()) or 1.0
     if not count:
         return FALLBACK * unit, np.inf
     matrix = packed.upper(gram)
-    errors: dict[int, float] = {}
 
+    @cache
     def error(step: int) -> float:
-        if step not in errors:
-            errors[step] = generalised_error(matrix, class_sums, count, unit * STEPS[step])
-        return errors[step]
+        return generalised_error(matrix, class_sums, count, unit * STEPS[step])
 
-    best = BEGIN
-    while True:
-        near = [step for step in (best, best - 1, best + 1) if 0 <= step < len(STEPS)]
-        nearest = min(near, key=error)  # ties stay where they are
-        if nearest == best:
-            break
-        best = nearest
-    if not np.isfinite(error(best)):
+    best = next((step for step in range(BEGIN, -1, -1) if np.isfinite(error(step))), None)
+    if best is None:
         raise MergeError(
             f"no penalty could be chosen for {len(matrix)} features of {count:g} samples; set method.penalty to a "
             "number"
         )
+    best = _descended(error, best)
     return unit * STEPS[best], error(best)
+
+
+def _descended(error: Callable[[int], float], best: int) -> int:
+    """Go from a step to its better neighbour until none is better; ties stay where they are."""
+    while True:
+        near = [step for step in (best, best - 1, best + 1) if 0 <= step < len(STEPS)]
+        nearest = min(near, key=error)
+        if nearest == best:
+            return best
+        best = nearest

@@ -135,6 +135,10 @@ class Method:
         """The state after this phase, given the sums over all clients."""
         raise NotImplementedError(f"{type(self).__name__}.merge_sums")
 
+    def evaluates(self, phase: Phase) -> bool:
+        """Tell whether there is something to evaluate after a phase that does not end its task."""
+        return True
+
     def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
         """Say what the method has chosen by itself, such as layers: setting -> value, for records and screen."""
         return {}

@@ -95,6 +95,8 @@ def sides(text: str, backbone: Backbone) -> tuple[int, ...]:
         ConfigError: written otherwise, or one of them twice.
     """
     side = min(backbone.grid)
+    if "patches" in text and backbone.grid != (side, side):
+        raise ConfigError(f"method.tokens = {text!r}: patches of {backbone.grid} are no square; name a grid instead")
     words = {"class": 0, "mean": 1, "patches": side, **{f"grid:{g}": g for g in range(1, 1 + max(side, 64))}}
     parts = [part.strip() for part in text.split("+")]
     if strange := [part for part in parts if part not in words]:

@@ -50,6 +50,8 @@ def kept_samples(labels: np.ndarray, order: np.ndarray, settings: Tasks, seed: i
     Raises:
         ConfigError: the class in position 0 of the tail has no image.
     """
+    if settings.long_tail == 1 and settings.tail_order != "ordered":
+        raise ConfigError(f'tasks.tail_order = "{settings.tail_order}": of which tail? Set tasks.long_tail above 1')
     if settings.long_tail == 1:
         return np.arange(len(labels))
     tail = order

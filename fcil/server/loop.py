@@ -117,7 +117,7 @@ def deployed_arrays(plan: Plan, progress: Progress, phase: Phase) -> Arrays:
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
     """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
     ends_task = plan.ends_task(phase.index)
-    if not ends_task and not plan.config.run.evaluate_rounds:
+    if not ends_task and not (plan.config.run.evaluate_rounds and plan.method.evaluates(phase)):
         return progress
     start = time.perf_counter()
     deployed = deployed_arrays(plan, progress, phase)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from fcil.statistics.feature_map import Phi
 
-__all__ = ["BIASES", "HEADS", "RIGHT", "RightAnswers"]
+__all__ = ["BIASES", "HEADS", "RIGHT", "SCORED", "RightAnswers"]
 
 HEADS, BIASES = SCORES + "heads", SCORES + "biases"
 """Name of the heads that are tried, (heads, classes seen, M), and of their biases, (heads, classes seen)."""
-RIGHT = "right"
+RIGHT, SCORED = "right", "scored"
+"""Names of the right answers of each head, (heads,), and of the number of samples, (1,)."""
 
 
 @dataclass
@@ -32,17 +33,19 @@ class _Count:
     heads: Tensor
     biases: Tensor
     right: Tensor
+    scored: int = 0
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
     gradients: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
 
     def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
         """Add a batch of features to the counts."""
         answers = self.phi(features).float() @ self.heads.transpose(1, 2) + self.biases[:, None]  # (heads, n, classes)
+        self.scored += len(labels)
         self.right += (answers.argmax(2) == labels).sum(1)
 
     def finish(self) -> Arrays:
         """Give the counts, which are whole numbers and so add exactly."""
-        return {RIGHT: self.right.cpu().numpy().astype(np.float64)}
+        return {RIGHT: self.right.cpu().numpy().astype(np.float64), SCORED: np.array([float(self.scored)])}
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class RightAnswers:
     map: FeatureMap
 
     def shapes(self, broadcast: Shapes) -> Shapes:
-        """One number for each head."""
-        return {RIGHT: broadcast[HEADS][:1]}
+        """One number for each head, and the number of samples."""
+        return {RIGHT: broadcast[HEADS][:1], SCORED: (1,)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Count:
         """Start a collector with counts of zero."""
@@ -67,4 +70,4 @@ class RightAnswers:
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' counts."""
-        return {RIGHT: added(u.statistics[RIGHT] for u in updates)}
+        return {name: added(u.statistics[name] for u in updates) for name in (RIGHT, SCORED)}

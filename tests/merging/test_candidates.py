@@ -20,12 +20,15 @@ def candidates(depth, *kinds):
 
 
 @given(st.integers(1, 24), st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True), st.booleans())
-def test_what_may_be_chosen_is_exactly_every_progression_of_three_layers_of_one_kind(depth, kinds, whole):
+def test_what_may_be_chosen_is_exactly_every_progression_of_three_layers_of_one_kind_or_of_all(depth, kinds, whole):
     offered = candidates(depth, *kinds)
     listed = choices(offered, whole)
     named = {tuple(offered[i] for i in choice) for choice in listed}
     sets = progressions(min(3, depth), depth) | ({tuple(range(1, depth + 1))} if whole else set())
-    assert named == {tuple((layer, side) for layer in layers) for layers in sets for side in kinds}
+    together = [(side,) for side in kinds] + ([tuple(sorted(kinds))] if len(kinds) > 1 else [])
+    assert named == {
+        tuple((layer, side) for layer in layers for side in sides) for layers in sets for sides in together
+    }
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 12])

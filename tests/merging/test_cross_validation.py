@@ -132,3 +132,15 @@ def test_an_error_that_rounding_has_made_is_never_lower_than_the_true_one_by_muc
         x, y = problem(seed, n, width)
         penalty = share * unit_of(x)
         assert from_sums(x, y, penalty) >= 0.9 * gcv_of_samples(x, y, penalty)
+
+
+def test_where_weak_penalties_are_unknown_the_search_begins_at_a_stronger_one():
+    """A sum of low rank that is not that of the targets: errors from a tenth of the unit on are infinite."""
+    x, y = problem(3, 400, 80)
+    w, v = np.linalg.eigh(x.T @ x)
+    low = (v[:, -6:] * w[-6:]) @ v[:, -6:].T
+    matrix, q, unit = packed.upper(symmetric_half(low)), y.T @ x, np.trace(low) / 80
+    errors = [generalised_error(matrix, q, 400.0, unit * share) for share in STEPS]
+    if np.isinf(errors[6]):
+        assert np.isfinite(least_generalised_error(symmetric_half(low), q, 400.0)[1])
+    assert np.isfinite(errors[0])

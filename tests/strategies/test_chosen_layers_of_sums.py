@@ -215,3 +215,15 @@ def test_the_reports_of_a_task_are_as_many_as_there_are_things_to_ask(given, kin
     phases = phases_of(Ridge(**given), dealt(0, IMAGES, (2, 3), 1))
     assert [sum(phase.task.index == t for phase in phases) for t in range(2)] == kinds
     assert {phase.kind for phase in phases} == {"report"}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Ridge(candidates=60), 'there are candidates only with method.layers = "auto"'),
+        (RanPAC(sketch=3, penalty="gcv"), "need G whole"), (RanPAC(sketch=3, solution="lda"), "need G whole"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_or_sense_are_refused(method, message):
+    with pytest.raises(ConfigError, match=message):
+        run(method, IMAGES, dealt(0, IMAGES, (2, 3), 2))
