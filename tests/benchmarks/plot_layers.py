@@ -51,7 +51,6 @@ def main() -> None:
             panel.grid(axis="y")
         figure.axes[0].set_ylabel("final accuracy, %")
         figure.axes[0].legend(title="tokens")
-        figure.tight_layout()
 
     draw(args.picture, (6.6, 2.5), paint)
 
