@@ -47,9 +47,8 @@ class RidgeSolution:
     penalty: Annotated[
         float | Literal["auto", "gcv", "accuracy"],
         Option(
-            "lambda; `auto` picks it from a grid by the error on 10 % of the samples, of which only sums are sent "
-            "(twice the traffic), and then solves with all samples; `accuracy` by the right answers on them (one more "
-            "report); `gcv` by generalised cross-validation of the sums themselves",
+            "lambda; `auto`: from a grid by the error on 10 % of the samples, summed apart (twice the traffic); "
+            "`accuracy`: by right answers on them (one more report); `gcv`: by generalised cross-validation of the sums",
             above=0,
         ),
     ] = "auto"
