@@ -48,7 +48,7 @@ class RidgeSolution:
         float | Literal["auto", "gcv", "accuracy"],
         Option(
             "lambda; `auto`: from a grid by the error on 10 % of the samples, summed apart (twice the traffic); "
-            "`accuracy`: by right answers on them (one more report); `gcv`: by generalised cross-validation of the sums",
+            "`accuracy`: by right answers on them (one more report); `gcv`: by generalised cross-validation of sums",
             above=0,
         ),
     ] = "auto"
