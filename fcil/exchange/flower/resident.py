@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
@@ -172,16 +173,19 @@ class Resident:
         job.done.set()
 
 
-def main(arguments: str) -> None:
-    """Serve until idle; `arguments` is JSON: folder, key, idle, parent, mark."""
+def main(arguments: str, module: str = "fcil.exchange.flower.handlers") -> None:
+    """Serve until idle.
+
+    Args:
+        arguments: JSON: folder, key, idle, parent, mark.
+        module: the module whose `app` answers.
+    """
     faulthandler.enable()
     given = json.loads(arguments)
     place = Place(Path(given["folder"]), given["key"])
     resident = Resident(place, float(given["idle"]), int(given["parent"]), given["mark"])
     identify()
-    from fcil.exchange.flower.handlers import app  # seconds; the first message waits, and sees signs of life
-
-    resident.work(app)
+    resident.work(import_module(module).app)  # seconds; the first message waits, and sees signs of life
 
 
 if __name__ == "__main__":
