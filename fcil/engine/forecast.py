@@ -101,7 +101,7 @@ def _process_seconds(plan: Plan) -> float:
     if plan.config.run.exchange == "inline":
         return 0.0
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.client_app"], capture_output=True, check=False)
+    subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.handlers"], capture_output=True, check=False)
     return time.perf_counter() - start
 
 
