@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fcil.config import Config, load_config
+from fcil.engine.checks import check_settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.report.missing_updates import missing_updates
@@ -57,9 +58,10 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run, or what is left of it."""
     config, folder = settings(context.run_config)
-    session = prepare(config, folder)
+    check_settings(config)  # before any node is asked
     store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
     exchange = FlowerExchange(grid, config, store=store)
+    session = prepare(config, folder, nodes=exchange.introductions)
     summary = simulate(session, folder, _listen, exchange)
     draw_run(session, folder, summary)
     missing = missing_updates([summary]) or "no update missing"
