@@ -1,7 +1,7 @@
 """The sections of a run's settings, and the `Config` that tables of them resolve to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from fcil.client.settings import Train
@@ -81,6 +81,11 @@ class Config:
     method: MethodChoice = field(default_factory=MethodChoice)
     run: Run = field(default_factory=Run)
 
+    @property
+    def sites_evaluate(self) -> bool:
+        """Tell whether every client is a site that evaluates on test images of its own."""
+        return self.partition.kind == "sites" and self.data.test_at == "sites"
+
 
 SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
@@ -126,7 +131,35 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
         return lambda key: f"{origin[section, key]}: {section}.{key}"
 
     sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
-    return Config(**sections, method=MethodChoice(name, method, left_out))
+    config = Config(**sections, method=MethodChoice(name, method, left_out))
+    return _with_sites(config, origin.get(("partition", "clients")))
+
+
+def _with_sites(config: Config, clients_from: str | None) -> Config:
+    """Make the number of clients that of the sites, where data.sites names any.
+
+    Args:
+        clients_from: the place that sets partition.clients, None where nothing does.
+    """
+    data, partition = config.data, config.partition
+    if not data.sites:
+        return config
+    if partition.kind != "sites":
+        raise ConfigError(
+            f'data.sites: names {len(data.sites)} folders, but partition.kind = "{partition.kind}" splits one data set '
+            'among the clients; set partition.kind = "sites", or give data.root alone'
+        )
+    if len(data.class_maps) not in (0, len(data.sites)):
+        raise ConfigError(
+            f'data.class_maps: {len(data.class_maps)} for {len(data.sites)} sites; one for each, "" where a site uses '
+            "the common names"
+        )
+    if clients_from is not None and partition.clients != len(data.sites):
+        raise ConfigError(
+            f"{clients_from}: partition.clients = {partition.clients}, but data.sites names {len(data.sites)} folders; "
+            "leave partition.clients out"
+        )
+    return replace(config, partition=replace(partition, clients=len(data.sites)))
 
 
 def to_table(config: Config) -> Table:

@@ -34,6 +34,7 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
     data_set = family(config.data.name)
     if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
         make_tasks(data_set.classes, config.tasks)
+    _check_sites(config)
     if config.run.min_clients > config.partition.clients:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
@@ -49,3 +50,28 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             "one of the two to false"
         )
     return method
+
+
+def _check_sites(config: Config) -> None:
+    """Refuse settings that contradict what sites are: clients whose images nobody else has."""
+    data = config.data
+    if config.partition.kind != "sites":
+        if data.test_at != "sites" or not data.class_counts:
+            name = "test_at" if data.test_at != "sites" else "class_counts"
+            raise ConfigError(
+                f'data.{name}: says what sites do, and partition.kind = "{config.partition.kind}" has none'
+            )
+        return
+    if config.tasks.long_tail != 1:
+        raise ConfigError("tasks.long_tail: sites have the images that they have; leave it out")
+    if data.stand_in:
+        raise ConfigError("data.stand_in: sites have images of their own, which noise cannot stand in for")
+    if data.test_at == "server" and not data.root:
+        raise ConfigError('data.test_at = "server": data.root must name the folder with the test images')
+    if data.test_at == "sites" and data.root:
+        raise ConfigError(
+            f'data.root = "{data.root}": nothing would read it, since sites have images of their own; leave it out, or '
+            'set data.test_at = "server" to measure accuracy on its test images'
+        )
+    if not data.class_counts and not config.tasks.classes:
+        raise ConfigError("data.class_counts = false: sites do not tell their classes, so tasks.classes must name all")

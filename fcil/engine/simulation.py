@@ -10,7 +10,7 @@ from fcil.client.store import ClientStore
 from fcil.config import Config, to_table
 from fcil.engine.checks import check_settings
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
-from fcil.engine.metrics import summarise
+from fcil.engine.metrics import at_sites, summarise
 from fcil.engine.provenance import provenance
 from fcil.engine.records import CONFIG, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.errors import ConfigError
@@ -60,7 +60,7 @@ def prepare(config: Config, folder: Path | None = None, method: Method | None = 
     worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
-    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, method, worker.census.check(), describe_backbone(config.model))
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)
 
@@ -127,22 +127,19 @@ def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorde
     return Recorder.create(folder, config, info), None, []
 
 
-def _totals(plan: Plan) -> list[int]:
-    return [len(t) for t in plan.scenario.tests]
-
-
 def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     totals = progress.totals
     seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
     return {
         "method": plan.config.method.label,
         "seed": plan.config.run.seed,
-        **summarise(progress.correct, _totals(plan)),
+        **summarise(progress.correct, plan.census.totals),
+        **(at_sites(progress.at_places, plan.census.test.tolist()) if plan.sites_evaluate else {}),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
         "seconds": seconds,
         "correct": progress.correct,
-        "total": _totals(plan),
+        "total": plan.census.totals,
         "sha256": progress.sha256(),
     }
 
@@ -182,14 +179,14 @@ def simulate(
         def save(now: Progress) -> None:
             recorder.save(now)
             if plan.ends_task(now.position - 1):
-                recorder.write_matrix(now.correct, _totals(plan))
+                recorder.write_matrix(now.correct, plan.census.totals)
 
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
-        recorder.write_matrix(done.correct, _totals(plan))
+        recorder.write_matrix(done.correct, plan.census.totals)
         summary = _summary(plan, done)
         recorder.finish(summary)
         return summary

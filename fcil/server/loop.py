@@ -53,7 +53,10 @@ class Exchange(Protocol):
         """Yield replies in the order of their arrival; a client that fails is a `Failure`, never an exception."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Count the correct answers on every task seen, (task.index + 1,), with the deployed arrays in the model."""
+        """Count the correct answers with the deployed arrays in the model, (places, task.index + 1).
+
+        The places are those of the census: a row for each site that evaluates on its own images, or a single one.
+        """
 
     def close(self) -> None:
         """End the processes that were started for the run."""
@@ -68,7 +71,7 @@ def ask(plan: Plan, progress: Progress) -> Request:
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else in_rows(plan.method.begin(progress.state, phase, plan.backbone))
     clients = participants(plan, phase)
-    counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
+    counts = {client: plan.census.num_examples(phase.task.index, client) for client in clients}
     grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     method = plan.method.acting(phase)
     return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), grouped)
@@ -122,16 +125,45 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     start = time.perf_counter()
     deployed = deployed_arrays(plan, progress, phase)
     deployed_at = time.perf_counter()
-    correct = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    at_places = _checked(plan, np.asarray(exchange.evaluate(deployed, phase.task)))
+    correct = [int(n) for n in at_places.sum(0)]
     seconds = time.perf_counter() - deployed_at
-    total = [len(t) for t in plan.scenario.tests[: len(correct)]]
+    total = plan.census.totals[: len(correct)]
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
         "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
+        **_of_sites(plan, at_places),
         **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, phase)) else {}),
     })  # fmt: skip
-    rows = (*progress.correct, tuple(correct)) if ends_task else progress.correct
-    return replace(progress, correct=rows).add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
+    if ends_task:
+        rows = tuple(tuple(int(n) for n in row) for row in at_places)
+        progress = replace(progress, correct=(*progress.correct, tuple(correct)), at_places=rows)
+    return progress.add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
+
+
+def _checked(plan: Plan, at_places: np.ndarray) -> np.ndarray:
+    """Return numbers of correct answers that can be true.
+
+    Raises:
+        RunError: more correct answers than test images; it names the site.
+    """
+    total = plan.census.test[:, : at_places.shape[1]]
+    if len(total) == 1:
+        total = total.sum(0, keepdims=True)
+    for site, task in np.argwhere((at_places < 0) | (at_places > total))[:1]:
+        raise RunError(
+            f"site {site}: reports {at_places[site, task]} correct answers on the {total[site, task]} test images that "
+            f"it has of task {task + 1}; mend its node and go on with `fcil resume`"
+        )
+    return at_places
+
+
+def _of_sites(plan: Plan, at_places: np.ndarray) -> dict[str, Any]:
+    """The entries of an event for the sites' own numbers of correct answers, where they evaluate on their own."""
+    if not plan.sites_evaluate:
+        return {}
+    total = plan.census.test[:, : at_places.shape[1]]
+    return {"sites": {"correct": at_places.tolist(), "total": total.tolist()}}
 
 
 def _counted(progress: Progress, gathered: Gathered) -> Progress:

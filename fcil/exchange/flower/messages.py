@@ -232,16 +232,16 @@ def read_partial(content: RecordDict) -> Partial:
 
 
 def write_correct(correct: np.ndarray) -> RecordDict:
-    """Write the number of correct answers per task."""
-    return RecordDict({_METRICS: MetricRecord({"correct": [int(r) for r in correct]})})
+    """Write the numbers of correct answers, (places, tasks)."""
+    return RecordDict({_METRICS: MetricRecord({"correct": [int(n) for n in correct.ravel()]})})
 
 
-def read_correct(content: RecordDict, task: Task) -> np.ndarray:
-    """Read what `write_correct` wrote; raises ValueError where it does not fit the task."""
+def read_correct(content: RecordDict, task: Task, places: int = 1) -> np.ndarray:
+    """Read what `write_correct` wrote; raises ValueError where it does not fit the task and the number of places."""
     correct = _get(content, _METRICS, "correct", list)
-    if len(correct) != task.index + 1 or not all(type(r) is int and r >= 0 for r in correct):
-        raise ValueError(f"correct answers {correct[:8]} do not fit {task.index + 1} tasks")
-    return np.asarray(correct, np.int64)
+    if len(correct) != places * (task.index + 1) or not all(type(n) is int and 0 <= n < 1 << 63 for n in correct):
+        raise ValueError(f"correct answers {correct[:8]} do not fit {task.index + 1} tasks in {places} places")
+    return np.asarray(correct, np.int64).reshape(places, -1)
 
 
 def write_hello(partition: int) -> RecordDict:

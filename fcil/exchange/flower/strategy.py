@@ -74,7 +74,7 @@ class FcilStrategy(Strategy):
     def summary(self) -> None:
         """Log what is going to run."""
         config = self.plan.config
-        _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.scenario.tasks),
+        _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.census.tasks),
                   config.partition.clients, config.run.seed)  # fmt: skip
         _log.info("\t└── phases done: %d of %d", self.progress.position, self.num_phases)
 
@@ -173,7 +173,8 @@ class FcilStrategy(Strategy):
             return None
         phase = self.plan.phases[server_round - 1]
         correct = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
-        row = tuple(int(r) for r in correct)
-        self.progress = replace(self.progress, correct=(*self.progress.correct, row))
+        row = tuple(int(n) for n in correct.sum(0))
+        at_places = tuple(tuple(int(n) for n in place) for place in correct)
+        self.progress = replace(self.progress, correct=(*self.progress.correct, row), at_places=at_places)
         self.save(self.progress)
-        return _accuracy(row, sum(len(t) for t in self.plan.scenario.tests[: len(row)]))
+        return _accuracy(row, sum(self.plan.census.totals[: len(row)]))

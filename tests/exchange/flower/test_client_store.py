@@ -16,7 +16,7 @@ METHOD = Replay(rank=2)
 
 
 def finish(exchange):
-    plan = make_plan(settings(), METHOD, session().plan.scenario, session().plan.backbone)
+    plan = make_plan(settings(), METHOD, session().plan.census, session().plan.backbone)
     return run(plan, initial_progress(plan), exchange, lambda event: None, lambda progress: None)
 
 
