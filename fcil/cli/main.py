@@ -16,7 +16,8 @@ from fcil.cli.arguments import comma_separated, output_folder, overrides, seeds,
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
-from fcil.cli.deploy import deploy_command
+from fcil.cli.deployment.demo import demo_command
+from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.plan import plan_arguments, plan_command
@@ -162,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _run_commands(command)
     deploy_command(command)
+    demo_command(command)
     bench_commands(command)
     choice_commands(command)
     check_command(command)

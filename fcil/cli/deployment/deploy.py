@@ -14,7 +14,7 @@ import tomli_w
 from rich.console import Console
 
 from fcil.cli.arguments import output_folder, set_argument
-from fcil.cli.flwr_command import FlwrError, app_folder, environment, find, flwr, flwr_json
+from fcil.cli.deployment.flwr_command import FlwrError, app_folder, environment, find, flwr, flwr_json
 from fcil.cli.server_errors import told
 from fcil.errors import ConfigError, RunError
 
@@ -27,7 +27,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LEVEL = re.compile(r"^(INFO|WARNING|ERROR|DEBUG)\s*:\s*")
 _OF_FLOWER = re.compile(
     r"Starting logstream|Start `flwr-|Exit Code|For more information|ServerApp process|The ServerApp code|"
-    r"An exception|Exiting logstream"
+    r"Exiting logstream|Using SuperLink|Successfully installed"
 )
 """Lines of Flower's own that say nothing about the run."""
 

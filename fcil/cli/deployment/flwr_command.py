@@ -82,7 +82,7 @@ def app_folder(chosen: Path | None) -> Path:
     Raises:
         ConfigError: there is no app.
     """
-    folder = (chosen or Path(__file__).parents[2]).resolve()
+    folder = (chosen or Path(__file__).parents[3]).resolve()
     file = folder / "pyproject.toml"
     if not file.is_file() or "[tool.flwr.app]" not in file.read_text():
         raise ConfigError(
