@@ -3,10 +3,7 @@
 import json
 import logging
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,32 +19,20 @@ from fcil.exchange.flower.resident_place import (
     REPLY,
     REQUEST,
     Place,
-    peer,
-    process_mark,
     receive,
     send,
 )  # fmt: skip
+from fcil.exchange.flower.resident_start import Ended, connected, kill, start
 
 __all__ = ["answer", "wanted"]
 
 IDLE_SECONDS = 600.0
 """Default of the node key resident-seconds."""
-SILENT_SECONDS = 120.0
-"""A resident that gives no sign of life for so long is replaced; it gives one every second."""
-START_SECONDS = 60.0
-"""Seconds within which a resident must listen; it does before it imports anything heavy."""
 LONGEST_SECONDS = 3600.0
 """Seconds for a message that names no run.client_timeout."""
 _ATTEMPTS = 3
-_PROGRAM = ("-m", "fcil.exchange.flower.resident")
-_KEPT_LOGS_SECONDS = 7 * 86400.0
 
 _log = logging.getLogger("flwr")
-_started: list["subprocess.Popen[bytes]"] = []
-
-
-class _Ended(Exception):
-    """The resident ended, or hangs, before it began to work on the message."""
 
 
 def wanted(node_config: Mapping[str, Any]) -> bool:
@@ -79,72 +64,11 @@ def _seconds(content: RecordDict) -> float:
         return LONGEST_SECONDS
 
 
-def _connected(place: Place) -> socket.socket | None:
-    """A connection to the resident; None where there is none."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(SILENT_SECONDS)
-    try:
-        connection.connect(str(place.socket))
-    except (FileNotFoundError, ConnectionRefusedError):
-        connection.close()
-        return None
-    return connection
-
-
-def _launch(place: Place, idle: float, parent: int) -> "subprocess.Popen[bytes]":
-    """Start the resident in a session of its own, which neither a terminal's Ctrl-C nor its parent's end touches."""
-    place.socket.unlink(missing_ok=True)
-    for log in place.folder.glob("*.log"):
-        if time.time() - log.stat().st_mtime > _KEPT_LOGS_SECONDS:
-            log.unlink(missing_ok=True)
-    told = {"folder": str(place.folder), "key": place.key, "idle": idle, "parent": parent, "mark": process_mark(parent)}
-    command = [sys.executable, "-P", *_PROGRAM, json.dumps(told)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with open(place.log, "ab") as log_file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment, start_new_session=True
-        )
-    _started.append(process)
-    return process
-
-
-def _start(place: Place, idle: float, parent: int) -> socket.socket:
-    """A connection to a resident that was started here, or by another message's process in the meantime.
-
-    Raises:
-        _Ended: it did not come up.
-    """
-    with place.locked():
-        if connection := _connected(place):
-            return connection
-        process = _launch(place, idle, parent)
-        end = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < end:
-            if connection := _connected(place):
-                return connection
-            time.sleep(0.02)
-        process.kill()
-        raise _Ended("could not be started")
-
-
-def _kill(connection: socket.socket) -> None:
-    """End a resident that hangs, and wait until it has gone."""
-    if not (pid := peer(connection)):
-        return
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    end = time.monotonic() + 10
-    while process_mark(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-
-
 def _ask(connection: socket.socket, request: tuple[bytes, bytes], message: Message, until: float) -> Message:
     """The resident's answer.
 
     Raises:
-        _Ended: it ended before it began; another may be asked.
+        Ended: it ended before it began; another may be asked.
         ConnectionError: it ended while it worked.
     """
     begun = False
@@ -160,20 +84,20 @@ def _ask(connection: socket.socket, request: tuple[bytes, bytes], message: Messa
             if kind in (ALIVE, BEGUN) and time.monotonic() > until:
                 return _late(connection, message, begun)
     except TimeoutError:
-        _kill(connection)
+        kill(connection)
         if begun:
-            raise ConnectionError(f"gave no sign of life for {SILENT_SECONDS:g} seconds and was ended") from None
-        raise _Ended("gave no sign of life") from None
+            raise ConnectionError("gave no sign of life while it worked, and was ended") from None
+        raise Ended("gave no sign of life") from None
     except OSError as error:
         if begun:
             raise ConnectionError("ended while it worked on this message (killed, or out of memory?)") from error
-        raise _Ended("ended before it began to work") from error
+        raise Ended("ended before it began to work") from error
 
 
 def _late(connection: socket.socket, message: Message, begun: bool) -> Message:
     """The answer where the server waits no longer; work that has begun is ended, so that the node is free again."""
     if begun:
-        _kill(connection)
+        kill(connection)
         return error_reply(message, LATE, "no answer within run.client_timeout; the node's process was ended")
     return error_reply(message, LATE, "the node was busy with another message for all of run.client_timeout")
 
@@ -190,9 +114,9 @@ def answer(message: Message, context: Context) -> Message:
     until = begin + _seconds(message.content)
     for _ in range(_ATTEMPTS):
         try:
-            with _connected(place) or _start(place, idle, parent if parent > 1 else 0) as connection:
+            with connected(place) or start(place, idle, parent if parent > 1 else 0) as connection:
                 return _ask(connection, request, message, until)
-        except _Ended as ended:
+        except Ended as ended:
             reason = str(ended)
         except ConnectionError as ended:
             reason = str(ended)

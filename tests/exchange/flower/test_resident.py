@@ -17,7 +17,7 @@ from flower_runs import InProcess, finish, inline, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fcil.errors import ConfigError
-from fcil.exchange.flower import client_app, resident_call, resident_place
+from fcil.exchange.flower import client_app, resident_call, resident_place, resident_start
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, identify
 
@@ -28,11 +28,11 @@ HEAVY = ("torch", "timm", "torchvision", "ray", "sklearn", "scipy", "fcil.config
 @pytest.fixture
 def folder(monkeypatch):
     """A short folder for the sockets; the residents that a test started are ended by their pids."""
-    monkeypatch.setattr(resident_call, "_PROGRAM", ECHO)
-    monkeypatch.setattr(resident_call, "_started", [])
+    monkeypatch.setattr(resident_start, "_PROGRAM", ECHO)
+    monkeypatch.setattr(resident_start, "_started", [])
     with TemporaryDirectory(prefix="r") as made:
         yield made
-        for process in resident_call._started:
+        for process in resident_start._started:
             process.kill()
             process.wait()
 
@@ -78,7 +78,7 @@ def test_other_node_settings_have_a_process_of_their_own(folder):
 def test_two_starts_at_once_make_one_process(folder):
     with ThreadPoolExecutor(4) as pool:
         assert len({pid_of(reply) for reply in pool.map(lambda k: ask(folder, k), range(4))}) == 1
-    assert len(resident_call._started) == 1
+    assert len(resident_start._started) == 1
 
 
 def test_an_exception_is_told_and_costs_nothing_else(folder):
@@ -96,7 +96,7 @@ def test_a_process_that_dies_at_work_is_an_error_with_its_log_and_the_next_messa
 
 
 def test_a_process_that_cannot_start_is_an_error_with_the_end_of_its_log(folder, monkeypatch):
-    monkeypatch.setattr(resident_call, "_PROGRAM", ("-c", "raise SystemExit('no such library')"))
+    monkeypatch.setattr(resident_start, "_PROGRAM", ("-c", "raise SystemExit('no such library')"))
     bad = ask(folder)
     assert bad.error.code == CRASHED
     assert "could not be started" in bad.error.reason
@@ -106,9 +106,9 @@ def test_a_process_that_cannot_start_is_an_error_with_the_end_of_its_log(folder,
 def test_a_process_that_hangs_is_replaced(folder, monkeypatch):
     first = pid_of(ask(folder))
     os.kill(first, signal.SIGSTOP)
-    monkeypatch.setattr(resident_call, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(resident_start, "SILENT_SECONDS", 1.5)
     assert pid_of(ask(folder)) != first
-    resident_call._started[0].wait(10)
+    resident_start._started[0].wait(10)
 
 
 def test_work_that_takes_longer_than_the_server_waits_is_ended(folder):
@@ -131,7 +131,7 @@ def test_a_message_behind_work_that_goes_on_is_told_that_the_node_is_busy(folder
 
 def test_it_ends_when_idle_and_takes_its_socket_away(folder):
     first = pid_of(ask(folder, **{"resident-seconds": 0.5}))
-    resident_call._started[0].wait(15)
+    resident_start._started[0].wait(15)
     assert not list(Path(folder).glob("*.sock"))
     assert pid_of(ask(folder, **{"resident-seconds": 0.5})) != first
 
@@ -144,14 +144,14 @@ def test_it_ends_with_its_supernode(folder, monkeypatch):
     finally:
         node.kill()
         node.wait()
-    resident_call._started[0].wait(15)
+    resident_start._started[0].wait(15)
     assert not list(Path(folder).glob("*.sock"))
 
 
 def test_it_outlives_the_process_that_started_it_and_keeps_none_of_its_pipes(folder):
     code = (
         "import sys; sys.path.insert(0, 'tests/exchange/flower'); import test_resident as t\n"
-        "t.resident_call._PROGRAM = t.ECHO; t.os.getppid = lambda: 1\n"
+        "t.resident_start._PROGRAM = t.ECHO; t.os.getppid = lambda: 1\n"
         f"print(t.pid_of(t.ask({folder!r})))"
     )
     root = Path(__file__).parents[3]
@@ -171,7 +171,7 @@ def test_a_folder_that_others_may_enter_is_refused(folder):
     bad = ask(folder)
     assert bad.error.code == RAISED
     assert "chmod 700" in bad.error.reason
-    assert resident_call._started == []
+    assert resident_start._started == []
 
 
 def test_a_path_too_long_for_a_socket_is_refused(folder):
@@ -212,9 +212,9 @@ def test_frames_arrive_as_they_were_sent_and_a_closed_connection_is_an_error():
 
 @pytest.mark.slow
 def test_a_run_over_resident_processes_ends_in_the_bits_of_inline(folder, monkeypatch):
-    monkeypatch.setattr(resident_call, "_PROGRAM", ("-m", "fcil.exchange.flower.resident"))
+    monkeypatch.setattr(resident_start, "_PROGRAM", ("-m", "fcil.exchange.flower.resident"))
     monkeypatch.setattr(sys, "argv", ["/somewhere/flwr-clientapp"])
     monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
     exchange = FlowerExchange(InProcess(client_app.app, seed=5), settings(), node_seconds=60)
     assert finish(exchange).sha256() == inline().sha256()
-    assert len(resident_call._started) == 3
+    assert len(resident_start._started) == 3
