@@ -19,13 +19,14 @@ from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import Method
 from fcil.model.backbone import describe_backbone
+from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
-_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
+_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
-_COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
+_COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
 
@@ -61,6 +62,7 @@ def prepare(config: Config, folder: Path | None = None, method: Method | None = 
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
     plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    check_filter(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan)
 

@@ -21,6 +21,8 @@ class Plan:
     scenario: Scenario
     backbone: Backbone
     phases: tuple[Phase, ...]
+    rehearsed: bool = False
+    """Whether replies are imitated: then no filter is applied, and what they claim of their samples is not checked."""
 
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""
