@@ -88,7 +88,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     @property
     def features(self) -> FeatureMap:
         """Folded and random features, as far as the settings ask for them."""
-        return FeatureMap(random=self.random_features, project=self.folds_into)
+        return FeatureMap(random=self.random_features, project=self.folds_into, clip=self.clip)
 
     @property
     def anew(self) -> bool:
@@ -122,6 +122,11 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         if self.layers != "auto" and self.candidates != WIDTH:
             raise ConfigError(
                 f'method.candidates = {self.candidates}: there are candidates only with method.layers = "auto"'
+            )
+        if self.layers == "auto" and self.clip:
+            raise ConfigError(
+                f'method.clip = {self.clip:g}: with method.layers = "auto" layers are chosen by sums of features that '
+                "are not clipped; name the layers"
             )
         if self.sketch_rank and (self.solution != "ridge" or self.penalty == "gcv"):
             raise ConfigError(
@@ -196,6 +201,12 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         if self.step(phase) == "score":
             return self.answers(phase).total(updates)
         return super().sums(phase, broadcast, updates)
+
+    def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
+        """Say why the sums are of no samples, or the answers not of so many."""
+        if self.step(phase) == "score":
+            return self.answers(phase).objection(update.statistics, update.num_examples)
+        return super().objection(phase, broadcast, update)
 
     def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
         """The statistic's G; counts of answers have none."""

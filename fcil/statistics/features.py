@@ -18,6 +18,7 @@ import numpy as np
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
 from fcil.seeding import generator
+from fcil.statistics.claims import counts_objection, sums_objection
 from fcil.statistics.feature_map import FeatureMap
 
 if TYPE_CHECKING:
@@ -182,6 +183,18 @@ class FeatureSums:
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
         return {name: a.astype(self.wire, copy=False) for name, a in out.items()}
+
+    def objection(self, sent: Arrays, examples: int) -> str | None:
+        """Say why no client with as many samples can have summed this; None where nothing speaks against it."""
+        count, q = counts(self.task.index), class_sums(self.task.index)
+        if reason := counts_objection(added(sent[prefix + count] for prefix in self._prefixes()), examples):
+            return reason
+        for prefix in self._prefixes():
+            gram = self._read(prefix + GRAM, sent) if self.gram else None
+            reason = sums_objection(sent[prefix + count], sent[prefix + q], gram, self.map.clip, not self.sketch)
+            if reason:
+                return f"{prefix}{reason}" if prefix else reason
+        return None
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' sums in float64, every G as its upper half."""

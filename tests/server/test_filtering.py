@@ -39,11 +39,15 @@ def settings(filter, method="lorm", **run):
 
 
 class Poisoned(Inline):
-    """Client 1 sends a hundred times its change and its statistics."""
+    """Client 1 sends a hundred times its change, and statistics as of features a hundred times as long."""
 
     def __call__(self, request):
         for reply in super().__call__(request):
             yield poisoned(request, reply) if reply.client == 1 else reply
+
+
+def times(name):
+    return 1 if "counts" in name else 10_000 if "gram" in name else 100
 
 
 def poisoned(request, update):
@@ -51,7 +55,7 @@ def poisoned(request, update):
     return replace(
         update,
         arrays={n: start[n] + 100 * (a - start[n]) for n, a in update.arrays.items()},
-        statistics={n: 100 * a for n, a in update.statistics.items()},
+        statistics={n: times(n) * a for n, a in update.statistics.items()},
     )
 
 
@@ -197,3 +201,15 @@ def test_statistics_are_judged_in_reports_too(tmp_path):
     summary = carried_out(settings("norm(factor = 10)", "ncm"), tmp_path / "run", Poisoned)
     assert summary["filtered"] == 2
     assert np.isfinite(summary["final_accuracy"])
+
+
+def test_sums_that_no_samples_have_are_refused_and_have_no_influence(tmp_path):
+    """The method's own objection: a client that sends sums of longer features than there are."""
+    choice = MethodChoice("ridge", {"clip": 5.0})
+    for groups in (False, True):
+        config = replace(SMALL, method=choice, run=Run(aggregate_on_worker=groups))
+        exchange = Inline if groups else Poisoned
+        summary = carried_out(config, tmp_path / f"run{groups}", exchange)
+        assert summary["refused"] == (0 if groups else 2)
+    refused = events(tmp_path / "runFalse", "refused")
+    assert all("longer than its samples" in e["reason"] for e in refused)
