@@ -50,7 +50,7 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
     def tell(event: Mapping[str, Any]) -> None:
         emit(event)
         place = f"task {event.get('task', -1) + 1}, round {event.get('round', 0)}"
-        if event["event"] in ("refused", "warning"):
+        if event["event"] in ("refused", "filtered", "warning"):
             _log.warning("%s: client %s: %s", place, event.get("client", "-"), event["reason"])
         elif event["event"] == "merged":
             _log.info("%s: %d updates in %.1f s", place, event["updates"], event["seconds_clients"])

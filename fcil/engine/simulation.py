@@ -23,13 +23,14 @@ from fcil.exchange.worker import Worker
 from fcil.method import Method
 from fcil.model.backbone import describe_backbone
 from fcil.scenario.census import Census
+from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
-_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
+_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
-_COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
+_COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
 
@@ -90,6 +91,7 @@ def prepare(
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
     plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))
+    check_filter(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan, nodes or {})
 
