@@ -28,6 +28,8 @@ HELD_BYTES = 1 << 25
 """Bytes of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
 TRACEBACK = 8000
 """Characters of a traceback that travel and are recorded, the last ones: they hold the exception and where it was."""
+REASON = 2000
+"""Characters of a reason that are recorded: it may repeat what a client sent."""
 
 OnError = Literal["stop", "skip"]
 """What an exception in a client's code does: stops the run, or costs that client's update."""
@@ -169,11 +171,15 @@ def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: 
     return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
 
 
+def _harmless(text: str) -> str:
+    """The text of a client without characters that would steer a terminal or cannot be written."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def _stopped(phase: Phase, crash: Failure) -> RunError:
-    """The error of a run that stops at a client's exception, without control characters that would steer a terminal."""
-    text = f"{phase}: client {crash.client} raised {crash.reason}\n\n{crash.traceback.rstrip()}\n\n"
+    """The error of a run that stops at a client's exception."""
     return RunError(
-        "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+        _harmless(f"{phase}: client {crash.client} raised {crash.reason[:REASON]}\n\n{crash.traceback.rstrip()}\n\n")
         + "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN` (from a method's own file "
         "begin another run with --output, once it is mended); or let it cost that client's update only: the same "
         "command with `--set run.on_client_error=skip --output RUN`"
@@ -204,7 +210,7 @@ def gather(
     expected_sums: Shapes | None = None
 
     def refused(client: int, reason: str, **more: str) -> None:
-        emit({"event": "refused", **place, "client": client, "reason": reason, **more})
+        emit({"event": "refused", **place, "client": client, "reason": _harmless(reason[:REASON]), **more})
 
     def failed(failures: Sequence[Failure]) -> None:
         for f in failures:

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 COUNTED = ("images", "peak_memory_bytes")
 """Metrics that enter the run's totals; all others are for the records only."""
+LARGEST = 2.0**53
+"""The largest metric in the totals: above it, adding 1 to a float changes nothing."""
+MOST_METRICS, LONGEST_NAME = 1000, 200
+"""Bounds on what a client may have written into the records: number of metrics, characters of a name."""
+ASYMMETRY = 1e-3
+"""How far from symmetric a whole Gram matrix may be, in units of its largest entry; rounding stays far below."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,22 @@ def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
     return (layout != "matrix" or a.shape[0] == a.shape[1]) and (layout != "half" or packed.is_half(a))
 
 
-def _negative(a: np.ndarray, wanted: Sequence[int]) -> int:
-    """Count the negative entries of a Gram's diagonal, which no sum of squares is; 0 of anything else."""
-    if not isinstance(wanted, GramShape):
-        return 0
+def _no_gram(a: np.ndarray, wanted: GramShape) -> str | None:
+    """The reason why no sum x x^T has these entries, or None: its diagonal is negative, or it is not symmetric."""
+    diagonal = a
     if wanted.layout != "diagonal":
-        a = np.diagonal(a) if wanted.layout == "matrix" else packed.diagonal(a)
-    return int((a < 0).sum())
+        diagonal = np.diagonal(a) if wanted.layout == "matrix" else packed.diagonal(a)
+    if negative := int((diagonal < 0).sum()):
+        return f"{negative} entries of a Gram's diagonal are negative; no sum of squares is"
+    if wanted.layout == "matrix" and a.size:
+        apart = np.abs(np.subtract(a, a.T, dtype=np.float64)).max()
+        if apart > ASYMMETRY * np.abs(a).max():
+            return f"a Gram matrix is symmetric, and entries of this one differ from their mirror images by {apart:.3g}"
+    return None
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
@@ -63,6 +79,8 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         return f"{what}: missing {missing[:3]}, not asked for {extra[:3]}"
     for name, a in arrays.items():
+        if not _is_array(a):
+            return f"{what} {name}: a {type(a).__name__}, not an array"
         if a.dtype not in (np.float32, np.float64):
             return f"{what} {name}: type {a.dtype}, not float32 or float64"
         if not _fits(a, wanted[name]):
@@ -71,9 +89,25 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
             finite = np.isfinite(a.astype(kind, copy=False))
         if not finite.all():
             return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
-        negative = _negative(a, wanted[name])
-        if negative:
-            return f"{what} {name}: {negative} entries of a Gram's diagonal are negative; no sum of squares is"
+        layout = wanted[name]
+        if isinstance(layout, GramShape) and (reason := _no_gram(a, layout)):
+            return f"{what} {name}: {reason}"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
+
+
+def _metrics_refusal(metrics: Mapping[str, Any]) -> str | None:
+    """The reason why metrics must not get into records and totals, or None; other than COUNTED may be NaN."""
+    if len(metrics) > MOST_METRICS or any(len(name) > LONGEST_NAME for name in metrics):
+        return f"metrics: more than {MOST_METRICS}, or a name of more than {LONGEST_NAME} characters"
+    for name, value in metrics.items():
+        if not _is_number(value):
+            return f"metric {name}: a {type(value).__name__}, not a number"
+        if name in COUNTED and not 0 <= value <= LARGEST:
+            return f"metric {name} = {value}: must be a number from 0 to {LARGEST:.0f}"
     return None
 
 
@@ -91,9 +125,8 @@ def refusal(update: ClientUpdate, wanted: Expected, already: Container[int]) -> 
         return "a second reply to the same request"
     if update.num_examples != wanted.num_examples[update.client]:
         return f"claims {update.num_examples} training samples, holds {wanted.num_examples[update.client]}"
-    for name in COUNTED:
-        if not 0 <= update.metrics.get(name, 0) < float("inf"):
-            return f"metric {name} = {update.metrics[name]}: must be a finite number, not negative"
-    return arrays_refusal("array", update.arrays, wanted.arrays_of.get(update.client, wanted.arrays)) or arrays_refusal(
-        "statistic", update.statistics, wanted.statistics
+    return (
+        _metrics_refusal(update.metrics)
+        or arrays_refusal("array", update.arrays, wanted.arrays_of.get(update.client, wanted.arrays))
+        or arrays_refusal("statistic", update.statistics, wanted.statistics)
     )

@@ -96,8 +96,35 @@ def _arrays(content: RecordDict) -> ArrayRecord:
     return record
 
 
-def _task(entries: Mapping[str, int]) -> Task:
-    return Task(entries["index"], entries["first"], entries["size"])
+def _task(entries: Mapping[str, Any]) -> Task:
+    try:
+        values = [entries[key] for key in ("index", "first", "size")]
+    except (KeyError, TypeError, AttributeError):
+        values = []
+    if not values or not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError("the task cannot be read")
+    return Task(*values)
+
+
+def _table(text: str) -> dict[str, Any]:
+    """A JSON object, or a ValueError."""
+    try:
+        table = json.loads(text)
+    except RecursionError:
+        table = None
+    if not isinstance(table, dict):
+        raise ValueError("what should be a JSON object is none")
+    return table
+
+
+def _number(name: str, value: object) -> float:
+    """A metric as a float, or a ValueError that names it."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"metric {name[:80]}: not a number")
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------
@@ -123,12 +150,15 @@ def _job(content: RecordDict) -> Job:
 
 
 def read_work(content: RecordDict) -> Work:
-    """Read what a client is asked to do."""
-    phase = json.loads(_get(content, _REQUEST, "phase", str))
+    """Read what a client is asked to do; raises ValueError where it is malformed."""
     arrays, references = unpack(
         _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
     )  # fmt: skip
-    phase = Phase(**{**phase, "task": _task(phase["task"])})
+    entries = _table(_get(content, _REQUEST, "phase", str))
+    try:
+        phase = Phase(**{**entries, "task": _task(entries["task"])})
+    except (KeyError, TypeError):
+        raise ValueError("the phase cannot be read") from None
     clients, summed = tuple(_get(content, _OWN, "clients", list)), _get(content, _OWN, "summed", bool)
     if not clients or not all(type(client) is int for client in clients):
         raise ValueError(f"clients {clients[:3]} are not numbers of clients")
@@ -145,9 +175,9 @@ def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list
 
 
 def read_shard(content: RecordDict) -> Shard:
-    """Read what an evaluating worker is asked to do."""
+    """Read what an evaluating worker is asked to do; raises ValueError where it is malformed."""
     (arrays,) = unpack(_arrays(content), _get(content, _REQUEST, "index", str), ("arrays",))
-    task = _task(json.loads(_get(content, _REQUEST, "task", str)))
+    task = _task(_table(_get(content, _REQUEST, "task", str)))
     shard, shards = _get(content, _OWN, "shard", int), _get(content, _REQUEST, "shards", int)
     return Shard(_job(content), task, arrays, shard, shards)
 
@@ -173,8 +203,7 @@ def read_update(content: RecordDict) -> ClientUpdate:
     """
     arrays, statistics = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("arrays", "statistics"))
     count = _get(content, _METRICS, _EXAMPLES, int)
-    metrics = content[_METRICS]
-    numbers = {name: float(v) for name, v in metrics.items() if name != _EXAMPLES and isinstance(v, int | float)}
+    numbers = {name: _number(name, value) for name, value in content[_METRICS].items() if name != _EXAMPLES}
     client, phase = _get(content, _REPLY, "client", int), _get(content, _REPLY, "phase", int)
     return ClientUpdate(client, phase, count, arrays, statistics, numbers)
 
@@ -223,7 +252,12 @@ def read_partial(content: RecordDict) -> Partial:
         group = json.loads(_get(content, _REPLY, "group", str))
         members = [
             ClientUpdate(
-                whole(m["client"]), phase, whole(m["examples"]), {}, {}, {k: float(v) for k, v in m["metrics"].items()}
+                whole(m["client"]),
+                phase,
+                whole(m["examples"]),
+                {},
+                {},
+                {name: _number(name, value) for name, value in m["metrics"].items()},
             )
             for m in group["members"]
         ]
@@ -241,8 +275,10 @@ def write_correct(correct: np.ndarray) -> RecordDict:
 def read_correct(content: RecordDict, task: Task, places: int = 1) -> np.ndarray:
     """Read what `write_correct` wrote; raises ValueError where it does not fit the task and the number of places."""
     correct = _get(content, _METRICS, "correct", list)
-    if len(correct) != places * (task.index + 1) or not all(type(n) is int and 0 <= n < 1 << 63 for n in correct):
-        raise ValueError(f"correct answers {correct[:8]} do not fit {task.index + 1} tasks in {places} places")
+    if len(correct) != places * (task.index + 1) or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
+        raise ValueError(
+            f"correct answers {str(correct[:8])[:80]} do not fit {task.index + 1} tasks in {places} places"
+        )
     return np.asarray(correct, np.int64).reshape(places, -1)
 
 
