@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fcil.cli.server_errors import as_one_message
 from fcil.config import Config, from_table, load_config
+from fcil.engine.checks import check_settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.report.missing_updates import missing_updates
@@ -49,7 +50,7 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
     def tell(event: Mapping[str, Any]) -> None:
         emit(event)
         place = f"task {event.get('task', -1) + 1}, round {event.get('round', 0)}"
-        if event["event"] in ("refused", "warning"):
+        if event["event"] in ("refused", "filtered", "warning"):
             _log.warning("%s: client %s: %s", place, event.get("client", "-"), event["reason"])
         elif event["event"] == "merged":
             _log.info("%s: %d updates in %.1f s", place, event["updates"], event["seconds_clients"])
@@ -64,9 +65,10 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run, or what is left of it."""
     config, folder = settings(context.run_config)
-    session = prepare(config, folder)
+    check_settings(config)  # before any node is asked
     store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
     exchange = FlowerExchange(grid, config, store=store)
+    session = prepare(config, folder, nodes=exchange.introductions)
     summary = simulate(session, folder, _listen, exchange)
     draw_run(session, folder, summary)
     missing = missing_updates([summary]) or "no update missing"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fcil.client.settings import Train
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
+from fcil.filters import parse_filter
 from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
 from fcil.registry import absolute, label
@@ -38,12 +39,22 @@ class Run:
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False
+    filter: Annotated[
+        str,
+        Option(
+            "what is done to good updates before they are merged, against poisoned ones: none, norm(factor = 3), "
+            "median, trimmed(share = 0.2), krum(malicious = 1), multi_krum(malicious = 1, keep = 0)"
+        ),
+    ] = "none"
     evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
     diagnostics: Annotated[
         bool,
         Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
     ] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+
+    def __post_init__(self) -> None:
+        parse_filter(self.filter)
 
 
 @dataclass(frozen=True)

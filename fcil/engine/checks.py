@@ -7,6 +7,7 @@ them: weights, data, devices.
 from fcil.config import Config
 from fcil.data import family
 from fcil.errors import ConfigError
+from fcil.filters import parse_filter
 from fcil.method import Method
 from fcil.registry import build_method
 from fcil.scenario.tasks import make_tasks
@@ -43,6 +44,11 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
         raise ConfigError(
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
             "sums; set it to false"
+        )
+    if config.run.aggregate_on_worker and parse_filter(config.run.filter):
+        raise ConfigError(
+            f"run.filter = {config.run.filter!r}: looks at the clients' single updates, which run.aggregate_on_worker "
+            'sums far away; set that to false, or the filter to "none"'
         )
     if config.run.diagnostics and config.run.aggregate_on_worker:
         raise ConfigError(

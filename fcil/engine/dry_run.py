@@ -132,7 +132,7 @@ class Rehearsal:
             replies = [_varied(request, one, initial) for one in copies]
             imitated: Reply = replies[0]
             if request.groups:
-                imitated = summed(request.method, request.expected, request.broadcast, replies)
+                imitated = summed(request.method, request.expected, request.broadcast, replies, check_claims=False)
             self.seconds += time.perf_counter() - start
             yield imitated
 

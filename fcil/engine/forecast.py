@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -146,7 +146,7 @@ def forecast(session: Session) -> Forecast:
     Raises:
         ConfigError: a phase whose replies the server would refuse.
     """
-    plan, events = session.plan, list[Mapping[str, Any]]()
+    plan, events = replace(session.plan, rehearsed=True), list[Mapping[str, Any]]()
 
     def emit(event: Mapping[str, Any]) -> None:
         if event["event"] == "refused":

@@ -63,8 +63,9 @@ class Worker:
 
     @cached_property
     def census(self) -> Census:
-        """The numbers of samples in the scenario."""
-        return self.scenario.census(self.dataset)
+        """The numbers of samples in the scenario, by class unless sites keep that to themselves."""
+        census = self.scenario.census(self.dataset)
+        return census if self.config.data.class_counts else replace(census, by_class=None)
 
     @cached_property
     def model(self) -> AdaptedModel:

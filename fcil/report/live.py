@@ -83,6 +83,9 @@ class Live:
         self._replies += 1
         self._line(f"{self._place(event)}: client {event['client']} has no update: {event['reason']}", "yellow")
 
+    def _on_filtered(self, event: Mapping[str, Any]) -> None:
+        self._line(f"{self._place(event)}: client {event['client']} is filtered out: {event['reason']}", "yellow")
+
     def _on_warning(self, event: Mapping[str, Any]) -> None:
         self._line(f"warning: {event['reason']}", "yellow")
 

@@ -16,6 +16,7 @@ from fcil.config import Config
 from fcil.data import FAMILIES, load
 from fcil.data.dataset import Dataset
 from fcil.data.family import Family
+from fcil.data.sites import load_sites
 from fcil.data.transforms import render
 from fcil.errors import ConfigError
 from fcil.report.figure import SMALL, draw
@@ -120,7 +121,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         ConfigError: data or partition that could not run, or a folder that cannot be written.
     """
     size = config.model.image_size
-    data = load(config.data, size)
+    sites = config.partition.kind == "sites"
+    data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
     scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
     census = scenario.census(data)
     try:

@@ -21,6 +21,8 @@ class Plan:
     census: Census
     backbone: Backbone
     phases: tuple[Phase, ...]
+    rehearsed: bool = False
+    """Whether replies are imitated: then no filter is applied, and what they claim of their samples is not checked."""
 
     @property
     def sites_evaluate(self) -> bool:

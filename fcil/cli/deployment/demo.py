@@ -20,6 +20,7 @@ from fcil.cli.deployment.certificates import make_certificates, make_node_key
 from fcil.cli.deployment.deploy import carry_out
 from fcil.cli.deployment.flwr_command import app_folder, environment, flwr
 from fcil.cli.deployment.processes import Processes, free_port
+from fcil.cli.deployment.sites import CLASSES, Site, write_sites
 
 __all__ = ["demo_command", "demo_settings"]
 
@@ -30,17 +31,21 @@ _HOST = "127.0.0.1"
 def demo_settings(clients: int) -> dict[str, dict[str, Any]]:
     """The settings of the run: seconds of work for each client."""
     return {
-        "data": {"name": "digits", "train_limit": 120, "test_limit": 60},
-        "tasks": {"count": 2},
-        "partition": {"clients": clients, "min_samples": 2},
-        "train": {"rounds": 2, "epochs": 1, "lr": 3e-3},
+        "data": {"name": "folder", "view": "identity"},
+        "tasks": {"count": 2, "classes": list(CLASSES)},
+        "partition": {"kind": "sites", "clients": clients},
+        "train": {"rounds": 2, "epochs": 2, "lr": 3e-3},
         "method": {"name": "lorm", "rank": 4},
         "run": {"device": "cpu", "min_clients": clients},
     }
 
 
-def _node_config(folder: Path, number: int) -> str:
-    return f"partition-id={number} resident-dir='{folder / 'residents'}' state-dir='{folder / f'node-{number}'}'"
+def _node_config(folder: Path, number: int, site: Site) -> str:
+    class_map = f" class-map='{site.class_map}'" if site.class_map else ""
+    return (
+        f"partition-id={number} data-root='{site.root}'{class_map} resident-dir='{folder / 'residents'}' "
+        f"state-dir='{folder / f'node-{number}'}'"
+    )
 
 
 def _superlink(processes: Processes, folder: Path, env: dict[str, str]) -> tuple[int, Path]:
@@ -57,7 +62,8 @@ def _superlink(processes: Processes, folder: Path, env: dict[str, str]) -> tuple
 
 
 def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path, env: dict[str, str]) -> None:
-    """Register a key for each node, and start them."""
+    """Write each node's images, register a key for it, and start it."""
+    sites = write_sites(folder, clients)
     keys = [make_node_key(folder / f"node-{number}.key") for number in range(clients)]
 
     def register(key: Path) -> None:
@@ -69,7 +75,7 @@ def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path
         processes.start(
             f"node-{number}", "flower-supernode", "--superlink", f"{_HOST}:{port}", "--root-certificates", str(ca),
             "--auth-supernode-private-key", str(key), "--port", str(free_port()),
-            "--node-config", _node_config(folder, number), env=env,
+            "--node-config", _node_config(folder, number, sites[number]), env=env,
         )  # fmt: skip
 
 

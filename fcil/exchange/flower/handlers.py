@@ -18,6 +18,8 @@ from fcil.config import from_table
 from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.method_files import node_method, paths_here
+from fcil.exchange.flower.node_settings import local_settings
+from fcil.exchange.introduction import introduce
 from fcil.exchange.worker import Worker
 from fcil.server.replies import Failure, Partial, crashed
 
@@ -27,9 +29,6 @@ app = ClientApp()
 
 _workers: dict[tuple[str, str], Worker] = {}
 """The worker of this process; it outlives messages, so backbone and data stay resident."""
-
-_LOCAL = {"data-root": ("data", "root"), "weights": ("model", "weights"), "device": ("run", "device")}
-"""Key of node_config -> the setting that differs from machine to machine."""
 
 
 class _NoStore(ClientStore):
@@ -60,14 +59,14 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     Raises:
         ConfigError: the run cannot be worked for here: the method's code is missing or another one.
     """
-    local = {section: {key: str(context.node_config[name])} for name, (section, key) in _LOCAL.items()
-           if name in context.node_config}  # fmt: skip
+    message = json.loads(job.config)
+    local = local_settings(message, context.node_config)
     # the run's id, so that a later run of the same settings sees data and weights that were changed in between
     known = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
     key = hashlib.sha256(known.encode()).hexdigest(), job.store
     if key not in _workers:
         _workers.clear()
-        config = from_table([("message", paths_here(json.loads(job.config), job.sources)), ("node config", local)])
+        config = from_table([("message", paths_here(message, job.sources)), ("node config", local)])
         method = node_method(config.method.name, config.method.settings, job.sources)
         _workers[key] = Worker(config, method, _store(job, context))
     return _workers[key]
@@ -121,5 +120,10 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Say which client's data this node holds."""
-    return Message(messages.write_hello(int(context.node_config.get("partition-id", -1))), reply_to=message)
+    """Say which client's data this node holds, and what else it has of the run."""
+    client = int(context.node_config.get("partition-id", -1))
+    try:
+        worker = worker_for(messages.read_hello(message.content), context)
+        return Message(messages.write_introduction(introduce(worker, client)), reply_to=message)
+    except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
+        return Message(messages.write_problem(client, str(error)), reply_to=message)
