@@ -91,6 +91,24 @@ def test_more_images_than_there_are_is_refused(tmp_path):
         write_sites(tmp_path, train=100, test=60)
 
 
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_what_a_process_started_is_ended_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcil.cli.deployment.processes._END_SECONDS", 1.0)
+    with Processes(tmp_path) as processes:
+        processes.start("a", "python", "-c", PARENT, env=dict(os.environ))
+        while not (told := processes.log("a").read_text().strip()):
+            time.sleep(0.02)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told), 0)
+
+
 SLEEPER = "import signal, sys, time; {}; print('up', flush=True); time.sleep(600)"
 
 

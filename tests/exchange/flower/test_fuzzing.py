@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.packing import pack, unpack
+from fcil.exchange.introduction import Introduction
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Partial
@@ -21,6 +22,7 @@ from fcil.server.replies import Failure, Partial
 TASK = Task(1, 2, 3)
 PHASE = Phase(3, "train", TASK, 1, 0)
 ARRAYS = {"w": np.ones((2, 3), np.float32), "b": np.arange(4.0)}
+TOLD = Introduction(1, "c", "s", "w", "d", {"zero": (3, 4)}, ((5, 6),), {"torch": "2.6"}, "AVX2", "cpu")
 READERS = {
     "update": messages.read_update,
     "reply": messages.read_reply,
@@ -29,6 +31,7 @@ READERS = {
     "shard": messages.read_shard,
     "correct": lambda content: messages.read_correct(content, TASK),
     "hello": messages.read_hello,
+    "introduction": messages.read_introduction,
 }
 
 
@@ -46,7 +49,8 @@ def real():
         "work": messages.request_contents(request, job)[1],
         "shard": messages.evaluate_contents(ARRAYS, TASK, 2, job)[1],
         "correct": messages.write_correct(np.array([3, 4])),
-        "hello": messages.write_hello(2),
+        "hello": messages.hello_content(job),
+        "introduction": messages.write_introduction(TOLD),
     }
 
 
@@ -79,7 +83,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEYS = st.sampled_from(["index", "client", "phase", "num-examples", "group", "reason", "traceback", "correct",
-                        "task", "clients", "summed", "shard", "shards", "partition-id", "config", "store",
+                        "task", "clients", "introduction", "summed", "shard", "shards", "partition-id", "config", "store",
                         "sources"])  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=20), JSON.map(json.dumps))
 
