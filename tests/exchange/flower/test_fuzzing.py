@@ -83,7 +83,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEYS = st.sampled_from(["index", "client", "phase", "num-examples", "group", "reason", "traceback", "correct",
-                        "task", "clients", "introduction", "summed", "shard", "shards", "partition-id", "config", "store",
+                        "task", "clients", "introduction", "summed", "shard", "shards", "config", "store",
                         "sources"])  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=20), JSON.map(json.dumps))
 
