@@ -177,6 +177,10 @@ def test_the_demonstration_ends_in_the_bits_of_inline_and_leaves_no_process(tmp_
     assert demo.returncode == 0, said[-3000:]
     folder = re.search(r"folder: (\S+)", said)[1]
     table = demo_settings(3)
+    table["data"] |= {
+        "sites": [f"{folder}/site-{k}" for k in range(3)],
+        "class_maps": ["", "", f"{folder}/site-2.toml"],
+    }
     settings = from_table([("demo", {**table, "run": {**table["run"], "exchange": "inline"}})])
     summary = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run")
     assert f"final arrays: sha256 {summary['sha256']}" in said
