@@ -176,12 +176,9 @@ def test_the_demonstration_ends_in_the_bits_of_inline_and_leaves_no_process(tmp_
     said, _ = demo.communicate(timeout=420)
     assert demo.returncode == 0, said[-3000:]
     folder = re.search(r"folder: (\S+)", said)[1]
-    table = demo_settings(3)
-    table["data"] |= {
-        "sites": [f"{folder}/site-{k}" for k in range(3)],
-        "class_maps": ["", "", f"{folder}/site-2.toml"],
-    }
-    settings = from_table([("demo", {**table, "run": {**table["run"], "exchange": "inline"}})])
+    sites = write_sites(tmp_path / "sites")  # here as a simulation, whose settings name the folders
+    here = {"sites": [str(site.root) for site in sites], "class_maps": [str(site.class_map or "") for site in sites]}
+    settings = from_table([("demo", demo_settings(3)), ("here", {"data": here, "run": {"exchange": "inline"}})])
     summary = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run")
     assert f"final arrays: sha256 {summary['sha256']}" in said
     assert mentioning(folder) == {}
