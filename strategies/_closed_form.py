@@ -83,10 +83,19 @@ class ClosedForm(Method):
         Option("fold the tokens into so many numbers where they have more, by a random linear map; 0: never", low=0),
     ] = WIDTH
 
+    clip: Annotated[
+        float,
+        Option(
+            "scale phi down to this norm where it is longer, and refuse sums that no samples of this norm have: "
+            "bounds what one client can move; 0: never",
+            low=0,
+        ),
+    ] = 0.0
+
     @property
     def features(self) -> FeatureMap:
         """The map from the network's features to phi, but for its seed."""
-        return FeatureMap(project=self.folds_into)
+        return FeatureMap(project=self.folds_into, clip=self.clip)
 
     @property
     def folds_into(self) -> int:
@@ -158,6 +167,10 @@ class ClosedForm(Method):
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send a head without rows, which tells the length of features, and their tokens where they are named."""
         return Broadcast(state[ROWS])
+
+    def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
+        """Say why the sums are of no samples, or of none of this norm."""
+        return self.statistic(phase).objection(update.statistics, update.num_examples)
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """Add the clients' sums, in float64."""

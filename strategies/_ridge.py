@@ -35,6 +35,7 @@ from fcil.statistics.features import GRAM, HELD, FeatureSums, class_sums, counts
 from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, SCORED, RightAnswers
 
 from ._closed_form import ROWS, SUMS, WIDTH, ClosedForm, feature_width
+from ._private import PrivacySettings
 from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
 
 __all__ = ["RidgeMethod", "Sketch"]
@@ -48,7 +49,7 @@ HEADS_TRIED = "heads_tried"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeMethod(RidgeSolution, ClosedForm):
+class RidgeMethod(RidgeSolution, PrivacySettings, ClosedForm):
     """The base of the methods whose head is H = (G + lambda I)^-1 Q of features, or of random features of them.
 
     A task is one report. With `layers` = "auto" clients sum candidates: tokens of all layers, each layer's folded into
@@ -88,7 +89,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     @property
     def features(self) -> FeatureMap:
         """Folded and random features, as far as the settings ask for them."""
-        return FeatureMap(random=self.random_features, project=self.folds_into)
+        return FeatureMap(random=self.random_features, project=self.folds_into, clip=self.clip)
 
     @property
     def anew(self) -> bool:
@@ -123,6 +124,12 @@ class RidgeMethod(RidgeSolution, ClosedForm):
             raise ConfigError(
                 f'method.candidates = {self.candidates}: there are candidates only with method.layers = "auto"'
             )
+        if self.layers == "auto" and self.clip:
+            raise ConfigError(
+                f'method.clip = {self.clip:g}: with method.layers = "auto" layers are chosen by sums of features that '
+                "are not clipped; name the layers"
+            )
+        self.check_privacy(self.clip, self._not_accounted())
         if self.sketch_rank and (self.solution != "ridge" or self.penalty == "gcv"):
             raise ConfigError(
                 f'method.sketch = {self.sketch_rank}: method.solution = "{self.solution}" and method.penalty = '
@@ -146,6 +153,14 @@ class RidgeMethod(RidgeSolution, ClosedForm):
                 )
         return super().init(backbone, classes, seed)
 
+    def _not_accounted(self) -> str:
+        """A setting with which noise would not be one Gaussian mechanism a sample; empty for none."""
+        if self.penalty in ("accuracy", "gcv"):
+            return f'method.penalty = "{self.penalty}"'
+        if self.solution != "ridge":
+            return f'method.solution = "{self.solution}"'
+        return f"method.sketch = {self.sketch_rank}" if self.sketch_rank else ""
+
     # ---- statistics --------------------------------------------------------------------------------------------------
 
     def evaluates(self, phase: Phase) -> bool:
@@ -162,7 +177,10 @@ class RidgeMethod(RidgeSolution, ClosedForm):
     def feature_sums(self, phase: Phase) -> FeatureSums:
         """G, Q and counts of phi, and the same of the held-out samples."""
         features = replace(self.features, seed=phase.seed)
-        return FeatureSums(phase.task, features, held_out=self.held_out, wire=self.wire, sketch=self.sketch_rank)
+        return FeatureSums(
+            phase.task, features, held_out=self.held_out, wire=self.wire, sketch=self.sketch_rank,
+            noise=self.noise_of("client", self.clip),
+        )  # fmt: skip
 
     def answers(self, phase: Phase) -> RightAnswers:
         """The statistic by which the penalty is chosen."""
@@ -197,6 +215,12 @@ class RidgeMethod(RidgeSolution, ClosedForm):
             return self.answers(phase).total(updates)
         return super().sums(phase, broadcast, updates)
 
+    def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
+        """Say why the sums are of no samples, or the answers not of so many."""
+        if self.step(phase) == "score":
+            return self.answers(phase).objection(update.statistics, update.num_examples)
+        return super().objection(phase, broadcast, update)
+
     def gram_sums(self, phase: Phase, broadcast: Broadcast) -> Mapping[str, GramLayout]:
         """The statistic's G; counts of answers have none."""
         return {} if self.step(phase) == "score" else super().gram_sums(phase, broadcast)
@@ -208,7 +232,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
             before = state.get(CHOSEN, {})
             kept = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
             return {**kept, CHOSEN: {name: before.get(name, 0.0) + a for name, a in sums.items()}}
-        state = super().merge_sums(state, phase, sums)
+        state = super().merge_sums(state, phase, self.noisy(sums, self.clip, phase))
         if step == "choose":
             return self._opened_for_choice(state, phase)
         if self.penalty == "accuracy":
@@ -232,9 +256,9 @@ class RidgeMethod(RidgeSolution, ClosedForm):
         return self.opened({}, following, chosen, width * sum(chosen.sizes))
 
     def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
-        """The layers that were chosen, and their tokens."""
+        """The layers that were chosen, and their tokens; or what privacy the noise gives."""
         if self.layers != "auto" or SUMS not in state:
-            return {}
+            return self.privacy_note()
         blocks = Tokens.of(state[ROWS][TOKENS]).blocks
         if self.anew:
             blocks = tuple(blocks[int(i)] for i in state[CHOSEN][BLOCKS])
@@ -266,7 +290,7 @@ class RidgeMethod(RidgeSolution, ClosedForm):
 
     def solved_in(self, state: State, tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Rows and biases from the state's sums: of chosen blocks alone, or at the penalty of most right answers."""
-        sums = state[SUMS]
+        sums = self.mended(state[SUMS])
         scored = float(state.get(CHOSEN, {}).get(SCORED, np.zeros(1))[0])
         if self.penalty == "accuracy" and scored:
             share = GRID[strongest_of_the_best(state[CHOSEN][RIGHT], scored)]

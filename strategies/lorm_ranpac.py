@@ -170,7 +170,12 @@ class LoRMRanPAC(RidgeMethod):
     # ---- server half -------------------------------------------------------------------------------------------------
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
-        """Raise ConfigError for a transport without older sums, or a rank that does not fit."""
+        """Raise ConfigError for a transport without older sums, a rank that does not fit, or noise."""
+        if self.noise:
+            raise ConfigError(
+                f"method.noise = {self.noise:g}: the training of LoRA would not be private; set it to 0, or choose "
+                "ridge or ranpac"
+            )
         for name, value, others in (
             ("layers", self.layers, 'name them, or "spread:3"'), ("penalty", self.penalty, '"auto", "gcv" or a number'),
         ):  # fmt: skip

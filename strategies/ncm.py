@@ -31,7 +31,7 @@ class NCM(ClosedForm):
     @property
     def features(self) -> FeatureMap:
         """Folded, normalised and random features, as far as the settings ask for them."""
-        return FeatureMap(self.normalise, self.random, project=self.folds_into)
+        return FeatureMap(self.normalise, self.random, project=self.folds_into, clip=self.clip)
 
     def statistic(self, phase: Phase) -> FeatureSums:
         """Sums and counts of classes; no Gram matrix."""

@@ -77,7 +77,7 @@ def example(written):
 
 def planned(method, config=CONFIG):
     worker = Worker(config, method)
-    return make_plan(config, method, worker.scenario, describe_backbone(config.model)), worker
+    return make_plan(config, method, worker.census, describe_backbone(config.model)), worker
 
 
 def final(method, config=CONFIG, store=None, saved=None, start=None):

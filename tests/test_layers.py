@@ -116,7 +116,7 @@ ORDER = (
     ("arrays", "options", "seeding", "threads"),
     ("method", "data", "merging"),
     ("scenario", "model", "registry"),
-    ("statistics", "client"),
+    ("statistics", "client", "filters"),
     ("config",),
     ("server",),
     ("exchange", "battery"),

@@ -25,7 +25,7 @@ from fcil.threads import threads
 def bare_loop(session: Session) -> float:
     """Seconds of the forward passes alone."""
     plan, worker = session.plan, session.worker
-    config, scenario, data = plan.config, plan.scenario, worker.dataset
+    config, scenario, data = plan.config, worker.scenario, worker.dataset
     batches = []
     for phase in plan.phases:
         for part in scenario.parts[phase.task.index]:

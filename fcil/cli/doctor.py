@@ -7,9 +7,10 @@ import torch
 from fcil.data import FAMILIES, Data
 from fcil.data.loading import readiness
 from fcil.data.transforms import REFERENCE
-from fcil.engine.provenance import commit, versions
+from fcil.engine.provenance import commit
 from fcil.errors import ConfigError
 from fcil.exchange.device import local_device
+from fcil.exchange.versions import versions
 from fcil.model.backbone import describe_backbone
 from fcil.model.precision import bf16_in_hardware, resolve
 from fcil.model.settings import Model

@@ -16,6 +16,8 @@ from fcil.cli.arguments import comma_separated, output_folder, overrides, seeds,
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
+from fcil.cli.deployment.demo import demo_command
+from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.plan import plan_arguments, plan_command
@@ -34,6 +36,7 @@ _EXAMPLES = {
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
+    "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
     "report": "runs/quickstart",
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
@@ -159,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     _run_commands(command)
+    deploy_command(command)
+    demo_command(command)
     bench_commands(command)
     choice_commands(command)
     check_command(command)

@@ -1,9 +1,11 @@
 """The ServerApp that `flwr run .` starts, in Flower's simulation and behind a SuperLink.
 
 run_config: `config`, a TOML file (absolute, or from the app's folder); `set`, overrides `section.key=value` with `;`
-between them; `output`, the run folder. A run folder that is not finished is gone on with.
+between them; `output`, the run folder. A run folder that is not finished is gone on with. `fcil deploy` sends
+`settings` in place of `config` and `set`: their layers as JSON, so that the file need not be part of the app.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fcil.config import Config, load_config
+from fcil.cli.server_errors import as_one_message
+from fcil.config import Config, from_table, load_config
+from fcil.engine.checks import check_settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.report.missing_updates import missing_updates
@@ -32,9 +36,12 @@ _SHARED_DISK = "InMemoryGrid"
 
 def settings(run_config: Mapping[str, Any]) -> tuple[Config, Path]:
     """The run's settings and its folder."""
+    folder = Path(str(run_config["output"])).expanduser().resolve()
+    if layers := str(run_config.get("settings", "")):
+        return from_table([(str(source), table) for source, table in json.loads(layers)]), folder
     overrides = [part.strip() for part in str(run_config.get("set", "")).split(";") if part.strip()]
     config = load_config(_APP / str(run_config["config"]), overrides)  # an absolute path stays what it is
-    return config, Path(str(run_config["output"])).expanduser().resolve()
+    return config, folder
 
 
 def _listen(emit: Emit, progress: Progress) -> Emit:
@@ -43,7 +50,7 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
     def tell(event: Mapping[str, Any]) -> None:
         emit(event)
         place = f"task {event.get('task', -1) + 1}, round {event.get('round', 0)}"
-        if event["event"] in ("refused", "warning"):
+        if event["event"] in ("refused", "filtered", "warning"):
             _log.warning("%s: client %s: %s", place, event.get("client", "-"), event["reason"])
         elif event["event"] == "merged":
             _log.info("%s: %d updates in %.1f s", place, event["updates"], event["seconds_clients"])
@@ -54,12 +61,14 @@ def _listen(emit: Emit, progress: Progress) -> Emit:
 
 
 @app.main()
+@as_one_message
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run, or what is left of it."""
     config, folder = settings(context.run_config)
-    session = prepare(config, folder)
+    check_settings(config)  # before any node is asked
     store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
     exchange = FlowerExchange(grid, config, store=store)
+    session = prepare(config, folder, nodes=exchange.introductions)
     summary = simulate(session, folder, _listen, exchange)
     draw_run(session, folder, summary)
     missing = missing_updates([summary]) or "no update missing"

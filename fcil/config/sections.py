@@ -1,12 +1,13 @@
 """The sections of a run's settings, and the `Config` that tables of them resolve to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from fcil.client.settings import Train
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
+from fcil.filters import parse_filter
 from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
 from fcil.registry import absolute, label
@@ -38,12 +39,22 @@ class Run:
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False
+    filter: Annotated[
+        str,
+        Option(
+            "what is done to good updates before they are merged, against poisoned ones: none, norm(factor = 3), "
+            "median, trimmed(share = 0.2), krum(malicious = 1), multi_krum(malicious = 1, keep = 0)"
+        ),
+    ] = "none"
     evaluate_rounds: Annotated[bool, Option("evaluate after every round, not only after every task")] = False
     diagnostics: Annotated[
         bool,
         Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
     ] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+
+    def __post_init__(self) -> None:
+        parse_filter(self.filter)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,11 @@ class Config:
     train: Train = field(default_factory=Train)
     method: MethodChoice = field(default_factory=MethodChoice)
     run: Run = field(default_factory=Run)
+
+    @property
+    def sites_evaluate(self) -> bool:
+        """Tell whether every client is a site that evaluates on test images of its own."""
+        return self.partition.kind == "sites" and self.data.test_at == "sites"
 
 
 SECTIONS: dict[str, Any] = {
@@ -126,7 +142,35 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
         return lambda key: f"{origin[section, key]}: {section}.{key}"
 
     sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
-    return Config(**sections, method=MethodChoice(name, method, left_out))
+    config = Config(**sections, method=MethodChoice(name, method, left_out))
+    return _with_sites(config, origin.get(("partition", "clients")))
+
+
+def _with_sites(config: Config, clients_from: str | None) -> Config:
+    """Make the number of clients that of the sites, where data.sites names any.
+
+    Args:
+        clients_from: the place that sets partition.clients, None where nothing does.
+    """
+    data, partition = config.data, config.partition
+    if not data.sites:
+        return config
+    if partition.kind != "sites":
+        raise ConfigError(
+            f'data.sites: names {len(data.sites)} folders, but partition.kind = "{partition.kind}" splits one data set '
+            'among the clients; set partition.kind = "sites", or give data.root alone'
+        )
+    if len(data.class_maps) not in (0, len(data.sites)):
+        raise ConfigError(
+            f'data.class_maps: {len(data.class_maps)} for {len(data.sites)} sites; one for each, "" where a site uses '
+            "the common names"
+        )
+    if clients_from is not None and partition.clients != len(data.sites):
+        raise ConfigError(
+            f"{clients_from}: partition.clients = {partition.clients}, but data.sites names {len(data.sites)} folders; "
+            "leave partition.clients out"
+        )
+    return replace(config, partition=replace(partition, clients=len(data.sites)))
 
 
 def to_table(config: Config) -> Table:

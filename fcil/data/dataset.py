@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Dataset", "Ragged", "Split", "normalise", "model_inputs"]
+__all__ = ["Dataset", "Pooled", "Ragged", "Split", "digest_of", "normalise", "model_inputs"]
 
 RGB = tuple[float, float, float]
 HALF: RGB = (0.5, 0.5, 0.5)
@@ -42,6 +42,11 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.shapes)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, wherever they lie."""
+        return int(self.pixels.nbytes)
+
     @overload
     def __getitem__(self, index: slice) -> Ragged: ...
 
@@ -58,15 +63,53 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """The images of several sites as one sequence; each is read from its own site's array, and only when indexed."""
+
+    arrays: tuple[np.ndarray | Ragged, ...]
+    """The images of every site, as its data set has them."""
+    array: np.ndarray
+    """(n,) int64: the array that each image is in."""
+    place: np.ndarray
+    """(n,) int64: its place in that array."""
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, wherever they lie."""
+        return sum(int(images.nbytes) for images in self.arrays)
+
+    @overload
+    def __getitem__(self, index: slice) -> Pooled: ...
+
+    @overload
+    def __getitem__(self, index: np.ndarray) -> Sequence[np.ndarray] | np.ndarray: ...
+
+    def __getitem__(self, index: slice | np.ndarray) -> Pooled | Sequence[np.ndarray] | np.ndarray:
+        """Select images: a slice gives a `Pooled`, an index array what a site's array gives, or a list across sites."""
+        array, place = self.array[index], self.place[index]
+        if isinstance(index, slice):
+            return Pooled(self.arrays, array, place)
+        if len(array) and (array == array[0]).all():
+            selected: Sequence[np.ndarray] | np.ndarray = self.arrays[array[0]][place]
+            return selected
+        return [self.arrays[a][np.array([p])][0] for a, p in zip(array, place, strict=True)]
+
+
+@dataclass(frozen=True)
 class Split:
     """The images and labels of one part, training or test; `images` may be a memory map."""
 
-    images: np.ndarray | Ragged
+    images: np.ndarray | Ragged | Pooled
     """(n, height, width, channels) uint8, or images of different shapes; one channel is shown as three equal ones."""
     labels: np.ndarray
     """(n,) int64, the data set's own class numbers."""
     digest: str = ""
     """Hash of the content where it is known without reading everything, otherwise empty."""
+    owners: np.ndarray | None = None
+    """(n,) int64: number of the site that holds each image, where sites have images of their own."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +117,14 @@ class Split:
     @property
     def nbytes(self) -> int:
         """Bytes of all images, wherever they lie."""
-        return (self.images.pixels if isinstance(self.images, Ragged) else self.images).nbytes
+        return int(self.images.nbytes)
+
+    def of_site(self, site: int) -> Split:
+        """Cut out the samples of one site, which follow each other."""
+        if self.owners is None:
+            raise ValueError("of_site: these samples belong to no site")
+        begin, end = (int(i) for i in np.searchsorted(self.owners, (site, site + 1)))
+        return Split(self.images[begin:end], self.labels[begin:end], self.digest, self.owners[begin:end])
 
     def first(self, count: int) -> Split:
         """The first `count` samples; all of them for 0."""
@@ -95,14 +145,23 @@ class Dataset:
     test_view: View = WHOLE
     files: str = ""
     """Where the files come from, for the records: checksums compared, split, unofficial files."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """"site 0", "site 1", ..., "test" -> its hash, where the data are those of several sites; otherwise empty."""
 
     def sha256(self) -> str:
         """SHA-256 of the images and labels of both parts, for the records."""
+        if self.digests:
+            return digest_of(self.digests)
         sha = hashlib.sha256()
         for part in (self.train, self.test):
             for piece in [f"{part.digest} {len(part)}".encode()] if part.digest else _content(part):
                 sha.update(piece)
         return sha.hexdigest()
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """SHA-256 of data that lie in several places, from the name and the hash of each."""
+    return hashlib.sha256("\n".join(f"{name}: {parts[name]}" for name in sorted(parts)).encode()).hexdigest()
 
 
 def _content(part: Split) -> Iterator[bytes]:

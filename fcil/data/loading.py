@@ -60,7 +60,8 @@ def _pixels(to: To) -> str:
 
 def _key(settings: Data, part: str, to: To, root: Path | None) -> str:
     """Folder name of a cached part: all that its content depends on beside the files; `root` for users' own images."""
-    origin = f"{list_digest(settings) or settings.split_seed} {root or ''}"
+    at_sites = " train or test alone" if settings.test_at == "server" else ""  # another rule for the classes
+    origin = f"{list_digest(settings) or settings.split_seed} {root or ''}{at_sites}"
     return f"{settings.name}-{part}-{_pixels(to) or 'native'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
 

@@ -17,6 +17,21 @@ class Data:
 
     name: Annotated[str, Option("data set; `fcil data list` names them")] = "digits"
     root: Annotated[str, Option("folder that holds its files, where it needs any")] = ""
+    sites: Annotated[
+        tuple[str, ...],
+        Option('for partition.kind = "sites": the folder of each site\'s own images; "" for a site on another machine'),
+    ] = ()
+    class_maps: Annotated[
+        tuple[str, ...],
+        Option('for each of sites a TOML file of lines "own class name" = "common name"; "" where names are common'),
+    ] = ()
+    test_at: Annotated[
+        Literal["sites", "server"],
+        Option("for sites: accuracy on every site's own test images, or on those of data.root"),
+    ] = "sites"
+    class_counts: Annotated[
+        bool, Option("sites tell how many images of each class they have; false: only how many of each task")
+    ] = True
     cache: Annotated[str, Option("folder for decoded images; empty: fcil-cache in data.root")] = ""
     split_file: Annotated[
         str,

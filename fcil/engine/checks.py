@@ -7,6 +7,7 @@ them: weights, data, devices.
 from fcil.config import Config
 from fcil.data import family
 from fcil.errors import ConfigError
+from fcil.filters import parse_filter
 from fcil.method import Method
 from fcil.registry import build_method
 from fcil.scenario.tasks import make_tasks
@@ -34,6 +35,7 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
     data_set = family(config.data.name)
     if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
         make_tasks(data_set.classes, config.tasks)
+    _check_sites(config)
     if config.run.min_clients > config.partition.clients:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
@@ -43,9 +45,39 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
             "sums; set it to false"
         )
+    if config.run.aggregate_on_worker and parse_filter(config.run.filter):
+        raise ConfigError(
+            f"run.filter = {config.run.filter!r}: looks at the clients' single updates, which run.aggregate_on_worker "
+            'sums far away; set that to false, or the filter to "none"'
+        )
     if config.run.diagnostics and config.run.aggregate_on_worker:
         raise ConfigError(
             "run.diagnostics: compares the clients' single updates, which run.aggregate_on_worker sums far away; set "
             "one of the two to false"
         )
     return method
+
+
+def _check_sites(config: Config) -> None:
+    """Refuse settings that contradict what sites are: clients whose images nobody else has."""
+    data = config.data
+    if config.partition.kind != "sites":
+        if data.test_at != "sites" or not data.class_counts:
+            name = "test_at" if data.test_at != "sites" else "class_counts"
+            raise ConfigError(
+                f'data.{name}: says what sites do, and partition.kind = "{config.partition.kind}" has none'
+            )
+        return
+    if config.tasks.long_tail != 1:
+        raise ConfigError("tasks.long_tail: sites have the images that they have; leave it out")
+    if data.stand_in:
+        raise ConfigError("data.stand_in: sites have images of their own, which noise cannot stand in for")
+    if data.test_at == "server" and not data.root:
+        raise ConfigError('data.test_at = "server": data.root must name the folder with the test images')
+    if data.test_at == "sites" and data.root:
+        raise ConfigError(
+            f'data.root = "{data.root}": nothing would read it, since sites have images of their own; leave it out, or '
+            'set data.test_at = "server" to measure accuracy on its test images'
+        )
+    if not data.class_counts and not config.tasks.classes:
+        raise ConfigError("data.class_counts = false: sites do not tell their classes, so tasks.classes must name all")

@@ -132,7 +132,7 @@ class Rehearsal:
             replies = [_varied(request, one, initial) for one in copies]
             imitated: Reply = replies[0]
             if request.groups:
-                imitated = summed(request.method, request.expected, request.broadcast, replies)
+                imitated = summed(request.method, request.expected, request.broadcast, replies, check_claims=False)
             self.seconds += time.perf_counter() - start
             yield imitated
 
@@ -140,12 +140,11 @@ class Rehearsal:
         """Time the first and the last task's evaluation on some batches; returns zeros in place of correct answers."""
         start = time.perf_counter()
         self.evaluated.append(task)
-        tasks = self.plan.scenario.tasks
+        tasks = self.plan.census.tasks
         if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.evaluation:
-            shards = max(1, self.worker.batches(task) // BATCHES)
-            size = self.plan.config.run.evaluation_batch
-            images = sum(len(t) for t in self.plan.scenario.tests[: task.index + 1])
-            seen = sum(min(size, images - begin) for begin in range(0, images, shards * size))
+            sizes = self.worker.batch_sizes(task)
+            shards = max(1, len(sizes) // BATCHES)
+            seen = sum(sizes[::shards])
             memory = PeakMemory(self.worker.model.device)
             self.worker.evaluate(arrays, task, 0, shards)  # once to warm up
             timed_from = time.perf_counter()
@@ -153,7 +152,7 @@ class Rehearsal:
             self.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / seen),)
             self._note(memory)
         self.seconds += time.perf_counter() - start
-        return np.zeros(task.index + 1, np.int64)
+        return np.zeros((1, task.index + 1), np.int64)
 
     def close(self) -> None:
         """Do nothing: a rehearsal has started no process."""
@@ -165,14 +164,14 @@ class Rehearsal:
         train, task = self.plan.config.train, request.phase.task.index
         most = max(request.num_examples, key=lambda client: request.num_examples[client])
         steps = min(PROBE, train.epochs * -(-request.num_examples[most] // train.batch))
-        samples = np.concatenate(self.plan.scenario.parts[task])
+        samples = np.concatenate(self.worker.scenario.parts[task])
         _, first = np.unique(self.worker.dataset.train.labels[samples], return_index=True)
         chosen = np.resize(samples[first], max(len(first), steps))
         return self._work(request, chosen, -(-len(chosen) // steps), most)
 
     def _work(self, request: Request, indices: np.ndarray, batch: int, client: int) -> ClientUpdate:
         model, config = self.worker.model, self.plan.config
-        scenario = self.plan.scenario
+        scenario = self.worker.scenario
         others = [part for parts in scenario.parts[: request.phase.task.index + 1] for part in parts]
         data = ClientData(  # the samples are anybody's, and so are those that a store has kept of earlier phases
             self.worker.dataset, indices, scenario.positions, config.model.image_size, model.device, tuple(others)
@@ -185,7 +184,7 @@ class Rehearsal:
     def _time(self, request: Request) -> None:
         """Time steps of one image and of a whole batch, and the passes for statistics after them."""
         batch = self.plan.config.train.batch
-        task = np.concatenate(self.plan.scenario.parts[request.phase.task.index])
+        task = np.concatenate(self.worker.scenario.parts[request.phase.task.index])
         memory = PeakMemory(self.worker.model.device)
         few, many = (self._median(request, np.resize(task, STEPS * size), size) for size in (1, batch))
         self._note(memory)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def _process_seconds(plan: Plan) -> float:
     if plan.config.run.exchange == "inline":
         return 0.0
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.client_app"], capture_output=True, check=False)
+    subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.handlers"], capture_output=True, check=False)
     return time.perf_counter() - start
 
 
@@ -120,7 +120,7 @@ def _phases(plan: Plan, rehearsal: Rehearsal, events: list[Mapping[str, Any]], w
     merged = {event["phase"]: event for event in events if event["event"] == "merged"}
     out = []
     for phase in plan.phases:
-        counts = [plan.scenario.num_examples(phase.task.index, c) for c in requests[phase.index]["clients"]]
+        counts = [plan.census.num_examples(phase.task.index, c) for c in requests[phase.index]["clients"]]
         steps = [steps_of(n, plan.config.train.epochs, plan.config.train.batch) for n in counts]
         out.append(PhaseForecast(
             phase, len(counts), sum(steps) if plan.method.acting(phase).local(phase).trains else 0,
@@ -134,7 +134,7 @@ def _evaluation_seconds(plan: Plan, rehearsal: Rehearsal, workers: int) -> float
     """Seconds of all evaluations, whose batches are dealt out to the workers."""
     size, total = plan.config.run.evaluation_batch, 0.0
     for task in rehearsal.evaluated:
-        images = sum(len(t) for t in plan.scenario.tests[: task.index + 1])
+        images = sum(plan.census.totals[: task.index + 1])
         cost = between(rehearsal.evaluation, task.index)[0]
         total += cost.of(min(images, -(-images // (workers * size)) * size), size)
     return total
@@ -146,7 +146,7 @@ def forecast(session: Session) -> Forecast:
     Raises:
         ConfigError: a phase whose replies the server would refuse.
     """
-    plan, events = session.plan, list[Mapping[str, Any]]()
+    plan, events = replace(session.plan, rehearsed=True), list[Mapping[str, Any]]()
 
     def emit(event: Mapping[str, Any]) -> None:
         if event["event"] == "refused":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["accuracy_matrix", "pooled_accuracies", "summarise"]
+__all__ = ["accuracy_matrix", "at_sites", "pooled_accuracies", "summarise"]
 
 SEQUENTIAL = ("average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer")
 """Names of the figures that need an evaluation after every task."""
@@ -62,4 +62,24 @@ def summarise(correct: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping
         "forgetting": float(np.mean(best - final[:last])) if last else 0.0,
         "forgetting_from_learned": float(np.mean(learned - final)),
         "backward_transfer": float(np.mean((final - learned)[:last])) if last else 0.0,
+    }
+
+
+def at_sites(correct: Sequence[Sequence[int]], total: Sequence[Sequence[int]]) -> Mapping[str, object]:
+    """Compute the accuracy of every site on its own test images, and the mean and worst over sites that have any.
+
+    Args:
+        correct: (sites, tasks) correct answers after the last task done.
+        total: (sites, tasks) test images.
+
+    Returns:
+        `site_accuracy`, a list with None for a site without test images of these tasks; `site_accuracy_mean`, in which
+        every site counts alike; `site_accuracy_worst`.
+    """
+    shares = [sum(c) / sum(t[: len(c)]) if sum(t[: len(c)]) else None for c, t in zip(correct, total, strict=True)]
+    tested = [share for share in shares if share is not None]
+    return {
+        "site_accuracy": shares,
+        "site_accuracy_mean": float(np.mean(tested)) if tested else None,
+        "site_accuracy_worst": min(tested) if tested else None,
     }

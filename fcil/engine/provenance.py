@@ -1,36 +1,23 @@
 """Records what a run's numbers depend on beside settings: versions, commit, processor, hashes of weights and data."""
 
-import platform
 import subprocess
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcil.config import Config
-from fcil.data.dataset import Dataset
 from fcil.exchange.device import resolved
+from fcil.exchange.introduction import Introduction
+from fcil.exchange.versions import versions
 from fcil.method import Method
 from fcil.model.adapters import whole_text
 from fcil.model.backbone import weights_left_out, weights_sha256
 from fcil.options import keys_of
 from fcil.registry import sources
 
-__all__ = ["PACKAGES", "commit", "provenance", "versions"]
-
-PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "flwr", "ray")
-
-
-def versions() -> dict[str, str]:
-    """Package -> its installed version, or "not installed"."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+__all__ = ["commit", "provenance"]
 
 
 def commit() -> str:
@@ -61,8 +48,16 @@ def _sources(method: Method) -> dict[str, Any]:
     return {"method_sources": {file.name: file.sha256 for file in files}} if files else {}
 
 
-def provenance(config: Config, data: Dataset, method: Method) -> dict[str, Any]:
-    """The [provenance] section of a run's config.toml."""
+def provenance(
+    config: Config, method: Method, data: str, files: str, nodes: Sequence[Introduction] = ()
+) -> dict[str, Any]:
+    """The [provenance] section of a run's config.toml.
+
+    Args:
+        data: SHA-256 of the images and labels.
+        files: where they come from, in words.
+        nodes: what the nodes of other machines told of themselves.
+    """
     return {
         "method": _method(config, method),
         **_sources(method),
@@ -71,7 +66,8 @@ def provenance(config: Config, data: Dataset, method: Method) -> dict[str, Any]:
         "precision": resolved(config).model.precision,
         "weights_sha256": weights_sha256(config.model),
         "weights_left_out": weights_left_out(config.model),
-        "data_sha256": data.sha256(),
-        "data_files": data.files,
+        "data_sha256": data,
+        "data_files": files,
         "versions": versions(),
+        **({"nodes": [node.table() for node in nodes]} if nodes else {}),
     }

@@ -122,7 +122,8 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
     # not ascontiguousarray, which gives a scalar an axis
     arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
     metadata = json.dumps({
-        "position": progress.position, "correct": progress.correct, "totals": progress.totals, "events": events_bytes,
+        "position": progress.position, "correct": progress.correct, "at_places": progress.at_places,
+        "totals": progress.totals, "events": events_bytes,
         "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
@@ -154,7 +155,9 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     saved = _with_new_keys(json.loads(meta["progress"]))
     ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
     correct = tuple(tuple(row) for row in saved["correct"])
-    return Progress(saved["position"], grouped(arrays), ledger, correct, saved["totals"]), int(saved["events"])
+    at_places = tuple(tuple(row) for row in saved.get("at_places", ()))  # older runs have none
+    progress = Progress(saved["position"], grouped(arrays), ledger, correct, at_places, saved["totals"])
+    return progress, int(saved["events"])
 
 
 def read_progress(folder: Path) -> Progress | None:

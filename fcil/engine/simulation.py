@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,26 @@ from fcil.client.store import ClientStore
 from fcil.config import Config, to_table
 from fcil.engine.checks import check_settings
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
-from fcil.engine.metrics import summarise
+from fcil.engine.metrics import at_sites, summarise
 from fcil.engine.provenance import provenance
 from fcil.engine.records import CONFIG, Recorder, left_aside, read_config, read_provenance, read_summary
 from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
 from fcil.exchange.inline import Inline
+from fcil.exchange.introduction import Introduction, introduce, remarks
+from fcil.exchange.sites import data_sha256, sites_census, with_classes
 from fcil.exchange.worker import Worker
 from fcil.method import Method
 from fcil.model.backbone import describe_backbone
+from fcil.scenario.census import Census
+from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
-_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker")
+_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
-_COUNTS = ("upload_bytes", "download_bytes", "refused", "images", "peak_memory_bytes")
+_COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
 
@@ -36,6 +41,24 @@ class Session:
 
     worker: Worker
     plan: Plan
+    nodes: Mapping[int, Introduction] = field(default_factory=dict)
+    """Client -> what its node told of itself, where nodes are on other machines."""
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Differences between the nodes and this machine that may change last bits, in words."""
+        if not self.nodes:
+            return []
+        server = introduce(self.worker)
+        return [f"client {client}: {text}" for client, node in self.nodes.items() for text in remarks(node, server)]
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that the numbers depend on beside the settings, for the records."""
+        config, files = self.plan.config, ""
+        if not self.nodes or config.partition.kind != "sites":
+            files = self.worker.dataset.files
+        data = data_sha256(config, self.nodes, self.worker)
+        return provenance(config, self.worker.method, data, files, [self.nodes[c] for c in sorted(self.nodes)])
 
     def exchange(self, folder: Path) -> Exchange:
         """Make the exchange that the settings name."""
@@ -46,23 +69,42 @@ class Session:
         return ray_exchange(self.plan.config, folder)
 
 
-def prepare(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
+def prepare(
+    config: Config,
+    folder: Path | None = None,
+    method: Method | None = None,
+    nodes: Mapping[int, Introduction] | None = None,
+) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
     Args:
         folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
         method: in place of the one that the settings name, of a class that the registry does not know.
+        nodes: client -> what its node told of itself; the images of sites are then counted from that alone.
 
     Raises:
         ConfigError: whatever would stop the run later.
     """
+    config = with_classes(config, nodes) if nodes else config
     method = check_settings(config, method)
     worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
-    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))
+    check_filter(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
-    return Session(worker, plan)
+    return Session(worker, plan, nodes or {})
+
+
+def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -> Census:
+    """Count the samples: here, or from what sites on other machines told."""
+    if config.partition.kind != "sites" or not nodes:
+        return worker.census
+    if worker.method.stream != "federated":
+        raise ConfigError(
+            f'method.name = "{config.method.label}": trains on all images in one place, and those of sites stay there'
+        )
+    return sites_census(config, nodes, worker)
 
 
 def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[str]:
@@ -82,6 +124,11 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     recorded, old = read_provenance(folder), read_config(folder)
     theirs, ours = numbers(old), numbers(config)
     names = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    told = {node["client"]: node["data"] for node in recorded.get("nodes", ())}
+    now = {node["client"]: node["data"] for node in info.get("nodes", ())}
+    names += [
+        f"images of client {client}" for client in sorted(told.keys() & now.keys()) if told[client] != now[client]
+    ]
     names += [f"{of} files" for of in ("weights", "data") if recorded.get(f"{of}_sha256") != info[f"{of}_sha256"]]
     precision = recorded.get("precision", old.model.precision)
     if not names:
@@ -113,7 +160,7 @@ def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorde
     Raises:
         ConfigError: the folder holds other files, another run, or this run with other weights or data.
     """
-    info = provenance(config, session.worker.dataset, session.worker.method)
+    info = session.provenance()
     if (folder / CONFIG).exists():
         if names := _differences(folder, config, info):
             raise ConfigError(
@@ -127,22 +174,19 @@ def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorde
     return Recorder.create(folder, config, info), None, []
 
 
-def _totals(plan: Plan) -> list[int]:
-    return [len(t) for t in plan.scenario.tests]
-
-
 def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     totals = progress.totals
     seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
     return {
         "method": plan.config.method.label,
         "seed": plan.config.run.seed,
-        **summarise(progress.correct, _totals(plan)),
+        **summarise(progress.correct, plan.census.totals),
+        **(at_sites(progress.at_places, plan.census.test.tolist()) if plan.sites_evaluate else {}),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
         "seconds": seconds,
         "correct": progress.correct,
-        "total": _totals(plan),
+        "total": plan.census.totals,
         "sha256": progress.sha256(),
     }
 
@@ -176,20 +220,20 @@ def simulate(
             return finished
         progress = progress or initial_progress(plan)
         emit = listen(recorder.emit, progress) if listen else recorder.emit
-        for warning in warnings:
+        for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})
 
         def save(now: Progress) -> None:
             recorder.save(now)
             if plan.ends_task(now.position - 1):
-                recorder.write_matrix(now.correct, _totals(plan))
+                recorder.write_matrix(now.correct, plan.census.totals)
 
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
-        recorder.write_matrix(done.correct, _totals(plan))
+        recorder.write_matrix(done.correct, plan.census.totals)
         summary = _summary(plan, done)
         recorder.finish(summary)
         return summary

@@ -27,7 +27,7 @@ class Inline:
             yield from self.worker.work_all(request.phase, request.broadcast, request.num_examples)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Count the correct answers on all test images in this process."""
+        """Count the correct answers on all test images in this process, (places, tasks seen)."""
         return self.worker.evaluate(arrays, task)
 
     def close(self) -> None:

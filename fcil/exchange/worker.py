@@ -1,8 +1,9 @@
 """Does clients' work in one process, which keeps the model and the data loaded. Knows no transport."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, model_inputs
+from fcil.data.sites import load_sites, of_site
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
 from fcil.registry import build_method
+from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
 from fcil.server.replies import Failure, Partial, crashed, summed
 from fcil.server.validation import expected
@@ -36,6 +39,7 @@ class Worker:
     method: Method
     store: ClientStore | None = None
     """What clients keep; without one they keep it in the memory of this process."""
+    _sites: dict[int, tuple[Dataset, Scenario]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: Config, store: Path | None = None) -> "Worker":
@@ -45,14 +49,23 @@ class Worker:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, images possibly memory-mapped."""
-        return load(self.config.data, self.config.model.image_size)
+        """The data set, images possibly memory-mapped; of sites, those that are here."""
+        config = self.config
+        if config.partition.kind == "sites":
+            return load_sites(config.data, config.model.image_size, config.tasks.classes)
+        return load(config.data, config.model.image_size)
 
     @cached_property
     def scenario(self) -> Scenario:
         """The split of the data into tasks and clients; the same in every process."""
         config = self.config
         return make_scenario(self.dataset, config.tasks, config.partition, config.run.seed, self.method.stream)
+
+    @cached_property
+    def census(self) -> Census:
+        """The numbers of samples in the scenario, by class unless sites keep that to themselves."""
+        census = self.scenario.census(self.dataset)
+        return census if self.config.data.class_counts else replace(census, by_class=None)
 
     @cached_property
     def model(self) -> AdaptedModel:
@@ -66,11 +79,24 @@ class Worker:
     def _kept(self) -> ClientStore | MemoryStore:
         return self.store or MemoryStore()
 
+    def _held_by(self, client: int) -> tuple[Dataset, Scenario]:
+        """The data that a client has at hand, and its own samples in them; of a site alone, as on its own node.
+
+        A site's samples are numbered from 0 everywhere, so that what a method does by their numbers is the same.
+        """
+        if not self.scenario.sites or self.method.stream != "federated":
+            return self.dataset, self.scenario
+        if client not in self._sites:
+            config, data = self.config, of_site(self.dataset, client)
+            self._sites[client] = data, make_scenario(data, config.tasks, config.partition, config.run.seed)
+        return self._sites[client]
+
     def work(self, phase: Phase, broadcast: Broadcast, client: int) -> ClientUpdate:
         """Do one client's part of one phase."""
-        *earlier, indices = (parts[client] for parts in self.scenario.parts[: phase.task.index + 1])
+        dataset, scenario = self._held_by(client)
+        *earlier, indices = (parts[client] for parts in scenario.parts[: phase.task.index + 1])
         data = ClientData(
-            self.dataset, indices, self.scenario.positions, self.config.model.image_size, self.model.device,
+            dataset, indices, scenario.positions, self.config.model.image_size, self.model.device,
             tuple(earlier),
         )  # fmt: skip
         kept = self._kept.read(client, phase.index)
@@ -99,30 +125,34 @@ class Worker:
         except Exception as error:  # whatever `Method.sums` may raise
             return Partial(phase.index, (), tuple(crashed(client, error) for client in clients))
 
-    def batches(self, task: Task) -> int:
-        """Number of evaluation batches after `task`."""
-        seen = sum(len(t) for t in self.scenario.tests[: task.index + 1])
-        return -(-seen // self.config.run.evaluation_batch)
+    def _test_batches(self, task: Task) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield the place, samples and their tasks of each evaluation batch after `task`; no batch spans two places."""
+        size, tasks = self.config.run.evaluation_batch, task.index + 1
+        for place, tests in enumerate(self.scenario.places(self.dataset)):
+            samples = np.concatenate(tests[:tasks])
+            of_task = np.repeat(np.arange(tasks), [len(test) for test in tests[:tasks]])
+            for begin in range(0, len(samples), size):
+                yield place, samples[begin : begin + size], of_task[begin : begin + size]
+
+    def batch_sizes(self, task: Task) -> list[int]:
+        """Numbers of images of the evaluation batches after `task`."""
+        return [len(samples) for _, samples, _ in self._test_batches(task)]
 
     def evaluate(self, arrays: Arrays, task: Task, shard: int = 0, shards: int = 1) -> np.ndarray:
-        """Count the correct answers per task on every `shards`-th batch of the test images of all classes seen.
+        """Count the correct answers on every `shards`-th batch of the test images of all classes seen.
 
         Returns:
-            (task.index + 1,) int64. Batches are cut the same way for any number of shards, so the sum over shards does
-            not depend on it.
+            (places, task.index + 1) int64. Batches are cut the same way for any number of shards, so the sum over
+            shards does not depend on it.
         """
-        samples = np.concatenate(self.scenario.tests[: task.index + 1])
-        of_task = np.repeat(np.arange(task.index + 1), [len(t) for t in self.scenario.tests[: task.index + 1]])
-        size = self.config.run.evaluation_batch
-        correct = np.zeros(task.index + 1, np.int64)
+        correct = np.zeros((len(self.scenario.places(self.dataset)), task.index + 1), np.int64)
         test, positions = self.dataset.test, self.scenario.positions
         with threads(self.config.run.threads), torch.no_grad():
             self.model.load(arrays)
-            for begin in range(shard * size, len(samples), shards * size):
-                batch = samples[begin : begin + size]
+            for place, batch, of_task in islice(self._test_batches(task), shard, None, shards):
                 images = model_inputs(
                     test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
                 )
                 predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
-                np.add.at(correct, of_task[begin : begin + size], predicted == positions[test.labels[batch]])
+                np.add.at(correct[place], of_task, predicted == positions[test.labels[batch]])
         return correct

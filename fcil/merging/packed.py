@@ -11,7 +11,7 @@ import numpy as np
 
 from fcil.errors import MergeError
 
-__all__ = ["BLOCK", "diagonal", "is_half", "shrunk", "side", "times", "upper", "whole"]
+__all__ = ["BLOCK", "diagonal", "is_half", "less_outer", "shrunk", "side", "times", "upper", "whole"]
 
 BLOCK = 64
 """Number of rows that are unpacked at a time: few enough to stay in a processor's cache."""
@@ -111,3 +111,11 @@ def whole(half: np.ndarray) -> np.ndarray:
         matrix += np.triu(matrix, 1).T
         return matrix
     return np.asarray(half[..., _places(n)], np.float64)
+
+
+def less_outer(half: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Subtract the outer products of rows, (m, n), from a half: G - sum r r^T as a half, in float64."""
+    out = half.astype(np.float64)
+    for strip, place, entries in _strips(side(half)):
+        out[place] -= (rows[:, strip].T @ rows[:, strip.start :])[entries]
+    return out

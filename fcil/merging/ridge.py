@@ -16,7 +16,7 @@ from fcil.merging import packed
 
 __all__ = [
     "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "penalty_unit",
-    "ridge_rows", "solvable", "strongest_of_the_best", "transport", "transported",
+    "ridge_rows", "semidefinite", "solvable", "strongest_of_the_best", "transport", "transported",
 ]  # fmt: skip
 
 NEVER = -1e30
@@ -51,6 +51,17 @@ def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
             f"G + {penalty:g} I of {len(matrix)} features is not positive definite in float64; raise method.penalty"
         ) from None
     return factor, lower
+
+
+def semidefinite(gram: np.ndarray, slack: float) -> bool:
+    """Tell whether G, packed as its upper half, has no eigenvalue below -slack; a zero G has none."""
+    if not gram.any():
+        return True
+    try:
+        _factor(gram, slack)
+    except MergeError:
+        return False
+    return True
 
 
 def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.ndarray:

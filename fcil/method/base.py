@@ -104,6 +104,14 @@ class Method:
         """Make what clients receive in this phase."""
         raise NotImplementedError(f"{type(self).__name__}.broadcast")
 
+    def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
+        """Say why no honest client can have sent this update; None where nothing speaks against it.
+
+        Called once names, shapes, types and counts are checked, by whoever merges or sums: what is objected to is
+        refused whole. A method that knows bounds on its statistics says them here.
+        """
+        return None
+
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
         """The state after this phase. `updates` are checked, at least one, and sorted by client.
 

@@ -37,17 +37,17 @@ def _table(title: str, *heads: str) -> Table:
 
 
 def _samples(forecast: Forecast) -> Table:
-    scenario = forecast.plan.scenario
-    sizes = np.array([[len(part) for part in parts] for parts in scenario.parts])  # (tasks, clients)
-    per_client = scenario.clients <= CLIENTS
-    columns = [str(c) for c in range(scenario.clients)] if per_client else ["fewest", "median", "most", "none"]
+    census = forecast.plan.census
+    sizes = census.train
+    per_client = census.clients <= CLIENTS
+    columns = [str(c) for c in range(census.clients)] if per_client else ["fewest", "median", "most", "none"]
     title = f"training images {'of each' if per_client else 'per'} client, and test images"
     table = _table(title, "task", "classes", *columns, "all", "test")
-    for position, task in enumerate(scenario.tasks):
-        before = scenario.tasks[position - 1].index + 1 if position else 0
-        row, test = sizes[task.index], np.concatenate(scenario.tests[before : task.index + 1])
+    for position, task in enumerate(census.tasks):
+        before = census.tasks[position - 1].index + 1 if position else 0
+        row, test = sizes[task.index], sum(census.totals[before : task.index + 1])
         shown = row if per_client else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
-        table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(len(test)))
+        table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(test))
     return table
 
 

@@ -21,8 +21,7 @@ def phase_weights(plan: Plan) -> list[float]:
     epochs = plan.config.train.epochs
     share = plan.config.train.participation
     return [
-        sum(map(len, plan.scenario.parts[phase.task.index]))
-        * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
+        int(plan.census.train[phase.task.index].sum()) * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
         for phase in plan.phases
     ]
 
@@ -41,7 +40,7 @@ class Live:
 
     def __init__(self, plan: Plan, done: int, console: Console) -> None:
         self.console = console
-        self._tasks, self._weights, self._done = len(plan.scenario.tests), phase_weights(plan), done
+        self._tasks, self._weights, self._done = len(plan.census.totals), phase_weights(plan), done
         self._resumed_at = done
         self._start_time = float("nan")
         self._images = 0.0
@@ -83,6 +82,9 @@ class Live:
     def _on_refused(self, event: Mapping[str, Any]) -> None:
         self._replies += 1
         self._line(f"{self._place(event)}: client {event['client']} has no update: {event['reason']}", "yellow")
+
+    def _on_filtered(self, event: Mapping[str, Any]) -> None:
+        self._line(f"{self._place(event)}: client {event['client']} is filtered out: {event['reason']}", "yellow")
 
     def _on_warning(self, event: Mapping[str, Any]) -> None:
         self._line(f"warning: {event['reason']}", "yellow")

@@ -16,11 +16,12 @@ from fcil.config import Config
 from fcil.data import FAMILIES, load
 from fcil.data.dataset import Dataset
 from fcil.data.family import Family
+from fcil.data.sites import load_sites
 from fcil.data.transforms import render
 from fcil.errors import ConfigError
 from fcil.report.figure import SMALL, draw
-from fcil.report.plots import class_holders
-from fcil.report.run import client_class_counts
+from fcil.report.run import draw_holders
+from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
 from fcil.seeding import generator
 
@@ -54,15 +55,18 @@ def _spread(values: np.ndarray, decimals: int = 0) -> str:
     return f"{low:.{decimals}f} / {middle:.{decimals}f} / {high:.{decimals}f}"
 
 
-def skew_table(counts: np.ndarray, scenario: Scenario) -> Table:
-    """Make a table with one row per task from (clients, classes) counts, the classes in their order of arrival."""
+def skew_table(census: Census) -> Table:
+    """Make a table with one row per task: how its training images are spread over clients and classes."""
+    by_class = census.by_class
+    if by_class is None:
+        raise ValueError("skew_table: this census has no counts by class")
     table = Table("task", "classes", "train", "test", "images a client", "classes a client", "effective classes",
                   box=None, title="per client: min / median / max", title_justify="left", title_style="")  # fmt: skip
-    for task, test in zip(scenario.tasks, scenario.tests, strict=True):
-        of_task = counts[:, task.first : task.seen]
+    for task, test in zip(census.tasks, census.totals, strict=True):
+        of_task = by_class[:, task.first : task.seen]
         measures = skew(of_task)
         table.add_row(
-            str(task.index + 1), str(task.size), f"{of_task.sum():,}", f"{len(test):,}",
+            str(task.index + 1), str(task.size), f"{of_task.sum():,}", f"{test:,}",
             _spread(measures.images), _spread(measures.classes), _spread(measures.effective, 1),
         )  # fmt: skip
     return table
@@ -117,23 +121,24 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         ConfigError: data or partition that could not run, or a folder that cannot be written.
     """
     size = config.model.image_size
-    data = load(config.data, size)
+    sites = config.partition.kind == "sites"
+    data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
     scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
-    counts = client_class_counts(scenario, data)
+    census = scenario.census(data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = [data.classes[int(c)] for c in scenario.order]
-        class_holders(folder / "clients.png", counts, names, [task.size for task in scenario.tasks])
+        draw_holders(folder / "clients.png", census)
         samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-    held = f"{counts.sum():,} of " if counts.sum() < len(data.train) else ""  # where tasks.long_tail leaves out some
+    used = int(census.train.sum())
+    held = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
     train = f"{held}{len(data.train):,} training"
     sizes = f"{data.name}: {len(data.classes)} classes, {train} and {len(data.test):,} test images"
-    console.print(f"{sizes}, {scenario.clients} clients, seed {config.run.seed}", soft_wrap=True)
+    console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
-    console.print(skew_table(counts, scenario))
+    console.print(skew_table(census))
     console.print(f"who holds what: {folder / 'clients.png'}   what the model sees: {folder / 'samples.png'}")
 
 

@@ -122,6 +122,11 @@ class Run:
         return int(self._totals.get("refused", 0))
 
     @property
+    def filtered(self) -> int:
+        """Number of good updates that `run.filter` kept from the merge."""
+        return int(self._totals.get("filtered", 0))
+
+    @property
     def asked(self) -> int:
         """Number of updates that the whole run asks for; 0 where that is not known, as before its end."""
         return int(self.summary.get("asked", 0))

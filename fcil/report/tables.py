@@ -50,6 +50,8 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
         figures.add_row(name, value)
     if summary.get("refused"):
         figures.add_row(Text("updates refused or missing", "bold"), _share(*count_updates([summary])))
+    if summary.get("filtered"):
+        figures.add_row(Text("updates filtered out", "bold"), _share(summary["filtered"], summary.get("asked", 0)))
     return Group(tasks, Text(), figures)
 
 

@@ -18,10 +18,10 @@ class Partition:
     """`[partition]`: how the samples of each task are split among the clients."""
 
     kind: Annotated[
-        Literal["dirichlet", "quantity", "iid"],
-        Option("class proportions from a Dirichlet, a fixed number of classes per client, or an even random split"),
+        Literal["dirichlet", "quantity", "iid", "sites"],
+        Option("proportions from a Dirichlet, some classes a client, an even split, or clients with their own images"),
     ] = "dirichlet"
-    clients: Annotated[int, Option("number of clients", low=1)] = 10
+    clients: Annotated[int, Option("number of clients; that of data.sites where it names any", low=1)] = 10
     beta: Annotated[float, Option("Dirichlet concentration; small is skewed", above=0)] = 0.5
     classes_per_client: Annotated[
         int, Option("for kind = quantity: classes of each task that a client holds", low=1)
@@ -73,7 +73,7 @@ def _iid(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> l
 
 
 def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
-    """Split one task's samples among the clients.
+    """Split one task's samples among the clients, which have none of their own.
 
     >>> labels, rng = np.array([0, 1, 0, 1, 0]), np.random.default_rng(0)
     >>> parts = split(labels, Partition(kind="quantity", clients=2, classes_per_client=1, min_samples=1), rng)

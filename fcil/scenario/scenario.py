@@ -7,6 +7,7 @@ import numpy as np
 from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.method import Stream, Task
+from fcil.scenario.census import Census
 from fcil.scenario.long_tail import kept_samples
 from fcil.scenario.partition import Partition, split
 from fcil.scenario.tasks import Tasks, class_order, make_tasks
@@ -29,34 +30,36 @@ class Scenario:
     """[task][client] -> sorted indices into the training part."""
     tests: tuple[np.ndarray, ...]
     """[task] -> sorted indices into the test part."""
-
-    @property
-    def clients(self) -> int:
-        """Return the number of clients."""
-        return len(self.parts[0])
+    sites: int = 0
+    """The number of sites with images of their own; 0 where a data set was split among the clients."""
 
     def num_examples(self, task: int, client: int) -> int:
         """The number of training samples of a client in a task."""
         return len(self.parts[task][client])
 
-    def participants(self, task: int, round: int, share: float, seed: int) -> list[int]:
-        """Draw the clients of one round, sorted: `share` of those with samples (at least one), anew in each round."""
-        eligible = [client for client in range(self.clients) if self.num_examples(task, client) > 0]
-        count = max(1, round_half_up(share * len(eligible)))
-        if count >= len(eligible):
-            return eligible
-        return sorted(
-            int(c) for c in generator(seed, task, round, "participants").choice(eligible, count, replace=False)
-        )
+    def census(self, data: Dataset) -> Census:
+        """Count the samples of `data`, from which the scenario was made."""
+        classes, positions = tuple(data.classes[int(c)] for c in self.order), self.positions[data.train.labels]
+        by_class = np.zeros((len(self.parts[0]), len(classes)), np.int64)
+        for parts in self.parts:
+            for client, part in enumerate(parts):
+                by_class[client] += np.bincount(positions[part], minlength=len(classes))
+        train = np.array([[len(part) for part in parts] for parts in self.parts], np.int64)
+        return Census(self.tasks, classes, train, self.test_counts(data), by_class)
 
+    def places(self, data: Dataset) -> list[tuple[np.ndarray, ...]]:
+        """Divide the test samples among the places that evaluate: for each its samples of every task.
 
-def round_half_up(x: float) -> int:
-    """Round to the nearest whole number; halves go up, so that a share of 0.5 never takes fewer than half.
+        It is one place for all, unless the test images belong to sites, each of which evaluates on its own.
+        """
+        owners = data.test.owners
+        if owners is None:
+            return [self.tests]
+        return [tuple(test[owners[test] == site] for test in self.tests) for site in range(self.sites)]
 
-    >>> round_half_up(2.5), round_half_up(2.4)
-    (3, 2)
-    """
-    return int(np.floor(x + 0.5))
+    def test_counts(self, data: Dataset) -> np.ndarray:
+        """Count the test samples, (places, tasks)."""
+        return np.array([[len(test) for test in tests] for tests in self.places(data)], np.int64)
 
 
 def make_scenario(
@@ -66,21 +69,26 @@ def make_scenario(
 
     Where `tasks.long_tail` is above 1, the classes' training samples are cut down first, whatever the partition.
     With a stream other than the federated one a single client holds all samples, task by task or at once.
+    Sites keep what they have, which may be nothing of a task; the data may be those of some sites only.
 
     Raises:
         ConfigError: the tasks do not cover the classes, or a task has no samples or too few for the clients.
     """
-    order = class_order(len(data.classes), tasks, seed)
+    order = class_order(data.classes, tasks, seed)
     positions = np.argsort(order)
     kept = kept_samples(data.train.labels, order, tasks, seed)
     parts, tests = [], []
     all_tasks = make_tasks(len(data.classes), tasks)
+    sites = partition.clients if partition.kind == "sites" else 0
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
     for task in all_tasks:
         labels = order[task.first : task.seen]
         members = kept[np.isin(data.train.labels[kept], labels)]
         tests.append(np.flatnonzero(np.isin(data.test.labels, labels)))
+        if partition.kind == "sites" and stream == "federated":
+            parts.append(_of_sites(data, members, partition.clients))
+            continue
         if not len(members) or not len(tests[-1]):
             raise ConfigError(
                 f"data: task {task.index + 1} has {len(members)} training and {len(tests[-1])} test images of "
@@ -88,8 +96,16 @@ def make_scenario(
             )
         shares = _shares(data.train.labels[members], task, tasks, partition, seed)
         parts.append(tuple(members[share] for share in shares))
-    scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests))
+    scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests), sites)
     return _at_once(scenario) if stream == "at_once" else scenario
+
+
+def _of_sites(data: Dataset, members: np.ndarray, clients: int) -> tuple[np.ndarray, ...]:
+    """Give every client the samples of its own site."""
+    owners = data.train.owners
+    if owners is None:
+        raise ConfigError('partition.kind = "sites": the images of these data belong to no site; see data.sites')
+    return tuple(members[owners[members] == client] for client in range(clients))
 
 
 def _shares(labels: np.ndarray, task: Task, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:

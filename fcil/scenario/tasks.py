@@ -12,7 +12,7 @@ import numpy as np
 
 from fcil.errors import ConfigError
 from fcil.method import Task
-from fcil.options import Option
+from fcil.options import Option, nearest
 from fcil.seeding import generator
 
 __all__ = ["Tasks", "class_order", "make_tasks"]
@@ -24,9 +24,12 @@ class Tasks:
 
     count: Annotated[int, Option("number of tasks; the last one is smaller where classes do not divide", low=1)] = 5
     sizes: Annotated[tuple[int, ...], Option("classes of each task, in place of `count`", low=1)] = ()
-    order: Annotated[
-        Literal["natural", "shuffled"], Option("the data set's own class order, or one drawn from run.seed")
-    ] = "natural"
+    classes: Annotated[
+        tuple[str, ...], Option("names of all classes, in the order that is the natural one; empty: the data set's")
+    ] = ()
+    order: Annotated[Literal["natural", "shuffled"], Option("the natural class order, or one drawn from run.seed")] = (
+        "natural"
+    )
     long_tail: Annotated[
         float, Option("training images of the largest class over the smallest's, falling geometrically; 1: all", low=1)
     ] = 1.0
@@ -65,7 +68,28 @@ def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:
     return tuple(Task(i, int(first), int(size)) for i, (first, size) in enumerate(zip(firsts, sizes, strict=False)))
 
 
-def class_order(classes: int, settings: Tasks, seed: int) -> np.ndarray:
-    """The class order as an array: position -> the data set's label."""
-    natural = np.arange(classes)
+def class_order(classes: Sequence[str], settings: Tasks, seed: int) -> np.ndarray:
+    """The class order as an array: position -> the data set's label.
+
+    Args:
+        classes: [label] -> the class's name.
+
+    Raises:
+        ConfigError: `tasks.classes` does not name every class once.
+    """
+    natural = np.arange(len(classes))
+    if settings.classes:
+        _check_names(classes, settings.classes)
+        natural = np.array([classes.index(name) for name in settings.classes], np.int64)
     return natural if settings.order == "natural" else generator(seed, "class order").permutation(natural)
+
+
+def _check_names(classes: Sequence[str], order: Sequence[str]) -> None:
+    twice = [name for name in order if order.count(name) > 1]
+    strange, missing = sorted(set(order) - set(classes)), sorted(set(classes) - set(order))
+    if twice:
+        raise ConfigError(f"tasks.classes: {twice[0]!r} stands there more than once")
+    if strange:
+        raise ConfigError(f"tasks.classes: no class is called {strange[0]!r}. {nearest(strange[0], classes)}")
+    if missing:
+        raise ConfigError(f"tasks.classes: {len(missing)} classes of the data are missing, such as {missing[0]!r}")

@@ -1,49 +1,28 @@
 """The loop over tasks and rounds, the same for every transport: an exchange carries its requests and replies.
 
-    for each phase:  ask -> exchange -> check -> receive (merge) -> evaluate at a task's end -> save
+    for each phase:  ask -> exchange -> check (and filter) -> receive (merge) -> evaluate at a task's end -> save
 
 `ask` and `receive` are pure, so that another driver (a Flower ServerApp that is not ours) can take the same steps.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, in_rows, ungrouped
 from fcil.errors import MergeError, RunError
-from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task, as_broadcast
+from fcil.method import ClientUpdate, Phase, Task, as_broadcast
+from fcil.server.filtering import filtered
 from fcil.server.plan import Plan, Progress, participants
 from fcil.server.replies import Emit, Gathered, Reply, gather, groups
+from fcil.server.request import Request
 from fcil.server.traffic import send
-from fcil.server.validation import Expected, expected
 from fcil.threads import threads
 
-__all__ = ["Exchange", "Request", "Watch", "ask", "deployed_arrays", "receive", "run", "step"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request holds what the server asks of the clients of one phase."""
-
-    phase: Phase
-    method: Method
-    """The method that acts in this phase; stays on the server, as clients build their own."""
-    broadcast: Broadcast
-    num_examples: dict[int, int]
-    """Client that is asked -> number of its training samples in this task."""
-    state: State
-    """The server's state from which the broadcast was made; stays on the server."""
-    local: Local
-    groups: tuple[tuple[int, ...], ...] = ()
-    """Groups of clients whose updates are summed by the worker that trains them; empty: every client sends its own."""
-
-    @property
-    def expected(self) -> Expected:
-        """The names, shapes and counts of a good reply."""
-        return expected(self.phase, self.broadcast, self.local, self.num_examples)
+__all__ = ["Exchange", "Request", "Watch", "ask", "checked", "deployed_arrays", "receive", "run", "step"]
 
 
 class Exchange(Protocol):
@@ -53,7 +32,10 @@ class Exchange(Protocol):
         """Yield replies in the order of their arrival; a client that fails is a `Failure`, never an exception."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Count the correct answers on every task seen, (task.index + 1,), with the deployed arrays in the model."""
+        """Count the correct answers with the deployed arrays in the model, (places, task.index + 1).
+
+        The places are those of the census: a row for each site that evaluates on its own images, or a single one.
+        """
 
     def close(self) -> None:
         """End the processes that were started for the run."""
@@ -68,10 +50,24 @@ def ask(plan: Plan, progress: Progress) -> Request:
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else in_rows(plan.method.begin(progress.state, phase, plan.backbone))
     clients = participants(plan, phase)
-    counts = {client: plan.scenario.num_examples(phase.task.index, client) for client in clients}
+    counts = {client: plan.census.num_examples(phase.task.index, client) for client in clients}
     grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
     method = plan.method.acting(phase)
     return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), grouped)
+
+
+def checked(plan: Plan, request: Request, replies: Iterable[Reply], emit: Emit) -> Gathered:
+    """Gather the replies to a request: those that are good, less those that the run's filter leaves out.
+
+    Raises:
+        RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or too few updates for
+            the filter.
+    """
+    gathered = gather(
+        request.method, request.expected, request.broadcast, replies, emit, plan.config.run.on_client_error,
+        check_claims=not plan.rehearsed,
+    )  # fmt: skip
+    return filtered(plan, request, gathered, emit)
 
 
 def _merged(plan: Plan, request: Request, gathered: Gathered) -> State:
@@ -90,9 +86,9 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
         MergeError: the method cannot merge these updates; names the phase.
     """
     needed = min(plan.config.run.min_clients, len(request.num_examples))
-    if len(gathered.updates) < needed:
+    if gathered.good < needed:
         raise RunError(
-            f"{request.phase}: {len(gathered.updates)} of {len(request.num_examples)} clients sent a good update, but "
+            f"{request.phase}: {gathered.good} of {len(request.num_examples)} clients sent a good update, but "
             f"run.min_clients = {needed}; see `refused` in metrics.jsonl, mend the cause and go on with `fcil resume`"
         )
     try:
@@ -122,25 +118,55 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     start = time.perf_counter()
     deployed = deployed_arrays(plan, progress, phase)
     deployed_at = time.perf_counter()
-    correct = [int(r) for r in exchange.evaluate(deployed, phase.task)]
+    at_places = _checked(plan, np.asarray(exchange.evaluate(deployed, phase.task)))
+    correct = [int(n) for n in at_places.sum(0)]
     seconds = time.perf_counter() - deployed_at
-    total = [len(t) for t in plan.scenario.tests[: len(correct)]]
+    total = plan.census.totals[: len(correct)]
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
         "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
+        **_of_sites(plan, at_places),
         **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, phase)) else {}),
     })  # fmt: skip
-    rows = (*progress.correct, tuple(correct)) if ends_task else progress.correct
-    return replace(progress, correct=rows).add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
+    if ends_task:
+        rows = tuple(tuple(int(n) for n in row) for row in at_places)
+        progress = replace(progress, correct=(*progress.correct, tuple(correct)), at_places=rows)
+    return progress.add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
+
+
+def _checked(plan: Plan, at_places: np.ndarray) -> np.ndarray:
+    """Return numbers of correct answers that can be true.
+
+    Raises:
+        RunError: more correct answers than test images; it names the site.
+    """
+    total = plan.census.test[:, : at_places.shape[1]]
+    if len(total) == 1:
+        total = total.sum(0, keepdims=True)
+    for site, task in np.argwhere((at_places < 0) | (at_places > total))[:1]:
+        raise RunError(
+            f"site {site}: reports {at_places[site, task]} correct answers on the {total[site, task]} test images that "
+            f"it has of task {task + 1}; mend its node and go on with `fcil resume`"
+        )
+    return at_places
+
+
+def _of_sites(plan: Plan, at_places: np.ndarray) -> dict[str, Any]:
+    """The entries of an event for the sites' own numbers of correct answers, where they evaluate on their own."""
+    if not plan.sites_evaluate:
+        return {}
+    total = plan.census.test[:, : at_places.shape[1]]
+    return {"sites": {"correct": at_places.tolist(), "total": total.tolist()}}
 
 
 def _counted(progress: Progress, gathered: Gathered) -> Progress:
     """The progress with what a phase's replies add to its totals."""
-    metrics = [update.metrics for update in gathered.updates]
+    metrics = [update.metrics for update in [*gathered.updates, *gathered.left_out]]
     peaks = [m["peak_memory_bytes"] for m in metrics if "peak_memory_bytes" in m]
     progress = progress.add(
         upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
     )
+    progress = progress.add(filtered=len(gathered.left_out)) if gathered.left_out else progress
     return progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
 
 
@@ -163,8 +189,7 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
         "clients": clients, "download_bytes": down,
     })  # fmt: skip
     sent_at = time.perf_counter()
-    arriving, on_error = exchange(request), plan.config.run.on_client_error
-    replies = gather(request.method, request.expected, request.broadcast, arriving, emit, on_error)
+    replies = checked(plan, request, exchange(request), emit)
     updates = replies.updates
     replied_at = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fcil.arrays import State, digest, ungrouped
 from fcil.config import Config
 from fcil.method import Backbone, Method, Phase
-from fcil.scenario.scenario import Scenario
+from fcil.scenario.census import Census
 from fcil.server.traffic import Ledger
 
 __all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", "updates_asked"]
@@ -14,13 +14,20 @@ __all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan holds all that is fixed before a run starts: settings, method, scenario, backbone, phases."""
+    """A plan holds all that is fixed before a run starts: settings, method, numbers of samples, backbone, phases."""
 
     config: Config
     method: Method
-    scenario: Scenario
+    census: Census
     backbone: Backbone
     phases: tuple[Phase, ...]
+    rehearsed: bool = False
+    """Whether replies are imitated: then no filter is applied, and what they claim of their samples is not checked."""
+
+    @property
+    def sites_evaluate(self) -> bool:
+        """Tell whether every client is a site that evaluates on test images of its own."""
+        return self.config.sites_evaluate
 
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""
@@ -37,6 +44,8 @@ class Progress:
     ledger: Ledger = field(default_factory=Ledger)
     correct: tuple[tuple[int, ...], ...] = ()
     """Row t, column s: number of correct answers on task s after task t."""
+    at_places: tuple[tuple[int, ...], ...] = ()
+    """Row p, column s: number of correct answers on the images of task s in place p, after the last task done."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
 
@@ -54,27 +63,27 @@ class Progress:
         return digest(ungrouped(self.state))
 
 
-def make_plan(config: Config, method: Method, scenario: Scenario, backbone: Backbone) -> Plan:
+def make_plan(config: Config, method: Method, census: Census, backbone: Backbone) -> Plan:
     """Lay out all phases of a run. Raises ConfigError where the method's settings do not suit them."""
     phases: list[Phase] = []
-    for place, task in enumerate(scenario.tasks, 1):  # the one task of all classes at once has the last one's index
+    for place, task in enumerate(census.tasks, 1):  # the one task of all classes at once has the last one's index
         kinds = method.phases(task, config.train.rounds)
         for position, kind in enumerate(kinds, 1):
-            left = len(kinds) - position, len(scenario.tasks) - place
+            left = len(kinds) - position, len(census.tasks) - place
             phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left))
     method.check_phases(phases)
-    return Plan(config, method, scenario, backbone, tuple(phases))
+    return Plan(config, method, census, backbone, tuple(phases))
 
 
 def initial_progress(plan: Plan) -> Progress:
     """The progress before the first phase: the method's initial state."""
-    return Progress(0, plan.method.init(plan.backbone, len(plan.scenario.order), plan.config.run.seed))
+    return Progress(0, plan.method.init(plan.backbone, len(plan.census.classes), plan.config.run.seed))
 
 
 def participants(plan: Plan, phase: Phase) -> list[int]:
     """The clients asked in a phase: a share of those with samples in a round, all of them in a report."""
     share = plan.config.train.participation if phase.kind == "train" else 1.0
-    return plan.scenario.participants(phase.task.index, phase.round, share, phase.seed)
+    return plan.census.participants(phase.task.index, phase.round, share, phase.seed)
 
 
 def updates_asked(plan: Plan) -> int:

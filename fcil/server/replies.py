@@ -7,7 +7,7 @@ of workers, so the result has the same bits everywhere.
 
 import math
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -76,11 +76,20 @@ class Gathered:
     partials: list[Partial] = field(default_factory=list)
     missing: int = 0
     """Number of clients without a good update."""
+    left_out: list[ClientUpdate] = field(default_factory=list)
+    """Good updates that the run's filter keeps from the merge."""
+
+    @property
+    def good(self) -> int:
+        """Number of good updates, those that are left out included."""
+        return len(self.updates) + len(self.left_out)
 
     @property
     def nbytes(self) -> int:
         """Payload of the good replies, in bytes."""
-        return sum(update_bytes(u) for u in self.updates) + sum(nbytes(p.sums) for p in self.partials)
+        return sum(update_bytes(u) for u in [*self.updates, *self.left_out]) + sum(
+            nbytes(p.sums) for p in self.partials
+        )
 
     def sums(self) -> dict[str, np.ndarray]:
         """The partial sums of all groups, added in the order of their clients."""
@@ -94,12 +103,17 @@ def groups(clients: Sequence[int]) -> list[list[int]]:
 
 
 def summed(
-    method: Method, target: Expected, broadcast: Broadcast, replies: Iterable[ClientUpdate | Failure]
+    method: Method,
+    target: Expected,
+    broadcast: Broadcast,
+    replies: Iterable[ClientUpdate | Failure],
+    check_claims: bool = True,
 ) -> Partial:
     """Add up a group's good updates, holding as many at a time as HELD_BYTES allow, and at least one.
 
     Args:
         target: the names, shapes and counts of a good reply.
+        check_claims: whether the method is asked for its objections.
     """
     members: list[ClientUpdate] = []
     failures: list[Failure] = []
@@ -115,7 +129,7 @@ def summed(
         if isinstance(reply, Failure):
             failures.append(reply)
             continue
-        if reason := refusal(reply, target, [u.client for u in members]):
+        if reason := _reason(method, target, broadcast, reply, [u.client for u in members], check_claims):
             failures.append(Failure(reply.client, reason))
             continue
         if (len(waiting) + 1) * update_bytes(reply) > HELD_BYTES:
@@ -124,6 +138,14 @@ def summed(
         members.append(replace(reply, arrays={}, statistics={}))
     add_up()
     return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
+
+
+def _reason(
+    method: Method, target: Expected, broadcast: Broadcast, update: ClientUpdate, already: Container[int], claims: bool
+) -> str | None:
+    """The reason why an update must not be merged, or None: its form first, then what the method objects to."""
+    reason = refusal(update, target, already)
+    return reason or (method.objection(target.phase, broadcast, update) if claims else None)
 
 
 def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shapes:
@@ -171,8 +193,12 @@ def gather(
     replies: Iterable[Reply],
     emit: Emit,
     on_error: OnError = "stop",
+    check_claims: bool = True,
 ) -> Gathered:
     """Check the replies to a request and keep the good ones; every client becomes an event, `client` or `refused`.
+
+    Args:
+        check_claims: whether the method is asked for its objections; not where replies are imitated.
 
     Raises:
         RunError: a client's code raised an exception and `on_error` is "stop"; names the first that arrived.
@@ -201,7 +227,7 @@ def gather(
         if isinstance(reply, Failure):
             failed([reply])
         elif isinstance(reply, ClientUpdate):
-            reason = refusal(reply, target, already)
+            reason = _reason(method, target, broadcast, reply, already, check_claims)
             refused(reply.client, reason) if reason else accepted(reply, update_bytes(reply))
         else:
             failed(reply.failures)

@@ -64,3 +64,7 @@ class CandidateSums:
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' sums in float64, every G as its upper half."""
         return self._sums((1,), 1).total(updates)
+
+    def objection(self, sent: Arrays, examples: int) -> str | None:
+        """Say why no client with as many samples can have summed this; None where nothing speaks against it."""
+        return self._sums((1,), 1).objection(sent, examples)

@@ -1,4 +1,4 @@
-"""Maps of the network's features z to the features phi that are summed: folded, normalised, or made random.
+"""Maps of the network's features z to the features phi that are summed: folded, normalised, made random, or clipped.
 
 What is random is drawn from the run's seed by whoever needs it, the same in every process, and never travels.
 """
@@ -74,7 +74,7 @@ def folded(z: Tensor, table: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Maps the features z of the network to phi: z itself, or z folded, divided by its norm, and relu(R z), in turn."""
+    """Maps the features z of the network to phi: z itself, or z folded, divided by its norm, relu(R z), and clipped."""
 
     normalised: bool = False
     random: int = 0
@@ -84,6 +84,8 @@ class FeatureMap:
     """Fold z into so many numbers where it has more; 0 for never."""
     parts: tuple[int, ...] = ()
     """Relative lengths of the parts of z that are folded apart, into `project` numbers each; empty for one part."""
+    clip: float = 0.0
+    """Scale phi down to this norm where it is longer; 0 for never."""
 
     def folded_width(self, width: int) -> int:
         """Length of z, of `width` numbers, once it is folded."""
@@ -118,7 +120,10 @@ class FeatureMap:
         x = features.double() if table is None else folded(features, table)
         if self.normalised:
             x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return x if matrix is None or not len(matrix) else (x @ matrix.double().T).relu_()
+        x = x if matrix is None or not len(matrix) else (x @ matrix.double().T).relu_()
+        if self.clip:
+            x = x * (self.clip / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1)
+        return x
 
     def on(self, device: torch.device, width: int) -> Phi:
         """Give `apply` as a function of features of length `width` alone, with what is random on the device."""

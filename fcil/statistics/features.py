@@ -18,7 +18,9 @@ import numpy as np
 from fcil.arrays import Arrays, added, symmetric_half
 from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
 from fcil.seeding import generator
+from fcil.statistics.claims import counts_objection, sums_objection
 from fcil.statistics.feature_map import FeatureMap
+from fcil.statistics.privacy import SumsNoise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +132,8 @@ class FeatureSums:
     models: int = 1
     chosen: tuple[int, ...] = (0,)
     """Models, of those of the pass, whose features stand side by side in phi's input."""
+    noise: SumsNoise | None = None
+    """Noise that each client adds to its sums before it sends them; a Gram is then none, and may be anything."""
 
     def _prefixes(self) -> tuple[str, ...]:
         return ("", HELD) if self.held_out else ("",)
@@ -138,7 +142,8 @@ class FeatureSums:
         """Shapes of the arrays of `total`; the broadcast has a head block of the task, which may have no rows."""
         m, c = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.chosen)), self.task.size
         per_class: dict[str, tuple[int, ...]] = {class_sums(self.task.index): (c, m), counts(self.task.index): (c,)}
-        whole = {GRAM: GramShape((m * (m + 1) // 2,), "half")} if self.gram else {}
+        half = (m * (m + 1) // 2,)
+        whole: dict[str, tuple[int, ...]] = {GRAM: half if self.noise else GramShape(half, "half")} if self.gram else {}
         return {prefix + name: shape for prefix in self._prefixes() for name, shape in {**whole, **per_class}.items()}
 
     def zeros(self, broadcast: Shapes) -> dict[str, np.ndarray]:
@@ -169,10 +174,11 @@ class FeatureSums:
         }
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
-            self.task.first, totals, self._sent, held_out(self.map.seed, self.held_out) if self.held_out else None,
+            self.task.first, totals, lambda totals: self._sent(totals, generator),
+            held_out(self.map.seed, self.held_out) if self.held_out else None,
         )  # fmt: skip
 
-    def _sent(self, totals: Mapping[str, Tensor]) -> Arrays:
+    def _sent(self, totals: Mapping[str, Tensor], generator: Draw) -> Arrays:
         out: dict[str, np.ndarray] = {}
         for prefix in self._prefixes():
             if self.gram:
@@ -181,7 +187,22 @@ class FeatureSums:
                 out[self._sent_as(prefix + GRAM)] = sent
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
+        out = self.noise.added(out, generator("privacy")) if self.noise else out
         return {name: a.astype(self.wire, copy=False) for name, a in out.items()}
+
+    def objection(self, sent: Arrays, examples: int) -> str | None:
+        """Say why no client with as many samples can have summed this; None where nothing speaks against it."""
+        if self.noise:
+            return None
+        count, q = counts(self.task.index), class_sums(self.task.index)
+        if reason := counts_objection(added(sent[prefix + count] for prefix in self._prefixes()), examples):
+            return reason
+        for prefix in self._prefixes():
+            gram = self._read(prefix + GRAM, sent) if self.gram else None
+            reason = sums_objection(sent[prefix + count], sent[prefix + q], gram, self.map.clip, not self.sketch)
+            if reason:
+                return f"{prefix}{reason}" if prefix else reason
+        return None
 
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' sums in float64, every G as its upper half."""

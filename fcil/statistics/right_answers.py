@@ -71,3 +71,12 @@ class RightAnswers:
     def total(self, updates: Sequence[ClientUpdate]) -> dict[str, np.ndarray]:
         """Add up the clients' counts."""
         return {name: added(u.statistics[name] for u in updates) for name in (RIGHT, SCORED)}
+
+    def objection(self, sent: Arrays, examples: int) -> str | None:
+        """Say why no client with as many samples can have counted this; None where nothing speaks against it."""
+        right, scored = sent[RIGHT], float(sent[SCORED][0])
+        if any((a != np.round(a)).any() for a in (right, sent[SCORED])) or not 0 <= scored <= examples:
+            return f"{scored:g} samples were scored; the client holds {examples}"
+        if (right < 0).any() or (right > scored).any():
+            return f"right answers are not between 0 and the {scored:g} samples that were scored"
+        return None

@@ -35,7 +35,7 @@ def experts(tmp_path_factory):
     path = folder / "small.toml"
     path.write_text(BENCH)
     setup = make_setup(load_suite(path).config("fcil_vit_tiny", 0), 0.25)
-    return setup, [load_or_train(setup, task, folder)[0] for task in setup.plan.scenario.tasks], folder
+    return setup, [load_or_train(setup, task, folder)[0] for task in setup.plan.census.tasks], folder
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------
@@ -108,9 +108,9 @@ def test_nobody_trains_on_held_out_images_and_the_test_part_is_the_data_sets_own
     setup, _, _ = experts
     for t, (fit, held) in enumerate(zip(setup.train_indices, setup.held_out_indices, strict=True)):
         assert not set(fit) & set(held)
-        assert sorted([*fit, *held]) == setup.plan.scenario.parts[t][0].tolist()
+        assert sorted([*fit, *held]) == setup.session.worker.scenario.parts[t][0].tolist()
     labels = setup.session.worker.dataset.test.labels
-    chosen = np.concatenate(setup.plan.scenario.tests)
+    chosen = np.concatenate(setup.session.worker.scenario.tests)
     test = setup.scores(setup.plan.method, {**experts[1][0].module, **heads(experts[1])}, "test")
     np.testing.assert_array_equal(test.labels, labels[chosen])
 
@@ -138,7 +138,7 @@ def suite_of(tmp_path):
 def test_merges_take_the_experts_adapter(suite_of, tmp_path):
     results = list(run_suite(suite_of("full", "task_arithmetic"), [0], tmp_path / "out", lambda line: None))
     setup = make_setup(suite_of("full", "task_arithmetic").config("fcil_vit_tiny", 0), 0.2)
-    each = [load_or_train(setup, task, tmp_path / "out")[0] for task in setup.plan.scenario.tasks]
+    each = [load_or_train(setup, task, tmp_path / "out")[0] for task in setup.plan.census.tasks]
     mean = {n: np.mean([e.module[n] for e in each], 0, np.float64).astype(np.float32) for n in each[0].module}
     test = Evaluator(setup, each, "test")
     expected = test.result("m", (0, 1, 2), "x", test.scores(setup.plan.method, mean))
@@ -178,10 +178,10 @@ def test_a_merge_in_the_benchmark_is_the_merge_of_a_run_with_one_client(bench_fi
     past = grouped({name.replace("/", ":", 1): a for name, a in done.state["past"].items()})
     modules = [*(past[f"task{t}"] for t in range(2)), done.state[MODULE]]
     setup = make_setup(load_suite(bench_file).config("fcil_vit_tiny", 0), 0.25)
-    setup = replace(setup, train_indices=tuple(parts[0] for parts in session.plan.scenario.parts))
+    setup = replace(setup, train_indices=tuple(parts[0] for parts in session.worker.scenario.parts))
     tuned = [
         TrainedExpert(task, modules[task.index], {n: a for n, a in done.state[HEAD].items() if f".{task.index}." in n})
-        for task in session.plan.scenario.tasks
+        for task in session.plan.census.tasks
     ]
     merged = merge_experts(setup, build_method("lorm", {"rank": 2}), tuned).arrays
     assert merged.keys() == deployed.keys()

@@ -274,7 +274,7 @@ def test_a_run_that_goes_on_elsewhere_ends_in_the_same_bits(digits_config, tmp_p
     """Killed after a phase, whose successor had already been begun; another process has the folder only."""
     config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "method": {"name": "fedavg", "rank": 2}})
     session = prepare(config)
-    plan = make_plan(config, Replay(rank=2), session.worker.scenario, session.plan.backbone)
+    plan = make_plan(config, Replay(rank=2), session.worker.census, session.plan.backbone)
     saved = []
 
     def through(folder, start):

@@ -44,7 +44,7 @@ def few_steps(request, monkeypatch):
 
 def session_of(config, method, store=None):
     worker = Worker(config, method, store)
-    return Session(worker, make_plan(config, method, worker.scenario, describe_backbone(config.model)))
+    return Session(worker, make_plan(config, method, worker.census, describe_backbone(config.model)))
 
 
 def agrees(session, folder):
@@ -204,8 +204,8 @@ def test_the_command_prints_tables_that_fit_100_columns_and_leaves_nothing(tmp_p
     for word in ("training images", "steps", "up [MB]", "memory of a worker", "start-up", "in all, about"):
         assert word in output
     assert {p.name for p in tmp_path.iterdir()} == {"job.toml", "figures.json"}
-    scenario = prepare(load_config(path)).plan.scenario
-    assert str(sum(len(p) for p in scenario.parts[0])) in output
+    census = prepare(load_config(path)).plan.census
+    assert str(sum(census.train[0])) in output
 
 
 def test_figures_that_cannot_be_written_are_told_first(tmp_path, capsys):

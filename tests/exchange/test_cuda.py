@@ -37,7 +37,7 @@ CONFIG = Config(
 
 def _run(config):
     worker = Worker.of(config)
-    plan = make_plan(config, worker.method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, worker.method, worker.census, describe_backbone(config.model))
     return worker, run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None)
 
 
@@ -57,7 +57,7 @@ def test_bf16_runs_on_the_device():
 
 def test_fp16_trains_with_scaled_steps_on_the_device():
     worker = Worker.of(replace(CONFIG, model=Model(precision="fp16")))
-    plan = make_plan(worker.config, worker.method, worker.scenario, describe_backbone(worker.config.model))
+    plan = make_plan(worker.config, worker.method, worker.census, describe_backbone(worker.config.model))
     request = ask(plan, initial_progress(plan))
     update = worker.work(request.phase, request.broadcast, min(request.num_examples))
     assert 0 <= update.metrics["skipped_steps"] < update.metrics["images"]
@@ -84,7 +84,7 @@ def test_peak_memory_is_that_of_the_client_on_the_device():
 def test_ray_workers_share_a_gpu(tmp_path):
     config = replace(CONFIG, run=Run(device="cuda", exchange="ray", workers=2, gpus_per_client=0.5))
     worker = Worker.of(config)
-    plan = make_plan(config, worker.method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, worker.method, worker.census, describe_backbone(config.model))
     exchange = ray_exchange(config, tmp_path)
     try:
         done = run(plan, initial_progress(plan), exchange, lambda event: None, lambda progress: None)

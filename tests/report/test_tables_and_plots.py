@@ -264,7 +264,7 @@ def test_what_cannot_be_drawn_is_refused():
 def plan_of(tasks=2):
     phases = [SimpleNamespace(task=SimpleNamespace(index=t), kind=k) for t in range(tasks) for k in ("train", "report")]
     return SimpleNamespace(
-        phases=phases, scenario=SimpleNamespace(tests=range(tasks), parts=[[range(30), range(10)]] * tasks),
+        phases=phases, census=SimpleNamespace(totals=range(tasks), train=np.array([[30, 10]] * tasks)),
         config=SimpleNamespace(train=SimpleNamespace(epochs=1, participation=1.0)),
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ def test_at_one_all_samples_stay(labels):
 def test_the_default_gives_every_task_all_samples_of_its_classes(order):
     data, settings = dataset(123, 6), Tasks(count=3, order=order)
     scenario = make_scenario(data, settings, Partition(clients=4, min_samples=1), 0)
-    names = class_order(6, settings, 0)
+    names = class_order("abcdef", settings, 0)
     for task, samples in zip(scenario.tasks, owned(scenario), strict=True):
         of_task = np.isin(data.train.labels, names[task.first : task.seen])
         np.testing.assert_array_equal(samples, np.flatnonzero(of_task))
@@ -109,7 +109,7 @@ def test_ordered_falls_along_the_order_of_arrival_and_shuffled_permutes_the_same
 def test_the_tails_draw_is_its_own_the_shuffled_class_order_is_another_permutation():
     """Were both drawn alike, the tail would undo or repeat the class order."""
     labels, natural = np.arange(20_000) % 20, np.arange(20)
-    order = class_order(20, Tasks(order="shuffled"), 3)
+    order = class_order([str(c) for c in range(20)], Tasks(order="shuffled"), 3)
     counts = count(labels, kept_samples(labels, natural, Tasks(long_tail=50, tail_order="shuffled"), 3), natural)
     assert len(set(counts)) == 20  # no ties: the counts tell the permutation
     falling = np.argsort(-counts)

@@ -18,6 +18,23 @@ def scenario(seed=0, clients=4, order="shuffled", **partition):
     )
 
 
+def census(seed=0, **options):
+    return scenario(seed, **options).census(dataset(120, 6))
+
+
+@given(st.integers(0, 1000))
+def test_a_census_counts_what_a_scenario_assigns(seed):
+    s, data = scenario(seed), dataset(120, 6)
+    counts = s.census(data)
+    assert counts.classes == tuple(data.classes[c] for c in s.order)
+    assert counts.totals == [len(t) for t in s.tests]
+    for t, (task, parts) in enumerate(zip(s.tasks, s.parts, strict=True)):
+        for client, part in enumerate(parts):
+            assert counts.train[t, client] == len(part) == s.num_examples(t, client)
+            of_classes = [int((data.train.labels[part] == s.order[p]).sum()) for p in task.positions]
+            assert counts.by_class[client, task.first : task.seen].tolist() == of_classes
+
+
 @given(st.integers(0, 1000))
 def test_every_sample_is_in_its_classs_task_and_with_one_client(seed):
     s, data = scenario(seed), dataset(120, 6)
@@ -43,7 +60,7 @@ def test_scenario_is_the_seeds_alone():
 
 @given(st.floats(0.01, 1), st.integers(0, 50), st.integers(1, 20))
 def test_share_of_participants_is_sorted_distinct_and_at_least_one(share, seed, round):
-    s = scenario(clients=8, kind="iid")
+    s = census(clients=8, kind="iid")
     chosen = s.participants(0, round, share, seed)
     assert chosen == sorted(set(chosen))
     assert abs(len(chosen) - share * 8) <= 0.5 or len(chosen) == 1
@@ -51,7 +68,7 @@ def test_share_of_participants_is_sorted_distinct_and_at_least_one(share, seed, 
 
 
 def test_participants_are_drawn_anew_each_round_and_evenly():
-    s = scenario(clients=8, kind="iid")
+    s = census(clients=8, kind="iid")
     rounds = [s.participants(0, r, 0.5, 0) for r in range(400)]
     assert len({tuple(r) for r in rounds}) > 50
     counts = np.bincount(np.concatenate(rounds), minlength=8)
@@ -59,16 +76,17 @@ def test_participants_are_drawn_anew_each_round_and_evenly():
 
 
 def test_all_take_part_at_one_and_clients_without_samples_never_do():
-    assert scenario(kind="iid").participants(1, 1, 1.0, 0) == [0, 1, 2, 3]
+    assert census(kind="iid").participants(1, 1, 1.0, 0) == [0, 1, 2, 3]
     # each class of a task has one holder, so two clients of four hold nothing
     s = make_scenario(
         dataset(8, 4), Tasks(count=2), Partition(kind="dirichlet", beta=0.001, clients=12, min_samples=0), 0
     )
+    counts = s.census(dataset(8, 4))
     for task in range(2):
         able = [c for c in range(12) if len(s.parts[task][c])]
         assert 0 < len(able) < 12
-        assert s.participants(task, 1, 1.0, 0) == able
-        assert all(set(s.participants(task, r, 0.1, 0)) <= set(able) for r in range(20))
+        assert counts.participants(task, 1, 1.0, 0) == able
+        assert all(set(counts.participants(task, r, 0.1, 0)) <= set(able) for r in range(20))
 
 
 def test_a_task_without_images_is_refused():

@@ -26,7 +26,7 @@ from strategies.sequential import Sequential
 
 def carried_out(config, method):
     worker = Worker(config, method)
-    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, method, worker.census, describe_backbone(config.model))
     return run(plan, initial_progress(plan), Inline(worker), lambda event: None, lambda progress: None), plan
 
 
@@ -60,11 +60,11 @@ def test_joint_is_centralised_training_by_the_same_local_code(digits_config):
     progress, plan = carried_out(config, Joint(rank=2))
     method, worker = FedAvg(rank=2), Worker(config, Joint(rank=2))
     adapted = AdaptedModel(load_backbone(config.model), method.adapter)
-    task = plan.scenario.tasks[0]
+    task = plan.census.tasks[0]
     first = Phase(0, "train", task, 1, config.run.seed)
     arrays = dict(method.broadcast(method.begin({}, first, plan.backbone), first).arrays)
     data = ClientData(
-        worker.dataset, np.arange(len(worker.dataset.train)), plan.scenario.positions, config.model.image_size,
+        worker.dataset, np.arange(len(worker.dataset.train)), worker.scenario.positions, config.model.image_size,
         adapted.device,
     )  # fmt: skip
     for round in range(1, config.train.rounds + 1):

@@ -39,7 +39,7 @@ def test_upload_is_the_formula_to_the_byte(gram_a, gram_b, shrink, digits_config
     summary = simulate(session, tmp_path / "run")
     backbone = describe_backbone(config.model)
     linears = list(backbone.linears.values())
-    tasks = session.plan.scenario.tasks
+    tasks = session.plan.census.tasks
     numbers = sum(formula(linears, backbone.width, task.size, gram_a, shrink) for task in tasks)
     assert summary["upload_bytes"] == 4 * CLIENTS * numbers
     # Down: a module of both factors and the head's rows at first, what trained after every round, and in the second

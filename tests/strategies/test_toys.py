@@ -22,7 +22,7 @@ from strategies.fedavg import FedAvg
 
 def carried_out(config, method, store=None, worker=None):
     worker = worker or Worker(config, method, store)
-    plan = make_plan(config, method, worker.scenario, describe_backbone(config.model))
+    plan = make_plan(config, method, worker.census, describe_backbone(config.model))
     events = []
     progress = run(plan, initial_progress(plan), Inline(worker), events.append, lambda _: None)
     assert not [event for event in events if event["event"] == "refused"]

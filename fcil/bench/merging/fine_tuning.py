@@ -55,7 +55,7 @@ class MergedModel:
 
 
 def _begin(method: Method, phase: Phase, setup: BenchSetup) -> State:
-    backbone, classes = setup.plan.backbone, len(setup.plan.scenario.order)
+    backbone, classes = setup.plan.backbone, len(setup.plan.census.classes)
     return method.begin(method.init(backbone, classes, phase.seed), phase, backbone)
 
 
@@ -144,8 +144,8 @@ def check_trainer(setup: BenchSetup) -> None:
 
 def check_merge(setup: BenchSetup, method: Method, text: str) -> None:
     """Check that a method keeps a module per task, and one like the experts'; raises ConfigError."""
-    state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
-    for task in setup.plan.scenario.tasks[:2]:
+    state: State = method.init(setup.plan.backbone, len(setup.plan.census.classes), setup.config.run.seed)
+    for task in setup.plan.census.tasks[:2]:
         state = method.begin(state, setup.phases(method, task.index)[0], setup.plan.backbone)
     classifier = state.keys() - {PAST, MODULE, HEAD}
     if classifier:
@@ -172,7 +172,7 @@ def _some(arrays: Arrays) -> str:
 
 def merge_experts(setup: BenchSetup, method: Method, experts: Sequence[TrainedExpert]) -> MergedModel:
     """Merge experts by a method: they replace its training rounds, and its reports are taken where it asks for them."""
-    state: State = method.init(setup.plan.backbone, len(setup.plan.scenario.order), setup.config.run.seed)
+    state: State = method.init(setup.plan.backbone, len(setup.plan.census.classes), setup.config.run.seed)
     for expert in experts:
         phases = setup.phases(method, expert.task.index)
         state = method.begin(state, phases[0], setup.plan.backbone)

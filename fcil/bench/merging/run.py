@@ -65,7 +65,7 @@ def _results(
 
 def _check(suite: Suite, setup: BenchSetup) -> None:
     check_trainer(setup)
-    tasks = len(setup.plan.scenario.tasks)
+    tasks = len(setup.plan.census.tasks)
     if tasks < 2:
         raise ConfigError(f"tasks.count = {tasks}: merging takes two tasks at least")
     if max(suite.bench.experts, default=0) > tasks:
@@ -96,7 +96,7 @@ def run_suite(suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str
     while setups:
         label, setup = setups.pop(0)  # its backbone goes with it
         experts = []
-        for task in setup.plan.scenario.tasks:
+        for task in setup.plan.census.tasks:
             expert, trained = load_or_train(setup, task, folder)
             tell(f"{label}, seed {setup.config.run.seed}: expert {task.index + 1} {'trained' if trained else 'found'}")
             experts.append(expert)

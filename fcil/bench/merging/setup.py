@@ -78,7 +78,7 @@ class BenchSetup:
 
     def phases(self, method: Method, task: int) -> list[Phase]:
         """Plan a method's phases of a task."""
-        plan = make_plan(self.config, method, self.plan.scenario, self.plan.backbone)
+        plan = make_plan(self.config, method, self.plan.census, self.plan.backbone)
         return [phase for phase in plan.phases if phase.task.index == task]
 
     def model(self, method: Method) -> AdaptedModel:
@@ -93,7 +93,7 @@ class BenchSetup:
         """Compute the update of a task's one client, by the same local training as in a run."""
         model = self.model(method)
         data = ClientData(
-            self.session.worker.dataset, self.train_indices[phase.task.index], self.plan.scenario.positions,
+            self.session.worker.dataset, self.train_indices[phase.task.index], self.session.worker.scenario.positions,
             self.config.model.image_size, model.device,
         )  # fmt: skip
         with threads(self.config.run.threads):
@@ -116,7 +116,7 @@ class BenchSetup:
 
     @cached_property
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self.held_out_indices), np.concatenate(self.plan.scenario.tests)
+        return np.concatenate(self.held_out_indices), np.concatenate(self.session.worker.scenario.tests)
 
     def scores(self, method: Method, arrays: Arrays, part: Part) -> Scores:
         """Score the held-out or test images of all tasks with the method's model under these arrays."""
@@ -130,7 +130,7 @@ class BenchSetup:
                 images = split.images[chosen[start : start + size]]
                 batch = as_batch(images, dataset, self.config.model.image_size, device=model.device)
                 scores.append(method.scores(model, batch).float().cpu().numpy())
-        return Scores(np.concatenate(scores), self.plan.scenario.positions[split.labels[chosen]])
+        return Scores(np.concatenate(scores), self.session.worker.scenario.positions[split.labels[chosen]])
 
 
 def make_setup(config: Config, share: float) -> BenchSetup:
@@ -139,9 +139,13 @@ def make_setup(config: Config, share: float) -> BenchSetup:
     Raises:
         ConfigError: whatever would stop the benchmark later.
     """
+    if config.partition.kind == "sites":
+        raise ConfigError(
+            'partition.kind = "sites": merging is compared on one data set; set data.root and another kind'
+        )
     session = prepare(config)
     labels, train_indices, held_out_indices = session.worker.dataset.train.labels, [], []
-    for task, parts in enumerate(session.plan.scenario.parts):
+    for task, parts in enumerate(session.worker.scenario.parts):
         indices = parts[CLIENT]
         train, held_out = hold_out(labels[indices], share, generator(config.run.seed, task, "held out"))
         train_indices.append(indices[train])

@@ -26,6 +26,14 @@ def _part(root: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> Part:
 def _listing(root: Path, settings: Data) -> Listing:
     """List the images; the classes are the training folders, in the order of their names."""
     check_no_split_file(settings)
+    if settings.test_at == "server":  # a server has test images only, and its sites training images only
+        train, test = (
+            class_folders(folder) if folder.is_dir() else {} for folder in (root / "train", _test_folder(root))
+        )
+        classes = tuple(sorted(train.keys() | test.keys()))
+        if not classes:
+            raise ConfigError(f"data.root: {root} holds neither train/CLASS nor test/CLASS folders of images")
+        return Listing(classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes))
     train, test = class_folders(root / "train"), class_folders(_test_folder(root))
     classes = tuple(train)
     if strange := sorted(test.keys() - train.keys()):

@@ -8,7 +8,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-with warnings.catch_warnings():  # flwr 1.41 imports typer, which uses names that click 8.5 calls deprecated
+with warnings.catch_warnings():  # flwr 1.42 imports typer, which uses names that click 8.5 calls deprecated
     warnings.filterwarnings("ignore", r"'click\..*' is deprecated", DeprecationWarning)
     import flwr.clientapp
     import flwr.serverapp  # noqa: F401

@@ -1,9 +1,9 @@
 """Carries requests over any Flower grid: our Ray actors, Flower's simulation, SuperNodes behind a SuperLink."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -16,6 +16,8 @@ from fcil.exchange.device import resolved
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.nodes import Nodes
+from fcil.exchange.introduction import Introduction, introduce
+from fcil.exchange.sites import with_classes
 from fcil.exchange.worker import Worker
 from fcil.method import Task
 from fcil.server.loop import Request
@@ -99,12 +101,19 @@ def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
     yield partial
 
 
-def settled(sent: Mapping[int, Message], arriving: Iterable[Message], request: Request, late: str) -> Iterator[Reply]:
+def settled(
+    sent: Mapping[int, Message],
+    arriving: Iterable[Message],
+    request: Request,
+    late: str,
+    absent: Callable[[int], str] = lambda client: "its node is not connected",
+) -> Iterator[Reply]:
     """Turn the replies to a phase into updates, sums and failures, in their order; then a failure per missing client.
 
     Args:
         sent: client, or a group's first -> the message to it.
         late: the reason for a client that had a message and did not answer.
+        absent: client that had no message -> the reason.
     """
     owners: dict[str, int] = {}
     answered: set[int] = set()
@@ -118,14 +127,27 @@ def settled(sent: Mapping[int, Message], arriving: Iterable[Message], request: R
             yield from settle_group(reply, members[client]) if request.groups else [settle(reply, client)]
     for first in sorted(members.keys() - answered):
         for client in members[first]:
-            yield Failure(client, late if first in sent else "its node is not connected")
+            yield Failure(client, late if first in sent else absent(client))
+
+
+def _correct(reply: Message, task: Task, places: int, site: int | None) -> np.ndarray | str:
+    """Read numbers of correct answers, or the reason why there are none; a site may only tell its own."""
+    if reply.has_error():
+        return _reason(reply)
+    try:
+        correct = messages.read_correct(reply.content, task, places)
+    except ValueError as error:
+        return str(error)
+    if site is not None and correct.sum() != correct[site].sum():
+        return "it tells correct answers of other sites"
+    return correct
 
 
 class FlowerExchange:
     """Carries the loop's requests over a grid: implements `fcil.server.loop.Exchange`."""
 
     def __init__(self, grid: Grid, config: Config, *, store: str = "", node_seconds: float = 120.0) -> None:
-        """Find the nodes of all clients.
+        """Find the nodes of all clients, and compare what they have with what this process has.
 
         Args:
             grid: our `RayGrid`, or one of Flower's.
@@ -134,19 +156,36 @@ class FlowerExchange:
             node_seconds: seconds within which every client must have a node, on a grid that is not ours.
 
         Raises:
-            ConfigError: clients without a node.
+            ConfigError: clients without a node, or with one that has other code, settings, weights or data.
         """
         identify()
         self.grid, self.config = grid, resolved(config)
         self.job = messages.Job.of(self.config, store)
-        self._local: Worker | None = None
-        clients = config.partition.clients
+        self.local = Worker.of(self.config)
+        """This process's own worker, which evaluates where nodes may lack test data."""
         if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
                 'set it to false, or use run.exchange = "ray" or "inline"'
             )
-        self.nodes = None if isinstance(grid, Streaming) else Nodes(grid, clients, node_seconds)
+        self.nodes: Nodes | None = None
+        if not isinstance(grid, Streaming):
+            self.nodes = Nodes(grid, config.partition.clients, self.job, introduce(self.local), node_seconds)
+            self._name_classes(self.nodes)
+
+    def _name_classes(self, nodes: Nodes) -> None:
+        """Let the settings that nodes work by name the classes of all sites, which their labels are numbers of."""
+        named = with_classes(self.config, nodes.first)
+        if named == self.config:
+            return
+        self.config, self.job = named, messages.Job.of(named, self.job.store)
+        self.local = Worker.of(named)
+        nodes.job, nodes.server = self.job, introduce(self.local)
+
+    @property
+    def introductions(self) -> dict[int, Introduction]:
+        """Client -> what its node told of itself; empty where all processes are ours."""
+        return dict(self.nodes.first) if self.nodes else {}
 
     def address(self, contents: dict[int, RecordDict], kind: str, group: str) -> dict[int, Message]:
         """Client -> the message to its node; clients whose node is not connected have none."""
@@ -164,34 +203,61 @@ class FlowerExchange:
         seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
         arriving = replies(self.grid, list(sent.values()), seconds)
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
-        yield from settled(sent, arriving, request, late)
+        if self.nodes is None:
+            yield from settled(sent, arriving, request, late)
+            return
+        for reply in settled(sent, arriving, request, late, self.nodes.why_missing):
+            if isinstance(reply, Failure) and not reply.traceback:
+                self.nodes.doubt(reply.client)
+            yield reply
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Evaluate in shards on our workers, or in this process on a grid whose nodes may lack test data."""
+        """Evaluate in shards on our workers, at the sites, or in this process where nodes may lack test data."""
         if isinstance(self.grid, Streaming):
-            return self._evaluate_in_shards(arrays, task, self.grid.workers)
-        self._local = self._local or Worker.of(self.config)
-        return self._local.evaluate(arrays, task)
+            contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
+            return self._evaluated(contents, task, lambda missing: {shard: shard + 1 for shard in missing}, "share")
+        if self.nodes is not None and self.config.sites_evaluate:
+            (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
+            sites = dict.fromkeys(range(self.config.partition.clients), content)
+            return self._evaluated(sites, task, self._connected, "site")
+        return self.local.evaluate(arrays, task)
 
-    def _evaluate_in_shards(self, arrays: Arrays, task: Task, shards: int) -> np.ndarray:
-        contents = dict(enumerate(messages.evaluate_contents(arrays, task, shards, self.job)))
-        total, missing, reason = np.zeros(task.index + 1, np.int64), set(contents), ""
+    def _connected(self, clients: Iterable[int]) -> dict[int, int]:
+        nodes = self.nodes.current() if self.nodes else {}
+        return {client: nodes[client] for client in clients if client in nodes}
+
+    def _evaluated(
+        self,
+        contents: Mapping[int, RecordDict],
+        task: Task,
+        address: Callable[[Iterable[int]], dict[int, int]],
+        whose: Literal["share", "site"],
+    ) -> np.ndarray:
+        """Add up correct answers, (places, tasks seen); who fails is asked once more.
+
+        Args:
+            contents: number of a share of the batches, or of a site -> the message to who evaluates it.
+            address: the numbers still missing -> the node to ask for each.
+        """
+        places = self.config.partition.clients if self.config.sites_evaluate else 1
+        total, reasons = np.zeros((places, task.index + 1), np.int64), dict.fromkeys(contents, "not connected")
         for _ in range(2):
-            sent = {s: Message(contents[s], s + 1, messages.EVALUATE) for s in sorted(missing)}
+            sent = {k: Message(contents[k], node, messages.EVALUATE) for k, node in address(sorted(reasons)).items()}
+            reasons |= dict.fromkeys(sent, f"no reply within {self.config.run.client_timeout:g} seconds")
             for reply in replies(self.grid, list(sent.values()), self.config.run.client_timeout):
-                shard = next(s for s, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
-                try:
-                    correct = None if reply.has_error() else messages.read_correct(reply.content, task)
-                    reason = _reason(reply) if correct is None else reason
-                except ValueError as error:
-                    correct, reason = None, str(error)
-                if correct is not None and shard in missing:
-                    missing.discard(shard)
+                k = next(k for k, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
+                correct = _correct(reply, task, places, k if whose == "site" else None)
+                if isinstance(correct, str):
+                    reasons[k] = correct
+                elif k in reasons:
+                    del reasons[k]
                     total += correct
-        if missing:
+        if reasons:
+            number, reason = min(reasons.items())
             raise RunError(
-                f"task {task.index + 1}: {len(missing)} of {shards} shares of the evaluation failed twice: {reason}; "
-                "mend the cause (run.client_timeout holds for evaluation too) and go on with `fcil resume`"
+                f"task {task.index + 1}: {len(reasons)} of {len(contents)} {whose}s of the evaluation failed twice, "
+                f"{whose} {number}: {reason}; mend the cause (run.client_timeout holds for evaluation too) and go on "
+                "with `fcil resume`"
             )
         return total
 

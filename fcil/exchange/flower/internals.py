@@ -1,17 +1,31 @@
-"""Wraps the private parts of Flower that a grid outside Flower needs, in one place. Checked with flwr 1.41.
+"""Wraps the private parts of Flower that a grid outside Flower needs, in one place. Checked with flwr 1.42.
 
 Public are `Message`, `Error`, `Grid`; but a message takes its sender from `TaskIdentity`, its id from whoever carries
 it, and error codes have no public home.
 """
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import (
+    context_from_proto,
+    context_to_proto,
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.proto.message_pb2 import Context as ContextProto
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Metadata", "Run", "empty_run", "error_reply", "identify", "number", "rebuild"]
+__all__ = [
+    "Metadata", "Run", "content_bytes", "content_of", "empty_run", "error_reply", "identify", "number", "rebuild",
+    "request_bytes", "request_of",
+]  # fmt: skip
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
@@ -43,3 +57,27 @@ def error_reply(message: Message, code: int, reason: str) -> Message:
 def empty_run() -> Run:
     """The run of a grid that belongs to no SuperLink."""
     return Run.create_empty(1)
+
+
+def request_bytes(message: Message, context: Context) -> tuple[bytes, bytes]:
+    """A message and the context that it is answered in, as Flower's protobuf messages."""
+    return message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString()
+
+
+def request_of(message: bytes, context: bytes) -> tuple[Message, Context]:
+    """Undo `request_bytes`."""
+    return (
+        message_from_proto(MessageProto.FromString(message)),
+        context_from_proto(ContextProto.FromString(context)),
+    )
+
+
+def content_bytes(content: RecordDict) -> bytes:
+    """The content of a reply as Flower's protobuf message."""
+    written: bytes = recorddict_to_proto(content).SerializeToString()
+    return written
+
+
+def content_of(written: bytes) -> RecordDict:
+    """Undo `content_bytes`."""
+    return recorddict_from_proto(RecordDictProto.FromString(written))

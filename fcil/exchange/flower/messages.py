@@ -15,15 +15,17 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fcil.arrays import Arrays
 from fcil.config import Config, to_table
 from fcil.exchange.flower.packing import pack, unpack
+from fcil.exchange.introduction import Introduction
 from fcil.method import Broadcast, ClientUpdate, Phase, Task
 from fcil.registry import build_method, sources
 from fcil.server.loop import Request
 from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
-    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "message_type", "read_hello",
-    "read_partial", "read_reply", "read_correct", "read_shard", "read_update", "read_work", "request_contents",
-    "write_failure", "write_hello", "write_partial", "write_correct", "write_update",
+    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "hello_content",
+    "message_type", "read_correct", "read_hello", "read_introduction", "read_partial", "read_reply", "read_shard",
+    "read_update", "read_work", "request_contents", "write_correct", "write_failure", "write_introduction",
+    "write_partial", "write_problem", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
@@ -266,23 +268,42 @@ def read_partial(content: RecordDict) -> Partial:
 
 
 def write_correct(correct: np.ndarray) -> RecordDict:
-    """Write the number of correct answers per task."""
-    return RecordDict({_METRICS: MetricRecord({"correct": [int(r) for r in correct]})})
+    """Write the numbers of correct answers, (places, tasks)."""
+    return RecordDict({_METRICS: MetricRecord({"correct": [int(n) for n in correct.ravel()]})})
 
 
-def read_correct(content: RecordDict, task: Task) -> np.ndarray:
-    """Read what `write_correct` wrote; raises ValueError where it does not fit the task."""
+def read_correct(content: RecordDict, task: Task, places: int = 1) -> np.ndarray:
+    """Read what `write_correct` wrote; raises ValueError where it does not fit the task and the number of places."""
     correct = _get(content, _METRICS, "correct", list)
-    if len(correct) != task.index + 1 or not all(type(r) is int and 0 <= r < 1 << 53 for r in correct):
-        raise ValueError(f"correct answers {str(correct[:8])[:80]} do not fit {task.index + 1} tasks")
-    return np.asarray(correct, np.int64)
+    if len(correct) != places * (task.index + 1) or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
+        raise ValueError(
+            f"correct answers {str(correct[:8])[:80]} do not fit {task.index + 1} tasks in {places} places"
+        )
+    return np.asarray(correct, np.int64).reshape(places, -1)
 
 
-def write_hello(partition: int) -> RecordDict:
-    """Write which client's data a node holds; -1 for no single client's."""
-    return RecordDict({_REPLY: ConfigRecord({"partition-id": partition})})
+def hello_content(job: Job) -> RecordDict:
+    """Write the question what a node has of a run."""
+    return RecordDict({_REQUEST: ConfigRecord(asdict(job))})
 
 
-def read_hello(content: RecordDict) -> int:
-    """Read which client's data a node holds; raises ValueError where it is malformed."""
-    return int(_get(content, _REPLY, "partition-id", int))
+def read_hello(content: RecordDict) -> Job:
+    """Read the run that a node is asked about; raises ValueError where it is malformed."""
+    return _job(content)
+
+
+def write_introduction(introduction: Introduction) -> RecordDict:
+    """Write what a node tells of itself."""
+    return RecordDict({_REPLY: ConfigRecord({"introduction": introduction.write()})})
+
+
+def write_problem(client: int, problem: str) -> RecordDict:
+    """Write why a node cannot work for a run."""
+    return RecordDict({_FAILURE: ConfigRecord(asdict(Failure(client, problem)))})
+
+
+def read_introduction(content: RecordDict) -> Introduction | Failure:
+    """Read what a node tells of itself, or why it cannot work for the run; ValueError says what is malformed."""
+    if _FAILURE in content:
+        return Failure(_get(content, _FAILURE, "client", int), _get(content, _FAILURE, "reason", str)[:2000])
+    return Introduction.read(_get(content, _REPLY, "introduction", str))

@@ -1,39 +1,70 @@
-"""Finds the node that holds each client's data, on a grid that is not ours: ids are random, so the nodes are asked."""
+"""Finds the node that holds each client's data, on a grid that is not ours: ids are random, so the nodes are asked.
+
+Every node introduces itself before it is used: at the start, and again when it is new, came back, or did not answer.
+One that differs from what the run began with is not used.
+"""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
+from fcil.exchange.introduction import Introduction, differences
+from fcil.server.replies import Failure
 
 __all__ = ["Nodes"]
 
 _HELLO_SECONDS = 60.0
+"""Seconds within which a node must introduce itself."""
 _PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE = 600.0
+"""Most seconds for which a node that did not introduce itself is left alone."""
 
 
 class Nodes:
-    """The map client -> node id, brought up to date before each phase: a SuperNode that restarts has a new id."""
+    """The map client -> node id, brought up to date before each phase: a SuperNode that restarts may have a new id."""
 
-    def __init__(self, grid: Grid, clients: int, seconds: float) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        clients: int,
+        job: messages.Job,
+        server: Introduction,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Wait until every client has a node.
 
+        Args:
+            job: the run that the nodes are asked about.
+            server: what the nodes must agree with; an empty hash is not compared.
+            seconds: time for all of them to connect.
+
         Raises:
-            ConfigError: some have none after `seconds`, or two nodes hold the same client.
+            ConfigError: some clients have no node after `seconds`; two nodes hold the same client; or a node has other
+                code, settings, weights or data, or cannot load them.
         """
-        self.grid, self.clients = grid, clients
-        self._partitions: dict[int, int] = {}
-        end = time.monotonic() + seconds
+        self.grid, self.clients, self.job, self.server, self._clock = grid, clients, job, server, clock
+        self.first: dict[int, Introduction] = {}
+        """Client -> what its node told when it was first met, which later ones must agree with."""
+        self.problems: dict[int, str] = {}
+        """Client -> why its node is not used."""
+        self._known: dict[int, Introduction] = {}
+        self._silent: dict[int, tuple[float, float]] = {}
+        end = clock() + seconds
         while len(nodes := self.current()) < clients:
-            if time.monotonic() > end:
+            if self.problems:
+                raise ConfigError("; ".join(f"client {c}: {text}" for c, text in sorted(self.problems.items())))
+            if clock() > end:
                 self._complain(nodes, seconds)
             time.sleep(_PAUSE_SECONDS)
-        partitions = [client for client in self._partitions.values() if client in nodes]
+        held = [node.client for node in self._known.values()]
         for client in nodes:
-            if partitions.count(client) > 1:
+            if held.count(client) > 1:
                 raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
 
     def _complain(self, nodes: dict[int, int], seconds: float) -> None:
@@ -41,30 +72,63 @@ class Nodes:
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ConfigError(
             f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client {shown} "
-            f"({len(self._partitions)} nodes answered). Start a SuperNode for each with --node-config "
+            f"({len(self._known)} nodes answered). Start a SuperNode for each with --node-config "
             f"'partition-id=K', or simulate with --federation-config 'num-supernodes={self.clients}'"
         )
 
     def _greet(self, ids: Iterable[int]) -> None:
-        """Ask nodes that are new; one that does not answer is asked again the next time."""
-        hello = [Message(RecordDict(), node, messages.HELLO) for node in ids]
-        if not hello:
+        """Ask nodes to introduce themselves; one that does not is left alone for a while, longer each time."""
+        content, now = messages.hello_content(self.job), self._clock()
+        asked = [node for node in ids if self._silent.get(node, (0.0, now))[1] <= now]
+        if not asked:
             return
+        hello = [Message(content, node, messages.HELLO) for node in asked]
+        for node in asked:
+            pause = min(2 * self._silent.get(node, (_HELLO_SECONDS / 2, 0.0))[0], _LONGEST_PAUSE)
+            self._silent[node] = pause, now + pause
         for reply in self.grid.send_and_receive(hello, timeout=_HELLO_SECONDS):
-            if not reply.has_error():
-                try:
-                    client = messages.read_hello(reply.content)
-                except ValueError:  # known, and of no use
-                    client = -1
-                self._partitions[reply.metadata.src_node_id] = client
+            if reply.has_error():
+                continue
+            try:
+                told = messages.read_introduction(reply.content)
+            except ValueError:  # as if it had not answered
+                continue
+            self._meet(reply.metadata.src_node_id, told)
+
+    def _meet(self, node: int, told: Introduction | Failure) -> None:
+        """Note what a node told of itself, or why it cannot be used."""
+        self._known.pop(node, None)
+        if isinstance(told, Failure):
+            self.problems[told.client] = told.reason
+            return
+        self._silent.pop(node, None)
+        wanted = self.server
+        if told.client in self.first:
+            wanted = replace(wanted, data=self.first[told.client].data)
+        if problems := differences(told, wanted):
+            self.problems[told.client] = "; ".join(problems)
+            return
+        self.problems.pop(told.client, None)
+        self.first.setdefault(told.client, told)
+        self._known[node] = told
+
+    def doubt(self, client: int) -> None:
+        """Ask the node of a client anew before the next phase: it may have another partition-id or data now."""
+        for node in [node for node, told in self._known.items() if told.client == client]:
+            del self._known[node]
 
     def current(self) -> dict[int, int]:
-        """Client -> node, for the nodes that are connected now; the first where two hold the same client."""
+        """Client -> node, for the nodes that are connected now; where two hold the same client, the one met first."""
         connected = set(self.grid.get_node_ids())
-        self._greet(connected - self._partitions.keys())
-        here = {node: client for node, client in self._partitions.items() if node in connected}
+        for gone in self._known.keys() - connected:  # when it comes back, it may be another process
+            del self._known[gone]
+        self._greet(sorted(connected - self._known.keys()))
         first: dict[int, int] = {}
-        for node, client in here.items():
-            if 0 <= client < self.clients:
-                first.setdefault(client, node)
+        for node, told in self._known.items():
+            if 0 <= told.client < self.clients:
+                first.setdefault(told.client, node)
         return first
+
+    def why_missing(self, client: int) -> str:
+        """Say why a client has no node."""
+        return self.problems.get(client, "its node is not connected")

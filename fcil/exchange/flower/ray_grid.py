@@ -22,7 +22,7 @@ from fcil.exchange.flower.ray_cluster import Cluster
 
 __all__ = ["RayGrid"]
 
-APP = "fcil.exchange.flower.client_app:app"
+APP = "fcil.exchange.flower.handlers:app"
 START_SECONDS = 300.0
 """Seconds within which a worker must be up: it imports torch, perhaps from a slow disk."""
 

@@ -22,9 +22,10 @@ from fcil.errors import RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange, settled
 from fcil.method import Phase
-from fcil.server.loop import Request, ask, deployed_arrays, receive, run
+from fcil.server.loop import ask, checked, deployed_arrays, receive, run
 from fcil.server.plan import Plan, Progress, initial_progress
-from fcil.server.replies import Emit, gather
+from fcil.server.replies import Emit
+from fcil.server.request import Request
 
 __all__ = ["FcilStrategy"]
 
@@ -74,7 +75,7 @@ class FcilStrategy(Strategy):
     def summary(self) -> None:
         """Log what is going to run."""
         config = self.plan.config
-        _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.scenario.tasks),
+        _log.info("\t├── method: %s, %d tasks, %d clients, seed %d", config.method.name, len(self.plan.census.tasks),
                   config.partition.clients, config.run.seed)  # fmt: skip
         _log.info("\t└── phases done: %d of %d", self.progress.position, self.num_phases)
 
@@ -137,8 +138,8 @@ class FcilStrategy(Strategy):
         return list(self._sent.values())
 
     def _emit_and_log(self, event: Mapping[str, Any]) -> None:
-        """Emit an event, and name refused updates in Flower's log too."""
-        if event["event"] == "refused":
+        """Emit an event, and name refused and filtered updates in Flower's log too."""
+        if event["event"] in ("refused", "filtered"):
             _log.warning("task %d, client %d: %s", event["task"] + 1, event["client"], event["reason"])
         self.emit(event)
 
@@ -154,11 +155,11 @@ class FcilStrategy(Strategy):
         if request is None:
             return None, None
         settling = settled(self._sent, replies, request, "no reply")
-        on_error = self.plan.config.run.on_client_error
-        gathered = gather(request.method, request.expected, request.broadcast, settling, self._emit_and_log, on_error)
+        gathered = checked(self.plan, request, settling, self._emit_and_log)
         self.progress = receive(self.plan, self.progress, request, gathered)
         self.save(self.progress)
         counts: dict[str, Any] = {"updates": len(gathered.updates), "refused": gathered.missing}
+        counts |= {"filtered": len(gathered.left_out)} if gathered.left_out else {}
         return self._deployed(request.phase), MetricRecord(counts)
 
     def configure_evaluate(
@@ -173,7 +174,8 @@ class FcilStrategy(Strategy):
             return None
         phase = self.plan.phases[server_round - 1]
         correct = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
-        row = tuple(int(r) for r in correct)
-        self.progress = replace(self.progress, correct=(*self.progress.correct, row))
+        row = tuple(int(n) for n in correct.sum(0))
+        at_places = tuple(tuple(int(n) for n in place) for place in correct)
+        self.progress = replace(self.progress, correct=(*self.progress.correct, row), at_places=at_places)
         self.save(self.progress)
-        return _accuracy(row, sum(len(t) for t in self.plan.scenario.tests[: len(row)]))
+        return _accuracy(row, sum(self.plan.census.totals[: len(row)]))

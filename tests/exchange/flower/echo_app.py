@@ -18,4 +18,4 @@ def echo(message, context):
         raise RuntimeError("boom")
     if own["fault"] == "hangs":
         time.sleep(600)
-    return Message(RecordDict({"own": ConfigRecord({"number": own["number"]})}), reply_to=message)
+    return Message(RecordDict({"own": ConfigRecord({"number": own["number"], "pid": os.getpid()})}), reply_to=message)

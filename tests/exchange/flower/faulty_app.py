@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message
 from flwr.clientapp import ClientApp
 
-from fcil.exchange.flower import client_app, messages
+from fcil.exchange.flower import handlers, messages
 
 app = ClientApp()
 
@@ -59,8 +59,8 @@ def _answer(message, context):
     _before(fault, work)
     if fault == "raises in its work":
         with mock.patch("fcil.exchange.worker.run_client", side_effect=RuntimeError("boom")):
-            return client_app.train(message, context)
-    reply = client_app.train(message, context)
+            return handlers.train(message, context)
+    reply = handlers.train(message, context)
     if work.summed:
         return reply
     content = messages.write_update(_changed(fault, messages.read_update(reply.content)))
@@ -73,5 +73,5 @@ def _answer(message, context):
 
 app.train()(_answer)
 app.query("report")(_answer)
-app.query("hello")(client_app.hello)
-app.evaluate("shard")(client_app.evaluate)
+app.query("hello")(handlers.hello)
+app.evaluate("shard")(handlers.evaluate)

@@ -82,17 +82,21 @@ def refused(events):
 class InProcess(Grid):
     """Nodes with random ids and a partition each, as in Flower's own runtimes; replies come one by one, shuffled."""
 
-    def __init__(self, app, clients=3, seed=0, repeat=1, partitions=None):
+    def __init__(self, app, clients=3, seed=0, repeat=1, partitions=None, node_configs=None):
         identify()
         self.app, self.random, self.repeat = app, random.Random(seed), repeat
         ids = self.random.sample(range(1 << 20, 1 << 60), clients)
         self.partitions = dict(zip(ids, partitions or range(clients), strict=True))
+        self.node_configs = node_configs or {}
+        """Client -> what else the --node-config of its node says."""
         self.arrived = []
         self.sent = []
 
     def _answer(self, message):
         node = message.metadata.dst_node_id
-        context = Context(1, node, {"partition-id": self.partitions[node]}, RecordDict(), {})
+        client = self.partitions[node]
+        node_config = {"partition-id": client, **self.node_configs.get(client, {})}
+        context = Context(1, node, node_config, RecordDict(), {})
         try:
             return self.app(message, context)
         except Exception as error:

@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from fcil.client.training import run_client
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
-from fcil.exchange.flower import client_app
+from fcil.exchange.flower import client_app, handlers
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.inline import Inline
 from fcil.server.loop import ask
@@ -34,7 +34,7 @@ def test_a_run_over_nodes_equals_inline_with_every_adapter(method):
     """Codes of quantised weights are bytes, sparsities and dense changes travel beside what trains."""
     config = settings(method=method)
     alone = prepare(config)
-    carrier = FlowerExchange(InProcess(client_app.app, seed=1), config, node_seconds=0.1)
+    carrier = FlowerExchange(InProcess(handlers.app, seed=1), config, node_seconds=0.1)
     done, expected = finish(carrier, alone.plan), finish(Inline(alone.worker), alone.plan)
     assert done.sha256() == expected.sha256()
     assert done.correct == expected.correct
@@ -164,16 +164,16 @@ def test_a_node_refuses_to_work_for_another_client():
 
 def test_nodes_keep_client_state_only_where_they_are_told_a_folder(tmp_path):
     context = type("C", (), {"node_config": {}})()
-    nowhere = client_app._store(client_app.messages.Job("{}", ""), context)
+    nowhere = handlers._store(handlers.messages.Job("{}", ""), context)
     nowhere.write(0, 0, {})
     with pytest.raises(RuntimeError, match="state-dir"):
         nowhere.write(0, 0, {"kept": np.zeros(1)})
     context.node_config["state-dir"] = str(tmp_path)
     for run in ("/run/a", "/run/b"):  # the server's path is a name here, not a place
-        client_app._store(client_app.messages.Job("{}", run), context).write(0, 0, {"kept": np.zeros(1)})
+        handlers._store(handlers.messages.Job("{}", run), context).write(0, 0, {"kept": np.zeros(1)})
     assert len(list(tmp_path.glob("*/0/000000.safetensors"))) == 2
 
 
 def test_nodes_of_one_client_each_have_nothing_to_sum():
     with pytest.raises(ConfigError, match="nothing to sum"):
-        FlowerExchange(InProcess(client_app.app), settings(run={"aggregate_on_worker": True}))
+        FlowerExchange(InProcess(handlers.app), settings(run={"aggregate_on_worker": True}))

@@ -8,7 +8,7 @@ from own_methods import MINE, write
 
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
-from fcil.exchange.flower import client_app, method_files
+from fcil.exchange.flower import handlers, method_files
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.messages import Job, Work, read_partial
 from fcil.exchange.inline import Inline
@@ -30,9 +30,9 @@ def app(tmp_path, monkeypatch):
 
 def test_a_file_works_on_nodes_as_inline(tmp_path):
     session = prepare(settings(**own(write(tmp_path))))
-    exchange = FlowerExchange(InProcess(client_app.app), session.plan.config)
+    exchange = FlowerExchange(InProcess(handlers.app), session.plan.config)
     assert finish(exchange, session.plan).sha256() == finish(Inline(session.worker), session.plan).sha256()
-    assert type(next(iter(client_app._workers.values())).method) is type(session.worker.method)
+    assert type(next(iter(handlers._workers.values())).method) is type(session.worker.method)
 
 
 def test_a_job_names_the_files_with_their_place_in_the_app_and_their_hash(app, tmp_path):
@@ -75,9 +75,9 @@ def test_the_copy_of_the_same_content_is_preferred(app, tmp_path, monkeypatch):
 def first_phase(path, change, **run):
     """Of a run whose file is changed before the nodes see it: why it stopped, and the events."""
     plan, events = prepare(settings(**own(path, **run))).plan, []
-    exchange = FlowerExchange(InProcess(client_app.app), plan.config)
+    exchange = FlowerExchange(InProcess(handlers.app), plan.config)
     change(path)
-    client_app._workers.clear()
+    handlers._workers.clear()
     with pytest.raises(RunError) as stopped:
         step(plan, initial_progress(plan), exchange, events.append)
     return str(stopped.value), events
@@ -106,7 +106,7 @@ def test_where_errors_are_skipped_every_lost_update_names_the_file(tmp_path):
 
 def test_a_group_of_clients_is_refused_whole():
     work = Work(Job("{}"), Phase(3, "train", Task(0, 0, 2), 1, 0), Broadcast({}), (0, 2), summed=True)
-    partial = read_partial(client_app._refused(work, ConfigError("no such file: x.py")))
+    partial = read_partial(handlers._refused(work, ConfigError("no such file: x.py")))
     assert [(f.client, f.reason) for f in partial.failures] == [(c, "ConfigError: no such file: x.py") for c in (0, 2)]
     assert partial.members == ()
     assert partial.phase == 3

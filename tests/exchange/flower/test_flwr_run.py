@@ -61,7 +61,7 @@ def app(tmp_path):
     """What git would hold of the app."""
     app = tmp_path / "app"
     kept = shutil.ignore_patterns("__pycache__", "assets")
-    for folder in ("fcil", "strategies", "configs"):
+    for folder in ("fcil", "strategies", "configs", "docs", "tests"):
         shutil.copytree(ROOT / folder, app / folder, ignore=kept)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, app / name)

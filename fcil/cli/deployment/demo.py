@@ -1,0 +1,149 @@
+"""Run `fcil deploy-demo`: a SuperLink with TLS and nodes with keys on this machine, and a short run on them."""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from rich.console import Console
+
+from fcil.cli.arguments import at_least_1
+from fcil.cli.deployment.certificates import make_certificates, make_node_key
+from fcil.cli.deployment.deploy import carry_out
+from fcil.cli.deployment.flwr_command import app_folder, environment, flwr
+from fcil.cli.deployment.processes import Processes, free_port
+from fcil.cli.deployment.sites import CLASSES, Site, write_sites
+
+__all__ = ["demo_command", "demo_settings"]
+
+_NAME = "demo"
+_HOST = "127.0.0.1"
+
+
+def demo_settings(clients: int) -> dict[str, dict[str, Any]]:
+    """The settings of the run: seconds of work for each client."""
+    return {
+        "data": {"name": "folder", "view": "identity"},
+        "tasks": {"count": 2, "classes": list(CLASSES)},
+        "partition": {"kind": "sites", "clients": clients},
+        "train": {"rounds": 2, "epochs": 2, "lr": 3e-3},
+        "method": {"name": "lorm", "rank": 4},
+        "run": {"device": "cpu", "min_clients": clients},
+    }
+
+
+def _node_config(folder: Path, number: int, site: Site) -> str:
+    class_map = f" class-map='{site.class_map}'" if site.class_map else ""
+    return (
+        f"partition-id={number} data-root='{site.root}'{class_map} resident-dir='{folder / 'residents'}' "
+        f"state-dir='{folder / f'node-{number}'}'"
+    )
+
+
+def _superlink(processes: Processes, folder: Path, env: dict[str, str]) -> tuple[int, Path]:
+    """Start the SuperLink; its port, and the certificate by which it is known."""
+    ca, certificate, key = make_certificates(folder, ["localhost", _HOST])
+    port = free_port()
+    processes.start(
+        "superlink", "flower-superlink", "--host", _HOST, "--port", str(port), "--ssl-ca-certfile", str(ca),
+        "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--enable-supernode-auth",
+        "--database", str(folder / "superlink.db"), env=env,
+    )  # fmt: skip
+    processes.listening("superlink", port)
+    return port, ca
+
+
+def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path, env: dict[str, str]) -> None:
+    """Write each node's images, register a key for it, and start it."""
+    sites = write_sites(folder, clients)
+    keys = [make_node_key(folder / f"node-{number}.key") for number in range(clients)]
+
+    def register(key: Path) -> None:
+        flwr("supernode", "register", f"{key}.pub", _NAME, "--name", key.stem, env=env)
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(register, keys))
+    for number, key in enumerate(keys):
+        processes.start(
+            f"node-{number}", "flower-supernode", "--superlink", f"{_HOST}:{port}", "--root-certificates", str(ca),
+            "--auth-supernode-private-key", str(key), "--port", str(free_port()),
+            "--node-config", _node_config(folder, number, sites[number]), env=env,
+        )  # fmt: skip
+
+
+def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:
+    """Start everything, carry the run out, and end everything."""
+    home = folder / "user"
+    home.mkdir()
+    env = environment(FLWR_HOME=str(home), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
+    config = folder / "demo.toml"
+    config.write_text(tomli_w.dumps(demo_settings(clients)))
+    app = app_folder(None)
+    with Processes(folder) as processes:
+        port, ca = _superlink(processes, folder, env)
+        connection = {"address": f"{_HOST}:{port}", "root-certificates": str(ca)}
+        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": _NAME, _NAME: connection}}))
+        show(f"SuperLink on {_HOST}:{port}, TLS, registered nodes only")
+        _nodes(processes, folder, clients, port, ca, env)
+        show(", ".join(f"{name}: process {pid}" for name, pid in processes.pids().items()))
+        carry_out(app, _NAME, config, [], str(folder / "run"), env, show)
+        processes.check()
+
+
+def _stop(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _folder(keep: bool, show: Callable[[str], None]) -> Iterator[Path]:
+    """A folder for everything; it stays if that is asked for, or if something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="fcil-demo-"))
+    (folder / "residents").mkdir(mode=0o700)
+    before = signal.signal(signal.SIGTERM, _stop)
+    show(f"folder: {folder}")
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        show(f"kept, with the logs of every process: {folder}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if keep:
+        show(f"kept: keys, certificates and logs in {folder}, the run in {folder / 'run'}")
+    else:
+        shutil.rmtree(folder)
+
+
+def _demo(args: argparse.Namespace, console: Console) -> None:
+    from fcil.engine.records import read_summary
+    from fcil.report.tables import run_table
+
+    plain, begin = Console(highlight=False, soft_wrap=True, markup=False), time.monotonic()
+
+    def show(text: str) -> None:
+        plain.print(f"{time.monotonic() - begin:6.1f} s  {text}")
+
+    with _folder(args.keep, show) as folder:
+        _run(folder, args.clients, show)
+        summary = read_summary(folder / "run") or {}
+        show("every process that was started has ended")
+        console.print(run_table(summary, summary["correct"], summary["total"]))
+        show(f"final arrays: sha256 {summary['sha256']}")
+
+
+def demo_command(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `fcil deploy-demo`."""
+    parser = command("deploy-demo", _demo, "a SuperLink and nodes with TLS on this machine, and a short run on them")
+    parser.add_argument("--clients", type=at_least_1("clients"), default=3, metavar="N", help="number of nodes")
+    parser.add_argument("--keep", action="store_true", help="keep keys, certificates, logs and the run folder")

@@ -1,0 +1,166 @@
+"""Join the images of several sites into one data set, in which every image keeps the number of its site.
+
+A site has a folder of its own, under class names of its own, which a class map translates into the common ones. Inside
+a site, images are ordered by their class's common name and then as the site's own data set orders them: in the same
+order under any names, and as in a folder in which somebody had put the images of all sites together.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fcil.data import load
+from fcil.data.dataset import Dataset, Pooled, Split
+from fcil.data.settings import Data
+from fcil.errors import ConfigError
+from fcil.options import nearest
+
+__all__ = ["SiteData", "pool", "load_sites", "of_site", "read_class_map", "renamed"]
+
+ClassMap = Mapping[str, str]
+"""A site's own name of a class -> the common name."""
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """A site's data set, with the common name of each of its classes."""
+
+    data: Dataset
+    names: tuple[str, ...]
+    """[own label] -> the common name of that class."""
+
+    def sha256(self) -> str:
+        """SHA-256 of the site's images and labels, and of the common names of its classes."""
+        content = f"{self.data.sha256()} {list(self.names)}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_class_map(path: str) -> dict[str, str]:
+    """Read a class map: a TOML file of lines `"own name" = "common name"`; an empty path is an empty map.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a value that is no text.
+    """
+    if not path:
+        return {}
+    try:
+        table = tomllib.loads(Path(path).expanduser().read_text())
+    except OSError as error:
+        raise ConfigError(f"class map {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"class map {path}: {error}") from None
+    for own, common in table.items():
+        if not isinstance(common, str) or not common:
+            raise ConfigError(f'class map {path}: {own} = {common!r}: write "own name" = "common name"')
+    return table
+
+
+def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
+    """Give a site's classes their common names.
+
+    Raises:
+        ConfigError: the map names a class that the site does not have.
+    """
+    for own in class_map:
+        if own not in data.classes:
+            raise ConfigError(f"the class map names {own!r}, a class without images. {nearest(own, data.classes)}")
+    return SiteData(data, tuple(class_map.get(own, own) for own in data.classes))
+
+
+def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str]) -> Split:
+    labels, arrays, places, owners = [], [], [], []
+    for position, (number, part) in enumerate(parts.items()):
+        common = np.array([classes.index(name) for name in sites[number].names], np.int64)[part.labels]
+        order = np.argsort(common, kind="stable")
+        labels.append(common[order])
+        places.append(order)
+        arrays.append(np.full(len(part), position, np.int64))
+        owners.append(np.full(len(part), number, np.int64))
+    joined = [np.concatenate([np.empty(0, np.int64), *column]) for column in (labels, arrays, places, owners)]
+    images = Pooled(tuple(part.images for part in parts.values() if not isinstance(part.images, Pooled)), *joined[1:3])
+    return Split(images, joined[0], owners=joined[3])
+
+
+def _check_known(where: str, site: SiteData, known: Sequence[str]) -> None:
+    if strange := sorted(set(site.names) - set(known)):
+        raise ConfigError(
+            f"{where}: has images of {strange[0]!r}, which is not in tasks.classes. {nearest(strange[0], known)} "
+            "A class map gives a site's own names their common ones"
+        )
+
+
+def pool(sites: Mapping[int, SiteData], classes: Sequence[str] = (), test: SiteData | None = None) -> Dataset:
+    """Join sites into one data set, whose classes are sorted by their common names.
+
+    Args:
+        sites: number of the site -> its data; they may be some of a run's sites only, or none where there is `test`.
+        classes: the common names of all classes; by default all those that the sites have.
+        test: the test part for all, in place of the sites' own.
+
+    Raises:
+        ConfigError: a site has a class that is not among `classes`, or nothing is to be joined.
+    """
+    if not sites and test is None:
+        raise ConfigError(
+            'partition.kind = "sites": data.sites names no folder. Name one for each client to simulate the sites; '
+            "across machines a run is started with `fcil deploy`, and each node names its own (docs/deployment.md)"
+        )
+    known = sorted(classes or {name for site in sites.values() for name in site.names})
+    for number, site in sites.items():
+        _check_known(f"site {number}", site, known)
+    train = _part(sites, {number: site.data.train for number, site in sites.items()}, known)
+    if test is None:
+        tests = _part(sites, {number: site.data.test for number, site in sites.items()}, known)
+    else:
+        _check_known("data.root", test, known)
+        tests = replace(_part({0: test}, {0: test.data.test}, known), owners=None)
+    digests = {f"site {number}": site.sha256() for number, site in sites.items()}
+    if test is not None:
+        digests["test"] = test.sha256()
+    like = next(iter(sites.values()), test) if test is None else test
+    assert like is not None  # one of the two is there
+    return replace(
+        like.data, classes=tuple(known), train=train, test=tests, files=_files(sites, test),
+        digests=digests,
+    )  # fmt: skip
+
+
+def _files(sites: Mapping[int, SiteData], test: SiteData | None) -> str:
+    """Describe in words for the records where every site's files come from."""
+    remarks = [f"site {number}: {site.data.files}" for number, site in sites.items() if site.data.files]
+    return "; ".join([*remarks, *([f"test images: {test.data.files}"] if test and test.data.files else [])])
+
+
+def load_sites(settings: Data, size: int, classes: Sequence[str] = ()) -> Dataset:
+    """Load the sites whose folders `data.sites` names here, for a model of `size` pixels; "" is a site elsewhere.
+
+    Limits on the numbers of images hold for every site.
+
+    Raises:
+        ConfigError: as `fcil.data.load` and `pool`; it names the site.
+    """
+    maps = settings.class_maps or ("",) * len(settings.sites)
+    sites = {}
+    for number, (root, class_map) in enumerate(zip(settings.sites, maps, strict=True)):
+        if root:
+            sites[number] = _load(settings, size, root, class_map, f"site {number}")
+    on_server = settings.test_at == "server" and settings.root
+    return pool(sites, classes, _load(settings, size, settings.root, "", "data.root") if on_server else None)
+
+
+def of_site(data: Dataset, site: int) -> Dataset:
+    """Reduce the data of several sites to those of one of them, which are what its own node has."""
+    test = data.test if data.test.owners is None else data.test.of_site(site)
+    return replace(data, train=data.train.of_site(site), test=test)
+
+
+def _load(settings: Data, size: int, root: str, class_map: str, where: str) -> SiteData:
+    try:
+        data = load(replace(settings, root=root, sites=(), class_maps=()), size)
+        return renamed(data, read_class_map(class_map))
+    except ConfigError as error:
+        raise ConfigError(f"{where} ({root}): {error}") from None

@@ -1,0 +1,129 @@
+"""Works for fcil's clients in this process, the same on our Ray actors, in Flower's simulation and on SuperNodes.
+
+Which client a message is for stands in the message. A node that has a `partition-id` (Flower's simulation, a
+SuperNode) holds that client's data only and refuses any other; our Ray actors have none and serve every client.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fcil.arrays import Arrays
+from fcil.client.store import ClientStore
+from fcil.config import from_table
+from fcil.errors import ConfigError
+from fcil.exchange.flower import messages
+from fcil.exchange.flower.method_files import node_method, paths_here
+from fcil.exchange.flower.node_settings import local_settings
+from fcil.exchange.introduction import introduce
+from fcil.exchange.worker import Worker
+from fcil.server.replies import Failure, Partial, crashed
+
+__all__ = ["app", "worker_for"]
+
+app = ClientApp()
+
+_workers: dict[tuple[str, str], Worker] = {}
+"""The worker of this process; it outlives messages, so backbone and data stay resident."""
+
+
+class _NoStore(ClientStore):
+    """The store of a node that has no folder: enough for methods that keep nothing on their clients."""
+
+    def read(self, client: int, phase: int) -> dict[str, Any]:
+        return {}
+
+    def write(self, client: int, phase: int, arrays: Arrays) -> None:
+        if arrays:
+            raise RuntimeError(
+                "this method keeps arrays on the client between rounds, and this node has no folder for them: "
+                "start its SuperNode with --node-config \"state-dir='/a/folder' ...\""
+            )
+
+
+def _store(job: messages.Job, context: Context) -> ClientStore:
+    """The store in the node's own folder, one per run, or else in the run's folder that the server names."""
+    folder = context.node_config.get("state-dir")
+    if folder:
+        return ClientStore(Path(str(folder)) / hashlib.sha256(f"{job.store}{job.config}".encode()).hexdigest()[:16])
+    return ClientStore(Path(job.store)) if job.store else _NoStore(Path())
+
+
+def worker_for(job: messages.Job, context: Context) -> Worker:
+    """The resident worker of a run; the one of an earlier run is let go.
+
+    Raises:
+        ConfigError: the run cannot be worked for here: the method's code is missing or another one.
+    """
+    message = json.loads(job.config)
+    local = local_settings(message, context.node_config)
+    # the run's id, so that a later run of the same settings sees data and weights that were changed in between
+    known = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
+    key = hashlib.sha256(known.encode()).hexdigest(), job.store
+    if key not in _workers:
+        _workers.clear()
+        config = from_table([("message", paths_here(message, job.sources)), ("node config", local)])
+        method = node_method(config.method.name, config.method.settings, job.sources)
+        _workers[key] = Worker(config, method, _store(job, context))
+    return _workers[key]
+
+
+def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
+    """The reply of a node that cannot work for a run."""
+    if work.summed:
+        return messages.write_partial(Partial(work.phase.index, (), tuple(crashed(c, error) for c in work.clients)))
+    return messages.write_failure(crashed(work.clients[0], error))
+
+
+def _work(message: Message, context: Context) -> Message:
+    work = messages.read_work(message.content)
+    partition = context.node_config.get("partition-id")
+    if partition is not None and work.clients != (partition,):
+        clients = ", ".join(map(str, work.clients))
+        raise ValueError(f"asked for client {clients}, but this node holds the data of client {partition}")
+    try:
+        worker = worker_for(work.job, context)
+    except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
+        return Message(_refused(work, error), reply_to=message)
+    if work.summed:
+        return Message(
+            messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
+        )
+    (reply,) = worker.work_all(work.phase, work.broadcast, work.clients[:1])
+    content = messages.write_failure(reply) if isinstance(reply, Failure) else messages.write_update(reply)
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer a training round."""
+    return _work(message, context)
+
+
+@app.query("report")
+def report(message: Message, context: Context) -> Message:
+    """Answer a report at a task's end."""
+    return _work(message, context)
+
+
+@app.evaluate("shard")
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate on one share of the batches of test images."""
+    shard = messages.read_shard(message.content)
+    correct = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
+    return Message(messages.write_correct(correct), reply_to=message)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Say which client's data this node holds, and what else it has of the run."""
+    client = int(context.node_config.get("partition-id", -1))
+    try:
+        worker = worker_for(messages.read_hello(message.content), context)
+        return Message(messages.write_introduction(introduce(worker, client)), reply_to=message)
+    except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
+        return Message(messages.write_problem(client, str(error)), reply_to=message)

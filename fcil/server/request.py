@@ -1,0 +1,31 @@
+"""A server's request to the clients of one phase."""
+
+from dataclasses import dataclass
+
+from fcil.arrays import State
+from fcil.method import Broadcast, Local, Method, Phase
+from fcil.server.validation import Expected, expected
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request holds what the server asks of the clients of one phase."""
+
+    phase: Phase
+    method: Method
+    """The method that acts in this phase; stays on the server, as clients build their own."""
+    broadcast: Broadcast
+    num_examples: dict[int, int]
+    """Client that is asked -> number of its training samples in this task."""
+    state: State
+    """The server's state from which the broadcast was made; stays on the server."""
+    local: Local
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Groups of clients whose updates are summed by the worker that trains them; empty: every client sends its own."""
+
+    @property
+    def expected(self) -> Expected:
+        """The names, shapes and counts of a good reply."""
+        return expected(self.phase, self.broadcast, self.local, self.num_examples)

@@ -1,0 +1,161 @@
+"""`fcil deploy`: what it sends, what it shows, and how it ends."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from fcil.cli.deployment import deploy, flwr_command
+from fcil.cli.main import main
+from fcil.cli.server_errors import Stopped, as_one_message, told
+from fcil.config import from_table, load_config
+from fcil.errors import ConfigError, MergeError, RunError
+
+QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.toml"
+
+
+def test_the_settings_that_are_sent_are_those_of_the_file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(f'base = "{QUICKSTART}"\n[partition]\nclients = 3\n[compare.a.method]\nname = "ncm"\n')
+    layers = json.loads(deploy._layers(path, ["method.rank=2", "partition.beta=0.25"]))
+    assert from_table(layers) == load_config(path, ["method.rank=2", "partition.beta=0.25"])
+
+
+@pytest.mark.parametrize(("line", "shown"), [
+    ("\x1b[92mINFO \x1b[0m:      task 1, round 1: 3 updates in 5.0 s\n", "task 1, round 1: 3 updates in 5.0 s"),
+    ("\x1b[93mWARNING \x1b[0m:   client 1: no reply\n", "client 1: no reply"),
+    ("\x1b[92mINFO \x1b[0m:      Starting logstream for run_id `1`\n", ""),
+    ("\x1b[92mINFO \x1b[0m:      \n", ""),
+])  # fmt: skip
+def test_lines_of_the_log_are_shown_without_colours_and_without_what_is_flowers_own(line, shown):
+    assert deploy._shown(line) == shown
+
+
+@pytest.fixture
+def answers(monkeypatch, tmp_path):
+    """Flower's commands, which answer what a test says; and what was asked of them."""
+    asked, ends = [], []
+
+    class Log:
+        def __init__(self, *_):
+            pass
+
+        def close(self, seconds):
+            pass
+
+    def flwr_json(command, *arguments, env=None):
+        asked.append([command, *arguments])
+        if command == "run":
+            file = Path(arguments[arguments.index("--run-config") + 1])
+            asked.append(file.read_text())
+            return {"success": True, "run-id": "17"}
+        end = ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return {"success": True, "runs": [{"status": end[0], "status-details": end[1]}]}
+
+    monkeypatch.setattr(deploy, "flwr_json", flwr_json)
+    monkeypatch.setattr(deploy, "_Log", Log)
+    monkeypatch.setattr(deploy, "_POLL_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    return asked, ends
+
+
+def command(*more):
+    return main(["deploy", str(QUICKSTART), "--federation", "hospitals", *more])
+
+
+FAILED = "ServerApp failed with exception: "
+
+
+@pytest.mark.parametrize(("ends", "code", "message"), [
+    ([("running", ""), ("finished:completed", "")], 0, ""),
+    ([("finished:failed", f"{FAILED}ConfigError: data.root: no such folder")], 2, "data.root: no such folder"),
+    ([("finished:failed", f"{FAILED}RunError: 1 of 3 clients")], 1, "1 of 3 clients"),
+    ([("finished:failed", f"{FAILED}division by zero")], 1, "division by zero"),
+    ([("finished:failed", "No heartbeat received from the task")], 1, "No heartbeat"),
+    ([("finished:stopped", "")], 1, "finished:stopped"),
+    ([flwr_command.FlwrError("gone")] * 3 + [("finished:completed", "")], 0, ""),
+    ([flwr_command.FlwrError("gone")] * 10, 1, "gone"),
+])  # fmt: skip
+def test_the_exit_code_tells_how_the_run_ended(answers, capsys, ends, code, message):
+    answers[1].extend(ends)
+    assert command() == code
+    assert message in capsys.readouterr().err
+
+
+def test_the_run_folder_is_absolute_and_the_app_is_this_checkout(answers):
+    answers[1].append(("finished:completed", ""))
+    command("--output", "/srv/run")
+    sent, values = answers[0][:2]
+    assert sent[:3] == ["run", str(QUICKSTART.parents[1]), "hospitals"]
+    assert 'output = "/srv/run"' in values
+    assert json.loads(values.split("settings = ", 1)[1].splitlines()[0].strip("'\"").encode().decode("unicode_escape"))
+
+
+def test_a_slip_in_the_settings_is_told_before_anything_is_sent(answers, capsys):
+    assert command("--set", "train.lrr=1") == 2
+    assert "Did you mean 'lr'?" in capsys.readouterr().err
+    assert answers[0] == []
+
+
+def test_a_folder_without_an_app_is_refused(answers, tmp_path, capsys):
+    assert command("--app", str(tmp_path)) == 2
+    assert "no Flower app here" in capsys.readouterr().err
+
+
+def test_an_interrupt_stops_the_run(answers, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(deploy, "flwr", lambda *words, env=None: stopped.append(words))
+    monkeypatch.setattr(deploy, "_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert command() == 130
+    assert stopped == [("stop", "17", "hospitals")]
+
+
+# ---- in the ServerApp ------------------------------------------------------------------------------------------------
+
+
+def raises(error):
+    @as_one_message
+    def app(grid, context):
+        raise error
+
+    return app
+
+
+def logged(caplog, error):
+    """What Flower's log would have of a ServerApp that ends in `error`, and the details that Flower keeps."""
+    log = logging.getLogger("flwr")
+    before = list(log.filters)
+    try:
+        raises(error)(None, None)
+    except Exception as raised:
+        with caplog.at_level(logging.ERROR, "flwr"):
+            log.propagate, was = True, log.propagate
+            log.error("%s raised an exception", "ServerApp", exc_info=raised)
+            log.propagate = was
+        return caplog.text, f"{FAILED}{raised}"
+    finally:
+        log.filters = before
+    raise AssertionError
+
+
+@pytest.mark.parametrize("error", [ConfigError("no folder"), RunError("too few"), MergeError("not finite")])
+def test_an_error_that_the_user_can_mend_is_one_message(caplog, error):
+    text, details = logged(caplog, error)
+    assert f"the run stopped: {type(error).__name__}: {error}" in text
+    assert "Traceback" not in text
+    assert told(details) == (str(error), error.exit_code)
+
+
+def test_another_error_keeps_its_traceback(caplog):
+    text, details = logged(caplog, ZeroDivisionError("by zero"))
+    assert "Traceback" in text
+    assert told(details) == (details, 1)
+
+
+def test_a_message_of_many_lines_stays_whole():
+    with pytest.raises(Stopped, match="a\nb") as stopped:
+        raises(RunError("a\nb"))(None, None)
+    assert told(f"{FAILED}{stopped.value}") == ("a\nb", 1)

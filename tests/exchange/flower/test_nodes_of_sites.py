@@ -1,0 +1,253 @@
+"""Nodes with images of their own, called in this process: the same bits as simulated sites; others are refused."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flower_runs import InProcess, finish
+from flower_runs import settings as digits_settings
+from site_folders import NAMES, site_settings, write_sites
+
+from fcil.config import from_table
+from fcil.engine.records import read_provenance
+from fcil.engine.simulation import open_folder, prepare, simulate
+from fcil.errors import ConfigError, RunError
+from fcil.exchange import introduction, sites
+from fcil.exchange.flower import handlers, messages
+from fcil.exchange.flower.exchange import FlowerExchange
+from fcil.exchange.flower.node_settings import local_settings
+from fcil.exchange.inline import Inline
+from fcil.exchange.introduction import Introduction, introduce
+from fcil.exchange.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_sites(tmp_path_factory.mktemp("nodes"))
+
+
+def simulated(folder, **sections):
+    return from_table([("sites", site_settings(folder, **sections))])
+
+
+def deployed(folder, **sections):
+    """The server's settings: it has no images."""
+    table = site_settings(folder, **sections)
+    table["data"] |= {"sites": [], "class_maps": []}
+    table["partition"]["clients"] = 3
+    return from_table([("server", table)])
+
+
+def node_configs(folder, **changes):
+    own = {
+        0: {"data-root": f"{folder}/a"},
+        1: {"data-root": f"{folder}/b", "class-map": f"{folder}/b.toml"},
+        2: {"data-root": f"{folder}/c", "data-cache": f"{folder}/cache"},
+    }
+    return {client: {**config, **changes.get(f"node{client}", {})} for client, config in own.items()}
+
+
+def connect(config, folder, seed=0, **changes):
+    grid = InProcess(handlers.app, seed=seed, node_configs=node_configs(folder, **changes))
+    return FlowerExchange(grid, config, node_seconds=0.1)
+
+
+@pytest.mark.parametrize("method", ["lorm", "ridge"])
+def test_sites_behind_nodes_end_in_the_bits_of_simulated_ones(folder, method, tmp_path):
+    """LoRM trains; ridge holds out samples by their numbers, which must be the same here and there."""
+    settings = simulated(folder, method={"name": method})
+    alone = simulate(prepare(settings, tmp_path / "alone"), tmp_path / "alone")
+    exchange = connect(deployed(folder, method={"name": method}), folder)
+    session = prepare(deployed(folder, method={"name": method}), tmp_path / "nodes", nodes=exchange.introductions)
+    summary = simulate(session, tmp_path / "nodes", exchange=exchange)
+    for key in ("sha256", "correct", "total", "site_accuracy", "upload_bytes", "download_bytes"):
+        assert summary[key] == alone[key], key
+    here, there = read_provenance(tmp_path / "alone"), read_provenance(tmp_path / "nodes")
+    assert there["data_sha256"] == here["data_sha256"]
+    assert [node["client"] for node in there["nodes"]] == [0, 1, 2]
+    assert there["nodes"][1]["classes"]["two"] == [16, 6]
+    assert there["nodes"][2]["versions"]["torch"] == here["versions"]["torch"]
+
+
+def test_the_server_reads_no_image(folder, monkeypatch):
+    exchange = connect(deployed(folder), folder)
+    monkeypatch.setattr("fcil.exchange.worker.load_sites", None)
+    session = prepare(deployed(folder), nodes=exchange.introductions)
+    census, counted = session.plan.census, prepare_census(folder)
+    assert census.classes == counted.classes == tuple(sorted(NAMES))
+    for name in ("train", "test", "by_class"):
+        np.testing.assert_array_equal(getattr(census, name), getattr(counted, name))
+    assert session.provenance()["data_sha256"]
+
+
+def prepare_census(folder):
+    import fcil.data.sites
+
+    settings = simulated(folder)
+    data = fcil.data.sites.load_sites(settings.data, 16)
+    from fcil.scenario.scenario import make_scenario
+
+    return make_scenario(data, settings.tasks, settings.partition, 0).census(data)
+
+
+def test_without_counts_by_class_only_those_of_tasks_are_told(folder, tmp_path):
+    private = {
+        "data": {"class_counts": False},
+        "tasks": {"count": 3, "classes": list(NAMES)},
+        "method": {"name": "ncm"},
+    }
+    exchange = connect(deployed(folder, **private), folder)
+    for node in exchange.introductions.values():
+        assert not node.classes
+        assert len(node.tasks) == 3
+    session = prepare(deployed(folder, **private), tmp_path / "run", nodes=exchange.introductions)
+    assert session.plan.census.by_class is None
+    summary = simulate(session, tmp_path / "run", exchange=exchange)
+    alone = prepare(simulated(folder, **private))
+    assert alone.plan.census.by_class is None
+    assert summary["sha256"] == finish(Inline(alone.worker), alone.plan).sha256()
+    assert not any(
+        name in (tmp_path / "run" / "config.toml").read_text().split("[[provenance.nodes]]")[1] for name in NAMES
+    )
+
+
+def test_test_images_of_the_server(folder, tmp_path):
+    server = tmp_path / "server"
+    server.mkdir()
+    (server / "test").symlink_to(folder / "pooled" / "test")
+    settings = {"data": {"test_at": "server", "root": str(server)}, "method": {"name": "ncm"}}
+    exchange = connect(deployed(folder, **settings), folder)
+    session = prepare(deployed(folder, **settings), nodes=exchange.introductions)
+    done = finish(exchange, session.plan)
+    alone = prepare(simulated(folder, **settings))
+    expected = finish(Inline(alone.worker), alone.plan)
+    assert done.sha256() == expected.sha256()
+    assert done.correct == expected.correct
+    assert session.provenance()["data_sha256"] == alone.provenance()["data_sha256"]
+    assert all(test == 0 for node in exchange.introductions.values() for _, test in node.classes.values())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"node1": {"class-map": ""}}, None),
+    ({"node2": {"data-root": "/nowhere"}}, r"client 2: site 2 \(/nowhere\): .*no folder /nowhere"),
+    ({"node0": {"class-map": "none.toml"}}, r"client 0: .*class map none.toml"),
+    ({"node0": {"weights": "other"}}, r"client 0: other weights: sha256 \w{12} instead of \w{12}"),
+    ({"node0": {"data_root": "/x"}}, r"client 0: node config: data_root: did you mean 'data-root'"),
+])  # fmt: skip
+def test_a_node_with_something_else_is_refused_before_the_first_round(folder, changes, message, tmp_path):
+    if "weights" in changes.get("node0", {}):
+        from safetensors.numpy import load_file, save_file
+
+        from fcil.model.backbone import _path
+
+        arrays = load_file(_path(deployed(folder).model))
+        name = sorted(arrays)[0]
+        arrays[name] = arrays[name] + 1
+        save_file(arrays, tmp_path / "other.safetensors")
+        changes = {"node0": {"weights": str(tmp_path / "other.safetensors")}}
+    if message is None:  # own names without a map are classes of their own, unless tasks.classes says which there are
+        assert len(connect(deployed(folder), folder, **changes).config.tasks.classes) == 10
+        config, message = (
+            deployed(folder, tasks={"classes": list(NAMES)}),
+            r"client 1: site 1: has images of 'ziffer-4'",
+        )
+    else:
+        config = deployed(folder)
+    with pytest.raises(ConfigError, match=message):
+        connect(config, folder, **changes)
+
+
+def test_a_node_without_images_says_how_to_name_them(folder):
+    with pytest.raises(ConfigError, match="data-root is missing: start this SuperNode with"):
+        local_settings(messages_table(deployed(folder)), {"partition-id": 1})
+    with pytest.raises(ConfigError, match="partition-id = 7: must be a number from 0 to 2"):
+        local_settings(messages_table(deployed(folder)), {"partition-id": 7, "data-root": "x"})
+
+
+def messages_table(config):
+    return json.loads(messages.Job.of(config).config)
+
+
+@pytest.mark.parametrize("what", ["code", "settings", "weights", "data"])
+def test_each_hash_is_compared(what, monkeypatch):
+    def other(worker, client=-1):
+        told = introduce(worker, client)
+        return Introduction(**{**told.__dict__, what: "0" * 64}) if client == 1 else told
+
+    monkeypatch.setattr("fcil.exchange.flower.handlers.introduce", other)
+    with pytest.raises(ConfigError, match=rf"client 1: other {what}: sha256 000000000000 instead of"):
+        FlowerExchange(InProcess(handlers.app), digits_settings(), node_seconds=0.1)
+
+
+def test_a_common_data_set_under_other_class_names_is_other_data(folder):
+    config = from_table([("folder", {"data": {"name": "folder", "root": f"{folder}/b"}, "model": {"image_size": 16}})])
+    worker = Worker.of(config)
+    told = introduce(worker)
+    renamed = SimpleNamespace(classes=tuple(reversed(worker.dataset.classes)), sha256=worker.dataset.sha256)
+    assert introduction._common_data(renamed) != told.data
+
+
+def test_versions_and_processors_are_told_and_not_refused(folder, monkeypatch, tmp_path):
+    def other(worker, client=-1):
+        told = introduce(worker, client)
+        changed = {"processor": "Z80", "versions": {**told.versions, "torch": "1.0"}}
+        return Introduction(**{**told.__dict__, **changed}) if client == 1 else told
+
+    monkeypatch.setattr("fcil.exchange.flower.handlers.introduce", other)
+    exchange = connect(deployed(folder, method={"name": "ncm"}), folder)
+    session = prepare(deployed(folder, method={"name": "ncm"}), tmp_path, nodes=exchange.introductions)
+    assert [w.partition(",")[0] for w in session.warnings] == ["client 1: torch 1.0", "client 1: processor Z80"]
+
+
+def test_joint_training_is_refused(folder):
+    exchange = connect(deployed(folder, method={"name": "joint", "rank": 2}), folder)
+    with pytest.raises(ConfigError, match="trains on all images in one place"):
+        prepare(deployed(folder, method={"name": "joint", "rank": 2}), nodes=exchange.introductions)
+
+
+def test_a_run_does_not_go_on_with_other_images_of_a_site(folder, tmp_path):
+    config = deployed(folder, method={"name": "ncm"})
+    exchange = connect(config, folder)
+    first = prepare(config, tmp_path / "run", nodes=exchange.introductions)
+    open_folder(tmp_path / "run", first.plan.config, first)[0].close()
+    nodes = exchange.introductions
+    nodes[2] = Introduction(**{**nodes[2].__dict__, "data": "0" * 64})
+    second = prepare(config, tmp_path / "run", nodes=nodes)
+    with pytest.raises(ConfigError, match="differs in images of client 2, data files"):
+        open_folder(tmp_path / "run", second.plan.config, second)
+
+
+def test_a_site_that_does_not_evaluate_stops_the_run_with_its_reason(folder, monkeypatch):
+    exchange = connect(deployed(folder, method={"name": "ncm"}), folder)
+    session = prepare(deployed(folder, method={"name": "ncm"}), nodes=exchange.introductions)
+    deployed_once = []
+    answer = exchange.evaluate
+
+    def leaves(arrays, task):
+        deployed_once.append(task)
+        exchange.grid.partitions = {n: c for n, c in exchange.grid.partitions.items() if c != 1}
+        return answer(arrays, task)
+
+    exchange.evaluate = leaves
+    with pytest.raises(RunError, match="task 1: 1 of 3 sites of the evaluation failed twice, site 1: not connected"):
+        finish(exchange, session.plan)
+    assert len(deployed_once) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", "null", '{"client": 1}', '{"client": "1", "classes": {}, "tasks": [], "versions": {}}',
+    '{"client": true, "classes": {}, "tasks": [], "versions": {}, "code": "", "settings": "", "weights": "", '
+    '"data": ""}',
+    '{"client": 0, "classes": {"a": [1, -2]}, "tasks": [], "versions": {}, "code": "", "settings": "", "weights": "", '
+    '"data": ""}', "[" * 100_000,
+])  # fmt: skip
+def test_a_malformed_introduction_is_a_value_error(text):
+    with pytest.raises(ValueError, match="the introduction is malformed"):
+        Introduction.read(text)
+
+
+def test_an_introduction_is_read_as_it_was_written(folder):
+    told = connect(deployed(folder), folder).introductions[1]
+    assert Introduction.read(told.write()) == told
+    assert sites.with_classes(deployed(folder), {1: told}).tasks.classes == ("five", "four", "three", "two")
