@@ -18,7 +18,7 @@ from fcil.cli.server_errors import as_one_message
 from fcil.config import Config, from_table, load_config
 from fcil.engine.checks import check_settings
 from fcil.engine.simulation import prepare, simulate
-from fcil.exchange.flower.exchange import STORE, FlowerExchange
+from fcil.exchange.flower.exchange import SIMULATION, STORE, FlowerExchange
 from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
 from fcil.server.plan import Progress
@@ -30,8 +30,6 @@ app = ServerApp()
 
 _log = logging.getLogger("flwr")
 _APP = Path(__file__).resolve().parents[2]
-_SHARED_DISK = "InMemoryGrid"
-"""Class of the grid in Flower's simulation, whose nodes are processes of this machine."""
 
 
 def settings(run_config: Mapping[str, Any]) -> tuple[Config, Path]:
@@ -66,7 +64,7 @@ def main(grid: Grid, context: Context) -> None:
     """Carry out the run, or what is left of it."""
     config, folder = settings(context.run_config)
     check_settings(config)  # before any node is asked
-    store = str(folder / STORE) if type(grid).__name__ == _SHARED_DISK else ""
+    store = str(folder / STORE) if type(grid).__name__ == SIMULATION else ""
     exchange = FlowerExchange(grid, config, store=store)
     session = prepare(config, folder, nodes=exchange.introductions)
     summary = simulate(session, folder, _listen, exchange)

@@ -12,10 +12,10 @@ loading     the `Config` of a single run, or of one row of a comparison
 from fcil.config.layers import BENCH, Overrides, Source, load_section
 from fcil.config.loading import load_config, load_variant
 from fcil.config.rows import RowFacts, row_facts, rows_have_bases, sweep_overrides, variant_names
-from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, to_table
+from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, identity, to_table
 
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "RowFacts", "Run", "Source", "from_table",
-    "load_config", "load_section", "load_variant", "row_facts", "rows_have_bases", "sweep_overrides", "to_table",
-    "variant_names",
+    "identity", "load_config", "load_section", "load_variant", "row_facts", "rows_have_bases", "sweep_overrides",
+    "to_table", "variant_names",
 ]  # fmt: skip

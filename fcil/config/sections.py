@@ -32,6 +32,9 @@ class Run:
     device: Annotated[str, Option('"cpu", "cuda", or "auto": CUDA where a worker has a GPU')] = "auto"
     ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
     client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
+    wait_for_clients: Annotated[
+        float, Option("how long a phase waits for nodes on other machines that are away or failed", "seconds", low=0)
+    ] = 0.0
     min_clients: Annotated[int, Option("good updates without which a round stops the run", low=1)] = 1
     on_client_error: Annotated[
         Literal["stop", "skip"], Option("an exception in a client's code stops the run, or costs that client's update")
@@ -98,6 +101,8 @@ class Config:
         return self.partition.kind == "sites" and self.data.test_at == "sites"
 
 
+IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
+"""Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run
 }  # fmt: skip
@@ -171,6 +176,16 @@ def _with_sites(config: Config, clients_from: str | None) -> Config:
             "leave partition.clients out"
         )
     return replace(config, partition=replace(partition, clients=len(data.sites)))
+
+
+def identity(table: Table) -> Table:
+    """Select from a run's settings, as a table, those that its numbers depend on, but `model.precision`.
+
+    The latter may be "auto": it has to be compared as it was carried out.
+    """
+    model = {key: value for key, value in table["model"].items() if key != "precision"}
+    run = {key: value for key, value in table["run"].items() if key in IDENTITY}
+    return {**table, "model": model, "run": run}
 
 
 def to_table(config: Config) -> Table:

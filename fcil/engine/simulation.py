@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.client.store import ClientStore
-from fcil.config import Config, to_table
+from fcil.config import Config, identity, to_table
 from fcil.engine.checks import check_settings
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.metrics import at_sites, summarise
@@ -28,8 +28,6 @@ from fcil.server.loop import Exchange, run
 from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
-_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
-"""Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
@@ -116,9 +114,7 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     """
 
     def numbers(c: Config) -> dict[str, Any]:
-        table = to_table(c)
-        table["model"].pop("precision")  # compared as it was carried out
-        table["run"] = {k: v for k, v in table["run"].items() if k in _IDENTITY}
+        table = identity(to_table(c))
         return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
 
     recorded, old = read_provenance(folder), read_config(folder)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,17 +17,21 @@ from fcil.exchange.device import resolved
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.nodes import Nodes
+from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.sites import with_classes
 from fcil.exchange.worker import Worker
-from fcil.method import Task
+from fcil.method import ClientUpdate, Task
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
+from fcil.server.validation import refusal
 
-__all__ = ["FlowerExchange", "STORE", "Streaming", "ray_exchange", "settled"]
+__all__ = ["FlowerExchange", "SIMULATION", "STORE", "Streaming", "ray_exchange", "settled"]
 
 STORE = "clients"
 """Name of the folder of a run in which clients keep arrays of their own."""
+SIMULATION = "InMemoryGrid"
+"""Class of the grid in Flower's simulation, whose nodes are processes of this machine."""
 _POLL_SECONDS = 0.1
 
 
@@ -46,23 +51,24 @@ class Streaming(Protocol):
 def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message]:
     """Yield replies as they arrive.
 
-    On a grid that is not ours this ends when none has come for `timeout` seconds: its nodes may have to queue for a
-    processor, so that a deadline for each message cannot be known here.
+    Behind a SuperLink this ends `timeout` seconds after the messages were sent. In Flower's simulation, where nodes
+    queue for processors and a message may begin to be worked on long after it was sent, it ends when none has come for
+    `timeout` seconds.
     """
     if isinstance(grid, Streaming):
         yield from grid.stream(sent, timeout=timeout)
         return
     waiting = {message_id for message_id in grid.push_messages(sent) if message_id}
-    last = time.monotonic()
-    while waiting and time.monotonic() - last < timeout:
+    since, queues = time.monotonic(), type(grid).__name__ == SIMULATION
+    while waiting and time.monotonic() - since < timeout:
         arrived = list(grid.pull_messages(waiting))
         for reply in arrived:
             waiting.discard(reply.metadata.reply_to_message_id)
             yield reply
-        if arrived:
-            last = time.monotonic()
-        else:
+        if not arrived:
             time.sleep(_POLL_SECONDS)
+        elif queues:
+            since = time.monotonic()
 
 
 def _reason(reply: Message) -> str:
@@ -172,6 +178,7 @@ class FlowerExchange:
         if not isinstance(grid, Streaming):
             self.nodes = Nodes(grid, config.partition.clients, self.job, introduce(self.local), node_seconds)
             self._name_classes(self.nodes)
+            self.waiting = Waiting(self.nodes, config.run.wait_for_clients)
 
     def _name_classes(self, nodes: Nodes) -> None:
         """Let the settings that nodes work by name the classes of all sites, which their labels are numbers of."""
@@ -199,17 +206,38 @@ class FlowerExchange:
     def __call__(self, request: Request) -> Iterator[Reply]:
         """Send the longest client's message first; yield replies as they arrive, and then a failure per missing one."""
         contents = messages.request_contents(request, self.job)
+        yield from self._ask(request, contents) if self.nodes is None else self._ask_nodes(request, contents)
+
+    def _ask(self, request: Request, contents: dict[int, RecordDict]) -> Iterator[Reply]:
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
         seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
-        arriving = replies(self.grid, list(sent.values()), seconds)
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
-        if self.nodes is None:
-            yield from settled(sent, arriving, request, late)
-            return
-        for reply in settled(sent, arriving, request, late, self.nodes.why_missing):
-            if isinstance(reply, Failure) and not reply.traceback:
-                self.nodes.doubt(reply.client)
-            yield reply
+        absent = self.nodes.why_missing if self.nodes else str
+        yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, absent)
+
+    def _ask_nodes(self, request: Request, contents: dict[int, RecordDict]) -> Iterator[Reply]:
+        """Ask nodes; and again those without an update, while too few are good and `run.wait_for_clients` lasts."""
+        assert self.nodes is not None
+        target, needed = request.expected, min(self.config.run.min_clients, len(contents))
+        good: set[int] = set()
+        self.waiting.begin()
+        self.waiting.for_all(contents)
+        while contents:
+            lost: dict[int, Failure] = {}
+            asked = replace(request, num_examples={c: request.num_examples[c] for c in contents})
+            for reply in self._ask(asked, contents):
+                if isinstance(reply, Failure) and not reply.traceback:
+                    self.nodes.doubt(reply.client)
+                    if self.waiting.seconds and reply.client not in good:
+                        lost[reply.client] = reply
+                        continue
+                elif isinstance(reply, ClientUpdate) and refusal(reply, target, good) is None:
+                    good.add(reply.client)
+                yield reply
+            if len(good) >= needed or not lost or not self.waiting.for_any(lost):
+                yield from lost.values()
+                return
+            contents = {client: content for client, content in contents.items() if client in lost}
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """Evaluate in shards on our workers, at the sites, or in this process where nodes may lack test data."""
@@ -219,12 +247,16 @@ class FlowerExchange:
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
             sites = dict.fromkeys(range(self.config.partition.clients), content)
+            self.waiting.begin()
             return self._evaluated(sites, task, self._connected, "site")
         return self.local.evaluate(arrays, task)
 
     def _connected(self, clients: Iterable[int]) -> dict[int, int]:
-        nodes = self.nodes.current() if self.nodes else {}
-        return {client: nodes[client] for client in clients if client in nodes}
+        assert self.nodes is not None
+        wanted = list(clients)
+        self.waiting.for_all(wanted)
+        nodes = self.nodes.current()
+        return {client: nodes[client] for client in wanted if client in nodes}
 
     def _evaluated(
         self,

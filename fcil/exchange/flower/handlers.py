@@ -14,13 +14,14 @@ from flwr.clientapp import ClientApp
 
 from fcil.arrays import Arrays
 from fcil.client.store import ClientStore
-from fcil.config import from_table
+from fcil.config import from_table, identity
 from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.introduction import introduce
 from fcil.exchange.worker import Worker
+from fcil.registry import label
 from fcil.server.replies import Failure, Partial, crashed
 
 __all__ = ["app", "worker_for"]
@@ -46,10 +47,16 @@ class _NoStore(ClientStore):
 
 
 def _store(job: messages.Job, context: Context) -> ClientStore:
-    """The store in the node's own folder, one per run, or else in the run's folder that the server names."""
+    """The store in the node's own folder, one per run, or else in the run's folder that the server names.
+
+    A run goes on with other values of settings that its numbers do not depend on, so only the others name its folder.
+    """
     folder = context.node_config.get("state-dir")
     if folder:
-        return ClientStore(Path(str(folder)) / hashlib.sha256(f"{job.store}{job.config}".encode()).hexdigest()[:16])
+        table = identity(json.loads(job.config))
+        table["method"]["name"] = label(table["method"]["name"])  # its file may lie elsewhere the next time
+        of_run = json.dumps([job.store, table, job.sources], sort_keys=True)
+        return ClientStore(Path(str(folder)) / hashlib.sha256(of_run.encode()).hexdigest()[:16])
     return ClientStore(Path(job.store)) if job.store else _NoStore(Path())
 
 

@@ -288,7 +288,7 @@ def hello_content(job: Job) -> RecordDict:
 
 
 def read_hello(content: RecordDict) -> Job:
-    """Read the run that a node is asked about."""
+    """Read the run that a node is asked about; raises ValueError where it is malformed."""
     return _job(content)
 
 

@@ -138,7 +138,8 @@ class RayGrid(Grid):
     def _collect(self, waiting: deque[Letter]) -> Iterator[Message]:
         """Wait until a call or a start has ended; yield the replies."""
         refs = [*self._busy, *self._starting]
-        nearest = min([c.deadline for c in self._busy.values()] + [d for _, d in self._starting.values()])
+        # a start may be overdue for as long as others work, as where its machine is gone: it must not keep this awake
+        nearest = min([c.deadline for c in self._busy.values()] or [d for _, d in self._starting.values()])
         patience = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
         if ray.wait(refs, timeout=patience)[0]:
             for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]:

@@ -26,9 +26,10 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import settle
 from fcil.exchange.flower.internals import identify
 from fcil.method import ClientUpdate, GramShape
-from fcil.server.loop import Request, receive
+from fcil.server.loop import receive
 from fcil.server.plan import Progress
 from fcil.server.replies import gather
+from fcil.server.request import Request
 
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
 BEGIN, END = (

@@ -164,14 +164,31 @@ def test_a_node_refuses_to_work_for_another_client():
 
 def test_nodes_keep_client_state_only_where_they_are_told_a_folder(tmp_path):
     context = type("C", (), {"node_config": {}})()
-    nowhere = handlers._store(handlers.messages.Job("{}", ""), context)
+    nowhere = handlers._store(handlers.messages.Job.of(settings()), context)
     nowhere.write(0, 0, {})
     with pytest.raises(RuntimeError, match="state-dir"):
         nowhere.write(0, 0, {"kept": np.zeros(1)})
     context.node_config["state-dir"] = str(tmp_path)
     for run in ("/run/a", "/run/b"):  # the server's path is a name here, not a place
-        handlers._store(handlers.messages.Job("{}", run), context).write(0, 0, {"kept": np.zeros(1)})
+        handlers._store(handlers.messages.Job.of(settings(), run), context).write(0, 0, {"kept": np.zeros(1)})
     assert len(list(tmp_path.glob("*/0/000000.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("sections", "same"),
+    [
+        ({"run": {"client_timeout": 5.0, "wait_for_clients": 60.0, "evaluate_rounds": True}}, True),
+        ({"run": {"seed": 1}}, False),
+        ({"train": {"lr": 0.02}}, False),
+        ({"method": {"name": "fedavg"}}, False),
+    ],
+)
+def test_a_run_that_goes_on_with_another_time_out_finds_what_its_clients_kept(sections, same, tmp_path):
+    context = type("C", (), {"node_config": {"state-dir": str(tmp_path)}})()
+    kept = {"kept": np.arange(3.0)}
+    handlers._store(handlers.messages.Job.of(settings()), context).write(0, 0, kept)
+    found = handlers._store(handlers.messages.Job.of(settings(**sections)), context).read(0, 1)
+    assert (found.keys() == kept.keys()) == same
 
 
 def test_nodes_of_one_client_each_have_nothing_to_sum():
