@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -183,6 +184,7 @@ def test_the_demonstration_ends_in_the_bits_of_inline_and_leaves_no_process(tmp_
     assert f"final arrays: sha256 {summary['sha256']}" in said
     assert mentioning(folder) == {}
     assert (Path(folder) / "run" / "summary.json").exists()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
