@@ -41,13 +41,13 @@ def test_labels_are_reversed_within_the_task_and_nothing_else_changes():
     from fcil.engine.simulation import prepare
 
     module = script("poisoned_clients")
-    texts = dict(text.split("=") for text in TINY)
     table = {
-        "data": {"train_limit": int(texts["data.train_limit"])},
-        "model": {"image_size": 16},
+        "data": {"train_limit": 200},
         "tasks": {"count": 2},
+        "partition": {"clients": 3},
+        "method": {"name": "ridge"},
     }
-    worker = prepare(from_table([("here", {**table, "method": {"name": "ridge"}})])).worker
+    worker = prepare(from_table([("here", table)])).worker
     evil = module.mislabelled(worker)
     positions = worker.scenario.positions
     before, after = positions[worker.dataset.train.labels], positions[evil.dataset.train.labels]

@@ -39,6 +39,10 @@ class Run:
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False
+    secure_sums: Annotated[
+        bool,
+        Option("clients mask their sums, of which the server sees the total only; in this process, as a simulation"),
+    ] = False
     filter: Annotated[
         str,
         Option(

@@ -24,7 +24,7 @@ from fcil.server.loop import Exchange, run
 from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
 from fcil.server.replies import Emit
 
-_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
+_IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "secure_sums", "filter")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
