@@ -47,7 +47,7 @@ def test_labels_are_reversed_within_the_task_and_nothing_else_changes():
         "partition": {"clients": 3},
         "method": {"name": "ridge"},
     }
-    worker = prepare(from_table([("here", table)])).worker
+    worker = prepare(from_table([("here", {**table, "method": {"name": "ridge"}})])).worker
     evil = module.mislabelled(worker)
     positions = worker.scenario.positions
     before, after = positions[worker.dataset.train.labels], positions[evil.dataset.train.labels]
