@@ -169,6 +169,8 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store)
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
+        if config.run.secure_sums:
+            raise ConfigError('run.secure_sums: is simulated in one process so far (`run.exchange = "inline"`)')
         if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
