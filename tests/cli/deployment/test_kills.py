@@ -58,7 +58,7 @@ class Stand:
         return simulate(prepare(settings, self.folder / "inline"), self.folder / "inline")
 
     def restart_node(self, number):
-        """Start a node until it stays, as systemd does: the SuperLink refuses it while it takes the old one for alive."""
+        """Start a node until it stays, as systemd does: as long as the old one counts as alive, it is refused."""
         config = demo._node_config(self.folder, number, Site(self.folder / f"site-{number}", None))
         key = self.folder / f"node-{number}.key"
         for attempt in range(12):
