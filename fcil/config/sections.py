@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fcil.client.settings import Train
-from fcil.data.settings import Data
+from fcil.data.settings import Data, one_form
 from fcil.errors import ConfigError
 from fcil.filters import parse_filter
 from fcil.model.settings import Model
@@ -35,6 +36,9 @@ class Run:
     ] = False
     ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
     client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
+    introduction_timeout: Annotated[
+        float, Option("nodes read and decode their images within this time before a run", "seconds", above=0)
+    ] = 900.0
     wait_for_clients: Annotated[
         float, Option("how long a phase waits for nodes on other machines that are away or failed", "seconds", low=0)
     ] = 0.0
@@ -165,6 +169,8 @@ def _with_sites(config: Config, clients_from: str | None) -> Config:
         clients_from: the place that sets partition.clients, None where nothing does.
     """
     data, partition = config.data, config.partition
+    if partition.kind == "sites":
+        config = replace(config, tasks=replace(config.tasks, classes=tuple(map(one_form, config.tasks.classes))))
     if not data.sites:
         return config
     if partition.kind != "sites":
@@ -182,7 +188,14 @@ def _with_sites(config: Config, clients_from: str | None) -> Config:
             f"{clients_from}: partition.clients = {partition.clients}, but data.sites names {len(data.sites)} folders; "
             "leave partition.clients out"
         )
-    return replace(config, partition=replace(partition, clients=len(data.sites)))
+    sites, maps = (tuple(map(_absolute_folder, paths)) for paths in (data.sites, data.class_maps))
+    data = replace(data, sites=sites, class_maps=maps)
+    return replace(config, data=data, partition=replace(partition, clients=len(data.sites)))
+
+
+def _absolute_folder(path: str) -> str:
+    """Make a path absolute, so that a run can be gone on with from another folder; an empty one stays empty."""
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def identity(table: Table) -> Table:

@@ -120,11 +120,12 @@ class Split:
         return int(self.images.nbytes)
 
     def of_site(self, site: int) -> Split:
-        """Cut out the samples of one site, which follow each other."""
-        if self.owners is None:
+        """Select the samples of one site, in their order."""
+        if self.owners is None or not isinstance(self.images, Pooled):
             raise ValueError("of_site: these samples belong to no site")
-        begin, end = (int(i) for i in np.searchsorted(self.owners, (site, site + 1)))
-        return Split(self.images[begin:end], self.labels[begin:end], self.digest, self.owners[begin:end])
+        own, images = np.flatnonzero(self.owners == site), self.images
+        pooled = Pooled(images.arrays, images.array[own], images.place[own])
+        return Split(pooled, self.labels[own], self.digest, self.owners[own])
 
     def first(self, count: int) -> Split:
         """The first `count` samples; all of them for 0."""

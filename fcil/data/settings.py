@@ -1,14 +1,20 @@
 """Settings under `[data]`: which images, where they are, and how they are split."""
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fcil.options import Option
 
-__all__ = ["Data", "ViewName"]
+__all__ = ["Data", "ViewName", "one_form"]
 
 ViewName = Literal["default", "squash", "identity"]
 """How images are shown (`fcil.data.family.Family.seen`)."""
+
+
+def one_form(name: str) -> str:
+    """Write a class name in the one of its Unicode forms that is compared (NFC): some systems write accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Join the images of several sites into one data set, in which every image keeps the number of its site.
 
-A site has a folder of its own, under class names of its own, which a class map translates into the common ones. Inside
-a site, images are ordered by their class's common name and then as the site's own data set orders them: in the same
-order under any names, and as in a folder in which somebody had put the images of all sites together.
+A site has a folder of its own, under class names of its own, which a class map translates into the common ones. Images
+are ordered by their class's common name, then by site, then as the site's own data set orders them: in the same order
+under any names, and as in a folder of the images of all sites together whose file names sort by site.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ import numpy as np
 
 from fcil.data import load
 from fcil.data.dataset import Dataset, Pooled, Split
-from fcil.data.settings import Data
+from fcil.data.settings import Data, one_form
 from fcil.errors import ConfigError
 from fcil.options import nearest
 
-__all__ = ["SiteData", "pool", "load_sites", "of_site", "read_class_map", "renamed"]
+__all__ = ["SiteData", "pool", "check_distinct", "load_sites", "of_site", "read_class_map", "renamed"]
 
 ClassMap = Mapping[str, str]
 """A site's own name of a class -> the common name."""
@@ -56,7 +56,7 @@ def read_class_map(path: str) -> dict[str, str]:
     for own, common in table.items():
         if not isinstance(common, str) or not common:
             raise ConfigError(f'class map {path}: {own} = {common!r}: write "own name" = "common name"')
-    return table
+    return {one_form(own): one_form(common) for own, common in table.items()}
 
 
 def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
@@ -65,22 +65,26 @@ def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
     Raises:
         ConfigError: the map names a class that the site does not have.
     """
+    names = [one_form(name) for name in data.classes]
     for own in class_map:
-        if own not in data.classes:
-            raise ConfigError(f"the class map names {own!r}, a class without images. {nearest(own, data.classes)}")
-    return SiteData(data, tuple(class_map.get(own, own) for own in data.classes))
+        if own not in names:
+            raise ConfigError(f"the class map names {own!r}, a class without images. {nearest(own, names)}")
+    return SiteData(data, tuple(class_map.get(own, own) for own in names))
 
 
-def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str]) -> Split:
+def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str], limit: int) -> Split:
+    """Join one part of all sites, ordered by class, then by site; of each site the first `limit`, unless that is 0."""
     labels, arrays, places, owners = [], [], [], []
     for position, (number, part) in enumerate(parts.items()):
         common = np.array([classes.index(name) for name in sites[number].names], np.int64)[part.labels]
-        order = np.argsort(common, kind="stable")
+        order = np.argsort(common, kind="stable")[: limit or None]
         labels.append(common[order])
         places.append(order)
-        arrays.append(np.full(len(part), position, np.int64))
-        owners.append(np.full(len(part), number, np.int64))
+        arrays.append(np.full(len(order), position, np.int64))
+        owners.append(np.full(len(order), number, np.int64))
     joined = [np.concatenate([np.empty(0, np.int64), *column]) for column in (labels, arrays, places, owners)]
+    by_class = np.argsort(joined[0], kind="stable")
+    joined = [column[by_class] for column in joined]
     images = Pooled(tuple(part.images for part in parts.values() if not isinstance(part.images, Pooled)), *joined[1:3])
     return Split(images, joined[0], owners=joined[3])
 
@@ -93,32 +97,41 @@ def _check_known(where: str, site: SiteData, known: Sequence[str]) -> None:
         )
 
 
-def pool(sites: Mapping[int, SiteData], classes: Sequence[str] = (), test: SiteData | None = None) -> Dataset:
+def pool(
+    sites: Mapping[int, SiteData],
+    classes: Sequence[str] = (),
+    test: SiteData | None = None,
+    limits: tuple[int, int] = (0, 0),
+) -> Dataset:
     """Join sites into one data set, whose classes are sorted by their common names.
 
     Args:
         sites: number of the site -> its data; they may be some of a run's sites only, or none where there is `test`.
         classes: the common names of all classes; by default all those that the sites have.
         test: the test part for all, in place of the sites' own.
+        limits: numbers of training and test images of each site that are kept, the first in the order of common names;
+            0 for all.
 
     Raises:
-        ConfigError: a site has a class that is not among `classes`, or nothing is to be joined.
+        ConfigError: a site has a class that is not among `classes`; two sites have the same images; or nothing is to be
+            joined.
     """
     if not sites and test is None:
         raise ConfigError(
             'partition.kind = "sites": data.sites names no folder. Name one for each client to simulate the sites; '
             "across machines a run is started with `fcil deploy`, and each node names its own (docs/deployment.md)"
         )
-    known = sorted(classes or {name for site in sites.values() for name in site.names})
+    known = sorted(map(one_form, classes) if classes else {name for site in sites.values() for name in site.names})
     for number, site in sites.items():
         _check_known(f"site {number}", site, known)
-    train = _part(sites, {number: site.data.train for number, site in sites.items()}, known)
+    train = _part(sites, {number: site.data.train for number, site in sites.items()}, known, limits[0])
     if test is None:
-        tests = _part(sites, {number: site.data.test for number, site in sites.items()}, known)
+        tests = _part(sites, {number: site.data.test for number, site in sites.items()}, known, limits[1])
     else:
         _check_known("data.root", test, known)
-        tests = replace(_part({0: test}, {0: test.data.test}, known), owners=None)
+        tests = replace(_part({0: test}, {0: test.data.test}, known, limits[1]), owners=None)
     digests = {f"site {number}": site.sha256() for number, site in sites.items()}
+    check_distinct(digests)
     if test is not None:
         digests["test"] = test.sha256()
     like = next(iter(sites.values()), test) if test is None else test
@@ -127,6 +140,15 @@ def pool(sites: Mapping[int, SiteData], classes: Sequence[str] = (), test: SiteD
         like.data, classes=tuple(known), train=train, test=tests, files=_files(sites, test),
         digests=digests,
     )  # fmt: skip
+
+
+def check_distinct(digests: Mapping[str, str]) -> None:
+    """Raise ConfigError where two sites have the same images: a folder was named twice."""
+    first: dict[str, str] = {}
+    for name, digest in digests.items():
+        if digest in first:
+            raise ConfigError(f"{first[digest]} and {name} have the same images; give each site a folder of its own")
+        first[digest] = name
 
 
 def _files(sites: Mapping[int, SiteData], test: SiteData | None) -> str:
@@ -149,7 +171,8 @@ def load_sites(settings: Data, size: int, classes: Sequence[str] = ()) -> Datase
         if root:
             sites[number] = _load(settings, size, root, class_map, f"site {number}")
     on_server = settings.test_at == "server" and settings.root
-    return pool(sites, classes, _load(settings, size, settings.root, "", "data.root") if on_server else None)
+    test = _load(settings, size, settings.root, "", "data.root") if on_server else None
+    return pool(sites, classes, test, (settings.train_limit, settings.test_limit))
 
 
 def of_site(data: Dataset, site: int) -> Dataset:
@@ -160,7 +183,8 @@ def of_site(data: Dataset, site: int) -> Dataset:
 
 def _load(settings: Data, size: int, root: str, class_map: str, where: str) -> SiteData:
     try:
-        data = load(replace(settings, root=root, sites=(), class_maps=()), size)
+        alone = replace(settings, root=root, sites=(), class_maps=(), train_limit=0, test_limit=0)
+        data = load(alone, size)
         return renamed(data, read_class_map(class_map))
     except ConfigError as error:
         raise ConfigError(f"{where} ({root}): {error}") from None

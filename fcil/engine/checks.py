@@ -70,6 +70,8 @@ def _check_sites(config: Config) -> None:
                 f'data.{name}: says what sites do, and partition.kind = "{config.partition.kind}" has none'
             )
         return
+    if family(data.name).stamp is None:
+        raise ConfigError(f'data.name = "{data.name}": is one data set for all; sites have folders: set it to "folder"')
     if config.tasks.long_tail != 1:
         raise ConfigError("tasks.long_tail: sites have the images that they have; leave it out")
     if data.stand_in:
@@ -83,6 +85,13 @@ def _check_sites(config: Config) -> None:
         )
     if not data.class_counts and not config.tasks.classes:
         raise ConfigError("data.class_counts = false: sites do not tell their classes, so tasks.classes must name all")
+    if not data.class_counts and (
+        alone := [t for t in make_tasks(len(config.tasks.classes), config.tasks) if t.size == 1]
+    ):
+        raise ConfigError(
+            f"data.class_counts = false: task {alone[0].index + 1} has one class, so that its number of images is that "
+            "class's; give every task two classes or more"
+        )
 
 
 def _check_secure_sums(config: Config, method: Method) -> None:

@@ -97,6 +97,11 @@ def prepare(
 def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -> Census:
     """Count the samples: here, or from what sites on other machines told."""
     if config.partition.kind != "sites" or not nodes:
+        if "" in config.data.sites:
+            raise ConfigError(
+                f"data.sites: names no folder for site {config.data.sites.index('')}; name it to simulate the site, or "
+                "start the run across machines with `fcil deploy`"
+            )
         return worker.census
     if worker.method.stream != "federated":
         raise ConfigError(

@@ -7,7 +7,7 @@ Versions of packages and the kind of processor change last bits only: they are r
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ LOCAL = {
 """Settings that may differ from machine to machine; what they lead to is compared by its hash."""
 SHOWN = 12
 """Characters of a hash in a message."""
+_LONGEST, _MOST = 200, 20_000
+"""Most characters of a text, and most classes, tasks and versions, that an introduction may have."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Introduction:
     processor: str = ""
     device: str = ""
 
+    @property
+    def identity(self) -> str:
+        """A hash of everything that an update depends on beside the message: code, weights and data."""
+        return digest_of({"code": self.code, "weights": self.weights, "data": self.data})
+
     def table(self) -> dict[str, Any]:
         """Everything as a table for the records, without what is empty."""
         return {name: value for name, value in asdict(self).items() if value not in ("", {}, ())}
@@ -76,6 +83,7 @@ class Introduction:
             words = {str(name): value for name, value in table.items() if isinstance(value, str)}
             if type(client) is not int or len(words) != len(table):
                 raise ValueError("it has values of other types")
+            _check_sizes([*classes, *told, *told.values(), *words.values()], classes, pairs["tasks"], told)
             return cls(client, classes=classes, tasks=tuple(map(_counts, pairs["tasks"])), versions=told, **words)
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"the introduction is malformed ({type(error).__name__}: {error})"[:300]) from None
@@ -85,9 +93,19 @@ class Introduction:
         return json.dumps(asdict(self))
 
 
+def _check_sizes(texts: Sequence[str], *collections: Collection[Any]) -> None:
+    """Raise ValueError for what would fill memory or the records, or cannot be written there."""
+    if any(len(collection) > _MOST for collection in collections):
+        raise ValueError(f"more than {_MOST} classes, tasks or versions")
+    for text in texts:
+        if len(text) > _LONGEST:
+            raise ValueError(f"a text of {len(text)} characters")
+        text.encode()  # surrogates cannot be written: UnicodeEncodeError is a ValueError
+
+
 def _counts(pair: Sequence[int]) -> tuple[int, int]:
     train, test = pair
-    if type(train) is not int or type(test) is not int or not (0 <= train < 1 << 40 and 0 <= test < 1 << 40):
+    if type(train) is not int or type(test) is not int or not (0 <= train < 1 << 31 and 0 <= test < 1 << 31):
         raise ValueError(f"{pair} are no numbers of images")
     return train, test
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from fcil.config import Config
 from fcil.data.dataset import digest_of
+from fcil.data.sites import check_distinct
 from fcil.errors import ConfigError
 from fcil.exchange.introduction import Introduction
 from fcil.exchange.worker import Worker
@@ -33,13 +34,15 @@ def sites_census(config: Config, nodes: Mapping[int, Introduction], server: Work
         server: the server's own worker, for a test part of its own.
 
     Raises:
-        ConfigError: a site has a class that is not in `tasks.classes`, or tells other things than it was asked.
+        ConfigError: a site has a class that is not in `tasks.classes`, or tells other things than it was asked; or two
+            have the same images.
     """
+    check_distinct({f"site {client}": node.data for client, node in nodes.items()})
     names = sorted(config.tasks.classes)
     order = class_order(names, config.tasks, config.run.seed)
     classes, tasks = tuple(names[c] for c in order), make_tasks(len(names), config.tasks)
-    by_class = np.zeros((len(nodes), len(classes), 2), np.int64)
-    counts = np.zeros((len(nodes), len(tasks), 2), np.int64)
+    by_class = np.zeros((config.partition.clients, len(classes), 2), np.int64)
+    counts = np.zeros((config.partition.clients, len(tasks), 2), np.int64)
     for client, node in nodes.items():
         if not config.data.class_counts:
             if len(node.tasks) != len(tasks):

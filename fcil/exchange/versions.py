@@ -29,7 +29,8 @@ def code_sha256() -> str:
     for package in ("fcil", "fcil.strategies"):
         root = Path(str(import_module(package).__file__)).parent
         strategies = root / "strategies"  # in a wheel they lie inside fcil, in a checkout beside it
-        for path in sorted(p for p in root.rglob("*.py") if package != "fcil" or strategies not in p.parents):
+        files = (p for p in root.rglob("*.py") if package != "fcil" or strategies not in p.parents)
+        for path in sorted(p for p in files if p.name != "hatch_build.py"):  # makes the wheel, and is not in it
             sha.update(f"{package} {path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
             sha.update(path.read_bytes())
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,9 +104,9 @@ def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
 def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
     """Render one training image of each of some classes: as in testing, then augmented as in training."""
     rows = []
-    positions = np.unique(np.linspace(0, len(data.classes) - 1, CLASSES).round().astype(int))
-    for position in positions:
-        label = int(scenario.order[position])
+    present = [int(label) for label in scenario.order if (data.train.labels == label).any()]  # sites may lack a class
+    for position in np.unique(np.linspace(0, len(present) - 1, CLASSES).round().astype(int)):
+        label = present[position]
         image = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
         augmented = render(image, data.train_view, size, generator(seed, "preview", label))
         shown = np.concatenate([render(image[:1], data.test_view, size).numpy(), augmented.numpy()])
@@ -125,6 +126,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
     scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
     census = scenario.census(data)
+    if not config.data.class_counts:
+        census = replace(census, by_class=None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw_holders(folder / "clients.png", census)
@@ -138,7 +141,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
-    console.print(skew_table(census))
+    if census.by_class is not None:
+        console.print(skew_table(census))
     console.print(f"who holds what: {folder / 'clients.png'}   what the model sees: {folder / 'samples.png'}")
 
 

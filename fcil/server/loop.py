@@ -148,7 +148,7 @@ def _checked(plan: Plan, at_places: np.ndarray) -> np.ndarray:
     for site, task in np.argwhere((at_places < 0) | (at_places > total))[:1]:
         raise RunError(
             f"site {site}: reports {at_places[site, task]} correct answers on the {total[site, task]} test images that "
-            f"it has of task {task + 1}; mend its node and go on with `fcil resume`"
+            f"it has of task {task + 1}; mend its node, and the same command goes on with the run"
         )
     return at_places
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-from site_folders import COUNTS, HELD, NAMES, site_settings, write_sites
+from site_folders import COUNTS, HELD, NAMES, own_name, site_settings, write_sites
 
 from fcil.config import from_table
 from fcil.engine.metrics import at_sites
@@ -177,6 +177,8 @@ def test_an_answer_that_cannot_be_true_stops_the_run(folder):
     ({"tasks": {"classes": [*NAMES, "six"], "sizes": [3, 3, 1]}}, r"task 3 \(six\) has 0 training and 0 test"),
     ({"tasks": {"long_tail": 10}}, "sites have the images that they have"),
     ({"tasks": {"count": 7}}, "do not fill that many tasks"),
+    ({"data": {"name": "digits"}}, 'data.name = "digits": is one data set for all'),
+    ({"data": {"class_counts": False}, "tasks": {"count": 6, "classes": list(NAMES)}}, "task 1 has one class"),
 ])  # fmt: skip
 def test_what_contradicts_itself_is_refused(folder, sections, message):
     with pytest.raises(ConfigError, match=message):
@@ -187,6 +189,58 @@ def test_a_class_map_that_names_no_class_of_the_site_is_refused(folder, tmp_path
     (tmp_path / "map.toml").write_text('"zerro" = "zero"\n')
     with pytest.raises(ConfigError, match=r"site 0 .*'zerro', a class without images. Did you mean 'zero'"):
         prepare(config(folder, data={"class_maps": [str(tmp_path / "map.toml"), f"{folder}/b.toml", ""]}))
+
+
+def test_a_folder_named_twice_and_a_site_elsewhere_are_refused(folder):
+    sites = [str(folder / name) for name in ("a", "c", "a")]
+    with pytest.raises(ConfigError, match="site 0 and site 2 have the same images"):
+        prepare(config(folder, data={"sites": sites, "class_maps": []}))
+    with pytest.raises(ConfigError, match="names no folder for site 1"):
+        prepare(config(folder, data={"sites": [sites[0], "", sites[1]], "class_maps": []}))
+
+
+def test_own_names_do_not_decide_which_images_a_limit_keeps(folder, tmp_path):
+    """The same images of site b under other names, whose order is another one."""
+    for part in ("train", "test"):
+        for digit in HELD[1]:
+            (tmp_path / "other" / part).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "other" / part / f"x{digit}").symlink_to(folder / "b" / part / own_name(1, digit))
+    (tmp_path / "map.toml").write_text("".join(f'x{digit} = "{NAMES[digit]}"\n' for digit in HELD[1]))
+    limits = {"train_limit": 20, "test_limit": 9}
+    alone = prepare(
+        config(
+            folder, data={**limits, "sites": [f"{folder}/b"], "class_maps": [f"{folder}/b.toml"]}, tasks={"count": 2}
+        )
+    )
+    other = prepare(
+        config(folder, data={**limits, "sites": [f"{tmp_path}/other"], "class_maps": [f"{tmp_path}/map.toml"]})
+    )
+    np.testing.assert_array_equal(alone.plan.census.by_class, other.plan.census.by_class)
+    assert alone.plan.census.by_class.sum() == 20
+    one, two = (finished(s.plan, s.worker) for s in (alone, other))
+    assert one.sha256() == two.sha256()
+
+
+def test_accents_written_in_two_ways_are_one_name(folder, tmp_path):
+    composed, apart = "Gr\u00f6\u00dfe", "Gro\u0308\u00dfe"
+    for site, name in (("a", composed), ("c", apart)):
+        for part in ("train", "test"):
+            (tmp_path / site / part).mkdir(parents=True)
+            for own, source in ((name, "zero"), ("other", "one" if site == "a" else "four")):
+                (tmp_path / site / part / own).symlink_to(folder / site / part / source)
+    census = prepare(config(tmp_path, data={"sites": [f"{tmp_path}/a", f"{tmp_path}/c"], "class_maps": []},
+                            tasks={"count": 1})).plan.census  # fmt: skip
+    assert census.classes == (composed, "other")
+
+
+@pytest.mark.parametrize("method", ["joint", "sequential"])
+def test_pooled_sites_end_in_the_bits_of_one_folder(folder, method):
+    session = prepare(config(folder, method={"name": method, "rank": 2}))
+    pooled = prepare(config(folder, method={"name": method, "rank": 2}, partition={"kind": "iid"},
+                            data={"root": str(folder / "pooled"), "sites": [], "class_maps": []}))  # fmt: skip
+    one, two = (finished(s.plan, s.worker) for s in (session, pooled))
+    assert one.sha256() == two.sha256()
+    assert one.correct == two.correct
 
 
 def test_joint_training_pools_the_sites(folder):

@@ -65,7 +65,7 @@ def evaluated(
         number, reason = min(reasons.items())
         raise RunError(
             f"task {task.index + 1}: {len(reasons)} of {len(contents)} {whose}s of the evaluation failed twice, "
-            f"{whose} {number}: {reason}; mend the cause (run.client_timeout holds for evaluation too) and go on "
-            "with `fcil resume`"
+            f"{whose} {number}: {reason}; mend the cause (run.client_timeout holds for evaluation too) and the "
+            "same command goes on with the run"
         )
     return total

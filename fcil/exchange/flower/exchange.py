@@ -61,7 +61,14 @@ class FlowerExchange:
             )
         self.nodes: Nodes | None = None
         if not isinstance(grid, Streaming):
-            self.nodes = Nodes(grid, config.partition.clients, self.job, introduce(self.local), node_seconds)
+            self.nodes = Nodes(
+                grid,
+                config.partition.clients,
+                self.job,
+                introduce(self.local),
+                node_seconds,
+                config.run.introduction_timeout,
+            )
             self._name_classes(self.nodes)
             self.waiting = Waiting(self.nodes, config.run.wait_for_clients)
 
@@ -83,10 +90,14 @@ class FlowerExchange:
         """Client -> the message to its node; clients whose node is not connected have none."""
         nodes = self.nodes.current() if self.nodes else {client: client + 1 for client in contents}
         return {
-            client: Message(content, nodes[client], kind, group_id=group)
+            client: Message(self._with_identity(content, client), nodes[client], kind, group_id=group)
             for client, content in contents.items()
             if client in nodes
         }
+
+    def _with_identity(self, content: RecordDict, client: int) -> RecordDict:
+        """Say what a node must have; workers of ours have what this process has."""
+        return messages.with_identity(content, self.nodes.identity(client)) if self.nodes else content
 
     def __call__(self, request: Request) -> Iterator[Reply]:
         """Send the longest client's message first; yield replies as they arrive, and then a failure per missing one."""
@@ -136,7 +147,7 @@ class FlowerExchange:
             )
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
-            sites = dict.fromkeys(range(self.config.partition.clients), content)
+            sites = {k: self._with_identity(content, k) for k in range(self.config.partition.clients)}
             self.waiting.begin()
             return evaluated(self.grid, sites, task, self._connected, "site", places, late)
         return self.local.evaluate(arrays, task)

@@ -6,6 +6,7 @@ SuperNode) holds that client's data only and refuses any other; our Ray actors h
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
-from fcil.exchange.introduction import introduce
+from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.worker import Worker
 from fcil.registry import label
 from fcil.server.replies import Failure, Partial, crashed
@@ -30,6 +31,8 @@ app = ClientApp()
 
 _workers: dict[tuple[str, str], Worker] = {}
 """The worker of this process; it outlives messages, so backbone and data stay resident."""
+_introductions: dict[int, Introduction] = {}
+"""What this process has of the worker's run, by the number of the client that asks; forgotten with the worker."""
 
 
 class _NoStore(ClientStore):
@@ -73,10 +76,35 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     key = hashlib.sha256(known.encode()).hexdigest(), job.store
     if key not in _workers:
         _workers.clear()
+        _introductions.clear()
         config = from_table([("message", paths_here(message, job.sources)), ("node config", local)])
         method = node_method(config.method.name, config.method.settings, job.sources)
         _workers[key] = Worker(config, method, _store(job, context))
     return _workers[key]
+
+
+def _introduction(worker: Worker, context: Context) -> Introduction:
+    """What this node has of a run; hashed once for each worker, which holds what it has loaded."""
+    client = int(context.node_config.get("partition-id", -1))
+    if client not in _introductions:
+        _introductions[client] = introduce(worker, client)
+    return _introductions[client]
+
+
+def _changed(worker: Worker, message: Message, context: Context) -> str:
+    """Say so if this node has other images, weights or code than when it introduced itself; else empty."""
+    wanted = messages.read_identity(message.content)
+    if not wanted or _introduction(worker, context).identity == wanted:
+        return ""
+    return "its images, weights or code are others than when it introduced itself"
+
+
+def _problem(error: ConfigError, job: messages.Job) -> str:
+    """What the server may know of a mistake at this node: not the names of a site's classes if it keeps them."""
+    if json.loads(job.config)["data"]["class_counts"]:
+        return str(error)
+    print(error, file=sys.stderr)
+    return "this node cannot load what the run needs; its own log says why, since data.class_counts = false"
 
 
 def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
@@ -96,6 +124,8 @@ def _work(message: Message, context: Context) -> Message:
         worker = worker_for(work.job, context)
     except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
         return Message(_refused(work, error), reply_to=message)
+    if changed := _changed(worker, message, context):
+        return Message(messages.write_failure(Failure(work.clients[0], changed)), reply_to=message)
     if work.summed:
         return Message(
             messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
@@ -121,16 +151,20 @@ def report(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on one share of the batches of test images."""
     shard = messages.read_shard(message.content)
-    correct = worker_for(shard.job, context).evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
+    worker = worker_for(shard.job, context)
+    if changed := _changed(worker, message, context):
+        raise ConfigError(changed)
+    correct = worker.evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
     return Message(messages.write_correct(correct), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Say which client's data this node holds, and what else it has of the run."""
-    client = int(context.node_config.get("partition-id", -1))
+    job = messages.read_hello(message.content)
     try:
-        worker = worker_for(messages.read_hello(message.content), context)
-        return Message(messages.write_introduction(introduce(worker, client)), reply_to=message)
+        told = _introduction(worker_for(job, context), context)
+        return Message(messages.write_introduction(told), reply_to=message)
     except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
-        return Message(messages.write_problem(client, str(error)), reply_to=message)
+        client = int(context.node_config.get("partition-id", -1))
+        return Message(messages.write_problem(client, _problem(error, job)), reply_to=message)

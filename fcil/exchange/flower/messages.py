@@ -23,14 +23,14 @@ from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
     "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "hello_content",
-    "message_type", "read_correct", "read_hello", "read_introduction", "read_partial", "read_reply", "read_shard",
-    "read_update", "read_work", "request_contents", "write_correct", "write_failure", "write_introduction",
-    "write_partial", "write_problem", "write_update",
+    "message_type", "read_correct", "read_hello", "read_identity", "read_introduction", "read_partial", "read_reply",
+    "read_shard", "read_update", "read_work", "request_contents", "write_correct", "write_failure",
+    "write_introduction", "with_identity", "write_partial", "write_problem", "write_update",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
 _ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
-_EXAMPLES, _FAILURE = "num-examples", "failure"
+_EXAMPLES, _FAILURE, _IDENTITY = "num-examples", "failure", "identity"
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,16 @@ def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
         })
         for group in longest_first
     }  # fmt: skip
+
+
+def with_identity(content: RecordDict, sha256: str) -> RecordDict:
+    """Add to a request what its node must have (`Introduction.identity`); the other records stay shared."""
+    return RecordDict({**content, _IDENTITY: ConfigRecord({"sha256": sha256})})
+
+
+def read_identity(content: RecordDict) -> str:
+    """Read what a node must have in order to answer; empty where nothing is said."""
+    return str(_get(content, _IDENTITY, "sha256", str)) if _IDENTITY in content else ""
 
 
 def _job(content: RecordDict) -> Job:

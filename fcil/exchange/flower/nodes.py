@@ -35,6 +35,7 @@ class Nodes:
         job: messages.Job,
         server: Introduction,
         seconds: float,
+        patience: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wait until every client has a node.
@@ -43,6 +44,7 @@ class Nodes:
             job: the run that the nodes are asked about.
             server: what the nodes must agree with; an empty hash is not compared.
             seconds: time for all of them to connect.
+            patience: time for those that are connected to introduce themselves, for which they read their images.
 
         Raises:
             ConfigError: some clients have no node after `seconds`; two nodes hold the same client; or a node has other
@@ -56,25 +58,37 @@ class Nodes:
         self._known: dict[int, Introduction] = {}
         self._silent: dict[int, tuple[float, float]] = {}
         self._last_error = ""
-        end = clock() + seconds
+        self._held: dict[int, int] = {}
+        start = clock()
         while len(nodes := self.current()) < clients:
-            if self.problems:
-                raise ConfigError("; ".join(f"client {c}: {text}" for c, text in sorted(self.problems.items())))
-            if clock() > end:
-                self._complain(nodes, seconds)
+            self._check_problems()
+            waited, enough = clock() - start, len(set(grid.get_node_ids())) >= clients
+            if waited > (max(seconds, patience) if enough else seconds):
+                self._complain(nodes, waited)
+            self._silent.clear()  # a node that reads its images is asked again and again
             time.sleep(_PAUSE_SECONDS)
-        held = [node.client for node in self._known.values()]
-        for client in nodes:
-            if held.count(client) > 1:
+        self._check_problems()
+
+    def _check_problems(self) -> None:
+        """Raise ConfigError for numbers that two nodes have, and for nodes that cannot be used."""
+        held = list(self._held.values())
+        for client in sorted(set(held)):
+            if held.count(client) > 1 and 0 <= client < self.clients:
                 raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
+        if self.problems:
+            told = [(f"client {c}" if c >= 0 else "a node", text) for c, text in sorted(self.problems.items())]
+            raise ConfigError("; ".join(f"{who}: {text}" for who, text in told))
 
     def _complain(self, nodes: dict[int, int], seconds: float) -> None:
+        connected = len(set(self.grid.get_node_ids()))
         missing = [str(client) for client in range(self.clients) if client not in nodes]
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ConfigError(
-            f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client {shown} "
-            f"({len(self._known)} nodes answered{self._error_told()}). Start a SuperNode for each with --node-config "
-            f"'partition-id=K', or simulate with --federation-config 'num-supernodes={self.clients}'"
+            f"partition.clients = {self.clients}, but after {seconds:.0f} seconds no node holds client {shown} "
+            f"({connected} nodes are connected, {len(self._known)} introduced themselves{self._error_told()}). Start a "
+            f"SuperNode for each with --node-config 'partition-id=K', or simulate with --federation-config "
+            f"'num-supernodes={self.clients}'; one that decodes its images for the first time has "
+            "run.introduction_timeout seconds"
         )
 
     def _error_told(self) -> str:
@@ -104,9 +118,12 @@ class Nodes:
     def _meet(self, node: int, told: Introduction | Failure) -> None:
         """Note what a node told of itself, or why it cannot be used."""
         self._known.pop(node, None)
+        self._held[node] = told.client
         if isinstance(told, Failure):
             self.problems[told.client] = told.reason
             return
+        if not 0 <= told.client < self.clients:
+            return  # a node that this run has no use for
         self._silent.pop(node, None)
         wanted = self.server
         if told.client in self.first:
@@ -134,6 +151,10 @@ class Nodes:
             if 0 <= told.client < self.clients:
                 first.setdefault(told.client, node)
         return first
+
+    def identity(self, client: int) -> str:
+        """The hash of what a client's node has of the run, as it told when it was first met; empty before that."""
+        return self.first[client].identity if client in self.first else ""
 
     def why_missing(self, client: int) -> str:
         """Say why a client has no node."""

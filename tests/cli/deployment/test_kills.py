@@ -64,11 +64,15 @@ class Stand:
         for attempt in range(12):
             name = f"node-{number}-again-{attempt}"
             demo.start_node(self.processes, name, key, (self.port, self.ca), config, self.env)
-            process, end = self.processes._started[name], time.monotonic() + 20
-            while process.poll() is None and time.monotonic() < end:
+            process, end = self.processes._started[name], time.monotonic() + 30
+            while process.poll() is None and (time.monotonic() < end or self._refused(name)):
                 time.sleep(0.5)
             if process.poll() is None:
                 return
+
+    def _refused(self, name):
+        """A SuperNode that is refused says so at once, and ends some seconds later."""
+        return "Exit Code" in self.processes.log(name).read_text()
 
 
 @contextmanager

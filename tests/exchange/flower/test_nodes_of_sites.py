@@ -20,11 +20,20 @@ from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.inline import Inline
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.worker import Worker
+from fcil.server.loop import step
+from fcil.server.plan import initial_progress
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_sites(tmp_path_factory.mktemp("nodes"))
+
+
+@pytest.fixture(autouse=True)
+def _new_nodes():
+    """Let every test begin with nodes that have loaded nothing: here they are one process."""
+    handlers._workers.clear()
+    handlers._introductions.clear()
 
 
 def simulated(folder, **sections):
@@ -131,7 +140,7 @@ def test_test_images_of_the_server(folder, tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"node1": {"class-map": ""}}, None),
     ({"node2": {"data-root": "/nowhere"}}, r"client 2: site 2 \(/nowhere\): .*no folder /nowhere"),
-    ({"node0": {"class-map": "none.toml"}}, r"client 0: .*class map none.toml"),
+    ({"node0": {"class-map": "none.toml"}}, r"client 0: .*class map .*none.toml"),
     ({"node0": {"weights": "other"}}, r"client 0: other weights: sha256 \w{12} instead of \w{12}"),
     ({"node0": {"data_root": "/x"}}, r"client 0: node config: data_root: did you mean 'data-root'"),
 ])  # fmt: skip
@@ -251,6 +260,55 @@ def test_an_introduction_is_read_as_it_was_written(folder):
     told = connect(deployed(folder), folder).introductions[1]
     assert Introduction.read(told.write()) == told
     assert sites.with_classes(deployed(folder), {1: told}).tasks.classes == ("five", "four", "three", "two")
+
+
+def test_images_that_change_during_a_run_cost_the_update_and_then_the_node(tmp_path):
+    """A new process of the same node loads what lies there now; it says who it is only when it is asked."""
+    folder = write_sites(tmp_path)
+    config = deployed(folder, method={"name": "lorm"}, tasks={"count": 1})
+    exchange = connect(config, folder)
+    plan = prepare(config, nodes=exchange.introductions).plan
+    progress = step(plan, initial_progress(plan), exchange, lambda event: None)
+    zero, one = (folder / "a" / "train" / name for name in ("zero", "one"))
+    zero.rename(tmp_path / "aside")
+    one.rename(zero)
+    (tmp_path / "aside").rename(one)
+    handlers._workers.clear()  # the resident process ended
+    events = []
+    step(plan, progress, exchange, events.append)
+    lost = [e for e in events if e["event"] == "refused"]
+    assert [(e["client"], e["reason"]) for e in lost] == [
+        (0, "its images, weights or code are others than when it introduced itself")
+    ]
+    assert 0 not in exchange.nodes.current()
+    assert exchange.nodes.why_missing(0).startswith("other data: sha256")
+
+
+def test_a_node_without_a_number_is_refused_with_the_reason(folder):
+    grid = InProcess(handlers.app, clients=4, partitions=[0, 1, 2, -1], node_configs=node_configs(folder))
+    with pytest.raises(ConfigError, match="a node: node config: partition-id = -1: must be a number from 0 to 2"):
+        FlowerExchange(grid, deployed(folder), node_seconds=0.1)
+
+
+def test_without_counts_by_class_a_slip_at_a_node_tells_no_class_name(folder, capsys):
+    private = {"data": {"class_counts": False}, "tasks": {"count": 3, "classes": list(NAMES)}}
+    with pytest.raises(ConfigError) as error:
+        connect(deployed(folder, **private), folder, node1={"class-map": ""})
+    assert "client 1: this node cannot load what the run needs; its own log says why" in str(error.value)
+    assert "ziffer" not in str(error.value)
+    assert "ziffer" in capsys.readouterr().err
+
+
+def test_texts_and_numbers_of_an_introduction_are_limited():
+    good = Introduction(0, "c", "s", "w", "d").write()
+    assert Introduction.read(good).code == "c"
+    changes = [
+        {"versions": {"x": "\ud800"}}, {"code": "x" * 1000}, {"classes": {str(i): [1, 1] for i in range(20_001)}},
+        {"classes": {"a": [2**31, 0]}}, {"tasks": [[1, 1]] * 20_001},
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(ValueError, match="the introduction is malformed"):
+            Introduction.read(json.dumps({**json.loads(good), **change}))
 
 
 @pytest.mark.slow

@@ -43,9 +43,9 @@ def introduced(client, **changes):
     return Introduction(**{**TOLD.__dict__, "client": client, **changes})
 
 
-def met(told, clients=2, clock=None, seconds=0.0):
+def met(told, clients=2, clock=None, seconds=0.0, patience=0.0):
     job = messages.Job.of(settings())
-    return Nodes(Told(told), clients, job, introduced(-1), seconds, *([clock] if clock else []))
+    return Nodes(Told(told), clients, job, introduced(-1), seconds, patience, **({"clock": clock} if clock else {}))
 
 
 def test_a_node_that_came_back_under_the_same_id_as_another_client_is_met_again():
@@ -105,9 +105,45 @@ def test_a_node_that_does_not_introduce_itself_is_asked_ever_less_often():
     assert sorted(nodes.current()) == [0, 1]
 
 
+def test_a_node_that_decodes_its_images_is_waited_for_longer_than_one_that_is_not_there(monkeypatch):
+    now = [0.0]
+
+    class Decodes(Told):
+        def _answer(self, message):
+            now[0] += 50  # as long as a hello may take
+            node = message.metadata.dst_node_id
+            if self.told[node] is None and now[0] > 700:
+                self.told[node] = introduced(1)
+            return super()._answer(message)
+
+    monkeypatch.setattr("fcil.exchange.flower.nodes.time.sleep", lambda seconds: None)
+    job = messages.Job.of(settings())
+
+    def nodes(told):
+        now[0] = 0.0
+        return Nodes(Decodes(told), 2, job, introduced(-1), 120.0, 900.0, clock=lambda: now[0])
+
+    assert sorted(nodes([introduced(0), None]).current()) == [0, 1]
+    monkeypatch.setattr(Decodes, "get_node_ids", lambda self: now.__setitem__(0, now[0] + 10) or [*self.told][:1])
+    with pytest.raises(ConfigError, match=r"after 1\d\d seconds no node holds client 1"):
+        nodes([introduced(0)])
+
+
+def test_numbers_that_two_nodes_have_are_refused_whatever_their_images_are():
+    with pytest.raises(ConfigError, match="two nodes have partition-id=1"):
+        met([introduced(0), introduced(1), introduced(1, data="other")])
+
+
+def test_nodes_with_numbers_beyond_the_clients_are_left_aside():
+    nodes = met([introduced(0), introduced(1), introduced(7), introduced(-1)])
+    assert sorted(nodes.current()) == [0, 1]
+    assert sorted(nodes.first) == [0, 1]
+
+
 def test_the_reason_of_a_node_that_cannot_introduce_itself_is_told():
     with pytest.raises(
-        ConfigError, match=r"no node holds client 1 \(1 nodes answered; the last that could not said: no "
+        ConfigError,
+        match=r"client 1 \(2 nodes are connected, 1 introduced themselves; the last that could not said: no time\)",
     ):
         met([introduced(0), None])
 
