@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fcil.engine.folders import run_folder
+from fcil.errors import ConfigError
 
 __all__ = ["at_least_1", "comma_separated", "output_folder", "overrides", "pixels", "seeds", "set_argument"]
 
@@ -50,6 +51,18 @@ def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """The values of --set, and those of --exchange and --workers as settings."""
-    exchange = [f'run.exchange="{args.exchange}"'] if args.exchange else []
-    return [*args.set, *exchange, *([f"run.workers={args.workers}"] if args.workers is not None else [])]
+    """The values of --set, and those of --exchange, --workers and --ray-address as settings.
+
+    Raises:
+        ConfigError: --ray-address together with an exchange that has no use for it.
+    """
+    chosen, address = args.exchange, args.ray_address
+    if address and chosen not in (None, "ray"):
+        raise ConfigError(f"--ray-address {address}: --exchange {chosen} uses no Ray; leave one of the two out")
+    chosen = "ray" if address else chosen
+    return [
+        *args.set,
+        *([f'run.exchange="{chosen}"'] if chosen else []),
+        *([f"run.workers={args.workers}"] if args.workers is not None else []),
+        *([f'run.ray_address="{address}"'] if address else []),
+    ]

@@ -127,6 +127,7 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
         parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (implies --exchange ray)")
 
 
 Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser]

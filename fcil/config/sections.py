@@ -30,6 +30,9 @@ class Run:
     threads: Annotated[int, Option("CPU threads of each client's arithmetic, and of the server's", low=1)] = 1
     gpus_per_client: Annotated[float, Option("GPU share of a Ray worker", "GPUs", low=0)] = 0.0
     device: Annotated[str, Option('"cpu", "cuda", or "auto": CUDA where a worker has a GPU')] = "auto"
+    mixed_processors: Annotated[
+        bool, Option("Ray workers may have unlike processors, whose last bits differ with who works for whom")
+    ] = False
     ray_address: Annotated[str, Option("a running Ray cluster to join; empty starts one for the run")] = ""
     client_timeout: Annotated[float, Option("a client that takes longer loses its update", "seconds", above=0)] = 3600.0
     wait_for_clients: Annotated[

@@ -181,6 +181,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
         "seconds": seconds,
+        **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, plan.phases[-1])) else {}),
         "correct": progress.correct,
         "total": plan.census.totals,
         "sha256": progress.sha256(),

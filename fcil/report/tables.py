@@ -58,9 +58,15 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
 def run_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List the figures of a finished run beside its accuracies by task: name, value with its unit."""
     seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
+    mean, worst = (summary.get(f"site_accuracy_{which}") for which in ("mean", "worst"))
     return [
         ("final accuracy, pooled", f"{percent(summary['final_accuracy'])} %"),
         ("final accuracy, mean over tasks", f"{percent(summary['final_accuracy_task_mean'])} %"),
+        *(
+            [("final accuracy at the sites, mean / worst", f"{percent(mean)} / {percent(worst)} %")]
+            if mean is not None
+            else []
+        ),
         ("average incremental accuracy", f"{percent(summary['average_accuracy'])} %"),
         ("forgetting", f"{percent(summary['forgetting'])} points"),
         ("traffic up / down", f"{summary['upload_bytes'] / MEGA:.2f} / {summary['download_bytes'] / MEGA:.2f} MB"),

@@ -35,7 +35,7 @@ def demo_settings(clients: int) -> dict[str, dict[str, Any]]:
         "tasks": {"count": 2, "classes": list(CLASSES)},
         "partition": {"kind": "sites", "clients": clients},
         "train": {"rounds": 2, "epochs": 2, "lr": 3e-3},
-        "method": {"name": "lorm", "rank": 4},
+        "method": {"name": "lorm+ranpac", "rank": 4},
         "run": {"device": "cpu", "min_clients": clients},
     }
 

@@ -27,7 +27,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LEVEL = re.compile(r"^(INFO|WARNING|ERROR|DEBUG)\s*:\s*")
 _OF_FLOWER = re.compile(
     r"Starting logstream|Start `flwr-|Exit Code|For more information|ServerApp process|The ServerApp code|"
-    r"Exiting logstream|Using SuperLink|Successfully installed"
+    r"Exiting logstream|Using SuperLink|Successfully installed|An unhandled exception occurred in the ServerApp"
 )
 """Lines of Flower's own that say nothing about the run."""
 

@@ -1,10 +1,12 @@
 """Starts server processes, each with its log, and ends every one by its id, whatever happens."""
 
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,16 +27,44 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _groups(leaders: Iterable[int]) -> set[int]:
+    """The process groups of some processes and of all that they started, theirs too."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True).stdout
+    rows = [[int(number) for number in line.split()] for line in listed.splitlines()]
+    family, before = set(leaders), -1
+    while len(family) != before:
+        before = len(family)
+        family |= {pid for pid, parent, _ in rows if parent in family}
+    return {group for pid, _, group in rows if pid in family} - {os.getpgrp()}
+
+
+def _is_left(group: int) -> bool:
+    """Whether a process of a group still exists."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes together; what they started ends with them: Flower's processes and fcil's watch their parent."""
+    """End processes together, and what they started: Flower's processes end when their parent does, but not at once."""
+    groups = _groups(process.pid for process in processes if process.poll() is None)
     for process in processes:
         process.terminate()
+    end = time.monotonic() + _END_SECONDS
     for process in processes:
         try:
-            process.wait(_END_SECONDS)
+            process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    while left := [group for group in groups if _is_left(group)]:
+        if time.monotonic() > end:
+            for group in left:
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 class Processes:

@@ -321,6 +321,6 @@ def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchan
         raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
     grid = RayGrid(
         config.partition.clients, workers=run.workers, threads=run.threads, gpus=run.gpus_per_client,
-        address=run.ray_address,
+        address=run.ray_address, mixed=run.mixed_processors,
     )  # fmt: skip
     return FlowerExchange(grid, config, store=str((run_folder / STORE).resolve()) if run_folder else "")

@@ -70,6 +70,6 @@ def local_settings(message: Table, node_config: Mapping[str, Any]) -> Table:
     for name, (section, key) in _SETTINGS.items():
         if name in node_config:
             local.setdefault(section, {})[key] = str(node_config[name])
-    if message["partition"]["kind"] == "sites":
+    if message["partition"]["kind"] == "sites" and "partition-id" in node_config:  # our Ray workers serve all sites
         local.setdefault("data", {}).update(_site(message, node_config))
     return local

@@ -55,6 +55,7 @@ class Nodes:
         """Client -> why its node is not used."""
         self._known: dict[int, Introduction] = {}
         self._silent: dict[int, tuple[float, float]] = {}
+        self._last_error = ""
         end = clock() + seconds
         while len(nodes := self.current()) < clients:
             if self.problems:
@@ -72,9 +73,13 @@ class Nodes:
         shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ConfigError(
             f"partition.clients = {self.clients}, but after {seconds:g} seconds no node holds client {shown} "
-            f"({len(self._known)} nodes answered). Start a SuperNode for each with --node-config "
+            f"({len(self._known)} nodes answered{self._error_told()}). Start a SuperNode for each with --node-config "
             f"'partition-id=K', or simulate with --federation-config 'num-supernodes={self.clients}'"
         )
+
+    def _error_told(self) -> str:
+        """Quote the last error that came in place of an introduction, where there was one."""
+        return f"; the last that could not said: {self._last_error}" if self._last_error else ""
 
     def _greet(self, ids: Iterable[int]) -> None:
         """Ask nodes to introduce themselves; one that does not is left alone for a while, longer each time."""
@@ -88,6 +93,7 @@ class Nodes:
             self._silent[node] = pause, now + pause
         for reply in self.grid.send_and_receive(hello, timeout=_HELLO_SECONDS):
             if reply.has_error():
+                self._last_error = (reply.error.reason or f"error {reply.error.code}").strip()[-500:]
                 continue
             try:
                 told = messages.read_introduction(reply.content)

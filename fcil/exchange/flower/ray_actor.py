@@ -1,6 +1,7 @@
 """The Ray actor that works for clients: it holds a ClientApp, whose backbone and data stay resident."""
 
 import os
+import platform
 from importlib import import_module
 from typing import Any
 
@@ -21,9 +22,11 @@ class ClientActor:
         self.records: dict[str, Any] = {}
         """The common records of the last phase, by their id in Ray's store."""
 
-    def pid(self) -> int:
-        """The id of this process; an answer means that it is up."""
-        return os.getpid()
+    def about(self) -> tuple[int, str, str]:
+        """The id of this process, its machine and the kind of its processors; an answer means that it is up."""
+        from fcil.exchange.device import processor_kind  # torch takes seconds to import
+
+        return os.getpid(), platform.node(), processor_kind()
 
     def _common(self, refs: dict[str, Any]) -> dict[str, Any]:
         """Fetch the records that messages have in common, once."""

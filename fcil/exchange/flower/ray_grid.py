@@ -46,6 +46,7 @@ class RayGrid(Grid):
         address: str = "",
         app: str = APP,
         retries: int = 2,
+        mixed: bool = False,
     ) -> None:
         """Start Ray, if no cluster is named, and the worker actors on it.
 
@@ -57,6 +58,7 @@ class RayGrid(Grid):
             address: a Ray cluster to join; empty starts one on this machine.
             app: the ClientApp to run, `module:attribute`.
             retries: how often a message is run again when its worker dies.
+            mixed: admit workers on unlike processors.
 
         Raises:
             ConfigError: the cluster has no room for the workers, or does not answer.
@@ -70,6 +72,7 @@ class RayGrid(Grid):
         self._busy: dict[Any, Call] = {}
         self._seconds = float("inf")  # what a message of this phase took, as far as is known
         self._pids: dict[Any, int] = {}
+        self._mixed, self._kinds = mixed, dict[str, str]()
         self._failed_starts = 0
         for _ in range(self.workers):
             self._start()
@@ -78,12 +81,13 @@ class RayGrid(Grid):
 
     def _start(self) -> None:
         worker = self._cluster.actor(self.app)
-        self._starting[worker.pid.remote()] = worker, time.monotonic() + START_SECONDS
+        self._starting[worker.about.remote()] = worker, time.monotonic() + START_SECONDS
 
     def _started(self, ref: Any) -> None:
         worker, _ = self._starting.pop(ref)
         try:
-            self._pids[worker] = ray.get(ref)
+            self._pids[worker], machine, kind = ray.get(ref)
+            self._compare(machine, kind)
             self._idle.append(worker)
             self._failed_starts = 0
         except RayError as error:
@@ -91,6 +95,16 @@ class RayGrid(Grid):
             if self._failed_starts > self.retries:
                 raise RunError(f"{self._failed_starts} Ray workers in a row died while they started: {error}") from None
             self._start()
+
+    def _compare(self, machine: str, kind: str) -> None:
+        """Refuse a worker on another kind of processor than the others': bits would depend on who works for whom."""
+        self._kinds.setdefault(kind, machine)
+        if len(self._kinds) > 1 and not self._mixed:
+            kinds = "; ".join(f"{host}: {name}" for name, host in self._kinds.items())
+            raise RunError(
+                f"the Ray workers have unlike processors ({kinds}), so that last bits would depend on which worker has "
+                "which client; use machines of one kind, or set run.mixed_processors=true"
+            )
 
     def _replace(self, worker: Any) -> None:
         self._pids.pop(worker, None)

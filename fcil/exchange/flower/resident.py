@@ -141,13 +141,13 @@ class Resident:
                 os._exit(1)
 
     def leave(self) -> None:
-        """Take the socket away, so that nobody finds it any more."""
-        with self.place.locked():
-            try:
+        """Take the socket away, so that nobody finds it any more; that must not fail, as the process is to end."""
+        try:
+            with self.place.locked():
                 if self.place.socket.stat().st_ino == self.inode:
                     self.place.socket.unlink()
-            except FileNotFoundError:
-                pass
+        except OSError as error:  # somebody else took it away, or the whole folder
+            print(f"{self.place.socket}: {error}", file=sys.stderr)
         self.listener.close()
 
     def work(self, app: ClientApp) -> None:

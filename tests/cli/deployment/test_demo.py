@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -91,6 +92,24 @@ def test_more_images_than_there_are_is_refused(tmp_path):
         write_sites(tmp_path, train=100, test=60)
 
 
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_what_a_process_started_is_ended_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcil.cli.deployment.processes._END_SECONDS", 1.0)
+    with Processes(tmp_path) as processes:
+        processes.start("a", "python", "-c", PARENT, env=dict(os.environ))
+        while not (told := processes.log("a").read_text().strip()):
+            time.sleep(0.02)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told), 0)
+
+
 SLEEPER = "import signal, sys, time; {}; print('up', flush=True); time.sleep(600)"
 
 
@@ -158,12 +177,14 @@ def test_the_demonstration_ends_in_the_bits_of_inline_and_leaves_no_process(tmp_
     said, _ = demo.communicate(timeout=420)
     assert demo.returncode == 0, said[-3000:]
     folder = re.search(r"folder: (\S+)", said)[1]
-    table = demo_settings(3)
-    settings = from_table([("demo", {**table, "run": {**table["run"], "exchange": "inline"}})])
+    sites = write_sites(tmp_path / "sites")  # here as a simulation, whose settings name the folders
+    here = {"sites": [str(site.root) for site in sites], "class_maps": [str(site.class_map or "") for site in sites]}
+    settings = from_table([("demo", demo_settings(3)), ("here", {"data": here, "run": {"exchange": "inline"}})])
     summary = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run")
     assert f"final arrays: sha256 {summary['sha256']}" in said
     assert mentioning(folder) == {}
     assert (Path(folder) / "run" / "summary.json").exists()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow

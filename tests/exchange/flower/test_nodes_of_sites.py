@@ -251,3 +251,15 @@ def test_an_introduction_is_read_as_it_was_written(folder):
     told = connect(deployed(folder), folder).introductions[1]
     assert Introduction.read(told.write()) == told
     assert sites.with_classes(deployed(folder), {1: told}).tasks.classes == ("five", "four", "three", "two")
+
+
+@pytest.mark.slow
+def test_sites_on_ray_workers_end_in_the_bits_of_inline(folder, tmp_path):
+    """Any worker serves any site; batches of evaluation are dealt out over sites."""
+    settings = simulated(folder, method={"name": "lorm"})
+    alone = simulate(prepare(settings, tmp_path / "alone"), tmp_path / "alone")
+    ray = simulated(folder, method={"name": "lorm"}, run={"device": "cpu", "evaluation_batch": 16, "exchange": "ray",
+                                                          "workers": 2})  # fmt: skip
+    summary = simulate(prepare(ray, tmp_path / "ray"), tmp_path / "ray")
+    for key in ("sha256", "correct", "site_accuracy"):
+        assert summary[key] == alone[key], key

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -146,6 +147,18 @@ def test_it_ends_with_its_supernode(folder, monkeypatch):
         node.wait()
     resident_start._started[0].wait(15)
     assert not list(Path(folder).glob("*.sock"))
+
+
+def test_it_ends_also_when_its_folder_was_taken_away(folder, monkeypatch):
+    node = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        monkeypatch.setattr(os, "getppid", lambda: node.pid)
+        pid_of(ask(f"{folder}/deep"))
+        shutil.rmtree(f"{folder}/deep")
+    finally:
+        node.kill()
+        node.wait()
+    assert resident_start._started[0].wait(15) == 0
 
 
 def test_it_outlives_the_process_that_started_it_and_keeps_none_of_its_pipes(folder):

@@ -1,0 +1,129 @@
+"""Nodes that come back as somebody else, twice, or not at all."""
+
+from itertools import pairwise
+
+import pytest
+from flower_runs import InProcess, finish, first_phase, inline, refused, session, settings
+from flwr.app import Message, RecordDict
+
+from fcil.errors import ConfigError
+from fcil.exchange.flower import handlers, messages
+from fcil.exchange.flower.exchange import FlowerExchange
+from fcil.exchange.flower.internals import error_reply
+from fcil.exchange.flower.nodes import Nodes
+from fcil.exchange.inline import Inline
+from fcil.exchange.introduction import Introduction
+
+TOLD = Introduction(0, "code", "settings", "weights", "data")
+
+
+def exchange(**options):
+    return FlowerExchange(InProcess(handlers.app, **options), settings(), node_seconds=0.1)
+
+
+class Told(InProcess):
+    """Nodes that introduce themselves as they are told to; counts who was asked."""
+
+    def __init__(self, told):
+        super().__init__(None, clients=len(told))
+        self.told = dict(zip(self.partitions, told, strict=True))
+        self.asked = []
+
+    def _answer(self, message):
+        node = message.metadata.dst_node_id
+        self.asked.append(node)
+        told = self.told[node]
+        if told is None:
+            return error_reply(message, 2, "no time")
+        content = told if isinstance(told, RecordDict) else messages.write_introduction(told)
+        return Message(content, reply_to=message)
+
+
+def introduced(client, **changes):
+    return Introduction(**{**TOLD.__dict__, "client": client, **changes})
+
+
+def met(told, clients=2, clock=None, seconds=0.0):
+    job = messages.Job.of(settings())
+    return Nodes(Told(told), clients, job, introduced(-1), seconds, *([clock] if clock else []))
+
+
+def test_a_node_that_came_back_under_the_same_id_as_another_client_is_met_again():
+    """With registered keys a node keeps its id over a restart, so the id alone does not tell."""
+    carrier = exchange()
+    first, second, *_ = carrier.grid.partitions
+    clients = carrier.grid.partitions[first], carrier.grid.partitions[second]
+    carrier.grid.partitions[first], carrier.grid.partitions[second] = clients[1], clients[0]
+    _, events = first_phase(carrier)
+    assert sorted(refused(events)) == sorted(clients)
+    progress, events = first_phase(carrier)  # both are asked who they are, and everybody works again
+    assert refused(events) == {}
+    assert progress.sha256() == first_phase(Inline(session().worker))[0].sha256()
+
+
+def test_a_node_that_left_and_came_back_with_other_data_is_not_used():
+    nodes = met([introduced(0), introduced(1)])
+    (node,) = (n for n, told in nodes.grid.told.items() if told.client == 1)
+    left = nodes.grid.partitions.pop(node)
+    assert list(nodes.current()) == [0]
+    nodes.grid.partitions[node] = left
+    nodes.grid.told[node] = introduced(1, data="other")
+    assert list(nodes.current()) == [0]
+    assert nodes.why_missing(1).startswith("other data: sha256 other instead of data")
+    nodes.grid.told[node] = introduced(1)
+    nodes._silent.clear()  # as if the pause were over
+    assert sorted(nodes.current()) == [0, 1]
+
+
+def test_a_second_node_of_a_connected_client_waits_until_the_first_is_doubted():
+    nodes = met([introduced(0), introduced(1)])
+    first = nodes.current()[1]
+    nodes.grid.partitions[99] = 1
+    nodes.grid.told[99] = introduced(1)
+    assert nodes.current()[1] == first
+    nodes.grid.told[first] = None  # it hangs: an update did not come, and it does not introduce itself any more
+    nodes.doubt(1)
+    nodes.grid.told[99] = introduced(1)
+    assert nodes.current()[1] == 99
+
+
+def test_a_node_that_does_not_introduce_itself_is_asked_ever_less_often():
+    now = [0.0]
+    nodes = met([introduced(0), introduced(1), None], clock=lambda: now[0])
+    (silent,) = (n for n, told in nodes.grid.told.items() if told is None)
+    asked = []
+    for second in range(0, 3000, 10):
+        now[0] = float(second)
+        before = len(nodes.grid.asked)
+        nodes.current()
+        if silent in nodes.grid.asked[before:]:
+            asked.append(second)
+    pauses = [b - a for a, b in pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= 120
+    assert max(pauses) == 600
+    assert sorted(nodes.current()) == [0, 1]
+
+
+def test_the_reason_of_a_node_that_cannot_introduce_itself_is_told():
+    with pytest.raises(
+        ConfigError, match=r"no node holds client 1 \(1 nodes answered; the last that could not said: no "
+    ):
+        met([introduced(0), None])
+
+
+def test_nonsense_in_place_of_an_introduction_is_no_node():
+    with pytest.raises(ConfigError, match="no node holds client 1"):
+        met([introduced(0), RecordDict()])
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"client 0: other code.*; client 1: other weights"):
+        met([introduced(0, code="x"), introduced(1, weights="y")])
+
+
+def test_the_first_phase_over_doubted_nodes_still_ends_in_the_bits_of_inline():
+    carrier = exchange(seed=5)
+    for client in range(3):
+        carrier.nodes.doubt(client)
+    assert finish(carrier).sha256() == inline().sha256()
