@@ -29,8 +29,8 @@ from fcil.server.loop import Request
 from fcil.server.replies import Reply
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "data": {"name": "digits", "train_limit": 700},
-    "tasks": {"count": 2},
+    "data": {"name": "digits", "train_limit": 500, "test_limit": 200},
+    "tasks": {"count": 1},
     "partition": {"clients": 10, "beta": 1.0},
     "model": {"image_size": 16},
     "train": {"rounds": 2, "epochs": 3, "lr": 5e-3, "batch": 16},
@@ -123,15 +123,28 @@ def accuracy(config: Config, attack: str, malicious: int) -> str:
     return f"{100 * summary['final_accuracy']:.1f}" + (f" ({summary['refused']} refused)" if summary["refused"] else "")
 
 
-def table(attack: str, counts: list[int], methods: Mapping[str, dict[str, Any]], overrides: list[Any]) -> list[str]:
-    """Rows of a Markdown table: a method and a filter, and the accuracy for each number of malicious clients."""
+def table(
+    attack: str,
+    counts: list[int],
+    methods: Mapping[str, dict[str, Any]],
+    overrides: list[Any],
+    unharmed: dict[tuple[str, str], str],
+) -> list[str]:
+    """Rows of a Markdown table: a method and a filter, and the accuracy for each number of malicious clients.
+
+    Args:
+        unharmed: (method, filter) -> the accuracy without malicious clients, the same for every attack; filled here.
+    """
     lines = [f"| `{attack}` | filter | " + " | ".join(f"{n} malicious" for n in counts) + " |"]
     lines.append("|---|---|" + "---:|" * len(counts))
+    print("\n".join(lines), flush=True)
     for label, own in methods.items():
         for chosen in FILTERS:
             named = {"method": {"name": label.partition(",")[0], **own}, "run": {"filter": chosen}}
             config = from_table([("here", SETTINGS), ("row", named), *overrides])
-            cells = [accuracy(config, attack, n) for n in counts]
+            if (label, chosen) not in unharmed and 0 in counts:
+                unharmed[label, chosen] = accuracy(config, attack, 0)
+            cells = [accuracy(config, attack, n) if n else unharmed[label, chosen] for n in counts]
             lines.append(f"| `{label}` | `{chosen}` | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     return lines
@@ -152,7 +165,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[str]]:
         overrides.append((f"--set {text}", {section: {name: toml_or_text(value)}}))
     methods = {label: METHODS[label] for label in chosen.methods.split(";")}
     counts = [int(n) for n in chosen.malicious.split(",")]
-    return {attack: table(attack, counts, methods, overrides) for attack in chosen.attacks.split(",")}
+    unharmed: dict[tuple[str, str], str] = {}
+    return {attack: table(attack, counts, methods, overrides, unharmed) for attack in chosen.attacks.split(",")}
 
 
 if __name__ == "__main__":

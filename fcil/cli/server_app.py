@@ -18,7 +18,8 @@ from fcil.cli.server_errors import as_one_message
 from fcil.config import Config, from_table, load_config
 from fcil.engine.checks import check_settings
 from fcil.engine.simulation import prepare, simulate
-from fcil.exchange.flower.exchange import SIMULATION, STORE, FlowerExchange
+from fcil.exchange.flower.exchange import STORE, FlowerExchange
+from fcil.exchange.flower.settling import SIMULATION
 from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
 from fcil.server.plan import Progress

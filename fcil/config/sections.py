@@ -45,6 +45,10 @@ class Run:
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False
+    secure_sums: Annotated[
+        bool,
+        Option("clients mask their sums, of which the server sees the total only; in this process, as a simulation"),
+    ] = False
     filter: Annotated[
         str,
         Option(
@@ -104,7 +108,7 @@ class Config:
         return self.partition.kind == "sites" and self.data.test_at == "sites"
 
 
-IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter")
+IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run

@@ -45,6 +45,8 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
             "sums; set it to false"
         )
+    if config.run.secure_sums:
+        _check_secure_sums(config, method)
     if config.run.aggregate_on_worker and parse_filter(config.run.filter):
         raise ConfigError(
             f"run.filter = {config.run.filter!r}: looks at the clients' single updates, which run.aggregate_on_worker "
@@ -81,3 +83,20 @@ def _check_sites(config: Config) -> None:
         )
     if not data.class_counts and not config.tasks.classes:
         raise ConfigError("data.class_counts = false: sites do not tell their classes, so tasks.classes must name all")
+
+
+def _check_secure_sums(config: Config, method: Method) -> None:
+    """Raise ConfigError where the server would have to see more than sums, or nobody could mask them."""
+    where, run = "run.secure_sums", config.run
+    if run.exchange != "inline":
+        raise ConfigError(f'{where}: is simulated in one process so far; set run.exchange = "inline"')
+    if not method.additive:
+        raise ConfigError(f"{where}: merging by {config.method.name} needs the clients' single updates, not their sums")
+    for name, asked in (("aggregate_on_worker", run.aggregate_on_worker), ("diagnostics", run.diagnostics)):
+        if asked:
+            raise ConfigError(f"{where}: the server sees no update and no group's sums; set run.{name} to false")
+    if parse_filter(run.filter):
+        raise ConfigError(
+            f"{where}: a filter looks at the clients' single updates, which the server does not see; set run.filter to "
+            '"none"'
+        )

@@ -18,6 +18,7 @@ from fcil.client.data import ClientData
 from fcil.client.settings import Train
 from fcil.client.training import run_client
 from fcil.exchange.device import PeakMemory
+from fcil.exchange.secure import masked_bytes
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Method, Phase, Task, head
 from fcil.server.loop import Request
@@ -132,7 +133,8 @@ class Rehearsal:
             replies = [_varied(request, one, initial) for one in copies]
             imitated: Reply = replies[0]
             if request.groups:
-                imitated = summed(request.method, request.expected, request.broadcast, replies, check_claims=False)
+                sums = summed(request.method, request.expected, request.broadcast, replies, check_claims=False)
+                imitated = replace(sums, masked_bytes=masked_bytes(sums.sums, len(group))) if request.secure else sums
             self.seconds += time.perf_counter() - start
             yield imitated
 

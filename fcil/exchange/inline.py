@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fcil.arrays import Arrays
+from fcil.exchange.secure import secure_sums
 from fcil.exchange.worker import Worker
 from fcil.method import Task
 from fcil.server.loop import Request
@@ -20,7 +21,10 @@ class Inline:
         self.worker = worker
 
     def __call__(self, request: Request) -> Iterator[Reply]:
-        """Yield the clients' updates, or the sums over groups of clients."""
+        """Yield the clients' updates, or the sums over groups of clients, or masked sums over all."""
+        if request.secure:
+            yield secure_sums(self.worker, request)
+            return
         for group in request.groups:
             yield self.worker.work_group(request.phase, request.broadcast, group)
         if not request.groups:

@@ -51,9 +51,11 @@ def ask(plan: Plan, progress: Progress) -> Request:
     state = progress.state if phase.round > 1 else in_rows(plan.method.begin(progress.state, phase, plan.backbone))
     clients = participants(plan, phase)
     counts = {client: plan.census.num_examples(phase.task.index, client) for client in clients}
-    grouped = tuple(tuple(g) for g in groups(clients)) if plan.config.run.aggregate_on_worker else ()
+    secure = plan.config.run.secure_sums
+    cut = [clients] if secure else groups(clients) if plan.config.run.aggregate_on_worker else []
+    grouped = tuple(map(tuple, cut))
     method = plan.method.acting(phase)
-    return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), grouped)
+    return Request(phase, method, method.broadcast(state, phase), counts, state, method.local(phase), grouped, secure)
 
 
 def checked(plan: Plan, request: Request, replies: Iterable[Reply], emit: Emit) -> Gathered:
@@ -181,7 +183,9 @@ def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: 
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
     receivers, receives = (
-        (range(len(request.groups)), as_broadcast) if request.groups else (clients, request.local.receives)
+        (range(len(request.groups)), as_broadcast)
+        if request.groups and not request.secure
+        else (clients, request.local.receives)
     )
     ledger, down = send(progress.ledger, request.broadcast, receivers, receives)
     emit({

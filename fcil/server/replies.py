@@ -62,6 +62,13 @@ class Partial:
     failures: tuple[Failure, ...] = ()
     sums: Arrays = field(default_factory=dict)
     """The sums, float64; empty where no client of the group has a good update."""
+    masked_bytes: int = 0
+    """Bytes that its clients sent in place of the sums, where they were masked; 0 where they were not."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were sent for these sums."""
+        return self.masked_bytes or nbytes(self.sums)
 
 
 Reply = ClientUpdate | Partial | Failure
@@ -234,6 +241,6 @@ def gather(
             expected_sums = expected_sums or sums_shapes(method, target, broadcast)
             reason = _partial_refusal(reply, target, expected_sums, already)
             for position, member in enumerate(reply.members):
-                refused(member.client, reason) if reason else accepted(member, 0 if position else nbytes(reply.sums))
+                refused(member.client, reason) if reason else accepted(member, 0 if position else reply.nbytes)
             partials += [reply] if reply.members and not reason else []
     return Gathered(updates, partials, len(target.num_examples) - len(updates))

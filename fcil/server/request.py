@@ -24,6 +24,8 @@ class Request:
     local: Local
     groups: tuple[tuple[int, ...], ...] = ()
     """Groups of clients whose updates are summed by the worker that trains them; empty: every client sends its own."""
+    secure: bool = False
+    """Whether the sums of the one group of all clients are masked, so that the server sees no others."""
 
     @property
     def expected(self) -> Expected:

@@ -19,7 +19,13 @@ SHARED = ("rank", "adapter")
 """Settings of the method that trains the experts, which merges have too."""
 SINGLE_CLIENT = {
     "partition": {"clients": 1, "kind": "iid", "min_samples": 1},
-    "run": {"exchange": "inline", "min_clients": 1, "aggregate_on_worker": False, "filter": "none"},
+    "run": {
+        "exchange": "inline",
+        "min_clients": 1,
+        "aggregate_on_worker": False,
+        "secure_sums": False,
+        "filter": "none",
+    },
 }
 """An expert sees all of its task's data, in this process: nothing is federated."""
 

@@ -22,7 +22,7 @@ from fcil.cli.deployment.flwr_command import app_folder, environment, flwr
 from fcil.cli.deployment.processes import Processes, free_port
 from fcil.cli.deployment.sites import CLASSES, Site, write_sites
 
-__all__ = ["demo_command", "demo_settings"]
+__all__ = ["demo_command", "demo_settings", "start_node", "start_superlink"]
 
 _NAME = "demo"
 _HOST = "127.0.0.1"
@@ -52,13 +52,25 @@ def _superlink(processes: Processes, folder: Path, env: dict[str, str]) -> tuple
     """Start the SuperLink; its port, and the certificate by which it is known."""
     ca, certificate, key = make_certificates(folder, ["localhost", _HOST])
     port = free_port()
+    start_superlink(processes, "superlink", folder, port, (ca, certificate, key), env)
+    return port, ca
+
+
+def start_superlink(
+    processes: Processes, name: str, folder: Path, port: int, files: tuple[Path, Path, Path], env: dict[str, str]
+) -> None:
+    """Start a SuperLink and wait until it listens.
+
+    Args:
+        files: certificate of the authority, certificate and key of the SuperLink.
+    """
+    ca, certificate, key = files
     processes.start(
-        "superlink", "flower-superlink", "--host", _HOST, "--port", str(port), "--ssl-ca-certfile", str(ca),
+        name, "flower-superlink", "--host", _HOST, "--port", str(port), "--ssl-ca-certfile", str(ca),
         "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--enable-supernode-auth",
         "--database", str(folder / "superlink.db"), env=env,
     )  # fmt: skip
-    processes.listening("superlink", port)
-    return port, ca
+    processes.listening(name, port)
 
 
 def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path, env: dict[str, str]) -> None:
@@ -72,11 +84,23 @@ def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(register, keys))
     for number, key in enumerate(keys):
-        processes.start(
-            f"node-{number}", "flower-supernode", "--superlink", f"{_HOST}:{port}", "--root-certificates", str(ca),
-            "--auth-supernode-private-key", str(key), "--port", str(free_port()),
-            "--node-config", _node_config(folder, number, sites[number]), env=env,
-        )  # fmt: skip
+        start_node(processes, f"node-{number}", key, (port, ca), _node_config(folder, number, sites[number]), env)
+
+
+def start_node(
+    processes: Processes, name: str, key: Path, superlink: tuple[int, Path], config: str, env: dict[str, str]
+) -> None:
+    """Start a SuperNode.
+
+    Args:
+        superlink: its port, and the certificate by which it is known.
+        config: the value of --node-config.
+    """
+    port, ca = superlink
+    processes.start(
+        name, "flower-supernode", "--superlink", f"{_HOST}:{port}", "--root-certificates", str(ca),
+        "--auth-supernode-private-key", str(key), "--port", str(free_port()), "--node-config", config, env=env,
+    )  # fmt: skip
 
 
 def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:

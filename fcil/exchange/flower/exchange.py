@@ -1,10 +1,8 @@
 """Carries requests over any Flower grid: our Ray actors, Flower's simulation, SuperNodes behind a SuperLink."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -12,11 +10,13 @@ from flwr.serverapp import Grid
 
 from fcil.arrays import Arrays
 from fcil.config import Config
-from fcil.errors import ConfigError, RunError
+from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
 from fcil.exchange.flower import messages
+from fcil.exchange.flower.evaluation import evaluated
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.nodes import Nodes
+from fcil.exchange.flower.settling import Streaming, replies, settled
 from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.sites import with_classes
@@ -26,127 +26,10 @@ from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
 from fcil.server.validation import refusal
 
-__all__ = ["FlowerExchange", "SIMULATION", "STORE", "Streaming", "ray_exchange", "settled"]
+__all__ = ["FlowerExchange", "STORE", "ray_exchange"]
 
 STORE = "clients"
 """Name of the folder of a run in which clients keep arrays of their own."""
-SIMULATION = "InMemoryGrid"
-"""Class of the grid in Flower's simulation, whose nodes are processes of this machine."""
-_POLL_SECONDS = 0.1
-
-
-@runtime_checkable
-class Streaming(Protocol):
-    """A grid of ours (`RayGrid`): any worker serves any client, and replies are yielded as they arrive."""
-
-    workers: int
-
-    def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Yield one reply per message; a late one is an error reply."""
-
-    def close(self) -> None:
-        """End the workers' processes."""
-
-
-def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message]:
-    """Yield replies as they arrive.
-
-    Behind a SuperLink this ends `timeout` seconds after the messages were sent. In Flower's simulation, where nodes
-    queue for processors and a message may begin to be worked on long after it was sent, it ends when none has come for
-    `timeout` seconds.
-    """
-    if isinstance(grid, Streaming):
-        yield from grid.stream(sent, timeout=timeout)
-        return
-    waiting = {message_id for message_id in grid.push_messages(sent) if message_id}
-    since, queues = time.monotonic(), type(grid).__name__ == SIMULATION
-    while waiting and time.monotonic() - since < timeout:
-        arrived = list(grid.pull_messages(waiting))
-        for reply in arrived:
-            waiting.discard(reply.metadata.reply_to_message_id)
-            yield reply
-        if not arrived:
-            time.sleep(_POLL_SECONDS)
-        elif queues:
-            since = time.monotonic()
-
-
-def _reason(reply: Message) -> str:
-    """The last line of an error reply that is not empty: Flower's simulation sends whole tracebacks."""
-    lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else f"error {reply.error.code} without a reason"
-
-
-def settle(reply: Message, client: int) -> Reply:
-    """Turn a client's reply into an update or a failure; the message that it answers says whose it must be."""
-    if reply.has_error():
-        return Failure(client, _reason(reply))
-    try:
-        answer = messages.read_reply(reply.content)
-    except ValueError as error:
-        return Failure(client, f"malformed reply: {error}")
-    if answer.client != client:
-        return Failure(client, f"its reply claims to be from client {answer.client}")
-    return answer
-
-
-def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
-    """Turn the reply for a group into its sums, or into a failure for each of its clients."""
-    if reply.has_error():
-        yield from (Failure(client, _reason(reply)) for client in group)
-        return
-    try:
-        partial = messages.read_partial(reply.content)
-    except ValueError as error:
-        yield from (Failure(client, f"malformed reply: {error}") for client in group)
-        return
-    clients = sorted([m.client for m in partial.members] + [f.client for f in partial.failures])
-    if clients != sorted(group):
-        yield from (Failure(client, f"its group's reply is about clients {clients[:5]}") for client in group)
-        return
-    yield partial
-
-
-def settled(
-    sent: Mapping[int, Message],
-    arriving: Iterable[Message],
-    request: Request,
-    late: str,
-    absent: Callable[[int], str] = lambda client: "its node is not connected",
-) -> Iterator[Reply]:
-    """Turn the replies to a phase into updates, sums and failures, in their order; then a failure per missing client.
-
-    Args:
-        sent: client, or a group's first -> the message to it.
-        late: the reason for a client that had a message and did not answer.
-        absent: client that had no message -> the reason.
-    """
-    owners: dict[str, int] = {}
-    answered: set[int] = set()
-    members = {group[0]: group for group in request.groups} or {client: (client,) for client in request.num_examples}
-    for reply in arriving:
-        # a grid numbers the messages when it sends them, so only now
-        owners = owners or {message.metadata.message_id: client for client, message in sent.items()}
-        if reply.metadata.reply_to_message_id in owners:
-            client = owners[reply.metadata.reply_to_message_id]
-            answered.add(client)
-            yield from settle_group(reply, members[client]) if request.groups else [settle(reply, client)]
-    for first in sorted(members.keys() - answered):
-        for client in members[first]:
-            yield Failure(client, late if first in sent else absent(client))
-
-
-def _correct(reply: Message, task: Task, places: int, site: int | None) -> np.ndarray | str:
-    """Read numbers of correct answers, or the reason why there are none; a site may only tell its own."""
-    if reply.has_error():
-        return _reason(reply)
-    try:
-        correct = messages.read_correct(reply.content, task, places)
-    except ValueError as error:
-        return str(error)
-    if site is not None and correct.sum() != correct[site].sum():
-        return "it tells correct answers of other sites"
-    return correct
 
 
 class FlowerExchange:
@@ -169,6 +52,8 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store)
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
+        if config.run.secure_sums:
+            raise ConfigError('run.secure_sums: is simulated in one process so far (`run.exchange = "inline"`)')
         if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
@@ -241,14 +126,19 @@ class FlowerExchange:
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """Evaluate in shards on our workers, at the sites, or in this process where nodes may lack test data."""
+        places = self.config.partition.clients if self.config.sites_evaluate else 1
+        late = self.config.run.client_timeout
         if isinstance(self.grid, Streaming):
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
-            return self._evaluated(contents, task, lambda missing: {shard: shard + 1 for shard in missing}, "share")
+            workers = {shard: shard + 1 for shard in contents}
+            return evaluated(
+                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, late
+            )
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
             sites = dict.fromkeys(range(self.config.partition.clients), content)
             self.waiting.begin()
-            return self._evaluated(sites, task, self._connected, "site")
+            return evaluated(self.grid, sites, task, self._connected, "site", places, late)
         return self.local.evaluate(arrays, task)
 
     def _connected(self, clients: Iterable[int]) -> dict[int, int]:
@@ -257,41 +147,6 @@ class FlowerExchange:
         self.waiting.for_all(wanted)
         nodes = self.nodes.current()
         return {client: nodes[client] for client in wanted if client in nodes}
-
-    def _evaluated(
-        self,
-        contents: Mapping[int, RecordDict],
-        task: Task,
-        address: Callable[[Iterable[int]], dict[int, int]],
-        whose: Literal["share", "site"],
-    ) -> np.ndarray:
-        """Add up correct answers, (places, tasks seen); who fails is asked once more.
-
-        Args:
-            contents: number of a share of the batches, or of a site -> the message to who evaluates it.
-            address: the numbers still missing -> the node to ask for each.
-        """
-        places = self.config.partition.clients if self.config.sites_evaluate else 1
-        total, reasons = np.zeros((places, task.index + 1), np.int64), dict.fromkeys(contents, "not connected")
-        for _ in range(2):
-            sent = {k: Message(contents[k], node, messages.EVALUATE) for k, node in address(sorted(reasons)).items()}
-            reasons |= dict.fromkeys(sent, f"no reply within {self.config.run.client_timeout:g} seconds")
-            for reply in replies(self.grid, list(sent.values()), self.config.run.client_timeout):
-                k = next(k for k, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
-                correct = _correct(reply, task, places, k if whose == "site" else None)
-                if isinstance(correct, str):
-                    reasons[k] = correct
-                elif k in reasons:
-                    del reasons[k]
-                    total += correct
-        if reasons:
-            number, reason = min(reasons.items())
-            raise RunError(
-                f"task {task.index + 1}: {len(reasons)} of {len(contents)} {whose}s of the evaluation failed twice, "
-                f"{whose} {number}: {reason}; mend the cause (run.client_timeout holds for evaluation too) and go on "
-                "with `fcil resume`"
-            )
-        return total
 
     def close(self) -> None:
         """End the workers' processes, where they are ours."""

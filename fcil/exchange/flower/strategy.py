@@ -20,7 +20,8 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fcil.errors import RunError
 from fcil.exchange.flower import messages
-from fcil.exchange.flower.exchange import FlowerExchange, settled
+from fcil.exchange.flower.exchange import FlowerExchange
+from fcil.exchange.flower.settling import settled
 from fcil.method import Phase
 from fcil.server.loop import ask, checked, deployed_arrays, receive, run
 from fcil.server.plan import Plan, Progress, initial_progress

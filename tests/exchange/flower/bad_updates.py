@@ -23,8 +23,8 @@ from fcil.arrays import digest, ungrouped
 from fcil.battery.trial import CLIENTS, PARTS, trial_of
 from fcil.config import Config
 from fcil.exchange.flower import messages
-from fcil.exchange.flower.exchange import settle
 from fcil.exchange.flower.internals import identify
+from fcil.exchange.flower.settling import settle
 from fcil.method import ClientUpdate, GramShape
 from fcil.server.loop import receive
 from fcil.server.plan import Progress

@@ -6,8 +6,7 @@ import pytest
 from flower_runs import InProcess, first_phase, inline, inline_without, plan, refused, session, settings
 
 from fcil.errors import RunError
-from fcil.exchange.flower import exchange as exchange_module
-from fcil.exchange.flower import handlers, ray_grid, waiting
+from fcil.exchange.flower import handlers, ray_grid, settling, waiting
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import error_reply
 from fcil.exchange.flower.ray_calls import Call
@@ -40,7 +39,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(exchange_module, "time", clock)
+    monkeypatch.setattr(settling, "time", clock)
     monkeypatch.setattr(waiting, "time", clock)
     return clock
 

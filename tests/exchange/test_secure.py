@@ -1,0 +1,138 @@
+"""Masked sums in a run: the plain run's result within the bound, the same bits every time, dropouts, and refusals."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fcil.client.settings import Train
+from fcil.config import Config, MethodChoice, Run
+from fcil.data import Data
+from fcil.engine.forecast import forecast
+from fcil.engine.simulation import prepare, simulate
+from fcil.errors import ConfigError, RunError
+from fcil.exchange.inline import Inline
+from fcil.exchange.secure import masked_bytes, secure_sums
+from fcil.exchange.worker import Worker
+from fcil.model.backbone import Model
+from fcil.scenario.partition import Partition
+from fcil.scenario.tasks import Tasks
+from fcil.secure import error_bound
+from fcil.server.loop import ask
+from fcil.server.plan import initial_progress
+
+SMALL = Config(
+    data=Data(train_limit=100, test_limit=40),
+    tasks=Tasks(count=2),
+    model=Model(image_size=16),
+    partition=Partition(clients=4, kind="iid"),
+    train=Train(rounds=1, epochs=1),
+    run=Run(secure_sums=True),
+)
+METHODS = {"ridge": {"penalty": 1.0}, "lorm": {"rank": 2}, "fedavg": {"rank": 2}, "flora": {"rank": 2}}
+
+
+def config(method="ridge", **run):
+    return replace(SMALL, method=MethodChoice(method, METHODS[method]), run=replace(SMALL.run, **run))
+
+
+@pytest.mark.parametrize("method", ["ridge", "lorm", "fedavg"])
+def test_the_sums_of_a_phase_are_the_plain_ones_within_the_bound(method):
+    session = prepare(config(method))
+    request = ask(session.plan, initial_progress(session.plan))
+    clients = list(request.num_examples)
+    assert request.groups == (tuple(clients),)
+    secure = secure_sums(session.worker, request)
+    plain = session.worker.work_group(request.phase, request.broadcast, clients)
+    assert [m.client for m in secure.members] == clients
+    for name, a in plain.sums.items():
+        # the plain sum is rounded too, at each of its additions
+        slack = error_bound(len(clients), a) + 1e-14 * np.abs(a).max()
+        assert (np.abs(secure.sums[name] - a) <= slack).all()
+    again = secure_sums(session.worker, request)
+    assert all(np.array_equal(a, again.sums[name]) for name, a in secure.sums.items())
+
+
+@pytest.mark.parametrize("method", ["ridge", "lorm", "fedavg"])
+def test_a_run_ends_where_the_plain_one_does_and_always_in_the_same_bits(tmp_path, method):
+    secure, again, plain = (
+        simulate(prepare(config(method, **more), tmp_path / name), tmp_path / name)
+        for name, more in (("secure", {}), ("again", {}), ("plain", {"secure_sums": False}))
+    )
+    assert secure["sha256"] == again["sha256"]
+    assert secure["correct"] == plain["correct"]
+    assert secure["download_bytes"] == plain["download_bytes"]
+    assert secure["upload_bytes"] == forecast(prepare(config(method))).total("upload_bytes")
+    with pytest.raises(ConfigError, match=r"run\.secure_sums"):
+        simulate(prepare(config(method, secure_sums=False), tmp_path / "secure"), tmp_path / "secure")
+
+
+def test_bytes_are_counted_as_they_travel():
+    session = prepare(config())
+    request = ask(session.plan, initial_progress(session.plan))
+    partial = secure_sums(session.worker, request)
+    numbers = sum(a.size for a in partial.sums.values())
+    each = 16 * numbers + 2 * 32 + 3 * (12 + 2 * 66 + 16) + 4 * 66
+    assert partial.nbytes == masked_bytes(partial.sums, 4) == 4 * each
+
+
+class Failing(Worker):
+    """Clients `bad` raise; frozen, so they are set beside the fields."""
+
+    def work(self, phase, broadcast, client):
+        if client in self.__dict__["bad"]:
+            raise RuntimeError("boom")
+        return super().work(phase, broadcast, client)
+
+
+def with_failures(bad, **run):
+    session = prepare(config(on_client_error="skip", **run))
+    worker = Failing(session.worker.config, session.worker.method)
+    worker.__dict__["bad"] = bad
+    return replace(session, worker=worker)
+
+
+def test_who_fails_is_a_dropout_and_its_share_is_missing_and_nothing_else(tmp_path):
+    secure = simulate(with_failures({1}), tmp_path / "secure")
+    plain = simulate(with_failures({1}, secure_sums=False), tmp_path / "plain")
+    assert secure["correct"] == plain["correct"]
+    assert secure["refused"] == plain["refused"] == 2
+    lines = map(json.loads, (tmp_path / "secure" / "metrics.jsonl").read_text().splitlines())
+    assert all("boom" in e["reason"] for e in lines if e["event"] == "refused")
+
+
+def test_of_half_the_clients_no_sum_is_had(tmp_path):
+    with pytest.raises(RunError, match="0 of 4 clients sent a good update"):
+        simulate(with_failures({1, 2}), tmp_path / "run")
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "2 of 4 clients have delivered, 3 are needed" in text
+
+
+def test_numbers_too_large_for_the_ring_cost_that_client(tmp_path):
+    class Large(Worker):
+        def work_group(self, phase, broadcast, clients):
+            partial = super().work_group(phase, broadcast, clients)
+            sums = {n: a * 1e30 if clients[0] == 2 else a for n, a in partial.sums.items()}
+            return replace(partial, sums=sums)
+
+    session = prepare(config())
+    worker = Large(session.worker.config, session.worker.method)
+    summary = simulate(session, tmp_path / "run", exchange=Inline(worker))
+    assert summary["refused"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "run", "message"),
+    [
+        ("flora", {}, "single updates"),
+        ("ridge", {"exchange": "ray"}, "one process"),
+        ("ridge", {"aggregate_on_worker": True}, "aggregate_on_worker"),
+        ("lorm", {"diagnostics": True}, "diagnostics"),
+        ("lorm", {"filter": "median"}, "does not see"),
+    ],
+)
+def test_what_needs_more_than_sums_is_refused_before_the_run(method, run, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        prepare(config(method, **run))
+    assert "run.secure_sums" in str(error.value)
