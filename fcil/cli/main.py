@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +42,10 @@ _EXAMPLES = {
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO)
+"""Errors that are the disk's: full, read-only, not ours, broken. Any other OSError keeps its traceback."""
 
 
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
@@ -192,6 +197,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        errors.print(f"fcil: {error.filename or 'a file'}: {error.strerror}", soft_wrap=True, markup=False)
+        return 1
     return 0
 
 

@@ -18,7 +18,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,7 @@ from safetensors.numpy import save_file
 from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
 from fcil.engine.metrics import accuracy_matrix
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, RunError
 from fcil.server.plan import Progress
 from fcil.server.traffic import Ledger
 
@@ -64,6 +65,27 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _writing(folder: Path, begun: bool = True) -> Iterator[None]:
+    """Turn the errors of a disk into one message: full, read-only, taken away, or the folder moved.
+
+    Args:
+        begun: whether the folder holds a run that can be gone on with.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        if not begun:
+            raise ConfigError(f"{folder}: cannot be written ({reason}); choose another --output") from None
+        if not folder.exists():
+            reason = f"it is not there any more, so it was moved or deleted: {reason}"
+        raise RunError(
+            f"{folder}: cannot be written ({reason}). The last checkpoint is good: make room or put the folder back, "
+            "and go on with `fcil resume` and its place"
+        ) from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -128,10 +150,13 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
     aside = folder / f".{path.name}.{os.getpid()}"
-    save_file(arrays, aside, {"progress": metadata, "sha256": _checksum(metadata, arrays)})
-    with open(aside, "rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        save_file(arrays, aside, {"progress": metadata, "sha256": _checksum(metadata, arrays)})
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)  # half of it would take up what is left of a full disk
     _sync_folder(folder)
     for old in sorted(folder.glob("[0-9]*.safetensors"))[:-KEPT]:
         old.unlink()
@@ -175,16 +200,18 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._events: BinaryIO = open(folder / EVENTS, "ab")  # noqa: SIM115  (closed in `close`)
+        with _writing(folder, begun=False):
+            self._events: BinaryIO = open(folder / EVENTS, "ab")  # noqa: SIM115  (closed in `close`)
         try:
             fcntl.flock(self._events, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._events.close()
             raise ConfigError(f"{folder}: another process is working on this run") from None
-        for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
-            part.mkdir(exist_ok=True)
-            for stale in filter(left_aside, part.iterdir()):  # by a process that was killed while it wrote
-                stale.unlink()
+        with _writing(folder, begun=False):
+            for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
+                part.mkdir(exist_ok=True)
+                for stale in filter(left_aside, part.iterdir()):  # by a process that was killed while it wrote
+                    stale.unlink()
 
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
@@ -193,7 +220,8 @@ class Recorder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
-        write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
+        with _writing(folder, begun=False):
+            write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
         return cls(folder)
 
     def latest(self) -> tuple[Progress | None, list[str]]:
@@ -213,13 +241,15 @@ class Recorder:
 
     def emit(self, event: Mapping[str, Any]) -> None:
         """Write an event as one line of metrics.jsonl."""
-        self._events.write(json.dumps(event).encode() + b"\n")
-        self._events.flush()
+        with _writing(self.folder):
+            self._events.write(json.dumps(event).encode() + b"\n")
+            self._events.flush()
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint, after the events that led to it are on disk."""
-        os.fsync(self._events.fileno())
-        _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
+        with _writing(self.folder):
+            os.fsync(self._events.fileno())
+            _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
     def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
         """Write accuracy_matrix.csv, with empty cells for tasks not seen yet."""
@@ -228,12 +258,15 @@ class Recorder:
         writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
         for t, row in enumerate(accuracy_matrix(correct, total)):
             writer.writerow([t + 1, *("" if np.isnan(value) else repr(float(value)) for value in row)])
-        write_atomic(self.folder / MATRIX, text.getvalue().encode())
+        with _writing(self.folder):
+            write_atomic(self.folder / MATRIX, text.getvalue().encode())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: from now on the run counts as finished."""
-        write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        with _writing(self.folder):
+            write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Close the event log, which unlocks the folder."""
-        self._events.close()
+        with suppress(OSError):  # what a full disk did not take before, it does not take now
+            self._events.close()
