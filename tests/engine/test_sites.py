@@ -212,9 +212,8 @@ def test_own_names_do_not_decide_which_images_a_limit_keeps(folder, tmp_path):
             folder, data={**limits, "sites": [f"{folder}/b"], "class_maps": [f"{folder}/b.toml"]}, tasks={"count": 1}
         )
     )
-    other = prepare(
-        config(folder, data={**limits, "sites": [f"{tmp_path}/other"], "class_maps": [f"{tmp_path}/map.toml"]})
-    )
+    elsewhere = {"sites": [f"{tmp_path}/other"], "class_maps": [f"{tmp_path}/map.toml"]}
+    other = prepare(config(folder, data={**limits, **elsewhere}, tasks={"count": 1}))
     np.testing.assert_array_equal(alone.plan.census.by_class, other.plan.census.by_class)
     assert alone.plan.census.by_class.tolist() == [[16, 4, 0, 0]]  # five, four, three, two
     one, two = (finished(s.plan, s.worker) for s in (alone, other))
