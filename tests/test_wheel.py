@@ -51,6 +51,21 @@ def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, 
     assert result.stdout.rstrip().endswith("128")
 
 
+def test_the_code_of_the_wheel_has_the_hash_of_the_checkout(wheel, tmp_path):
+    """Nodes that installed the wheel and a server that runs from a checkout, or the reverse, have the same code."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "from fcil.exchange.versions import code_sha256; print(code_sha256())"
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-P", "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(path)}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for path in (tmp_path / "site", ROOT)
+    }  # fmt: skip
+    assert len(hashes) == 1
+    assert len(hashes.pop().strip()) == 64
+
+
 def test_a_foreign_package_called_strategies_is_refused(tmp_path):
     (tmp_path / "fcil").symlink_to(ROOT / "fcil")
     (tmp_path / "strategies").mkdir()

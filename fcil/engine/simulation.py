@@ -2,112 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fcil.client.store import ClientStore
 from fcil.config import Config, identity, to_table
-from fcil.engine.checks import check_settings
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.metrics import at_sites, summarise
-from fcil.engine.provenance import provenance
 from fcil.engine.records import CONFIG, Recorder, left_aside, read_config, read_provenance, read_summary
+from fcil.engine.session import Session, prepare
 from fcil.errors import ConfigError
-from fcil.exchange.device import check_device
-from fcil.exchange.inline import Inline
-from fcil.exchange.introduction import Introduction, introduce, remarks
-from fcil.exchange.sites import data_sha256, sites_census, with_classes
-from fcil.exchange.worker import Worker
-from fcil.method import Method
-from fcil.model.backbone import describe_backbone
-from fcil.scenario.census import Census
-from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange, run
-from fcil.server.plan import Plan, Progress, initial_progress, make_plan, updates_asked
+from fcil.server.plan import Plan, Progress, initial_progress, updates_asked
 from fcil.server.replies import Emit
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
 __all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
-
-
-@dataclass(frozen=True)
-class Session:
-    """A run that is checked and ready to start: whatever can be checked beforehand has been."""
-
-    worker: Worker
-    plan: Plan
-    nodes: Mapping[int, Introduction] = field(default_factory=dict)
-    """Client -> what its node told of itself, where nodes are on other machines."""
-
-    @cached_property
-    def warnings(self) -> list[str]:
-        """Differences between the nodes and this machine that may change last bits, in words."""
-        if not self.nodes:
-            return []
-        server = introduce(self.worker)
-        return [f"client {client}: {text}" for client, node in self.nodes.items() for text in remarks(node, server)]
-
-    def provenance(self) -> dict[str, Any]:
-        """Everything that the numbers depend on beside the settings, for the records."""
-        config, files = self.plan.config, ""
-        if not self.nodes or config.partition.kind != "sites":
-            files = self.worker.dataset.files
-        data = data_sha256(config, self.nodes, self.worker)
-        return provenance(config, self.worker.method, data, files, [self.nodes[c] for c in sorted(self.nodes)])
-
-    def exchange(self, folder: Path) -> Exchange:
-        """Make the exchange that the settings name."""
-        if self.plan.config.run.exchange == "inline":
-            return Inline(self.worker)
-        from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
-
-        return ray_exchange(self.plan.config, folder)
-
-
-def prepare(
-    config: Config,
-    folder: Path | None = None,
-    method: Method | None = None,
-    nodes: Mapping[int, Introduction] | None = None,
-) -> Session:
-    """Check settings, data and weights, and lay out the run. Loads no backbone.
-
-    Args:
-        folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
-        method: in place of the one that the settings name, of a class that the registry does not know.
-        nodes: client -> what its node told of itself; the images of sites are then counted from that alone.
-
-    Raises:
-        ConfigError: whatever would stop the run later.
-    """
-    config = with_classes(config, nodes) if nodes else config
-    method = check_settings(config, method)
-    worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
-    if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
-        check_device(config.run.device)
-    plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))
-    check_filter(plan)
-    initial_progress(plan)  # raises where the method's settings do not fit the backbone
-    return Session(worker, plan, nodes or {})
-
-
-def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -> Census:
-    """Count the samples: here, or from what sites on other machines told."""
-    if config.partition.kind != "sites" or not nodes:
-        if "" in config.data.sites:
-            raise ConfigError(
-                f"data.sites: names no folder for site {config.data.sites.index('')}; name it to simulate the site, or "
-                "start the run across machines with `fcil deploy`"
-            )
-        return worker.census
-    if worker.method.stream != "federated":
-        raise ConfigError(
-            f'method.name = "{config.method.label}": trains on all images in one place, and those of sites stay there'
-        )
-    return sites_census(config, nodes, worker)
 
 
 def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[str]:
