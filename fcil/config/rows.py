@@ -1,16 +1,15 @@
-"""Read what a file says of several runs: the rows of a comparison under [compare], and the values of a [sweep]."""
+"""Read what a file says of the rows of a comparison, under [compare]."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from fcil.config.layers import COMPARE, SWEEP, Layer, Overrides, Source, layers_of, together
+from fcil.config.layers import COMPARE, Layer, Source, layers_of
 from fcil.errors import ConfigError
 from fcil.options import Option, parse
 
-__all__ = ["RowFacts", "row_facts", "row_settings", "rows_have_bases", "sweep_overrides", "variant_names"]
+__all__ = ["RowFacts", "row_facts", "row_settings", "rows_have_bases", "variant_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,31 +33,6 @@ _FACTS = tuple(f.name for f in fields(RowFacts))
 def variant_names(path: Source) -> list[str]:
     """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
     return next((list(table[COMPARE]) for _, table in reversed(layers_of(path)) if table.get(COMPARE)), [])
-
-
-def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
-    """One override for each value of the setting under [sweep], written `"section.key" = [values]`; none without it.
-
-    Raises:
-        ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
-    """
-    sweeps = [(source, table[SWEEP]) for source, table in layers_of(path) if SWEEP in table]
-    if not sweeps:
-        return []
-    source, table = sweeps[-1]
-    values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
-    plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
-    if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
-        raise ConfigError(
-            f"{source}: [{SWEEP}]: must be one setting and a list of different numbers or words, for example "
-            '"partition.beta" = [0.5, 0.1]'
-        )
-    (key,) = table
-    section, _, name = key.partition(".")
-    where, overridden = together(overrides)
-    if name in overridden.get(section, {}):
-        raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
-    return [f"{key}={json.dumps(value)}" for value in values]
 
 
 def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:

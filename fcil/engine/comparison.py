@@ -1,4 +1,4 @@
-"""Lays out and carries out the runs of a comparison: values of a sweep x methods x seeds."""
+"""Lays out and carries out the runs of a comparison: points of a sweep x methods x seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcil.config import Config, Overrides, RowFacts, Source, load_variant, row_facts, sweep_overrides, variant_names
+from fcil.config import (
+    Config,
+    Overrides,
+    Point,
+    RowFacts,
+    Source,
+    Sweep,
+    grid,
+    load_variant,
+    row_facts,
+    variant_names,
+)  # fmt: skip
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 from fcil.registry import label
@@ -28,10 +39,15 @@ class Cell:
     seed: int
     folder: Path
     config: Config
-    value: str = ""
-    """Value of the setting that is swept over, `section.key=value`; each has a folder, a table and plots of its own."""
+    point: Point = field(default_factory=Point)
+    """Values of the settings that are swept over; each point has a folder, a table and plots of its own."""
     facts: RowFacts = field(default_factory=RowFacts)
     """What the comparison's file says of the row beside settings: a published figure."""
+
+    @property
+    def value(self) -> str:
+        """Name of the point, `section.key=value`; empty without a sweep."""
+        return self.point.name
 
     def session(self) -> Session:
         """Check the run and make it ready."""
@@ -48,11 +64,14 @@ def folder_name(label: str) -> str:
     return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path) -> list[Cell]:
-    """Lay out all runs of a comparison, one value of a sweep after another, and check them before the first begins.
+def cells(
+    path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path, sweep: Sweep = ()
+) -> list[Cell]:
+    """Lay out all runs of a comparison, one point of a sweep after another, and check them before the first begins.
 
     Args:
         labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty.
+        sweep: settings to sweep over, beside those of the file; see `fcil.config.grid`.
 
     Raises:
         ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
@@ -64,17 +83,16 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
     for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(names)) < len(names):
             raise ConfigError(f"{what} {','.join(names)}: names one twice")
-    swept = sweep_overrides(path, overrides)
     runs = [
         Cell(
             label,
             seed,
-            out / value / f"{folder_name(label)}-seed{seed}",
-            load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
-            value,
+            out / point.name / f"{folder_name(label)}-seed{seed}",
+            load_variant(path, label, overrides, [*point.overrides, f"run.seed={seed}"]),
+            point,
             row_facts(path, label),
         )
-        for value in swept or [""]
+        for point in grid(path, overrides, sweep)
         for label in labels
         for seed in seeds
     ]
@@ -99,7 +117,7 @@ def short_titles(labels: Sequence[str]) -> dict[str, str]:
 
 
 def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value.
+    """Carry out the runs, finished ones excepted; yields each one's figures, its label, seed and point.
 
     Those of a row with a published figure have it too, as a share, with the tolerance beside it.
     """
@@ -110,6 +128,7 @@ def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -
             "label": titles[cell.label],
             "seed": cell.seed,
             "value": cell.value,
+            "swept": dict(cell.point.settings),
             **published_shares(cell),
         }
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from inspect import cleandoc
@@ -18,7 +19,7 @@ from fcil.report.missing_updates import count_updates, missing_updates_text
 
 __all__ = [
     "Row", "any_published", "cells_markdown", "compare_rows", "method_table", "percent", "run_figures", "run_table",
-    "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich",
+    "setting_text", "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich",
 ]  # fmt: skip
 
 MEGA = 1e6
@@ -27,6 +28,17 @@ MEGA = 1e6
 def percent(share: float | None) -> str:
     """Format a share in percent with one decimal, or a dash where there is nothing to measure."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
+
+
+def setting_text(value: object) -> str:
+    """Format a setting's value as in TOML, a word without its quotes; empty for None.
+
+    >>> setting_text([6, 9]), setting_text(True), setting_text("class")
+    ('[6,9]', 'true', 'class')
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, separators=(",", ":"), default=str)
 
 
 def _share(missing: int, asked: int) -> str:

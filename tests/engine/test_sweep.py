@@ -1,12 +1,15 @@
-"""A comparison over the values of a setting: a folder, a table and plots for each, and all tables together."""
+"""A comparison over the values of settings: a folder, a table and plots for each point, and all tables together."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fcil.cli.main import main
-from fcil.config import load_variant, sweep_overrides, variant_names
+from fcil.config import grid, load_config, load_variant, variant_names
 from fcil.engine.comparison import cells
 from fcil.errors import ConfigError
 
@@ -64,12 +67,13 @@ def test_every_value_has_a_table_and_plots_and_there_is_one_of_all(tmp_path, cap
     "sweep",
     [
         "", '"partition.beta" = 0.5', '"partition.beta" = []', '"partition.beta" = [0.5, 0.5]',
-        '"partition.beta" = [0.5]\n"run.seed" = [1]', '"data.root" = ["/a/b"]', '"partition.beta" = [[1]]',
+        '"partition.beta" = [1, 1.0]', '"data.root" = ["/a/b"]', '"data.sites" = [["/a", "b"]]', "beta = [1]",
+        '"partition.beta" = [0.5]\n"train.lr" = 1', '"partition.beta" = [{a = 1}]',
     ],
 )  # fmt: skip
 def test_a_sweep_that_is_none_is_told(tmp_path, sweep):
     path = config(tmp_path, f"[sweep]\n{sweep}\n[compare.ncm]\n")
-    with pytest.raises(ConfigError, match=r"some\.toml: \[sweep\]: must be one setting"):
+    with pytest.raises(ConfigError, match=r"some\.toml: \[sweep\]: must be settings, each with a list of different"):
         cells(path, [], [0], [], tmp_path / "out")
 
 
@@ -77,6 +81,10 @@ def test_an_unknown_setting_or_a_value_out_of_range_stops_it_before_any_run(tmp_
     for line, message in (
         ('"partition.bta" = [1]', "Did you mean 'beta'"),
         ('"partition.beta" = [1, -1]', "greater than 0"),
+        ('"partition.beta" = [[1]]', "must be number"),
+        ('"run.seed" = [1, 2]', "--seeds names"),
+        ('zip = 1\n"partition.beta" = [1]', "zip = 1: must be true or false"),
+        ('zip = true\n"partition.beta" = [1, 2]\n"train.lr" = [1]', "partition.beta has 2, train.lr has 1"),
     ):
         path = config(tmp_path, f"[sweep]\n{line}\n[compare.ncm]\n")
         with pytest.raises(ConfigError, match=message):
@@ -113,6 +121,108 @@ def test_the_rows_of_the_comparisons_can_be_built_and_differ(path):
     assert len({repr(method) for method in built}) == len(labels)
     assert {"lorm", "fedavg", "ncm", "ridge", "ranpac", "joint", "sequential"} <= set(labels)
     assert {c.method.name for c in configs} >= {"lorm+ranpac"}
-    assert sweep_overrides(path) == [f"partition.beta={beta}" for beta in (0.5, 0.1, 0.05)]
+    assert [point.name for point in grid(path)] == [f"partition.beta={beta}" for beta in (0.5, 0.1, 0.05)]
     assert len({c.method.settings.get("rank") for c in configs if "rank" in c.method.settings}) == 1
     assert len({(c.train, c.partition, c.data, c.tasks) for c in configs}) == 1
+
+
+# ---- grids -----------------------------------------------------------------------------------------------------------
+
+
+def names(points):
+    return [point.name for point in points]
+
+
+SWEEP = {"sweep": {"partition.beta": [0.5, 0.1], "method.layers": [[1, 2], [3, 4]]}}
+
+
+def test_several_settings_are_swept_over_in_all_combinations_or_side_by_side():
+    assert names(grid(SWEEP)) == [
+        f"partition.beta={beta},method.layers={layers}" for beta in (0.5, 0.1) for layers in ("[1,2]", "[3,4]")
+    ]
+    assert names(grid({"sweep": {**SWEEP["sweep"], "zip": True}})) == [
+        "partition.beta=0.5,method.layers=[1,2]", "partition.beta=0.1,method.layers=[3,4]"
+    ]  # fmt: skip
+    assert names(grid({})) == [""]
+    assert grid({})[0].overrides == []
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a.x", "a.y", "b.x", "b.zip"]),
+        st.lists(st.integers(-9, 9) | st.sampled_from(["u", "v"]), min_size=1, max_size=4, unique=True),
+        min_size=1,
+    )
+)
+def test_the_grid_is_what_nested_loops_give(table):
+    expected = [{}]
+    for key, values in table.items():
+        expected = [{**point, key: value} for point in expected for value in values]
+    points = grid({"sweep": table})
+    assert [dict(point.settings) for point in points] == expected
+    assert len(set(names(points))) == len(points)
+    for point in points:
+        assert point.overrides == [f"{key}={json.dumps(value)}" for key, value in point.settings]
+
+
+def test_the_command_line_adds_settings_and_replaces_the_values_of_those_in_the_file(tmp_path):
+    path = config(tmp_path)
+    texts = ["method.tokens=class,mean", "partition.beta=7"]
+    assert names(grid(path, (), texts)) == [f'partition.beta=7,method.tokens="{word}"' for word in ("class", "mean")]
+    assert grid(path, (), texts) == grid(path, (), {"method.tokens": ["class", "mean"], "partition.beta": [7]})
+    assert names(grid(path, (), ["train.lr=1,2", "zip=true"])) == [
+        "partition.beta=0.5,train.lr=1", "partition.beta=0.1,train.lr=2"
+    ]  # fmt: skip
+    (lists,) = grid({}, (), ["method.layers=[6,9]"])
+    assert lists.settings == (("method.layers", [6, 9]),)
+    unquoted = config(tmp_path, "[sweep]\npartition.beta = [1, 2]\n")
+    assert names(grid(unquoted)) == ["partition.beta=1", "partition.beta=2"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["partition.beta"], "write it as section.key=value,value"),
+        (["beta=1"], "write it as section.key=value,value"),
+        (["partition.beta=1,,2"], "write it as section.key=value,value"),
+        (["partition.beta=1,1"], "different"),
+        (["partition.beta=1", "partition.beta=2"], "swept over twice"),
+        (["partition.beta=1", "zip=yes"], "true or false"),
+    ],
+)
+def test_a_slip_after_sweep_is_told(texts, message):
+    with pytest.raises(ConfigError, match=f"--sweep.*{message}"):
+        grid({}, (), texts)
+
+
+def test_a_setting_that_has_several_values_says_how_to_run_with_each(tmp_path):
+    for text in ("partition.beta=0.5,0.1", "partition.kind=dirichlet,iid"):
+        with pytest.raises(ConfigError, match=f"fcil compare CONFIG --sweep SECTION.KEY={text.partition('=')[2]}"):
+            load_config({}, [text])
+    for text in ("partition.beta=0.5,x", "partition.beta=x", "tasks.sizes=1,2"):
+        with pytest.raises(ConfigError) as caught:
+            load_config({}, [text])
+        assert "--sweep" not in str(caught.value)
+
+
+def test_long_names_stay_short_enough_for_a_folder_and_differ():
+    values = [[*range(100), last] for last in (1, 2)]
+    points = grid({"sweep": {"method.layers": values}})
+    assert len({point.name for point in points}) == 2
+    assert max(len(point.name) for point in points) <= 150
+    assert points[0].overrides != points[1].overrides
+
+
+def test_a_grid_of_the_command_line_has_a_table_for_each_point(tmp_path, capsys):
+    out = tmp_path / "out"
+    path = config(tmp_path, BASE.replace("[compare.ridge]", ""))
+    arguments = ["compare", str(path), "--methods", "ridge", "--seeds", "0", "--output", str(out)]
+    assert main([*arguments, "--sweep", "partition.beta=0.5", "--sweep", 'method.penalty="gcv",1.0']) == 0
+    rows = list(csv.DictReader((out / "comparison.csv").read_text().splitlines()))
+    assert [(row["partition.beta"], row["method.penalty"], row["method"]) for row in rows] == [
+        ("0.5", "gcv", "ridge"), ("0.5", "1.0", "ridge")
+    ]  # fmt: skip
+    shown = capsys.readouterr().out
+    for name in ('partition.beta=0.5,method.penalty="gcv"', "partition.beta=0.5,method.penalty=1.0"):
+        assert f"{name}\n" in shown
+        assert (out / name / "ridge-seed0" / "summary.json").stat().st_size
