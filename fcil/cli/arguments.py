@@ -6,9 +6,10 @@ from pathlib import Path
 
 from fcil.engine.folders import run_folder
 from fcil.errors import ConfigError
+from fcil.options import split_list
 
 __all__ = [
-    "at_least_1", "comma_separated", "output_folder", "overrides", "pixels", "seeds", "set_argument",
+    "at_least_1", "comma_separated", "methods", "output_folder", "overrides", "pixels", "seeds", "set_argument",
     "sweep_argument",
 ]  # fmt: skip
 
@@ -30,6 +31,14 @@ pixels = at_least_1("pixels")
 def comma_separated(text: str) -> list[str]:
     """Parse words separated by commas, at least one."""
     words = [part.strip() for part in text.split(",") if part.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"{text!r}: name at least one")
+    return words
+
+
+def methods(text: str) -> list[str]:
+    """Parse methods separated by commas, at least one; commas inside brackets belong to a method's settings."""
+    words = [part for part in split_list(text) if part]
     if not words:
         raise argparse.ArgumentTypeError(f"{text!r}: name at least one")
     return words

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from fcil.cli.arguments import comma_separated, output_folder, overrides, seeds, set_argument, sweep_argument
+from fcil.cli.arguments import methods, output_folder, overrides, seeds, set_argument, sweep_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
@@ -147,7 +147,7 @@ def _run_commands(command: Command) -> None:
     _settings(compare)
     sweep_argument(compare)
     compare.add_argument(
-        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
+        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
     )
     compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import comma_separated, overrides, seeds, sweep_argument
+from fcil.cli.arguments import methods, overrides, seeds, sweep_argument
 from fcil.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +60,6 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
 def plan_arguments(plan: argparse.ArgumentParser) -> None:
     """Add the options of `fcil plan` beside those that it shares with `fcil run`."""
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    plan.add_argument(
-        "--methods", type=comma_separated, default=[], metavar="A,B", help="plan the rows of a comparison: these"
-    )
+    plan.add_argument("--methods", type=methods, default=[], metavar="A,B", help="plan the rows of a comparison: these")
     sweep_argument(plan)
     plan.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these seeds")

@@ -1,5 +1,6 @@
 """Read what a file says of the rows of a comparison, under [compare]."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,9 +8,18 @@ from typing import Annotated, Any
 
 from fcil.config.layers import COMPARE, Layer, Source, layers_of
 from fcil.errors import ConfigError
-from fcil.options import Option, parse
+from fcil.options import Option, parse, parse_call
 
-__all__ = ["RowFacts", "row_facts", "row_settings", "rows_have_bases", "variant_names"]
+__all__ = [
+    "RowFacts",
+    "canonical",
+    "labels_of",
+    "row_call",
+    "row_facts",
+    "row_settings",
+    "rows_have_bases",
+    "variant_names",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,43 @@ _FACTS = tuple(f.name for f in fields(RowFacts))
 def variant_names(path: Source) -> list[str]:
     """The variants that a file describes under [compare.<label>], in their order; its base's if it has none itself."""
     return next((list(table[COMPARE]) for _, table in reversed(layers_of(path)) if table.get(COMPARE)), [])
+
+
+def labels_of(path: Source) -> set[str]:
+    """The labels of all rows that a file and its bases describe under [compare.<label>]."""
+    tables = [table.get(COMPARE, {}) for _, table in layers_of(path)]
+    return {label for table in tables if isinstance(table, Mapping) for label in table}
+
+
+def row_call(path: Source, label: str) -> tuple[str, dict[str, Any]]:
+    """Split `name(key = value, ...)` into the row of the file or the method that it names, and the method's settings.
+
+    A label of the file is a name as it stands, brackets and all.
+
+    Raises:
+        ConfigError: it is written otherwise, or the settings hold another method's name.
+    """
+    if "(" not in label or label in labels_of(path):
+        return label, {}
+    where = f"--methods {label}"
+    name, settings = parse_call(label, where, 'a method or a row, "lorm", or one with settings, "lorm(rank = 4)"')
+    if "name" in settings:
+        raise ConfigError(f"{where}: leave `name` out; the method's name stands before the bracket")
+    return name, settings
+
+
+def canonical(path: Source, label: str) -> str:
+    """Write a label with settings in one way, without blanks: `lorm( rank = 4 )` is `lorm(rank=4)`; others stay.
+
+    Raises:
+        ConfigError: as `row_call`.
+    """
+    name, settings = row_call(path, label)
+    if name == label:
+        return label
+    inside = ",".join(f"{key}={json.dumps(v, separators=(',', ':'), default=str)}" for key, v in settings.items())
+    text = f"{name}({inside})" if settings else name
+    return text if row_call(path, text) == (name, settings) else label  # JSON of a table is no TOML
 
 
 def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:

@@ -16,19 +16,28 @@ from fcil.config import (
     RowFacts,
     Source,
     Sweep,
+    canonical,
     grid,
+    labels_of,
     load_variant,
+    row_call,
     row_facts,
     variant_names,
 )  # fmt: skip
+from fcil.config.layers import together
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
-from fcil.registry import label
+from fcil.options import nearest
+from fcil.registry import installed_names, label, method_names
 
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
 
 __all__ = ["Cell", "carry_out_all", "cells"]
+
+
+LABEL_LENGTH = 150
+"""Characters of a label that the name of a folder may hold."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,10 @@ class Cell:
 
 
 def folder_name(label: str) -> str:
-    """A label as a part of a folder's name: as it is, or where it holds a path or a class, its end and a hash."""
-    if not re.search(r"[/:\\]", label):
+    """A label as a part of a folder's name: as it is, or a hash after its end if it is long or a path or class."""
+    if not re.search(r"[/:\\]", label) and len(label) <= LABEL_LENGTH:
         return label
-    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")
+    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")[:LABEL_LENGTH]
     return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
@@ -70,19 +79,23 @@ def cells(
     """Lay out all runs of a comparison, one point of a sweep after another, and check them before the first begins.
 
     Args:
-        labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty.
+        labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty. Both may
+            have settings of the method in brackets, `lorm(rank = 4)`.
         sweep: settings to sweep over, beside those of the file; see `fcil.config.grid`.
 
     Raises:
         ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
     """
-    labels = list(labels) or variant_names(path)
+    labels = [canonical(path, label) for label in labels] or variant_names(path)
     if not labels:
         source = path if isinstance(path, Path) else "settings"
         raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
     for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(names)) < len(names):
             raise ConfigError(f"{what} {','.join(names)}: names one twice")
+    points = grid(path, overrides, sweep)
+    for name in labels:
+        _check_label(path, name, overrides, points[0])
     runs = [
         Cell(
             label,
@@ -92,7 +105,7 @@ def cells(
             point,
             row_facts(path, label),
         )
-        for point in grid(path, overrides, sweep)
+        for point in points
         for label in labels
         for seed in seeds
     ]
@@ -101,6 +114,24 @@ def cells(
     for cell in runs:
         cell.session()
     return runs
+
+
+def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -> None:
+    """Check that a label names a row or a method, and that nothing else sets what its brackets set.
+
+    Raises:
+        ConfigError: it does not, with the nearest name; or --set or a sweep would win over it.
+    """
+    name, settings = row_call(path, label)
+    rows, methods = labels_of(path), {*method_names(), *installed_names()}
+    if name not in rows | methods and not re.search(r"[/:]|\.py$", name):
+        row = f", nor a row [compare.{name}] in {path}" if rows and isinstance(path, Path) else ""
+        raise ConfigError(f"--methods {label}: no such method{row}. {nearest(name, rows | methods)}")
+    where, table = together(overrides)
+    others = {f"method.{key}": where for key in table.get("method", {})} | dict.fromkeys(dict(point.settings), "sweep")
+    if twice := [key for key in settings if f"method.{key}" in others]:
+        key = f"method.{twice[0]}"
+        raise ConfigError(f"--methods {label}: {others[key]} {key} gives another value; leave one of the two out")
 
 
 def short_titles(labels: Sequence[str]) -> dict[str, str]:

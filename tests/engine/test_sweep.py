@@ -1,5 +1,6 @@
 """A comparison over the values of settings: a folder, a table and plots for each point, and all tables together."""
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcil.cli.arguments import methods
 from fcil.cli.main import main
 from fcil.config import grid, load_config, load_variant, variant_names
-from fcil.engine.comparison import cells
+from fcil.engine.comparison import cells, folder_name, short_titles
 from fcil.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -226,3 +228,80 @@ def test_a_grid_of_the_command_line_has_a_table_for_each_point(tmp_path, capsys)
     for name in ('partition.beta=0.5,method.penalty="gcv"', "partition.beta=0.5,method.penalty=1.0"):
         assert f"{name}\n" in shown
         assert (out / name / "ridge-seed0" / "summary.json").stat().st_size
+
+
+# ---- methods with settings -------------------------------------------------------------------------------------------
+
+ROWS = BASE.replace("[compare.ridge]", '[compare.strong.method]\nname = "ridge"\npenalty = 10.0\nlayers = [4]')
+
+
+def test_commas_inside_brackets_belong_to_a_method():
+    assert methods("lorm,lorm(rank=4), ridge(layers=[6,9,12], penalty = 'a,b')") == [
+        "lorm", "lorm(rank=4)", "ridge(layers=[6,9,12], penalty = 'a,b')"
+    ]  # fmt: skip
+    with pytest.raises(argparse.ArgumentTypeError):
+        methods(" , ")
+
+
+def test_rows_and_methods_may_have_settings_in_brackets(tmp_path):
+    path = config(tmp_path, ROWS.replace('[sweep]\n"partition.beta" = [0.5, 0.1]\n', ""))
+    labels = ["ridge", "ridge( layers = [1, 2], penalty = 2.0 )", "strong", "strong(penalty=3.0)", "ncm()"]
+    runs = cells(path, labels, [0], [], tmp_path)
+    assert [cell.folder.name for cell in runs] == [
+        f"{label}-seed0"
+        for label in ("ridge", "ridge(layers=[1,2],penalty=2.0)", "strong", "strong(penalty=3.0)", "ncm")
+    ]
+    assert [(cell.config.method.name, cell.config.method.settings) for cell in runs] == [
+        ("ridge", {}), ("ridge", {"layers": [1, 2], "penalty": 2.0}), ("ridge", {"penalty": 10.0, "layers": [4]}),
+        ("ridge", {"penalty": 3.0, "layers": [4]}), ("ncm", {}),
+    ]  # fmt: skip
+
+
+def test_a_rows_published_figure_is_not_that_of_the_row_with_other_settings(tmp_path):
+    path = config(tmp_path, "[compare.ncm]\n[compare.ridge]\npublished = 50.0\n" + BASE.partition("[sweep]")[0])
+    facts = {
+        cell.label: cell.facts.published for cell in cells(path, ["ridge", "ridge(penalty=3.0)"], [0], [], tmp_path)
+    }
+    assert facts == {"ridge": 50.0, "ridge(penalty=3.0)": None}
+
+
+def test_a_label_that_a_file_has_with_brackets_is_that_row(tmp_path):
+    path = config(tmp_path, '[compare."ridge(penalty=3.0)".method]\nname = "ncm"\n')
+    assert load_variant(path, "ridge(penalty=3.0)").method.name == "ncm"
+
+
+@pytest.mark.parametrize(
+    ("label", "overrides", "message"),
+    [
+        ("strng", [], r"strng: no such method, nor a row .*Did you mean 'strong'"),
+        ("strng(penalty=1.0)", [], "Did you mean 'strong'"),
+        ("rigde", [], "Did you mean 'ridge'"),
+        ("ridge(penalti=1.0)", [], "Did you mean 'penalty'"),
+        ("ridge(penalty)", [], r"--methods ridge\(penalty\): write a method or a row"),
+        ('ridge(name="ncm")', [], "leave `name` out"),
+        ("ridge(penalty=1.0)", ["method.penalty=2.0"], "--set method.penalty gives another value"),
+        ("ridge(penalty=-1.0)", [], r"penalty \(ridge\) = -1.0"),
+    ],
+)
+def test_a_slip_in_a_label_is_told(tmp_path, label, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        cells(config(tmp_path, ROWS), [label], [0], overrides, tmp_path / "out")
+
+
+def test_a_sweep_cannot_set_what_a_label_says_and_one_row_is_not_named_twice(tmp_path):
+    path = config(tmp_path, ROWS)
+    with pytest.raises(ConfigError, match=r"sweep method\.penalty gives another value"):
+        cells(path, ["ridge(penalty=1.0)"], [0], [], tmp_path, ["method.penalty=1.0,2.0"])
+    with pytest.raises(ConfigError, match="names one twice"):
+        cells(path, ["ridge(penalty=1.0)", "ridge( penalty = 1.0)"], [0], [], tmp_path)
+
+
+def test_a_file_with_settings_is_shown_by_its_end_and_has_a_short_folder():
+    name = "/some/where/der.py:Der(rank=4)"
+    assert short_titles([name, "ridge(layers=[1,2])"]) == {
+        name: "der.py:Der(rank=4)", "ridge(layers=[1,2])": "ridge(layers=[1,2])"
+    }  # fmt: skip
+    assert folder_name(name).startswith("der.py-Der-rank=4-")
+    long = [f"ridge(layers=[{','.join(map(str, range(100)))},{last}])" for last in (1, 2)]
+    assert len({folder_name(label) for label in long}) == 2
+    assert max(len(folder_name(label)) for label in long) < 180
