@@ -17,6 +17,8 @@ from fcil.config import (
     Source,
     Sweep,
     canonical,
+    common_settings,
+    flat_settings,
     grid,
     labels_of,
     load_variant,
@@ -52,6 +54,9 @@ class Cell:
     """Values of the settings that are swept over; each point has a folder, a table and plots of its own."""
     facts: RowFacts = field(default_factory=RowFacts)
     """What the comparison's file says of the row beside settings: a published figure."""
+
+    common: frozenset[str] = frozenset()
+    """Names, `section.key`, of the settings that the comparison's file sets for all rows."""
 
     @property
     def value(self) -> str:
@@ -96,6 +101,7 @@ def cells(
     points = grid(path, overrides, sweep)
     for name in labels:
         _check_label(path, name, overrides, points[0])
+    common = frozenset(common_settings(path, overrides))
     runs = [
         Cell(
             label,
@@ -104,6 +110,7 @@ def cells(
             load_variant(path, label, overrides, [*point.overrides, f"run.seed={seed}"]),
             point,
             row_facts(path, label),
+            common,
         )
         for point in points
         for label in labels
@@ -150,12 +157,16 @@ def short_titles(labels: Sequence[str]) -> dict[str, str]:
 def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Carry out the runs, finished ones excepted; yields each one's figures, its label, seed and point.
 
-    Those of a row with a published figure have it too, as a share, with the tolerance beside it.
+    Those of a row with a published figure have it too, as a share, with the tolerance beside it. `settings` are all
+    settings of the run, `common` those among them that the file sets for all rows.
     """
     titles = short_titles(list(dict.fromkeys(cell.label for cell in runs)))
     for cell in runs:
+        settings = flat_settings(cell.config)
         yield {
             **run(cell),
+            "settings": settings,
+            "common": {name: value for name, value in settings.items() if name in cell.common},
             "label": titles[cell.label],
             "seed": cell.seed,
             "value": cell.value,

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from fcil.cli.arguments import methods
 from fcil.cli.main import main
-from fcil.config import grid, load_config, load_variant, variant_names
-from fcil.engine.comparison import cells, folder_name, short_titles
+from fcil.config import SECTIONS, flat_settings, grid, load_config, load_variant, variant_names
+from fcil.engine.comparison import carry_out_all, cells, folder_name, short_titles
 from fcil.errors import ConfigError
+from fcil.options import describe
+from fcil.registry import method_class
+from fcil.report.tables import compare_rows, unlike_settings
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = [ROOT / "configs" / "comparison" / f"{name}.toml" for name in ("digits", "fashion")]
@@ -34,6 +37,12 @@ device = "cpu"
 [compare.ncm]
 [compare.ridge]
 """
+
+
+FIGURES = {
+    "final_accuracy": 0.5, "final_accuracy_task_mean": 0.5, "average_accuracy": 0.5, "forgetting": 0.1,
+    "upload_bytes": 1, "download_bytes": 1, "seconds": {"total": 1.0},
+}  # fmt: skip
 
 
 def config(tmp_path, text=BASE):
@@ -305,3 +314,30 @@ def test_a_file_with_settings_is_shown_by_its_end_and_has_a_short_folder():
     long = [f"ridge(layers=[{','.join(map(str, range(100)))},{last}])" for last in (1, 2)]
     assert len({folder_name(label) for label in long}) == 2
     assert max(len(folder_name(label)) for label in long) < 180
+
+
+# ---- settings that rows do not share ---------------------------------------------------------------------------------
+
+
+def test_all_settings_of_a_run_are_written_flat_with_the_defaults_of_its_method():
+    config = load_config({"method": {"name": "fedavg", "rank": 4}, "tasks": {"sizes": [5, 5]}})
+    settings = flat_settings(config)
+    assert (settings["method.name"], settings["method.rank"], settings["tasks.sizes"]) == ("fedavg", 4, [5, 5])
+    assert {name.partition(".")[0] for name in settings} == {*SECTIONS, "method"}
+    described = {f"method.{s.name}" for s in describe(method_class("fedavg"))}
+    assert described == {name for name in settings if name.startswith("method.")} - {"method.name"}
+    other = flat_settings(load_config({"method": {"name": "fedavg"}}))
+    assert {name for name in settings if settings[name] != other[name]} == {"method.rank", "tasks.sizes"}
+
+
+def test_a_rank_that_the_file_gives_to_one_method_only_is_named(tmp_path):
+    path = config(tmp_path, '[method]\nname = "lorm"\nrank = 4\n[train]\nlr = 0.1\n' + BASE.partition("[sweep]")[0])
+    runs = cells(path, ["lorm", "fedavg", "ridge"], [0], ["run.threads=1"], tmp_path)
+    assert runs[0].common >= {"method.rank", "train.lr", "run.threads"}
+    done = [{**run, **FIGURES} for run in carry_out_all(runs, lambda cell: {})]
+    assert unlike_settings(compare_rows(done)).count("=") == 1
+    default = {setting.name: setting.default for setting in describe(method_class("fedavg"))}["rank"]
+    assert f"method.rank = 4 (lorm), {default} (fedavg)." in unlike_settings(compare_rows(done))
+    shared = cells(path, ["lorm", "fedavg(rank=4)"], [0], [], tmp_path)
+    done = [{**run, **FIGURES} for run in carry_out_all(shared, lambda cell: {})]
+    assert unlike_settings(compare_rows(done)) == ""
