@@ -119,6 +119,8 @@ def grid(path: Source, overrides: Overrides = (), sweep: Sweep = ()) -> list[Poi
         origin |= dict.fromkeys(entries, source)
     together_with, overridden = together(overrides)
     zipped = settings.pop(ZIP, False)
+    if tables and not settings:
+        raise ConfigError(f"{origin[ZIP]}: [{SWEEP}] {ZIP}: nothing is swept over; name settings with their values")
     for key in settings:
         section, _, name = key.partition(".")
         if name in overridden.get(section, {}):

@@ -12,7 +12,8 @@ from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
-from fcil.report.sweep_plot import accuracy_over_values
+from fcil.report.run_rows import runs_csv
+from fcil.report.sweep_plot import draw_sweep
 from fcil.report.tables import Row, compare_rows, setting_text, to_csv, to_latex, to_markdown
 
 __all__ = ["write_comparison"]
@@ -23,10 +24,11 @@ MEGA = 1e6
 def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
     """Write tables and plots of each point of a sweep into its folder, and the tables together; return their rows.
 
-    Without a sweep there is one table, under the empty name.
+    Without a sweep there is one table, under the empty name. runs.csv has a row for each run.
     """
     points = {run["value"]: run["swept"] for run in runs}
     tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in points}
+    write_atomic(out / "runs.csv", runs_csv(runs).encode())
     if any(points):
         _write_sweep_tables(out, points, tables)
     return tables
@@ -35,7 +37,7 @@ def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, lis
 def _write_sweep_tables(
     out: Path, points: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Sequence[Row]]
 ) -> None:
-    """Write comparison.csv with the swept settings as its first columns, comparison.md with its tables, and sweep.png.
+    """Write comparison.csv with the swept settings as its first columns, comparison.md with its tables, and the plots.
 
     Args:
         points: name -> setting -> value.
@@ -48,22 +50,9 @@ def _write_sweep_tables(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([*first, *line] for first, line in zip(first_columns, lines, strict=True))
     write_atomic(out / "comparison.csv", text.getvalue().encode())
-    _plot_sweep(out, points, tables)
+    draw_sweep(out, points, tables)
     md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
-
-
-def _plot_sweep(out: Path, points: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Sequence[Row]]) -> None:
-    """Plot every row's final accuracy over the values of a setting; only values and rows that have runs."""
-    settings = list(next(iter(points.values())))
-    if len(settings) > 1:
-        return
-    titles = list(dict.fromkeys(row.title for rows in tables.values() for row in rows))
-    by_value = [{row.title: (row.mean[0], row.std[0]) for row in rows} for rows in tables.values()]
-    nowhere = (float("nan"), float("nan"))
-    curves = {title: [rows.get(title, nowhere) for rows in by_value] for title in titles}
-    values = [setting_text(swept[settings[0]]) for swept in points.values()]
-    accuracy_over_values(out / "sweep.png", settings[0], values, curves)
 
 
 def _markdown(rows: Sequence[Row]) -> str:

@@ -199,6 +199,7 @@ def test_the_command_line_adds_settings_and_replaces_the_values_of_those_in_the_
         (["partition.beta=1,1"], "different"),
         (["partition.beta=1", "partition.beta=2"], "swept over twice"),
         (["partition.beta=1", "zip=yes"], "true or false"),
+        (["zip=true"], "nothing is swept over"),
     ],
 )
 def test_a_slip_after_sweep_is_told(texts, message):
@@ -233,6 +234,13 @@ def test_a_grid_of_the_command_line_has_a_table_for_each_point(tmp_path, capsys)
     assert [(row["partition.beta"], row["method.penalty"], row["method"]) for row in rows] == [
         ("0.5", "gcv", "ridge"), ("0.5", "1.0", "ridge")
     ]  # fmt: skip
+    runs = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert [(run["method"], run["seed"], run["partition.beta"], run["method.penalty"]) for run in runs] == [
+        ("ridge", "0", "0.5", "gcv"), ("ridge", "0", "0.5", "1.0")
+    ]  # fmt: skip
+    for run, row in zip(runs, rows, strict=True):
+        assert float(run["final_accuracy"]) == float(row["final_accuracy_mean"])
+    assert (out / "sweep-method.penalty.png").stat().st_size
     shown = capsys.readouterr().out
     for name in ('partition.beta=0.5,method.penalty="gcv"', "partition.beta=0.5,method.penalty=1.0"):
         assert f"{name}\n" in shown
