@@ -97,6 +97,24 @@ def _from_texts(texts: Sequence[str]) -> dict[str, Any]:
     return table
 
 
+def _merged(path: Source, sweep: Sweep) -> tuple[dict[str, Any], dict[str, str]]:
+    """Join the file's [sweep] and `sweep`: setting -> values, and -> where they come from; `zip` among the settings.
+
+    Raises:
+        ConfigError: as `grid`.
+    """
+    tables = [(source, table[SWEEP]) for source, table in layers_of(path) if SWEEP in table][-1:]
+    more = sweep if isinstance(sweep, Mapping) else _from_texts(sweep)
+    tables += [("sweep" if isinstance(sweep, Mapping) else "--sweep", more)] if more else []
+    origin: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for source, table in tables:
+        entries = _settings(table, source)
+        settings |= entries
+        origin |= dict.fromkeys(entries, source)
+    return settings, origin
+
+
 def grid(path: Source, overrides: Overrides = (), sweep: Sweep = ()) -> list[Point]:
     """List the points that a comparison sweeps over; without a sweep one point without settings.
 
@@ -108,18 +126,10 @@ def grid(path: Source, overrides: Overrides = (), sweep: Sweep = ()) -> list[Poi
         ConfigError: anything but settings with lists of different values; lists of unequal length to be zipped; a
             setting that `overrides` set as well, or the seed.
     """
-    tables = [(source, table[SWEEP]) for source, table in layers_of(path) if SWEEP in table][-1:]
-    more = sweep if isinstance(sweep, Mapping) else _from_texts(sweep)
-    tables += [("sweep" if isinstance(sweep, Mapping) else "--sweep", more)] if more else []
-    origin: dict[str, str] = {}
-    settings: dict[str, Any] = {}
-    for source, table in tables:
-        entries = _settings(table, source)
-        settings |= entries
-        origin |= dict.fromkeys(entries, source)
+    settings, origin = _merged(path, sweep)
     together_with, overridden = together(overrides)
     zipped = settings.pop(ZIP, False)
-    if tables and not settings:
+    if origin and not settings:
         raise ConfigError(f"{origin[ZIP]}: [{SWEEP}] {ZIP}: nothing is swept over; name settings with their values")
     for key in settings:
         section, _, name = key.partition(".")

@@ -107,6 +107,7 @@ def accuracy_in_panels(
         if len(panels) > 1:
             axes.remove()
             grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).ravel())
+            figure.set_layout_engine("constrained", wspace=0.06)  # ticks at the ends of two panels do not touch
             figure.suptitle(about, x=0.01, ha="left", color="0.35", fontsize=7)
         for unused in grid[len(panels) :]:
             unused.remove()
@@ -117,13 +118,19 @@ def accuracy_in_panels(
             panel.set(xlabel=setting if i + columns >= len(panels) else "")
             panel.set(ylabel="" if i % columns else "final accuracy, %")
             percent_axis(panel, np.concatenate([means - stds, means + stds]))
-        if len(labels) > 1:
-            order = sorted(labels, key=lambda label: -_best(label, panels))
-            handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks.values()]
-            legend(figure, [handles[labels.index(label)] for label in order], order, 4.2)
+        _add_legend(figure, looks, panels)
 
     height = 0.19 * len(labels) + 0.3
     draw(path, (columns * width + (0.9 if columns == 1 else 2.0), max(2.8 if rows == 1 else 2.0 * rows, height)), paint)
+
+
+def _add_legend(figure: Figure, looks: Mapping[str, Mark], panels: Mapping[str, Curves]) -> None:
+    """Add a legend, the best label first, where there is more than one."""
+    if len(looks) > 1:
+        order = sorted(looks, key=lambda label: -_best(label, panels))
+        marks = [looks[label] for label in order]
+        handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in marks]
+        legend(figure, handles, order, 4.2)
 
 
 def _best(label: str, panels: Mapping[str, Curves]) -> float:
