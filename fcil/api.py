@@ -88,6 +88,16 @@ def _words(changes: Mapping[str, Section]) -> list[str]:
     return [f"{section}.{key}={word(value)}" for section, entries in changes.items() for key, value in entries.items()]
 
 
+def _sweep_words(sweep: Mapping[str, Any]) -> list[str]:
+    """Write a sweep as the command line has it after --sweep, for the name of a folder."""
+
+    def word(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+
+    several = {key: values if isinstance(values, list | tuple) else [values] for key, values in sweep.items()}
+    return [f"{key}={','.join(map(word, values))}" for key, values in several.items()]
+
+
 def _exchange(changes: Mapping[str, Section], exchange: str | None) -> dict[str, dict[str, Any]]:
     """Add the exchange, which has no part in the name of a folder: results do not depend on it."""
     table = {section: dict(entries) for section, entries in changes.items()}
@@ -155,6 +165,7 @@ def compare(
     *,
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),
+    sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
     progress: bool = False,
@@ -166,7 +177,10 @@ def compare(
         config, overrides, sections, exchange, progress: as in `run`.
         methods: their names, or variants that the configuration describes under [compare.<label>]; all of those if
             none is named.
-        output: the folder; by default one in runs/ for each configuration with its overrides.
+        sweep: settings with lists of values, `{"partition.beta": [0.5, 0.1], "method.rank": [4, 16]}`: a table at each
+            of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
+            over the values of a setting under [sweep].
+        output: the folder; by default one in runs/ for each configuration with its overrides and sweep.
 
     Raises:
         ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
@@ -176,8 +190,9 @@ def compare(
     from fcil.report.running import carry_out
 
     changes = _changes(overrides, sections)
-    folder = Path(output) if output is not None else run_folder(_name(config), _words(changes), after="-compare")
-    planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder)
+    words = [*_words(changes), *_sweep_words(sweep or {})]
+    folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
+    planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder, sweep or {})
     from fcil.engine.comparison import carry_out_all
     from fcil.report.comparison import write_comparison
     from fcil.report.published import written_as_it_grows
@@ -186,7 +201,8 @@ def compare(
     runs = carry_out_all(planned, lambda cell: carry_out(cell.session(), cell.folder, console))
     summaries = list(written_as_it_grows(folder, planned, runs))
     tables = write_comparison(folder, summaries)
-    return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned))
+    points = {cell.value: dict(cell.point.settings) for cell in planned}
+    return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned), points)
 
 
 def methods() -> list[MethodInfo]:

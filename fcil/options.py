@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from fcil.errors import ConfigError
 
-__all__ = ["Described", "Option", "describe", "keys_of", "nearest", "parse", "parse_call", "toml_or_text"]
+__all__ = ["Described", "Option", "describe", "keys_of", "nearest", "parse", "parse_call", "split_list", "toml_or_text"]
 
 T = TypeVar("T")
 _CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -85,6 +85,27 @@ def toml_or_text(value: str) -> Any:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return value.strip()
+
+
+def split_list(text: str) -> list[str]:
+    """Split at commas that stand in no brackets and no quotes.
+
+    >>> split_list('lorm, ridge(layers=[6, 9]), "a,b"')
+    ['lorm', 'ridge(layers=[6, 9])', '"a,b"']
+    """
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and (depth > 0 or not parts[-1].strip()):  # elsewhere it is a part of a word
+            quote = letter
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def parse_call(
@@ -190,6 +211,17 @@ def _convert(value: object, kind: Any, option: Option) -> object:
     return value
 
 
+def _about_several(value: object, kind: Any, option: Option) -> str:
+    """Say how to run with several values, if a text that does not fit is a list of those that would; else nothing."""
+    parts = split_list(value) if isinstance(value, str) else []
+    try:
+        for part in parts:
+            _convert(toml_or_text(part), kind, option)
+    except ValueError:
+        return ""
+    return f". For runs with each of these values: fcil compare CONFIG --sweep SECTION.KEY={value}" if parts[1:] else ""
+
+
 def _fitting(value: object, kind: Any, option: Option) -> Any:
     """The kind of a union that a value's form fits; a ValueError says what was expected."""
     kinds = [part for part in get_args(kind) if part is not type(None)]
@@ -228,5 +260,6 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
         try:
             values[known[name]] = _convert(value, *_split(hints[known[name]]))
         except ValueError as error:
-            raise ConfigError(f"{where(given)} = {value!r}: {error}") from None
+            hint = _about_several(value, *_split(hints[known[name]]))
+            raise ConfigError(f"{where(given)} = {value!r}: {error}{hint}") from None
     return schema(**values)

@@ -371,10 +371,29 @@ def test_a_sweep_from_a_dict_has_a_table_for_each_value(comparison, place):
     )
     assert list(swept.tables) == ["partition.beta=0.5", "partition.beta=5.0"]
     assert swept.markdown() == (place / "swept" / "comparison.md").read_text()
-    assert len(swept.plots) == 4
+    assert len(swept.plots) == 5, "two of each value, and one over the values"
     assert swept._repr_html_().count("<caption>partition.beta=") == 2
     with pytest.raises(fcil.ConfigError, match=r"settings sweeps over it"):
         fcil.compare({**SMALL, "sweep": {"partition.beta": [0.5]}}, {"partition.beta": 1.0}, methods=["ridge"])
+
+
+def test_a_grid_from_a_call_is_that_of_the_command_and_its_frame_has_a_column_for_each_setting(
+    place, tmp_path, monkeypatch
+):
+    sweep = {"partition.beta": [0.5, 5.0], "train.batch": [8, 16], "zip": True}
+    (tmp_path / "small.toml").write_text((place / "small.toml").read_text())
+    monkeypatch.chdir(tmp_path)
+    swept = fcil.compare("small.toml", methods=["ncm"], seeds=[0], sweep=sweep)
+    assert list(swept.tables) == ["partition.beta=0.5,train.batch=8", "partition.beta=5.0,train.batch=16"]
+    stamps = {run.folder: (run.folder / "summary.json").stat().st_mtime_ns for run in swept.runs}
+    words = [w for text in ("partition.beta=0.5,5.0", "train.batch=8,16", "zip=true") for w in ("--sweep", text)]
+    assert main(["compare", "small.toml", "--methods", "ncm", "--seeds", "0", *words]) == 0
+    assert {p.parent: p.stat().st_mtime_ns for p in tmp_path.joinpath("runs").rglob("summary.json")} == {
+        tmp_path / folder: stamp for folder, stamp in stamps.items()
+    }
+    monkeypatch.setitem(sys.modules, "pandas", Frames)
+    frame = swept.to_pandas()
+    assert [(row["partition.beta"], row["train.batch"]) for row in frame] == [("0.5", "8"), ("5.0", "16")]
 
 
 def test_a_slip_in_a_comparison_is_found_before_anything_runs(place):

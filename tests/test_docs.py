@@ -263,10 +263,10 @@ def test_links_lead_somewhere(page):
 
 def test_commands_in_the_docs_name_existing_subcommands_and_settings():
     from fcil.cli.main import _parser
-    from fcil.config import load_config, load_variant, rows_have_bases, variant_names
+    from fcil.config import grid, load_config, load_variant, rows_have_bases, variant_names
     from fcil.registry import build_method
 
-    seen = 0
+    seen = swept = 0
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^(?:\.venv/bin/)?(fcil [a-z]+.*)$", text, re.MULTILINE):
@@ -280,4 +280,10 @@ def test_commands_in_the_docs_name_existing_subcommands_and_settings():
                 labels = variant_names(path) if rows_have_bases(path) else []
                 for config in [load_variant(path, n, args.set) for n in labels] or [load_config(path, args.set)]:
                     build_method(config.method.name, config.method.settings)
+            for point in grid(ROOT / args.config, args.set, args.sweep) if getattr(args, "sweep", ()) else ():
+                for name in args.methods:
+                    config = load_variant(ROOT / args.config, name, args.set, point.overrides)
+                    build_method(config.method.name, config.method.settings)
+                    swept += 1
     assert seen >= 5
+    assert swept >= 8

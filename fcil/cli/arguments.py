@@ -6,8 +6,12 @@ from pathlib import Path
 
 from fcil.engine.folders import run_folder
 from fcil.errors import ConfigError
+from fcil.options import split_list
 
-__all__ = ["at_least_1", "comma_separated", "output_folder", "overrides", "pixels", "seeds", "set_argument"]
+__all__ = [
+    "at_least_1", "comma_separated", "methods", "output_folder", "overrides", "pixels", "seeds", "set_argument",
+    "sweep_argument",
+]  # fmt: skip
 
 
 def at_least_1(what: str) -> Callable[[str], int]:
@@ -32,6 +36,14 @@ def comma_separated(text: str) -> list[str]:
     return words
 
 
+def methods(text: str) -> list[str]:
+    """Parse methods separated by commas, at least one; commas inside brackets belong to a method's settings."""
+    words = [part for part in split_list(text) if part]
+    if not words:
+        raise argparse.ArgumentTypeError(f"{text!r}: name at least one")
+    return words
+
+
 def seeds(text: str) -> list[int]:
     """Parse seeds separated by commas, at least one."""
     words = comma_separated(text)
@@ -45,9 +57,17 @@ def set_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
 
 
+def sweep_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option --sweep, which names the values of one setting and may be repeated."""
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="SECTION.KEY=A,B",
+        help="compare at each value; several: at all combinations, or side by side with zip=true",
+    )  # fmt: skip
+
+
 def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -> Path:
-    """Choose the folder to write to: --output, or one named by the config and its --set values."""
-    return args.output or run_folder(args.config.stem, args.set, before, after)
+    """Choose the folder to write to: --output, or one named by the config and its --set and --sweep values."""
+    return args.output or run_folder(args.config.stem, [*args.set, *getattr(args, "sweep", [])], before, after)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from fcil.cli.arguments import comma_separated, output_folder, overrides, seeds, set_argument
+from fcil.cli.arguments import methods, output_folder, overrides, seeds, set_argument, sweep_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.data import data_commands, data_list
@@ -87,7 +87,7 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.tables import to_rich
 
     out = output_folder(args, after="-compare")
-    runs = cells(args.config, args.methods, args.seeds, overrides(args), out)
+    runs = cells(args.config, args.methods, args.seeds, overrides(args), out, args.sweep)
     from fcil.report.comparison import write_comparison  # which draws: not before the settings are known to be good
     from fcil.report.published import published_rich, written_as_it_grows
 
@@ -145,8 +145,9 @@ def _run_commands(command: Command) -> None:
     plan_arguments(plan)
     compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
     _settings(compare)
+    sweep_argument(compare)
     compare.add_argument(
-        "--methods", type=comma_separated, default=[], metavar="A,B", help="default: all [compare.LABEL]"
+        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
     )
     compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import comma_separated, overrides, seeds
+from fcil.cli.arguments import methods, overrides, seeds, sweep_argument
 from fcil.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
     from fcil.engine.comparison import cells
 
     numbers = args.seeds or [0, 1, 2]
-    runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path())
+    runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
     from fcil.engine.table_forecast import forecast_rows
     from fcil.report.forecast import comparison_forecast_table
 
@@ -50,7 +50,7 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
 
     if args.json and not args.json.parent.is_dir():  # told now, not after the rehearsal
         raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
-    several = args.methods or args.seeds or rows_have_bases(args.config)
+    several = args.methods or args.seeds or args.sweep or rows_have_bases(args.config)
     table, figures = (_comparison if several else _one_run)(args, console)
     console.print(table)
     if args.json:
@@ -60,7 +60,6 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
 def plan_arguments(plan: argparse.ArgumentParser) -> None:
     """Add the options of `fcil plan` beside those that it shares with `fcil run`."""
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    plan.add_argument(
-        "--methods", type=comma_separated, default=[], metavar="A,B", help="plan the rows of a comparison: these"
-    )
+    plan.add_argument("--methods", type=methods, default=[], metavar="A,B", help="plan the rows of a comparison: these")
+    sweep_argument(plan)
     plan.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these seeds")

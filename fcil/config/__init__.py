@@ -5,17 +5,21 @@ value remembers which file it came from, so that a message can point at it.
 
 sections    `Config` and its sections; a table becomes a checked `Config`, and a `Config` a table again
 layers      a file, its bases and the overrides as a list of tables, each with the name of where it came from
-rows        what a file says of several runs: the rows of a comparison, and the values of a sweep
+rows        what a file says of the rows of a comparison
+sweep       what is swept over, as the points of a grid
+resolved    all settings of a run, flat
 loading     the `Config` of a single run, or of one row of a comparison
 """
 
 from fcil.config.layers import BENCH, Overrides, Source, load_section
 from fcil.config.loading import load_config, load_variant
-from fcil.config.rows import RowFacts, row_facts, rows_have_bases, sweep_overrides, variant_names
+from fcil.config.resolved import common_settings, flat_settings
+from fcil.config.rows import RowFacts, canonical, labels_of, row_call, row_facts, rows_have_bases, variant_names
 from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, identity, to_table
+from fcil.config.sweep import Point, Sweep, grid
 
 __all__ = [
-    "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "RowFacts", "Run", "Source", "from_table",
-    "identity", "load_config", "load_section", "load_variant", "row_facts", "rows_have_bases", "sweep_overrides",
-    "to_table", "variant_names",
+    "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",
+    "canonical", "common_settings", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_config",
+    "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table", "variant_names",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
-from fcil.config.rows import row_facts, row_settings, rows_have_bases
+from fcil.config.rows import row_call, row_facts, row_settings, rows_have_bases
 from fcil.config.sections import Config, from_table
 from fcil.errors import ConfigError
 
@@ -28,11 +28,15 @@ def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
     """The settings of one row of a comparison.
 
     The base that the row names, the file's own settings, then those of its [compare.<label>], then the overrides. A
-    label is the name of a method unless the base or [compare.<label>.method] names one.
+    label is the name of a method unless the base or [compare.<label>.method] names one. Settings of the method in its
+    brackets, `label(key = value)`, come after those of [compare.<label>].
     """
-    layers, base = layers_of(path), row_facts(path, label).base
-    own = row_settings(layers, label)
+    name, settings = row_call(path, label)
+    layers, base = layers_of(path), row_facts(path, name).base
+    own = row_settings(layers, name)
     if not base and not any("name" in table.get("method", {}) for _, table in own):
-        own.insert(0, (f"label {label!r}", {"method": {"name": label}}))
+        own.insert(0, (f"label {label!r}", {"method": {"name": name}}))
+    if settings:
+        own.append((f"label {label!r}", {"method": settings}))
     below = layers_of(Path(base)) if base else []
     return from_table([*without_asides([*below, *layers]), *own, together(*overrides)])

@@ -1,4 +1,4 @@
-"""Read what a file says of several runs: the rows of a comparison under [compare], and the values of a [sweep]."""
+"""Read what a file says of the rows of a comparison, under [compare]."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from fcil.config.layers import COMPARE, SWEEP, Layer, Overrides, Source, layers_of, together
+from fcil.config.layers import COMPARE, Layer, Source, layers_of
 from fcil.errors import ConfigError
-from fcil.options import Option, parse
+from fcil.options import Option, parse, parse_call
 
-__all__ = ["RowFacts", "row_facts", "row_settings", "rows_have_bases", "sweep_overrides", "variant_names"]
+__all__ = [
+    "RowFacts",
+    "canonical",
+    "labels_of",
+    "row_call",
+    "row_facts",
+    "row_settings",
+    "rows_have_bases",
+    "variant_names",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,29 +45,41 @@ def variant_names(path: Source) -> list[str]:
     return next((list(table[COMPARE]) for _, table in reversed(layers_of(path)) if table.get(COMPARE)), [])
 
 
-def sweep_overrides(path: Source, overrides: Overrides = ()) -> list[str]:
-    """One override for each value of the setting under [sweep], written `"section.key" = [values]`; none without it.
+def labels_of(path: Source) -> set[str]:
+    """The labels of all rows that a file and its bases describe under [compare.<label>]."""
+    tables = [table.get(COMPARE, {}) for _, table in layers_of(path)]
+    return {label for table in tables if isinstance(table, Mapping) for label in table}
+
+
+def row_call(path: Source, label: str) -> tuple[str, dict[str, Any]]:
+    """Split `name(key = value, ...)` into the row of the file or the method that it names, and the method's settings.
+
+    A label of the file is a name as it stands, brackets and all.
 
     Raises:
-        ConfigError: anything but one setting with a list of different values, or one that `overrides` set as well.
+        ConfigError: it is written otherwise, or the settings hold another method's name.
     """
-    sweeps = [(source, table[SWEEP]) for source, table in layers_of(path) if SWEEP in table]
-    if not sweeps:
-        return []
-    source, table = sweeps[-1]
-    values = next(iter(table.values())) if isinstance(table, Mapping) and len(table) == 1 else None
-    plain = isinstance(values, list) and all(isinstance(v, int | float | str) and "/" not in str(v) for v in values)
-    if not isinstance(values, list) or not plain or len(set(map(str, values))) < max(1, len(values)):
-        raise ConfigError(
-            f"{source}: [{SWEEP}]: must be one setting and a list of different numbers or words, for example "
-            '"partition.beta" = [0.5, 0.1]'
-        )
-    (key,) = table
-    section, _, name = key.partition(".")
-    where, overridden = together(overrides)
-    if name in overridden.get(section, {}):
-        raise ConfigError(f"{where} {key}: {source} sweeps over it; leave it out, or change [{SWEEP}]")
-    return [f"{key}={json.dumps(value)}" for value in values]
+    if "(" not in label or label in labels_of(path):
+        return label, {}
+    where = f"--methods {label}"
+    name, settings = parse_call(label, where, 'a method or a row, "lorm", or one with settings, "lorm(rank = 4)"')
+    if "name" in settings:
+        raise ConfigError(f"{where}: leave `name` out; the method's name stands before the bracket")
+    return name, settings
+
+
+def canonical(path: Source, label: str) -> str:
+    """Write a label with settings in one way, without blanks: `lorm( rank = 4 )` is `lorm(rank=4)`; others stay.
+
+    Raises:
+        ConfigError: as `row_call`.
+    """
+    name, settings = row_call(path, label)
+    if name == label:
+        return label
+    inside = ",".join(f"{key}={json.dumps(v, separators=(',', ':'), default=str)}" for key, v in settings.items())
+    text = f"{name}({inside})" if settings else name
+    return text if row_call(path, text) == (name, settings) else label  # JSON of a table is no TOML
 
 
 def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""Lays out and carries out the runs of a comparison: values of a sweep x methods x seeds."""
+"""Lays out and carries out the runs of a comparison: points of a sweep x methods x seeds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcil.config import Config, Overrides, RowFacts, Source, load_variant, row_facts, sweep_overrides, variant_names
+from fcil.config import (
+    Config,
+    Overrides,
+    Point,
+    RowFacts,
+    Source,
+    Sweep,
+    canonical,
+    common_settings,
+    flat_settings,
+    grid,
+    labels_of,
+    load_variant,
+    row_call,
+    row_facts,
+    variant_names,
+)  # fmt: skip
+from fcil.config.layers import together
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
-from fcil.registry import label
+from fcil.options import nearest
+from fcil.registry import installed_names, label, method_names
 
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
 
 __all__ = ["Cell", "carry_out_all", "cells"]
+
+
+LABEL_LENGTH = 150
+"""Characters of a label that the name of a folder may hold."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +50,18 @@ class Cell:
     seed: int
     folder: Path
     config: Config
-    value: str = ""
-    """Value of the setting that is swept over, `section.key=value`; each has a folder, a table and plots of its own."""
+    point: Point = field(default_factory=Point)
+    """Values of the settings that are swept over; each point has a folder, a table and plots of its own."""
     facts: RowFacts = field(default_factory=RowFacts)
     """What the comparison's file says of the row beside settings: a published figure."""
+
+    common: frozenset[str] = frozenset()
+    """Names, `section.key`, of the settings that the comparison's file sets for all rows."""
+
+    @property
+    def value(self) -> str:
+        """Name of the point, `section.key=value`; empty without a sweep."""
+        return self.point.name
 
     def session(self) -> Session:
         """Check the run and make it ready."""
@@ -41,40 +71,48 @@ class Cell:
 
 
 def folder_name(label: str) -> str:
-    """A label as a part of a folder's name: as it is, or where it holds a path or a class, its end and a hash."""
-    if not re.search(r"[/:\\]", label):
+    """A label as a part of a folder's name: as it is, or a hash after its end if it is long or a path or class."""
+    if not re.search(r"[/:\\]", label) and len(label) <= LABEL_LENGTH:
         return label
-    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")
+    end = re.sub(r"[^\w.=+-]+", "-", label.rpartition("/")[2]).strip("-.")[:LABEL_LENGTH]
     return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path) -> list[Cell]:
-    """Lay out all runs of a comparison, one value of a sweep after another, and check them before the first begins.
+def cells(
+    path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path, sweep: Sweep = ()
+) -> list[Cell]:
+    """Lay out all runs of a comparison, one point of a sweep after another, and check them before the first begins.
 
     Args:
-        labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty.
+        labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty. Both may
+            have settings of the method in brackets, `lorm(rank = 4)`.
+        sweep: settings to sweep over, beside those of the file; see `fcil.config.grid`.
 
     Raises:
         ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
     """
-    labels = list(labels) or variant_names(path)
+    labels = [canonical(path, label) for label in labels] or variant_names(path)
     if not labels:
         source = path if isinstance(path, Path) else "settings"
         raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
     for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(names)) < len(names):
             raise ConfigError(f"{what} {','.join(names)}: names one twice")
-    swept = sweep_overrides(path, overrides)
+    points = grid(path, overrides, sweep)
+    for name in labels:
+        _check_label(path, name, overrides, points[0])
+    common = frozenset(common_settings(path, overrides))
     runs = [
         Cell(
             label,
             seed,
-            out / value / f"{folder_name(label)}-seed{seed}",
-            load_variant(path, label, overrides, [*([value] if value else []), f"run.seed={seed}"]),
-            value,
+            out / point.name / f"{folder_name(label)}-seed{seed}",
+            load_variant(path, label, overrides, [*point.overrides, f"run.seed={seed}"]),
+            point,
             row_facts(path, label),
+            common,
         )
-        for value in swept or [""]
+        for point in points
         for label in labels
         for seed in seeds
     ]
@@ -83,6 +121,24 @@ def cells(path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: 
     for cell in runs:
         cell.session()
     return runs
+
+
+def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -> None:
+    """Check that a label names a row or a method, and that nothing else sets what its brackets set.
+
+    Raises:
+        ConfigError: it does not, with the nearest name; or --set or a sweep would win over it.
+    """
+    name, settings = row_call(path, label)
+    rows, methods = labels_of(path), {*method_names(), *installed_names()}
+    if name not in rows | methods and not re.search(r"[/:]|\.py$", name):
+        row = f", nor a row [compare.{name}] in {path}" if rows and isinstance(path, Path) else ""
+        raise ConfigError(f"--methods {label}: no such method{row}. {nearest(name, rows | methods)}")
+    where, table = together(overrides)
+    others = {f"method.{key}": where for key in table.get("method", {})} | dict.fromkeys(dict(point.settings), "sweep")
+    if twice := [key for key in settings if f"method.{key}" in others]:
+        key = f"method.{twice[0]}"
+        raise ConfigError(f"--methods {label}: {others[key]} {key} gives another value; leave one of the two out")
 
 
 def short_titles(labels: Sequence[str]) -> dict[str, str]:
@@ -99,17 +155,22 @@ def short_titles(labels: Sequence[str]) -> dict[str, str]:
 
 
 def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Carry out the runs, finished ones excepted; yields the figures of every run with its label, seed and value.
+    """Carry out the runs, finished ones excepted; yields each one's figures, its label, seed and point.
 
-    Those of a row with a published figure have it too, as a share, with the tolerance beside it.
+    Those of a row with a published figure have it too, as a share, with the tolerance beside it. `settings` are all
+    settings of the run, `common` those among them that the file sets for all rows.
     """
     titles = short_titles(list(dict.fromkeys(cell.label for cell in runs)))
     for cell in runs:
+        settings = flat_settings(cell.config)
         yield {
             **run(cell),
+            "settings": settings,
+            "common": {name: value for name, value in settings.items() if name in cell.common},
             "label": titles[cell.label],
             "seed": cell.seed,
             "value": cell.value,
+            "swept": dict(cell.point.settings),
             **published_shares(cell),
         }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 __all__ = ["absolute", "app_folders", "label", "locate", "split_file"]
 
 _FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>\w+))?", re.DOTALL)
+_CALL = re.compile(r"(?P<file>.+?\.py(?::\w+)?)(?P<settings>\(.*\))", re.DOTALL)
 _INSIDE = re.compile(r"""(?P<before>^\s*|["'])(?P<path>[^"'\n]+?\.py)(?=\s*(?:[:("']|$))""")
 """At the beginning of a setting, or of a text inside it: `compose(round = "my.py:Mine")`."""
 
@@ -46,6 +47,11 @@ def split_file(name: str) -> tuple[str, str] | None:
 
 
 def label(name: str) -> str:
-    """Shorten a method's name for tables and pictures: of a path only its last part stays, `file.py:Class`."""
+    """Shorten a method's name for tables and pictures: of a path only its last part stays, `file.py:Class`.
+
+    Settings in brackets after it stay: `file.py:Class(rank=4)`.
+    """
+    if call := _CALL.fullmatch(name):
+        return label(call["file"]) + call["settings"]
     file = split_file(name)
     return f"{Path(file[0]).name}{':' if file[1] else ''}{file[1]}" if file else name

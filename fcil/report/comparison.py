@@ -1,5 +1,7 @@
 """Write the tables and plots of a comparison (`fcil compare`) into its folder."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
-from fcil.report.sweep_plot import accuracy_over_values
-from fcil.report.tables import Row, compare_rows, to_csv, to_latex, to_markdown
+from fcil.report.run_rows import runs_csv
+from fcil.report.sweep_plot import draw_sweep
+from fcil.report.tables import Row, compare_rows, setting_text, to_csv, to_latex, to_markdown
 
 __all__ = ["write_comparison"]
 
@@ -19,36 +22,37 @@ MEGA = 1e6
 
 
 def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    """Write tables and plots of each value of a sweep into its folder, and the tables together; return their rows.
+    """Write tables and plots of each point of a sweep into its folder, and the tables together; return their rows.
 
-    Without a sweep there is one table, under the empty value.
+    Without a sweep there is one table, under the empty name. runs.csv has a row for each run.
     """
-    values = list(dict.fromkeys(run["value"] for run in runs))
-    tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in values}
-    if any(values):
-        _write_sweep_tables(out, tables)
+    points = {run["value"]: run["swept"] for run in runs}
+    tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in points}
+    write_atomic(out / "runs.csv", runs_csv(runs).encode())
+    if any(points):
+        _write_sweep_tables(out, points, tables)
     return tables
 
 
-def _write_sweep_tables(out: Path, tables: Mapping[str, list[Row]]) -> None:
-    """Write comparison.csv with the sweep's value as its first column, comparison.md with its tables, and sweep.png."""
-    lines = to_csv([row for rows in tables.values() for row in rows]).splitlines()
-    key = next(iter(tables)).partition("=")[0]
-    first_column = [key, *(value.partition("=")[2] for value, rows in tables.items() for _ in rows)]
-    csv = "".join(f"{value},{line}\n" for value, line in zip(first_column, lines, strict=True))
-    write_atomic(out / "comparison.csv", csv.encode())
-    _plot_sweep(out / "sweep.png", key, tables)
+def _write_sweep_tables(
+    out: Path, points: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Sequence[Row]]
+) -> None:
+    """Write comparison.csv with the swept settings as its first columns, comparison.md with its tables, and the plots.
+
+    Args:
+        points: name -> setting -> value.
+        tables: name -> the point's rows.
+    """
+    lines = csv.reader(to_csv([row for rows in tables.values() for row in rows]).splitlines())
+    texts = {name: [setting_text(value) for value in swept.values()] for name, swept in points.items()}
+    first_columns = [list(next(iter(points.values()))), *(texts[name] for name, rows in tables.items() for _ in rows)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([*first, *line] for first, line in zip(first_columns, lines, strict=True))
+    write_atomic(out / "comparison.csv", text.getvalue().encode())
+    draw_sweep(out, points, tables)
     md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
-
-
-def _plot_sweep(path: Path, setting: str, tables: Mapping[str, list[Row]]) -> None:
-    """Plot every row's final accuracy over the swept values; only values and rows that have runs."""
-    titles = list(dict.fromkeys(row.title for rows in tables.values() for row in rows))
-    by_value = [{row.title: (row.mean[0], row.std[0]) for row in rows} for rows in tables.values()]
-    nowhere = (float("nan"), float("nan"))
-    curves = {title: [rows.get(title, nowhere) for rows in by_value] for title in titles}
-    accuracy_over_values(path, setting, [value.partition("=")[2] for value in tables], curves)
 
 
 def _markdown(rows: Sequence[Row]) -> str:

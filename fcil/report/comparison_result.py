@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fcil.report.frames import frame
 from fcil.report.html import html_table
 from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.run_result import Run
-from fcil.report.tables import Row, any_published, to_cells, to_markdown, to_rich
+from fcil.report.tables import Row, any_published, setting_text, to_cells, to_markdown, to_rich, unlike_settings
 
 __all__ = ["Comparison"]
 
@@ -26,22 +26,24 @@ class Comparison:
 
     folder: Path
     tables: Mapping[str, Sequence[Row]]
-    """Value of the setting that is swept over, `section.key=value` -> its rows; without a sweep all under ""."""
+    """Point of the sweep, `section.key=value` with commas between several -> its rows; without a sweep under ""."""
     runs: tuple[Run, ...]
     """All runs, in the order in which they were carried out."""
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Point of the sweep -> setting -> its value there."""
 
     @property
     def rows(self) -> list[Row]:
-        """The table's rows, one for each method; with a sweep, for each value after another."""
+        """The table's rows, one for each method; with a sweep, for each point after another."""
         return [row for rows in self.tables.values() for row in rows]
 
     @property
     def plots(self) -> list[Path]:
-        """The pictures' paths: accuracy over tasks and against traffic; with a sweep, for each value."""
-        return sorted(path for value in self.tables for path in (self.folder / value).glob("*.png"))
+        """The pictures' paths: accuracy over tasks and against traffic; with a sweep, those of each point too."""
+        return sorted(path for value in {"", *self.tables} for path in (self.folder / value).glob("*.png"))
 
     def markdown(self) -> str:
-        """Format the table for a README; with a sweep, one under each value."""
+        """Format the table for a README; with a sweep, one under each point."""
         return "\n".join(
             "\n".join(filter(None, [f"**{value}**\n" if value else "", to_markdown(rows), published_markdown(rows)]))
             for value, rows in self.tables.items()
@@ -55,7 +57,7 @@ class Comparison:
         """
         return frame([
             {
-                **({value.partition("=")[0]: value.partition("=")[2]} if value else {}),
+                **{key: setting_text(swept) for key, swept in self.points.get(value, {}).items()},
                 "method": row.label, "seeds": row.runs, **row.figures,
                 "updates_missing": row.missing, "updates_asked": row.asked,
                 **({"published": row.published, "difference": row.difference, "tolerance": row.tolerance,
@@ -76,9 +78,9 @@ class Comparison:
         return "\n".join([f"<Comparison {self.folder}: {len(self.runs)} runs>", *lines])
 
     def _repr_html_(self) -> str:
-        """Show a table in a notebook; with a sweep, one for each value."""
+        """Show a table in a notebook; with a sweep, one for each point."""
         return "".join(
-            html_table(value or str(self.folder), *to_cells(rows))
+            html_table(". ".join(filter(None, [value or str(self.folder), unlike_settings(rows)])), *to_cells(rows))
             + (html_table("published figures", *published_cells(rows)) if any_published(rows) else "")
             for value, rows in self.tables.items()
         )

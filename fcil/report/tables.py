@@ -2,8 +2,9 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from inspect import cleandoc
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from fcil.report.missing_updates import count_updates, missing_updates_text
 
 __all__ = [
     "Row", "any_published", "cells_markdown", "compare_rows", "method_table", "percent", "run_figures", "run_table",
-    "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich",
+    "setting_text", "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich", "unlike_settings",
 ]  # fmt: skip
 
 MEGA = 1e6
@@ -27,6 +28,17 @@ MEGA = 1e6
 def percent(share: float | None) -> str:
     """Format a share in percent with one decimal, or a dash where there is nothing to measure."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
+
+
+def setting_text(value: object) -> str:
+    """Format a setting's value as in TOML, a word without its quotes; empty for None.
+
+    >>> setting_text([6, 9]), setting_text(True), setting_text("class")
+    ('[6,9]', 'true', 'class')
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, separators=(",", ":"), default=str)
 
 
 def _share(missing: int, asked: int) -> str:
@@ -119,6 +131,8 @@ class Row:
     """Final accuracy that somebody else has published, as a share, where one is at hand."""
     tolerance: float | None = None
     """Difference from it that an independent run may show, as a share."""
+    common: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings that the comparison's file sets for all rows, `section.key` -> the value that this row has."""
 
     @property
     def title(self) -> str:
@@ -163,13 +177,32 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
         std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
         figures = tuple(values.mean(0).tolist()), tuple(std.tolist())
         theirs = (label_runs[0].get("published"), label_runs[0].get("tolerance"))
-        rows.append(Row(label, len(values), *figures, *count_updates(label_runs), *theirs))
+        rows.append(
+            Row(label, len(values), *figures, *count_updates(label_runs), *theirs, label_runs[0].get("common", {}))
+        )
     return rows
 
 
 def any_published(rows: Sequence[Row]) -> bool:
     """Tell whether any row has a published figure: only then is there a table of them."""
     return any(row.published is not None for row in rows)
+
+
+def unlike_settings(rows: Sequence[Row]) -> str:
+    """Name the settings that rows have different values of although the file sets one for all; empty if there are none.
+
+    A row has another value where it says so, or where it runs another method than the one that the file sets it for.
+    """
+    parts = []
+    for name in dict.fromkeys(name for row in rows for name in row.common):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if name in row.common:
+                labels.setdefault(setting_text(row.common[name]), []).append(row.label)
+        if len(labels) > 1:
+            values = [f"{value} ({', '.join(who)})" for value, who in labels.items()]
+            parts.append(f"{name} = {', '.join(values)}")
+    return f"Settings that rows do not share: {'; '.join(parts)}." if parts else ""
 
 
 def _any_missing(rows: Sequence[Row]) -> bool:
@@ -197,6 +230,8 @@ def to_rich(rows: Sequence[Row]) -> Table:
         table.add_column(Text(head.replace(" [", "\n[")), justify=justify, overflow="fold", no_wrap=fixed)
     for row in rows:
         table.add_row(*map(Text, row.cells("±", with_missing)))
+    if unlike := unlike_settings(rows):
+        table.caption, table.caption_justify = Text(unlike), "left"
     return table
 
 
@@ -220,8 +255,9 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Format rows as a Markdown table."""
-    return cells_markdown(*to_cells(rows))
+    """Format rows as a Markdown table, with a line on settings that rows do not share below it."""
+    unlike = unlike_settings(rows)
+    return cells_markdown(*to_cells(rows)) + (f"\n{unlike}\n" if unlike else "")
 
 
 def cells_markdown(heads: list[str], cells: list[list[str]]) -> str:
@@ -247,7 +283,9 @@ def to_latex(rows: Sequence[Row]) -> str:
     body = [" & ".join([_escape(row.label), *row.cells(r"$\pm$", _any_missing(rows))[1:]]) for row in rows]
     head = " & ".join(map(_escape, heads))
     rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", ""])
+    unlike = unlike_settings(rows)
+    below = [rf"\par\smallskip{{\footnotesize {_escape(unlike)}}}"] if unlike else []
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", *below, ""])
 
 
 def _range(setting: Described) -> str:

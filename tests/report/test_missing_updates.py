@@ -61,7 +61,7 @@ def test_tables_without_losses_do_not_mention_them():
 
 
 def curves(run, value):
-    return {**run, "correct": CORRECT, "total": TOTAL, "value": value}
+    return {**run, "correct": CORRECT, "total": TOTAL, "value": value, "swept": {"a.b": int(value[-1])}, "settings": {}}
 
 
 def test_a_sweep_keeps_its_columns_and_its_pictures_name_the_loss(tmp_path, monkeypatch):

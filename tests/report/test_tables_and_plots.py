@@ -76,6 +76,29 @@ def test_a_figure_that_a_method_does_not_have_is_a_dash_and_an_empty_cell():
     assert ["2", "70.0", "70.0", "73.3"] in lines
 
 
+def test_settings_that_rows_do_not_share_are_named_below_every_table():
+    runs = [
+        run_of("lorm", common={"method.rank": 4, "train.lr": 0.1, "method.wire": "float32"}),
+        run_of("fedavg", common={"method.rank": 16, "train.lr": 0.1}),
+        run_of("ncm", common={"train.lr": 0.1}),
+        run_of("other", common={"method.rank": 16, "train.lr": 0.1}),
+    ]
+    said = "method.rank = 4 (lorm), 16 (fedavg, other)"
+    rows = tables.compare_rows(runs)
+    assert tables.unlike_settings(rows) == f"Settings that rows do not share: {said}."
+    for text in (shown(tables.to_rich(rows), 160), tables.to_markdown(rows)):
+        assert said in " ".join(text.split())
+        assert "train.lr" not in text
+    latex = tables.to_latex(rows)
+    assert said in latex[latex.index(r"\end{tabular}") :]
+    assert "wire" not in latex
+    for same in (runs[1:], [runs[0], runs[2]]):
+        rows = tables.compare_rows(same)
+        assert tables.unlike_settings(rows) == ""
+        assert tables.to_markdown(rows).count("\n") == len(rows) + 2
+        assert tables.to_latex(rows).endswith("\\end{tabular}\n")
+
+
 def test_csv_reads_back_at_full_precision():
     rows = tables.compare_rows([run_of(final=1 / 3), run_of(seed=1, final=2 / 7), run_of('odd, "name"')])
     first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
