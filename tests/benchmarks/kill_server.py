@@ -5,8 +5,9 @@
     python tests/benchmarks/kill_server.py --kills 20 --victims workers     # workers, all in one run
 
 Every kill of the server is a run of its own: begun, ended by SIGKILL at an instant drawn uniformly over the length of
-an undisturbed run, from its first event, and gone on with to its end. The process is forked from this one, which has
-imported everything, so that the instants fall into the run: into training, merging, and writing of checkpoints.
+an undisturbed run, from its first event (on Ray from the first reply, as workers import torch before that), and gone on
+with to its end. The process is forked from this one, which has imported everything, so that the instants fall into the
+run: into training, merging, and writing of checkpoints.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def start(config: Config, folder: Path) -> tuple[int, int]:
 
         def listen(emit, progress):
             def first(event):
-                os.write(tells, b".")
+                if config.run.exchange == "inline" or event["event"] != "phase":  # else the workers only start now
+                    os.write(tells, b".")
                 emit(event)
 
             return first
@@ -139,10 +141,11 @@ def kill_workers(kills: int, folder: Path, rounds: int = 20, seed: int = 0) -> d
     hunter = threading.Thread(target=hunt)
     hunter.start()
     try:
-        summary = simulate(prepare(config, folder / "killed"), folder / "killed", exchange=exchange)
+        simulate(prepare(config, folder / "killed"), folder / "killed", exchange=exchange)
     finally:
         done.set()
         hunter.join()
+    summary = read_summary(folder / "killed")
     same = (summary["sha256"], summary["correct"]) == (undisturbed["sha256"], undisturbed["correct"])
     return {"kills": len(dead), "same bits": same, "refused": summary["refused"], "phases": len(config_phases(config))}
 

@@ -214,7 +214,7 @@ print("sha", read_summary(place / "run")["sha256"], flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [20_000, 150_000, 600_000])
+@pytest.mark.parametrize("left", [8_000, 60_000, 150_000])
 def test_a_disk_that_is_really_full_and_then_read_only(unbroken, tmp_path, left):
     """A file system of its own in a name space of its own, which ends with the process."""
     if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode:

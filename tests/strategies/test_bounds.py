@@ -40,7 +40,7 @@ def test_one_client_holds_everything_task_by_task_or_at_once():
         for other in (pooled, once):
             np.testing.assert_array_equal(other.tests[task], federated.tests[task])
             np.testing.assert_array_equal(other.order, federated.order)
-    assert pooled.clients == once.clients == 1
+    assert pooled.census(data).clients == once.census(data).clients == 1
     assert pooled.tasks == federated.tasks
     assert once.tasks == (Task(2, 0, 6),)
     np.testing.assert_array_equal(once.parts[2][0], np.arange(120))

@@ -63,9 +63,9 @@ def parsed(*arguments):
     return overrides(_parser().parse_args(["run", "x.toml", *arguments]))
 
 
-def test_a_cluster_is_named_on_the_command_line(capsys):
+def test_a_cluster_is_named_on_the_command_line(capsys, tmp_path):
     assert parsed("--ray-address", "head:6379") == ['run.exchange="ray"', 'run.ray_address="head:6379"']
     with pytest.raises(ConfigError, match="--exchange inline uses no Ray"):
         parsed("--ray-address", "head:6379", "--exchange", "inline")
-    assert main(["run", "configs/quickstart.toml", "--ray-address", "http://x"]) == 2
+    assert main(["run", "configs/quickstart.toml", "--ray-address", "http://x", "--output", str(tmp_path / "run")]) == 2
     assert "run.ray_address = 'http://x': no Ray cluster answers there" in capsys.readouterr().err
