@@ -153,7 +153,7 @@ class MergeMethod(AdapterSettings, Averaging):
         return (TRAIN,) * rounds + ((REPORT,) if report else ())
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """As in federated averaging; with room for what merged rounds leave beside an adapter."""
+        """Begin as in federated averaging, with room for what merged rounds leave beside an adapter."""
         state = super().begin(state, phase, backbone)
         if not self.merges_changes_of_rounds or not (self.starts_fresh or phase.task.index == 0):
             return state

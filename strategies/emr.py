@@ -31,7 +31,7 @@ class _MaskedLora(Lora):
 
     @property
     def slots(self) -> Mapping[str, str]:
-        """As LoRA's, and the masks."""
+        """Name LoRA's arrays, and the masks."""
         return {**super().slots, MASKS: "masks"}
 
 

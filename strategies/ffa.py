@@ -21,5 +21,5 @@ class FFA(LoraMethod):
     """
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
-        """B alone trains."""
+        """B alone trains; A stays as it was drawn."""
         return (f"*{B}",)

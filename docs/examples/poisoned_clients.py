@@ -19,12 +19,12 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.config import Config, from_table
+from fcil.config.layers import together
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, FcilError
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate
-from fcil.options import toml_or_text
 from fcil.server.loop import Request
 from fcil.server.replies import Reply
 
@@ -158,11 +158,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[str]]:
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     chosen = parser.parse_args(arguments)
-    overrides = []
-    for text in chosen.set:
-        key, _, value = text.partition("=")
-        section, _, name = key.partition(".")
-        overrides.append((f"--set {text}", {section: {name: toml_or_text(value)}}))
+    overrides = [together(chosen.set)]
     methods = {label: METHODS[label] for label in chosen.methods.split(";")}
     counts = [int(n) for n in chosen.malicious.split(",")]
     unharmed: dict[tuple[str, str], str] = {}

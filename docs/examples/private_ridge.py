@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fcil.config import from_table
+from fcil.config.layers import together
 from fcil.engine.simulation import prepare, simulate
-from fcil.options import toml_or_text
 from fcil.statistics.privacy import multiplier_for
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,11 +43,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     chosen = parser.parse_args(arguments)
-    overrides = []
-    for text in chosen.set:
-        key, _, value = text.partition("=")
-        section, _, name = key.partition(".")
-        overrides.append((f"--set {text}", {section: {name: toml_or_text(value)}}))
+    overrides = [together(chosen.set)]
     seeds = [int(s) for s in chosen.seeds.split(",")]
     lines = ["| epsilon | noise multiplier | noise at clients | noise at the server |", "|---:|---:|---:|---:|"]
     multipliers = {e: multiplier_for(float(e), chosen.delta) for e in chosen.epsilon.split(",")}

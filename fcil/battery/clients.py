@@ -37,7 +37,7 @@ def replies_pass_the_servers_check(trial: Trial) -> None:
 
 
 def only_what_is_declared_trains(trial: Trial) -> None:
-    """What `local` declares trains and is sent, and nothing else changes."""
+    """Exactly what `local` declares trains and is sent; nothing else changes."""
     for exchange in trial.exchanges:
         phase = exchange.phase
         trained = set(trial.method.acting(phase).local(phase).trained(list(exchange.broadcast.arrays)))

@@ -87,7 +87,7 @@ def _merged_sums(trial: Trial, record: PhaseRecord, groups: Sequence[Sequence[Cl
 
 
 def additive_merges_add(trial: Trial) -> None:
-    """Where `additive` is declared, merging the sums of groups of clients is merging the clients."""
+    """Merging the sums of groups of clients is merging the clients, where `additive` is declared."""
     if not trial.method.additive:
         raise NotAsked("the method does not declare `additive`")
     advice = "; let `additive` return False, or override `sums` and `merge_sums` in place of `merge`"
@@ -111,7 +111,7 @@ def additive_merges_add(trial: Trial) -> None:
 
 
 def copies_of_a_client_are_that_client(trial: Trial) -> None:
-    """Where a mean is declared, one client alone, or several that send the same, make the next round's model."""
+    """One client alone, or several that send the same, make the next round's model, where a mean is declared."""
     means = 0
     for record in trial.records:
         method = trial.method.acting(record.phase)
@@ -149,7 +149,7 @@ def _difference_from_client(trial: Trial, record: PhaseRecord, merged: State) ->
 
 
 def changes_are_what_the_network_adds(trial: Trial) -> None:
-    """What an adapter says of its changes is what its arrays do in the network."""
+    """An adapter's arrays do in the network what it says of its changes."""
     adapter = trial.method.adapter
     if not isinstance(adapter, WeightAdapter):
         raise NotAsked("the method's adapter changes no weights that could be merged")

@@ -41,7 +41,7 @@ def states_survive_storage(trial: Trial) -> None:
 
 
 def stores_survive_storage(trial: Trial) -> None:
-    """What clients keep for themselves survives being written and read: they work on with the same bits."""
+    """Clients work on with the same bits after what they keep was written and read."""
     keepers = [(record, client) for record in trial.records for client, (_, after) in enumerate(record.stores) if after]
     if not keepers:
         raise NotAsked("clients keep nothing")
@@ -81,7 +81,7 @@ def _read_back(record: PhaseRecord, client: int, arrays: Mapping[str, Any]) -> d
 
 
 def deployed_arrays_score_every_class(trial: Trial) -> None:
-    """What is deployed fits the model and scores every class seen, each image by itself."""
+    """The deployed arrays fit the model and score every class seen, each image by itself."""
     images, model = pictures(5), trial.model
 
     def evaluate(record: PhaseRecord) -> tuple[torch.Tensor, torch.Tensor]:

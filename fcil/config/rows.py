@@ -83,7 +83,7 @@ def canonical(path: Source, label: str) -> str:
 
 
 def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:
-    """What the file and its bases say under [compare.<label>], base first, each with the file's name.
+    """Read what the file and its bases say under [compare.<label>], base first, each with the file's name.
 
     Raises:
         ConfigError: it is no section.
@@ -98,7 +98,7 @@ def _rows(layers: Sequence[Layer], label: str) -> list[Layer]:
 
 
 def row_facts(path: Source, label: str) -> RowFacts:
-    """What a row of a comparison says beside settings; its `base` as a path from the current folder.
+    """Read what a row of a comparison says beside settings; its `base` as a path from the current folder.
 
     Raises:
         ConfigError: a value that does not fit; names the file and the key.

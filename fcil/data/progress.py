@@ -14,7 +14,7 @@ def _console() -> Console:
 
 
 def tell(text: str) -> None:
-    """Print one line."""
+    """Print one line for a person, on standard error."""
     _console().print(text, soft_wrap=True, markup=False)
 
 

@@ -39,7 +39,7 @@ _LONGEST, _MOST = 200, 20_000
 
 @dataclass(frozen=True)
 class Introduction:
-    """What a node tells of itself before a run."""
+    """An introduction holds all that a node tells of itself before a run."""
 
     client: int
     code: str

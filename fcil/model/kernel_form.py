@@ -25,7 +25,7 @@ Competition = Literal["code", "paper", "none"]
 
 @dataclass(frozen=True)
 class Form:
-    """How points become a weight change: the kernel, and the competition among the entries of its result."""
+    """Turns points into a weight change by a kernel, and by a competition among the entries of its result."""
 
     kernel: Kernel
     competition: Competition

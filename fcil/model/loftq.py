@@ -114,7 +114,7 @@ class Loftq(Lora):
 
     @property
     def slots(self) -> Mapping[str, str]:
-        """As LoRA's; and codes and scales where the weights are quantised."""
+        """Name LoRA's arrays, and codes and scales where the weights are quantised."""
         quantised = {} if self.bits == FULL else {CODES: "codes", SCALES: "scales"}
         return {**super().slots, **quantised}
 

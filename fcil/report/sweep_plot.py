@@ -25,7 +25,7 @@ WIDTH, TICK = 4.3, 7.0
 
 
 def _places(values: Sequence[str]) -> tuple[np.ndarray, bool]:
-    """Where the values stand: at their own place where all are numbers, otherwise one after the other."""
+    """Place the values on the axis: at their own place if all are numbers, otherwise one after the other."""
     try:
         return np.array([float(value) for value in values]), True
     except ValueError:

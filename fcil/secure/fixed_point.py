@@ -20,7 +20,7 @@ UNIT = 2.0**-64
 
 
 def error_bound(clients: int, total: np.ndarray) -> np.ndarray:
-    """How far `decode` of the sum of `clients` encoded numbers may be from their true sum: K 2^-65 + 2^-51 |sum|.
+    """Bound how far `decode` of a sum of `clients` encoded numbers is from their true sum: K 2^-65 + 2^-51 |sum|.
 
     Half a unit for each number that is encoded, and the rounding of the sum to float64.
     """
@@ -44,7 +44,7 @@ def encode(numbers: np.ndarray) -> np.ndarray:
 
 
 def negative(words: np.ndarray) -> np.ndarray:
-    """Negate modulo 2^128."""
+    """Negate encoded numbers modulo 2^128."""
     low = ~words[..., 1] + np.uint64(1)
     return np.stack([~words[..., 0] + (low == 0), low], -1).astype(np.uint64)
 

@@ -65,7 +65,7 @@ def test_an_adapter_whose_changes_are_not_those_of_its_layers_is_found(tmp_path)
     """Merges would be given other weights than the clients train."""
     trial = trial_of(f"{write(tmp_path, 'scaled.py', MINE + SCALED)}:Draft", {})
     failed = failures(trial)
-    assert list(failed) == ["What an adapter says of its changes is what its arrays do in the network."]
+    assert list(failed) == ["An adapter's arrays do in the network what it says of its changes."]
     (result,) = failed.values()
     assert "make another model than its arrays" in result.message
 
@@ -159,7 +159,7 @@ BROKEN = {
             n: np.median([u.arrays[n] for u in updates], 0) for n in updates[0].arrays
         })
 """,
-        "Where `additive` is declared", "merge_sums of all clients' sums is not what merge gives: array",
+        "Merging the sums of groups of clients", "merge_sums of all clients' sums is not what merge gives: array",
         "let `additive` return False", "def merge",
     ),
     "has sums that do not add": (
@@ -168,7 +168,7 @@ BROKEN = {
         sums = super().sums(phase, broadcast, updates)
         return {n: a / len(updates) ** 0.5 if n.startswith("head") else a for n, a in sums.items()}
 """,
-        "Where `additive` is declared", "sums of two groups of clients do not add up", "without means", "def sums",
+        "Merging the sums of groups of clients", "sums of two groups of clients do not add up", "without means", "def sums",
     ),
     "trains what it does not declare": (
         """
@@ -181,7 +181,7 @@ BROKEN = {
                 a.mul_(0.9)
         return step.cross_entropy()
 """,
-        "What `local` declares trains", "lora_A changed while the client trained", "Local.trains", "def loss",
+        "Exactly what `local` declares trains", "lora_A changed while the client trained", "Local.trains", "def loss",
     ),
     "writes to the backbone": (
         """
@@ -202,7 +202,7 @@ BROKEN = {
     def loss(self, step):
         return 0 * step.cross_entropy()
 """,
-        "What `local` declares trains", "nothing moved", "no gradient", "def loss",
+        "Exactly what `local` declares trains", "nothing moved", "no gradient", "def loss",
     ),
     "merges to other shapes": (
         OWN_MERGE + """
@@ -268,7 +268,7 @@ BROKEN = {
     def merge_sums(self, state, phase, sums):
         return super().merge_sums(state, phase, {n: a if n == "examples" else 0.5 * a for n, a in sums.items()})
 """,
-        "Where a mean is declared", "one client alone do not make that client's model", "`is_mean` return False",
+        "One client alone", "one client alone do not make that client's model", "`is_mean` return False",
         "def merge_sums",
     ),
     "has names with colons": (
@@ -283,7 +283,7 @@ BROKEN = {
     def client_end(self, client):
         client.store["seen"] = [1, 2]
 """,
-        "What clients keep for themselves", "client 0 keeps 'seen', a list: a store holds NumPy", "def client_end",
+        "Clients work on with the same bits", "client 0 keeps 'seen', a list: a store holds NumPy", "def client_end",
     ),
     "keeps what it draws without a seed": (
         """
@@ -297,7 +297,7 @@ BROKEN = {
     def client_end(self, client):
         client.store["seen"] = np.array(["a"], object)
 """,
-        "What clients keep for themselves", "cannot be written: seen (object)",
+        "Clients work on with the same bits", "cannot be written: seen (object)",
     ),
     "deploys half": (
         """
@@ -305,14 +305,14 @@ BROKEN = {
         missing = "head.0" if phase.task.index else "none"
         return {n: a for n, a in super().deploy(state, phase).items() if not n.startswith(missing)}
 """,
-        "What is deployed", "scores of 5 images are (5, 2), not (5, 4)", "def deploy",
+        "The deployed arrays", "scores of 5 images are (5, 2), not (5, 4)", "def deploy",
     ),
     "deploys what no model knows": (
         """
     def deploy(self, state, phase):
         return {**super().deploy(state, phase), "other": np.zeros(1, np.float32)}
 """,
-        "What is deployed", "evaluating what is deployed raised KeyError", "def deploy",
+        "The deployed arrays", "evaluating what is deployed raised KeyError", "def deploy",
     ),
     "scores a batch as a whole": (
         """
@@ -320,7 +320,7 @@ BROKEN = {
         scores = super().scores(model, images)
         return scores - scores.mean(0)
 """,
-        "What is deployed", "depend on its neighbours in the batch", "def scores",
+        "The deployed arrays", "depend on its neighbours in the batch", "def scores",
     ),
     "has a setting without a text": (
         """    strength: float = 1.0
@@ -407,13 +407,13 @@ def test_a_good_file_passes_and_what_is_not_promised_is_not_asked(tmp_path):
 
 
 def test_what_is_kept_on_clients_is_asked_of_those_that_keep_it():
-    (kept,) = [r for r in examine(Trial(Replay(rank=2))) if r.title.startswith("What clients keep")]
+    (kept,) = [r for r in examine(Trial(Replay(rank=2))) if r.title.startswith("Clients work on")]
     assert kept.outcome == "holds"
 
 
 def test_a_server_optimiser_is_no_mean_and_is_not_asked(tmp_path):
     trial = trial_of("fedavg", {"server": "momentum", "server_lr": 0.5})
-    (copies,) = [r for r in examine(trial) if r.title.startswith("Where a mean")]
+    (copies,) = [r for r in examine(trial) if r.title.startswith("One client alone")]
     assert copies.outcome == "not asked"
 
 

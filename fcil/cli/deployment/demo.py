@@ -90,7 +90,7 @@ def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path
 def start_node(
     processes: Processes, name: str, key: Path, superlink: tuple[int, Path], config: str, env: dict[str, str]
 ) -> None:
-    """Start a SuperNode.
+    """Start a SuperNode, which connects to a SuperLink of this machine.
 
     Args:
         superlink: its port, and the certificate by which it is known.
@@ -167,7 +167,7 @@ def _demo(args: argparse.Namespace, console: Console) -> None:
 
 
 def demo_command(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `fcil deploy-demo`."""
+    """Add the command `fcil deploy-demo` to the parser."""
     parser = command("deploy-demo", _demo, "a SuperLink and nodes with TLS on this machine, and a short run on them")
     parser.add_argument("--clients", type=at_least_1("clients"), default=3, metavar="N", help="number of nodes")
     parser.add_argument("--keep", action="store_true", help="keep keys, certificates, logs and the run folder")

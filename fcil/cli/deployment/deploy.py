@@ -68,7 +68,7 @@ def deployed(app: Path, name: str, config: Path, overrides: list[str], output: s
 
 
 def _shown(line: str) -> str:
-    """What a person should see of a line of the run's log; empty for nothing."""
+    """Reduce a line of the run's log to what a person should see of it; empty for nothing."""
     text = _LEVEL.sub("", _COLOUR.sub("", line).strip())
     return "" if _OF_FLOWER.search(text) else text.strip()
 
@@ -154,7 +154,7 @@ def _deploy(args: argparse.Namespace, console: Console) -> None:
 
 
 def deploy_command(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `fcil deploy`."""
+    """Add the command `fcil deploy` to the parser."""
     parser = command("deploy", _deploy, "carry out one run on the nodes of a Flower SuperLink")
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; it need not be part of the app")
     parser.add_argument(

@@ -42,7 +42,7 @@ def find(command: str) -> str:
 
 
 def flwr(*arguments: str, env: Mapping[str, str] | None = None, seconds: float = 300) -> str:
-    """What `flwr ARGUMENTS` prints.
+    """Run `flwr ARGUMENTS` and return what it prints.
 
     Raises:
         FlwrError: it failed, or did not end within `seconds`.
@@ -60,7 +60,7 @@ def flwr(*arguments: str, env: Mapping[str, str] | None = None, seconds: float =
 
 
 def flwr_json(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `flwr ARGUMENTS --format json` answers.
+    """Run `flwr ARGUMENTS --format json` and return its answer.
 
     Raises:
         FlwrError: it failed, told in the answer or by the exit code, or the answer is not JSON.

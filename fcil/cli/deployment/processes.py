@@ -39,7 +39,7 @@ def _groups(leaders: Iterable[int]) -> set[int]:
 
 
 def _is_left(group: int) -> bool:
-    """Whether a process of a group still exists."""
+    """Tell whether a process of a group still exists."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -89,7 +89,7 @@ class Processes:
             )  # fmt: skip
 
     def log(self, name: str) -> Path:
-        """Where a process's output goes."""
+        """Name the file to which a process's output goes."""
         return self.folder / f"{name}.log"
 
     def pids(self) -> dict[str, int]:

@@ -84,7 +84,7 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
 
 
 def _introduction(worker: Worker, context: Context) -> Introduction:
-    """What this node has of a run; hashed once for each worker, which holds what it has loaded."""
+    """Introduce this node; it is hashed once for each worker, which holds what it has loaded."""
     client = int(context.node_config.get("partition-id", -1))
     if client not in _introductions:
         _introductions[client] = introduce(worker, client)
@@ -100,7 +100,7 @@ def _changed(worker: Worker, message: Message, context: Context) -> str:
 
 
 def _problem(error: ConfigError, job: messages.Job) -> str:
-    """What the server may know of a mistake at this node: not the names of a site's classes if it keeps them."""
+    """Word a mistake at this node for the server, without the names of a site's classes if it keeps them."""
     if json.loads(job.config)["data"]["class_counts"]:
         return str(error)
     print(error, file=sys.stderr)

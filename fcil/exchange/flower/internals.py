@@ -65,7 +65,7 @@ def request_bytes(message: Message, context: Context) -> tuple[bytes, bytes]:
 
 
 def request_of(message: bytes, context: bytes) -> tuple[Message, Context]:
-    """Undo `request_bytes`."""
+    """Read a message and its context from what `request_bytes` made of them."""
     return (
         message_from_proto(MessageProto.FromString(message)),
         context_from_proto(ContextProto.FromString(context)),
@@ -79,5 +79,5 @@ def content_bytes(content: RecordDict) -> bytes:
 
 
 def content_of(written: bytes) -> RecordDict:
-    """Undo `content_bytes`."""
+    """Read a content from what `content_bytes` made of it."""
     return recorddict_from_proto(RecordDictProto.FromString(written))

@@ -73,7 +73,7 @@ class Resident:
     """Listens for messages and works through them one at a time, in the process's main thread."""
 
     def __init__(self, place: Place, idle: float, parent: int, mark: str) -> None:
-        """Begin to listen.
+        """Begin to listen for messages at the place.
 
         Args:
             idle: seconds without a message after which the process ends.
@@ -174,7 +174,7 @@ class Resident:
 
 
 def main(arguments: str, module: str = "fcil.exchange.flower.handlers") -> None:
-    """Serve until idle.
+    """Serve messages until there has been none for a while.
 
     Args:
         arguments: JSON: folder, key, idle, parent, mark.

@@ -36,7 +36,7 @@ _log = logging.getLogger("flwr")
 
 
 def wanted(node_config: Mapping[str, Any]) -> bool:
-    """Whether this node keeps a resident process: yes, unless its key `resident` is false or it has no Unix sockets.
+    """Tell whether this node keeps a resident process: unless its key `resident` is false or it has no Unix sockets.
 
     Raises:
         ConfigError: `resident` is neither true nor false.
@@ -55,7 +55,7 @@ def _idle_seconds(node_config: Mapping[str, Any]) -> float:
 
 
 def _seconds(content: RecordDict) -> float:
-    """How long the server waits for the answer: run.client_timeout of the settings in the message."""
+    """The seconds that the server waits for the answer: run.client_timeout of the settings in the message."""
     request = content.get("request")
     try:
         assert isinstance(request, ConfigRecord)
@@ -65,7 +65,7 @@ def _seconds(content: RecordDict) -> float:
 
 
 def _ask(connection: socket.socket, request: tuple[bytes, bytes], message: Message, until: float) -> Message:
-    """The resident's answer.
+    """Send the message to the resident process and return its answer.
 
     Raises:
         Ended: it ended before it began; another may be asked.

@@ -1,4 +1,4 @@
-"""Where a node's resident process is found, and how it is talked to: a Unix socket in a folder of the user's own."""
+"""Finds a node's resident process, and talks to it: over a Unix socket in a folder of the user's own."""
 
 import fcntl
 import hashlib
@@ -64,7 +64,7 @@ def peer(connection: socket.socket) -> int | None:
 
 
 def process_mark(pid: int) -> str:
-    """What tells a process from a later one of the same id: when it started, on Linux; empty where it has gone."""
+    """Tell a process from a later one of the same id by when it started, on Linux; empty where it has gone."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -124,12 +124,12 @@ class Place:
 
     @property
     def socket(self) -> Path:
-        """Where the resident process listens."""
+        """The path of the socket at which the resident process listens."""
         return self.folder / f"{self.key}.sock"
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """The path of the file to which its output goes."""
         return self.folder / f"{self.key}.log"
 
     @contextmanager

@@ -59,14 +59,16 @@ def real():
 REAL = real()
 
 
-def read(name, content):
-    """Read; whatever is malformed must be a ValueError, and quickly."""
-    start = time.monotonic()
+def is_read(name, content):
+    """Read, and tell whether it was read or refused; whatever is malformed must be a ValueError, and quickly."""
+    start, reason = time.monotonic(), None
     try:
         READERS[name](content)
     except ValueError as error:
-        assert len(str(error)) < 2000  # noqa: PT017  (the error is one of two good outcomes)
+        reason = str(error)
     assert time.monotonic() - start < 5
+    assert reason is None or 0 < len(reason) < 2000
+    return reason is None
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -114,7 +116,7 @@ CONTENTS = st.dictionaries(
 @given(content=CONTENTS)
 @profile(max_examples=60)
 def test_random_records_are_read_or_refused(name, content):
-    read(name, content)
+    assert is_read(name, content) == is_read(name, content)  # whatever came before
 
 
 def copied(content):
@@ -141,7 +143,9 @@ def test_real_messages_with_a_value_replaced_are_read_or_refused(name, data):
     else:
         value = data.draw(st.one_of(SCALARS, TEXTS, st.lists(st.integers(), max_size=3)))
     content[record] = kind({**old, key: value})
-    read(name, content)
+    assert is_read(name, content) == is_read(name, content)
+    content[record] = old  # and nothing of it stays behind in the reader
+    assert is_read(name, content)
 
 
 @given(index=JSON, rows=st.lists(st.tuples(JSON, JSON, JSON, JSON), max_size=4))
@@ -198,16 +202,19 @@ def spoiled(content, rng):
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")
 @pytest.mark.parametrize("name", [name for name in READERS if name != "correct"])
 def test_real_messages_with_bytes_changed_are_read_or_refused(name):
-    for seed in range(400):
-        read(name, spoiled(REAL[name], np.random.default_rng([seed, len(name)])))
+    drawn = (np.random.default_rng([seed, len(name)]) for seed in range(400))
+    outcomes = [is_read(name, spoiled(REAL[name], rng)) for rng in drawn]
+    assert not all(outcomes)  # some changes break a message, and are noticed
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")
 @pytest.mark.parametrize("name", [name for name in READERS if name != "correct"])
 def test_many_real_messages_with_bytes_changed_are_read_or_refused(name):
-    for seed in range(400, 20_000):
-        read(name, spoiled(REAL[name], np.random.default_rng([seed, len(name)])))
+    outcomes = [
+        is_read(name, spoiled(REAL[name], np.random.default_rng([seed, len(name)]))) for seed in range(400, 20_000)
+    ]
+    assert not all(outcomes)  # some changes break a message, and are noticed
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
