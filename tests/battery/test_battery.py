@@ -168,7 +168,7 @@ BROKEN = {
         sums = super().sums(phase, broadcast, updates)
         return {n: a / len(updates) ** 0.5 if n.startswith("head") else a for n, a in sums.items()}
 """,
-        "Merging the sums of groups of clients", "sums of two groups of clients do not add up", "without means", "def sums",
+        "Merging the sums of groups", "sums of two groups of clients do not add up", "without means", "def sums",
     ),
     "trains what it does not declare": (
         """

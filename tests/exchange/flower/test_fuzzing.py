@@ -166,6 +166,10 @@ def test_any_index_is_read_or_refused(index, rows):
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
 
+TEXTS_ALONE = {"reply", "hello", "problem"}
+"""Messages of texts that are taken as they are, whatever they say: here the reply is a failure's."""
+
+
 def mutated(data, rng):
     """Bytes with a few of them changed, cut, doubled or moved."""
     data = bytearray(data)
@@ -204,7 +208,7 @@ def spoiled(content, rng):
 def test_real_messages_with_bytes_changed_are_read_or_refused(name):
     drawn = (np.random.default_rng([seed, len(name)]) for seed in range(400))
     outcomes = [is_read(name, spoiled(REAL[name], rng)) for rng in drawn]
-    assert not all(outcomes)  # some changes break a message, and are noticed
+    assert all(outcomes) == (name in TEXTS_ALONE)  # some changes break a message, and are noticed
 
 
 @pytest.mark.slow
@@ -214,7 +218,7 @@ def test_many_real_messages_with_bytes_changed_are_read_or_refused(name):
     outcomes = [
         is_read(name, spoiled(REAL[name], np.random.default_rng([seed, len(name)]))) for seed in range(400, 20_000)
     ]
-    assert not all(outcomes)  # some changes break a message, and are noticed
+    assert all(outcomes) == (name in TEXTS_ALONE)  # some changes break a message, and are noticed
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
