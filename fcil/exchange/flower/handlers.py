@@ -99,12 +99,12 @@ def _changed(worker: Worker, message: Message, context: Context) -> str:
     return "its images, weights or code are others than when it introduced itself"
 
 
-def _problem(error: ConfigError, job: messages.Job) -> str:
+def _problem(error: ConfigError, job: messages.Job) -> ConfigError:
     """Word a mistake at this node for the server, without the names of a site's classes if it keeps them."""
     if json.loads(job.config)["data"]["class_counts"]:
-        return str(error)
+        return error
     print(error, file=sys.stderr)
-    return "this node cannot load what the run needs; its own log says why, since data.class_counts = false"
+    return ConfigError("this node cannot load what the run needs; its own log says why, as data.class_counts = false")
 
 
 def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
@@ -122,9 +122,10 @@ def _work(message: Message, context: Context) -> Message:
         raise ValueError(f"asked for client {clients}, but this node holds the data of client {partition}")
     try:
         worker = worker_for(work.job, context)
+        changed = _changed(worker, message, context)
     except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
-        return Message(_refused(work, error), reply_to=message)
-    if changed := _changed(worker, message, context):
+        return Message(_refused(work, _problem(error, work.job)), reply_to=message)
+    if changed:
         return Message(messages.write_failure(Failure(work.clients[0], changed)), reply_to=message)
     if work.summed:
         return Message(
@@ -151,8 +152,12 @@ def report(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on one share of the batches of test images."""
     shard = messages.read_shard(message.content)
-    worker = worker_for(shard.job, context)
-    if changed := _changed(worker, message, context):
+    try:
+        worker = worker_for(shard.job, context)
+        changed = _changed(worker, message, context)
+    except ConfigError as error:
+        raise _problem(error, shard.job) from None
+    if changed:
         raise ConfigError(changed)
     correct = worker.evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
     return Message(messages.write_correct(correct), reply_to=message)
@@ -167,4 +172,4 @@ def hello(message: Message, context: Context) -> Message:
         return Message(messages.write_introduction(told), reply_to=message)
     except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
         client = int(context.node_config.get("partition-id", -1))
-        return Message(messages.write_problem(client, _problem(error, job)), reply_to=message)
+        return Message(messages.write_problem(client, str(_problem(error, job))), reply_to=message)

@@ -59,6 +59,7 @@ class Nodes:
         self._silent: dict[int, tuple[float, float]] = {}
         self._last_error = ""
         self._held: dict[int, int] = {}
+        """Connected node -> the client that it says it holds, also where it cannot be used."""
         start = clock()
         while len(nodes := self.current()) < clients:
             self._check_problems()
@@ -143,8 +144,9 @@ class Nodes:
     def current(self) -> dict[int, int]:
         """Client -> node, for the nodes that are connected now; where two hold the same client, the one met first."""
         connected = set(self.grid.get_node_ids())
-        for gone in self._known.keys() - connected:  # when it comes back, it may be another process
-            del self._known[gone]
+        for gone in self._held.keys() - connected:  # when it comes back, it may be another process
+            del self._held[gone]
+            self._known.pop(gone, None)
         self._greet(sorted(connected - self._known.keys()))
         first: dict[int, int] = {}
         for node, told in self._known.items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flower_runs import InProcess, finish
 from flower_runs import settings as digits_settings
+from flwr.app import Message
 from site_folders import NAMES, site_settings, write_sites
 
 from fcil.config import from_table
@@ -297,6 +298,26 @@ def test_without_counts_by_class_a_slip_at_a_node_tells_no_class_name(folder, ca
     assert "client 1: this node cannot load what the run needs; its own log says why" in str(error.value)
     assert "ziffer" not in str(error.value)
     assert "ziffer" in capsys.readouterr().err
+
+
+def test_nor_does_one_that_comes_up_during_the_run(tmp_path, capsys):
+    folder = write_sites(tmp_path)
+    config = deployed(
+        folder, method={"name": "lorm"}, data={"class_counts": False}, tasks={"count": 1, "classes": list(NAMES)}
+    )
+    exchange = connect(config, folder)
+    plan = prepare(config, nodes=exchange.introductions).plan
+    (folder / "b.toml").write_text('"ziffer-4" = "five"\n')
+    handlers._workers.clear()  # the resident process ended
+    with pytest.raises(RunError, match="client 1 raised ConfigError: this node cannot load") as error:
+        step(plan, initial_progress(plan), exchange, lambda event: None)
+    assert "ziffer" not in str(error.value)
+    assert "ziffer" in capsys.readouterr().err
+    (content,) = messages.evaluate_contents({}, plan.phases[0].task, 1, exchange.job)
+    node = next(node for node, client in exchange.grid.partitions.items() if client == 1)
+    reply = exchange.grid._answer(Message(content, node, messages.EVALUATE))
+    assert "ConfigError: this node cannot load" in reply.error.reason
+    assert "ziffer" not in reply.error.reason
 
 
 def test_texts_and_numbers_of_an_introduction_are_limited():

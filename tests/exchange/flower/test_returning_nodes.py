@@ -134,6 +134,22 @@ def test_numbers_that_two_nodes_have_are_refused_whatever_their_images_are():
         met([introduced(0), introduced(1), introduced(1, data="other")])
 
 
+def test_a_node_that_restarts_while_others_are_waited_for_is_not_two(monkeypatch):
+    class Restarts(Told):
+        def get_node_ids(self):
+            if (
+                len(self.asked) == 1 and len(self.told) == 1
+            ):  # it introduced itself, ended, and is back under another id, with the other one
+                (old,) = self.told
+                self.told = {old + 1: self.told[old], old + 2: introduced(1)}
+                self.partitions = dict.fromkeys(self.told, 0)
+            return list(self.told)
+
+    monkeypatch.setattr("fcil.exchange.flower.nodes.time.sleep", lambda seconds: None)
+    nodes = Nodes(Restarts([introduced(0)]), 2, messages.Job.of(settings()), introduced(-1), 60.0)
+    assert sorted(nodes.current()) == [0, 1]
+
+
 def test_nodes_with_numbers_beyond_the_clients_are_left_aside():
     nodes = met([introduced(0), introduced(1), introduced(7), introduced(-1)])
     assert sorted(nodes.current()) == [0, 1]
