@@ -154,12 +154,11 @@ def evaluate(message: Message, context: Context) -> Message:
     shard = messages.read_shard(message.content)
     try:
         worker = worker_for(shard.job, context)
-        changed = _changed(worker, message, context)
+        if changed := _changed(worker, message, context):
+            raise ConfigError(changed)
+        correct = worker.evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
     except ConfigError as error:
         raise _problem(error, shard.job) from None
-    if changed:
-        raise ConfigError(changed)
-    correct = worker.evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
     return Message(messages.write_correct(correct), reply_to=message)
 
 
