@@ -263,6 +263,7 @@ print(data.train.images.pixels.nbytes, max(sizes), sizes[-2] - sizes[2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_fifty_thousand_images_at_224_train_with_two_gigabytes_of_heap(tmp_path):
     """At full scale: 7.5 GB of pixels (a hole in a file), 640 of them in random order and a client on 48, all under

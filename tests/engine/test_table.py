@@ -222,6 +222,7 @@ def load_table():
     return {label: row_facts(TABLE, label).published for label in variant_names(TABLE)}
 
 
+@pytest.mark.slow
 def test_one_command_says_what_the_table_takes_without_any_data(tmp_path, capsys):
     shorter = ["--set=data.stand_in=true", "--set=data.train_limit=400", "--set=data.test_limit=200"]
     assert main(["plan", str(TABLE), *SMALL, "--seeds=0,1,2", *shorter, "--json", str(tmp_path / "plan.json")]) == 0

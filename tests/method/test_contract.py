@@ -24,12 +24,20 @@ def test_there_are_methods():
     assert {"fedavg", "lorm"} <= set(NAMES)
 
 
+@cache
+def is_asked(check, name):
+    """Check a promise; False where it is not asked of this method. Checked once, though two tests want to know."""
+    try:
+        check(trial(name))
+    except NotAsked:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @every_method
 def test_every_method_keeps_to(check, name):
-    try:
-        check(trial(name))
-    except NotAsked:  # of whom a promise is asked is tested below
+    if not is_asked(check, name):  # of whom a promise is asked is tested below
         assert check.__name__ in (
             "additive_merges_add",
             "changes_are_what_the_network_adds",
@@ -52,14 +60,7 @@ def test_a_trial_has_every_phase_of_two_tasks_and_nothing_odd_was_seen(name):
 
 def test_promises_are_asked_of_those_that_make_them():
     """Of all that average and have rounds copies are asked, and of all that say so that their sums add."""
-    asked = {check.__name__: set() for check in CHECKS}
-    for name in NAMES:
-        for check in CHECKS:
-            try:
-                check(trial(name))
-                asked[check.__name__].add(name)
-            except NotAsked:
-                pass
+    asked = {check.__name__: {name for name in NAMES if is_asked(check, name)} for check in CHECKS}
     means = {n for n in NAMES if any(isinstance(trial(n).method.acting(s.phase), Averaging) and s.phase.kind == "train"
                                      for s in trial(n).records)}  # fmt: skip
     assert asked["copies_of_a_client_are_that_client"] == means

@@ -30,8 +30,9 @@ def formula(linears, width, classes, gram_a, shrink):
 
 @pytest.mark.parametrize(
     ("gram_a", "gram_b", "shrink"),
-    [("diagonal", "diagonal", 0.5), ("diagonal", "exact", 0.0), ("full", "exact", 1.0), ("sketch:20", "exact", 0.5)],
-)
+    [("diagonal", "diagonal", 0.5), ("diagonal", "exact", 0.0), ("full", "exact", 1.0),
+     pytest.param("sketch:20", "exact", 0.5, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_upload_is_the_formula_to_the_byte(gram_a, gram_b, shrink, digits_config, tmp_path):
     method = {"name": "lorm", "rank": RANK, "gram_a": gram_a, "gram_b": gram_b, "head_gram_shrink": shrink}
     config = digits_config({"method": method, "train": {"rounds": ROUNDS}, "data": {"train_limit": 60}})

@@ -23,34 +23,38 @@ from fcil.threads import cores
 ON_RAY = {"exchange": "ray", "device": "cpu"}
 
 
-def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path, monkeypatch):
+def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     workers = min(2, cores())
     before = children()
     exchange = ray_exchange(settings(run={**ON_RAY, "workers": workers}), tmp_path)
     summing = settings(run={**ON_RAY, "workers": workers, "aggregate_on_worker": True})
-    write(tmp_path / "methods")
-    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
-    own = prepare(settings(method={"name": "methods/mine.py:Mine", "rank": 2}, run={"device": "cpu"}))
-    adapted = [prepare(settings(method=method, run={"device": "cpu"})) for method in ADAPTED[:2]]
     try:
         done = finish(exchange)
-        elsewhere = finish(FlowerExchange(exchange.grid, own.plan.config, store=str(tmp_path)), own.plan)
-        others = [
-            finish(FlowerExchange(exchange.grid, s.plan.config, store=str(tmp_path)), s.plan).sha256() for s in adapted
-        ]
         grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
         pids = {*exchange.grid.pids(), *children()} - before
     finally:
         exchange.close()
     assert done.sha256() == inline().sha256()
     assert done.correct == inline().correct
-    assert elsewhere.sha256() == finish(Inline(own.worker), own.plan).sha256()
-    assert others == [finish(Inline(s.worker), s.plan).sha256() for s in adapted]
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert "model" not in vars(exchange.local)  # the server holds no backbone: evaluation is the workers' too
     assert len(pids) > workers
     assert gone(pids)
+
+
+@pytest.mark.slow
+def test_methods_in_files_and_other_adapters_end_in_the_same_bits_on_two_workers(tmp_path, monkeypatch):
+    write(tmp_path / "methods")
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    own = prepare(settings(method={"name": "methods/mine.py:Mine", "rank": 2}, run={"device": "cpu"}))
+    sessions = [own, *(prepare(settings(method=method, run={"device": "cpu"})) for method in ADAPTED[:2])]
+    exchange = ray_exchange(settings(run={**ON_RAY, "workers": min(2, cores())}), tmp_path)
+    try:
+        done = [finish(FlowerExchange(exchange.grid, s.plan.config, store=str(tmp_path)), s.plan) for s in sessions]
+    finally:
+        exchange.close()
+    assert [d.sha256() for d in done] == [finish(Inline(s.worker), s.plan).sha256() for s in sessions]
 
 
 @pytest.mark.slow
