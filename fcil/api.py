@@ -168,6 +168,7 @@ def compare(
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
+    jobs: int = 1,
     progress: bool = False,
     **sections: Section,
 ) -> Comparison:
@@ -181,26 +182,22 @@ def compare(
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
             over the values of a setting under [sweep].
         output: the folder; by default one in runs/ for each configuration with its overrides and sweep.
+        jobs: runs at a time, each in a process of its own; 0 for as many as there are cores.
 
     Raises:
         ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
-        RunError: a run had to stop; the same call goes on from there.
+        RunError: runs failed; the others are finished and in the tables, and the same call tries those again.
     """
     from fcil.engine.comparison import cells
-    from fcil.report.running import carry_out
 
     changes = _changes(overrides, sections)
     words = [*_words(changes), *_sweep_words(sweep or {})]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
     planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder, sweep or {})
-    from fcil.engine.comparison import carry_out_all
-    from fcil.report.comparison import write_comparison
-    from fcil.report.published import written_as_it_grows
+    from fcil.report.grid_running import carry_out_grid, check_missing
 
-    console = _console(progress)
-    runs = carry_out_all(planned, lambda cell: carry_out(cell.session(), cell.folder, console))
-    summaries = list(written_as_it_grows(folder, planned, runs))
-    tables = write_comparison(folder, summaries)
+    tables = carry_out_grid(folder, planned, jobs, _console(progress))
+    check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
     return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned), points)
 

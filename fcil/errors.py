@@ -1,6 +1,6 @@
 """Errors that are not faults of the program: each is shown to the user as one clear message, without a traceback."""
 
-__all__ = ["ConfigError", "FcilError", "MergeError", "MethodError", "RunError"]
+__all__ = ["ConfigError", "FcilError", "FolderInUse", "MergeError", "MethodError", "RunError"]
 
 
 class FcilError(Exception):
@@ -11,6 +11,10 @@ class FcilError(Exception):
 
 class ConfigError(FcilError):
     """A setting, a file or a command that cannot work; raised before anything runs."""
+
+
+class FolderInUse(ConfigError):
+    """A run folder on which another process works: its run is that process's until it ends."""
 
 
 class MergeError(FcilError):

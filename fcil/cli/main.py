@@ -8,14 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from fcil.cli.arguments import methods, output_folder, overrides, seeds, set_argument, sweep_argument
+from fcil.cli.arguments import output_folder, overrides, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
+from fcil.cli.compare import compare_arguments, compare_command, watch_command
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
@@ -25,9 +25,6 @@ from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
 from fcil.errors import FcilError
 
-if TYPE_CHECKING:
-    from fcil.engine.comparison import Cell
-
 __all__ = ["main"]
 
 _EXAMPLES = {
@@ -35,6 +32,7 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
+    "watch": "runs/quickstart-compare",
     "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
@@ -81,29 +79,6 @@ def _resume(args: argparse.Namespace, console: Console) -> None:
     _show(carry_out(checked(read_config(args.run), args.run), args.run, console), args.run, console)
 
 
-def _compare(args: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.comparison import carry_out_all, cells
-    from fcil.report.running import carry_out, left_out_settings
-    from fcil.report.tables import to_rich
-
-    out = output_folder(args, after="-compare")
-    runs = cells(args.config, args.methods, args.seeds, overrides(args), out, args.sweep)
-    from fcil.report.comparison import write_comparison  # which draws: not before the settings are known to be good
-    from fcil.report.published import published_rich, written_as_it_grows
-
-    def one(cell: Cell) -> dict[str, Any]:
-        console.print(f"{cell.label}, seed {cell.seed}: {cell.folder}", soft_wrap=True)
-        _tell(left_out_settings(cell.config), console)
-        return carry_out(cell.session(), cell.folder, console)
-
-    finished = list(written_as_it_grows(out, runs, carry_out_all(runs, one)))
-    for value, rows in write_comparison(out, finished).items():
-        console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
-        if figures := published_rich(rows):
-            console.print("", figures, sep="\n")
-    console.print(f"tables and plots: {out}", soft_wrap=True)
-
-
 class _Version(argparse.Action):
     """Look the version up only where it is asked for."""
 
@@ -135,7 +110,7 @@ Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], ar
 
 
 def _run_commands(command: Command) -> None:
-    """Add `run`, `resume`, `plan` and `compare`."""
+    """Add `run`, `resume`, `plan`, `compare` and `watch`."""
     _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
     command("resume", _resume, "go on with a run that was stopped").add_argument(
         "run", type=Path, metavar="RUN", help="its folder"
@@ -143,13 +118,10 @@ def _run_commands(command: Command) -> None:
     plan = command("plan", plan_command, "show what a run will take: samples, steps, traffic, memory and time")
     _settings(plan, output=False)
     plan_arguments(plan)
-    compare = command("compare", _compare, "run several methods with several seeds and print mean and spread")
+    compare = command("compare", compare_command, "run several methods with several seeds and print mean and spread")
     _settings(compare)
-    sweep_argument(compare)
-    compare.add_argument(
-        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
-    )
-    compare.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2", help="default: 0,1,2")
+    compare_arguments(compare)
+    watch_command(command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,12 @@ from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 from fcil.options import nearest
 from fcil.registry import installed_names, label, method_names
+from fcil.server.plan import phase_weights
 
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
 
-__all__ = ["Cell", "carry_out_all", "cells"]
+__all__ = ["Cell", "cells", "figures"]
 
 
 LABEL_LENGTH = 150
@@ -57,6 +58,8 @@ class Cell:
 
     common: frozenset[str] = frozenset()
     """Names, `section.key`, of the settings that the comparison's file sets for all rows."""
+    work: tuple[float, ...] = ()
+    """Work of each phase, as `fcil.server.plan.phase_weights` estimates it."""
 
     @property
     def value(self) -> str:
@@ -68,6 +71,11 @@ class Cell:
         from fcil.engine.simulation import prepare  # which imports torch
 
         return prepare(self.config, self.folder)
+
+    @property
+    def name(self) -> str:
+        """The run in words: its point of the sweep, label and seed."""
+        return ", ".join(filter(None, [self.value, self.label, f"seed {self.seed}"]))
 
 
 def folder_name(label: str) -> str:
@@ -118,9 +126,7 @@ def cells(
     ]
     for cell in runs:
         check_settings(cell.config)  # of all runs, before the first look at data and weights
-    for cell in runs:
-        cell.session()
-    return runs
+    return [replace(cell, work=tuple(phase_weights(cell.session().plan))) for cell in runs]
 
 
 def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -> None:
@@ -154,17 +160,23 @@ def short_titles(labels: Sequence[str]) -> dict[str, str]:
     return {name: title if shown.count(title) == 1 else name for name, title in short.items()}
 
 
-def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Carry out the runs, finished ones excepted; yields each one's figures, its label, seed and point.
+def figures(runs: Sequence[Cell], summaries: Mapping[Path, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give the figures of each run that is finished, in the order of the runs, with its label, seed and point.
 
     Those of a row with a published figure have it too, as a share, with the tolerance beside it. `settings` are all
     settings of the run, `common` those among them that the file sets for all rows.
+
+    Args:
+        summaries: run folder -> the figures of the finished run.
     """
     titles = short_titles(list(dict.fromkeys(cell.label for cell in runs)))
+    done = []
     for cell in runs:
+        if cell.folder not in summaries:
+            continue
         settings = flat_settings(cell.config)
-        yield {
-            **run(cell),
+        done.append({
+            **summaries[cell.folder],
             "settings": settings,
             "common": {name: value for name, value in settings.items() if name in cell.common},
             "label": titles[cell.label],
@@ -172,7 +184,8 @@ def carry_out_all(runs: Sequence[Cell], run: Callable[[Cell], dict[str, Any]]) -
             "value": cell.value,
             "swept": dict(cell.point.settings),
             **published_shares(cell),
-        }
+        })  # fmt: skip
+    return done
 
 
 def published_shares(cell: Cell) -> dict[str, float | None]:

@@ -11,7 +11,6 @@ plots/
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -30,17 +29,20 @@ from safetensors.numpy import save_file
 
 from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
+from fcil.engine.folder_lock import open_locked
 from fcil.engine.metrics import accuracy_matrix
-from fcil.errors import ConfigError, RunError
+from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.server.plan import Progress
 from fcil.server.traffic import Ledger
 
 __all__ = [
     "CONFIG",
     "EVENTS",
+    "FAILED",
     "PLOTS",
+    "SUMMARY",
     "Recorder",
-    "left_aside",
+    "left_at_start",
     "read_config",
     "read_progress",
     "read_provenance",
@@ -49,6 +51,8 @@ __all__ = [
 ]
 
 KEPT = 2
+FAILED = "failed.txt"
+"""Name of the file that says why a run of a comparison failed; gone when the run is tried again."""
 CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
     "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
 )  # fmt: skip
@@ -57,6 +61,14 @@ CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
 def left_aside(path: Path) -> bool:
     """Tell whether a path is of a file being written, `.name.pid`, which a killed process may have left behind."""
     return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
+
+
+def left_at_start(path: Path) -> bool:
+    """Tell whether a path is of what a process leaves in a run folder that is killed before it wrote any settings."""
+    if path.name in (CHECKPOINTS, PLOTS) and path.is_dir():
+        return not any(path.iterdir())
+    empty = path.name == EVENTS and path.is_file() and not path.stat().st_size
+    return left_aside(path) or path.name == FAILED or empty
 
 
 def _sync_folder(folder: Path) -> None:
@@ -201,13 +213,7 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with _writing(folder, begun=False):
-            self._events: BinaryIO = open(folder / EVENTS, "ab")  # noqa: SIM115  (closed in `close`)
-        try:
-            fcntl.flock(self._events, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._events.close()
-            raise ConfigError(f"{folder}: another process is working on this run") from None
-        with _writing(folder, begun=False):
+            self._events: BinaryIO = open_locked(folder / EVENTS)
             for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
                 part.mkdir(exist_ok=True)
                 for stale in filter(left_aside, part.iterdir()):  # by a process that was killed while it wrote
@@ -215,14 +221,25 @@ class Recorder:
 
     @classmethod
     def create(cls, folder: Path, config: Config, provenance: Mapping[str, Any]) -> "Recorder":
-        """Begin to record a new run; the caller has made sure that the folder holds no other."""
+        """Begin to record a new run; the caller has made sure that the folder holds no other.
+
+        Raises:
+            FolderInUse: another process has begun it in the meantime.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
-        with _writing(folder, begun=False):
-            write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
-        return cls(folder)
+        recorder = cls(folder)  # locked before its settings are written: of two processes one has the run
+        try:
+            if (folder / CONFIG).exists():
+                raise FolderInUse(f"{folder}: another process is working on this run")
+            with _writing(folder, begun=False):
+                write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
+        except BaseException:
+            recorder.close()
+            raise
+        return recorder
 
     def latest(self) -> tuple[Progress | None, list[str]]:
         """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""

@@ -8,7 +8,7 @@ from typing import Any
 from fcil.config import Config, identity, to_table
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.metrics import at_sites, summarise
-from fcil.engine.records import CONFIG, Recorder, left_aside, read_config, read_provenance, read_summary
+from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
 from fcil.engine.session import Session, prepare
 from fcil.errors import ConfigError
 from fcil.server.loop import Exchange, run
@@ -17,7 +17,7 @@ from fcil.server.replies import Emit
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
-__all__ = ["Session", "open_folder", "prepare", "resume", "simulate"]
+__all__ = ["Session", "check_same_run", "open_folder", "prepare", "resume", "simulate"]
 
 
 def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[str]:
@@ -72,17 +72,29 @@ def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorde
         ConfigError: the folder holds other files, another run, or this run with other weights or data.
     """
     info = session.provenance()
+    check_same_run(folder, config, info)
+    if (folder / CONFIG).exists():
+        recorder = Recorder(folder)
+        return recorder, *recorder.latest()
+    return Recorder.create(folder, config, info), None, []
+
+
+def check_same_run(folder: Path, config: Config, info: Mapping[str, Any]) -> None:
+    """Check that a folder holds this run, or nothing.
+
+    Raises:
+        ConfigError: it holds other files, another run, or this run with other weights or data.
+    """
     if (folder / CONFIG).exists():
         if names := _differences(folder, config, info):
             raise ConfigError(
                 f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}). "
                 "Choose another --output, or delete the folder"
             )
-        recorder = Recorder(folder)
-        return recorder, *recorder.latest()
-    if folder.exists() and (not folder.is_dir() or not all(map(left_aside, folder.iterdir()))):
+        return
+    foreign = folder.exists() and (not folder.is_dir() or not all(map(left_at_start, folder.iterdir())))
+    if foreign and not (folder / CONFIG).exists():  # which another process may have written in the meantime
         raise ConfigError(f"{folder}: exists and is not a run folder; choose another --output")
-    return Recorder.create(folder, config, info), None, []
 
 
 def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
@@ -125,10 +137,12 @@ def simulate(
     with ExitStack() as ending:
         if exchange is not None:
             ending.callback(exchange.close)
+        if (finished := read_summary(folder)) is not None:
+            check_same_run(folder, plan.config, session.provenance())
+            return finished
         recorder, progress, warnings = open_folder(folder, plan.config, session)
         ending.callback(recorder.close)
-        finished = read_summary(folder)
-        if finished is not None:
+        if (finished := read_summary(folder)) is not None:  # by another process, since we looked
             return finished
         progress = progress or initial_progress(plan)
         emit = listen(recorder.emit, progress) if listen else recorder.emit

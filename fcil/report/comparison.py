@@ -19,19 +19,36 @@ from fcil.report.tables import Row, compare_rows, setting_text, to_csv, to_latex
 __all__ = ["write_comparison"]
 
 MEGA = 1e6
+MISSING = "missing.md"
+"""Name of the file that says which runs the tables of a comparison lack."""
 
 
-def write_comparison(out: Path, runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
+def write_comparison(
+    out: Path, runs: Sequence[dict[str, Any]], missing: Mapping[str, str] | None = None
+) -> dict[str, list[Row]]:
     """Write tables and plots of each point of a sweep into its folder, and the tables together; return their rows.
 
     Without a sweep there is one table, under the empty name. runs.csv has a row for each run.
+
+    Args:
+        missing: run, in words -> why it has no figures; missing.md names them, and is gone when there is none.
     """
+    _write_missing(out / MISSING, missing or {})
     points = {run["value"]: run["swept"] for run in runs}
     tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in points}
     write_atomic(out / "runs.csv", runs_csv(runs).encode())
     if any(points):
         _write_sweep_tables(out, points, tables)
     return tables
+
+
+def _write_missing(path: Path, missing: Mapping[str, str]) -> None:
+    """Name the runs that the tables lack, or delete the file that named some before."""
+    if not missing:
+        path.unlink(missing_ok=True)
+        return
+    lines = [f"- {name}: {reason}\n" for name, reason in missing.items()]
+    write_atomic(path, f"The tables lack {len(missing)} runs:\n\n{''.join(lines)}".encode())
 
 
 def _write_sweep_tables(

@@ -9,24 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fcil.server.plan import Plan
+from fcil.server.plan import Plan, phase_weights
 from fcil.server.plan import Progress as RunProgress
 from fcil.server.replies import Emit
 
-__all__ = ["Live", "live", "phase_weights"]
+__all__ = ["Live", "clock", "live"]
 
 
-def phase_weights(plan: Plan) -> list[float]:
-    """Work of each phase in forward passes over images: a training step costs about three, a report one."""
-    epochs = plan.config.train.epochs
-    share = plan.config.train.participation
-    return [
-        int(plan.census.train[phase.task.index].sum()) * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
-        for phase in plan.phases
-    ]
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write seconds as minutes and seconds, and hours where there are any: 61 -> 1:01."""
     whole = round(seconds)
     return (
         f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
@@ -111,7 +102,7 @@ class Live:
         worked = sum(self._weights[self._resumed_at : self._done])
         left = sum(self._weights[self._done :])
         known = worked and not isnan(self._start_time)
-        eta = f", {_clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
+        eta = f", {clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
         return f"{self._images / self._client_seconds:.0f} images/s{eta}" if self._client_seconds else "first round"
 
     def _refresh(self) -> None:

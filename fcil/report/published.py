@@ -1,6 +1,6 @@
 """Tables of published figures beside our own: published, ours, the difference, and whether it means anything."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fcil.engine.comparison import Cell, published_shares, short_titles
 from fcil.engine.records import write_atomic
 from fcil.report.tables import COLUMNS, Row, any_published, cells_markdown, compare_rows
 
-__all__ = ["published_cells", "published_markdown", "published_rich", "written_as_it_grows"]
+__all__ = ["published_cells", "published_markdown", "published_rich", "write_published"]
 
 FILE = "published.md"
 HEADS = ["experiment", "published [%]", "ours [%]", "seeds", "difference [points]", "as near as an independent run"]
@@ -67,18 +67,19 @@ def _so_far(cells: Sequence[Cell], runs: Sequence[Mapping[str, Any]]) -> list[Ro
     return [rows[title] for title in titles.values()]
 
 
-def written_as_it_grows(out: Path, cells: Sequence[Cell], runs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass finished runs on, and after each write the table of published figures as far as it goes: published.md.
+def write_published(out: Path, cells: Sequence[Cell], done: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of published figures, published.md, as far as runs are done.
 
     A table of many runs takes days; what is not run yet says so. Nothing is written where no figure is published.
+
+    Args:
+        cells: all runs that are planned.
+        done: the figures of those that are finished.
     """
-    done: list[dict[str, Any]] = []
-    for run in runs:
-        done.append(run)
-        planned = [cell for cell in cells if cell.value == run["value"]]
-        rows = _so_far(planned, [other for other in done if other["value"] == run["value"]])
+    for value in dict.fromkeys(run["value"] for run in done):
+        planned = [cell for cell in cells if cell.value == value]
+        rows = _so_far(planned, [run for run in done if run["value"] == value])
         if any_published(rows):
-            folder = out / run["value"]
+            folder = out / value
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / FILE, published_markdown(rows).encode())
-        yield run

@@ -9,7 +9,7 @@ from fcil.method import Backbone, Method, Phase
 from fcil.scenario.census import Census
 from fcil.server.traffic import Ledger
 
-__all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", "updates_asked"]
+__all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", "phase_weights", "updates_asked"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,16 @@ def participants(plan: Plan, phase: Phase) -> list[int]:
     """The clients asked in a phase: a share of those with samples in a round, all of them in a report."""
     share = plan.config.train.participation if phase.kind == "train" else 1.0
     return plan.census.participants(phase.task.index, phase.round, share, phase.seed)
+
+
+def phase_weights(plan: Plan) -> list[float]:
+    """Work of each phase in forward passes over images: a training step costs about three, a report one."""
+    epochs = plan.config.train.epochs
+    share = plan.config.train.participation
+    return [
+        int(plan.census.train[phase.task.index].sum()) * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
+        for phase in plan.phases
+    ]
 
 
 def updates_asked(plan: Plan) -> int:

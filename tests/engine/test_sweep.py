@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fcil.cli.arguments import methods
 from fcil.cli.main import main
 from fcil.config import SECTIONS, flat_settings, grid, load_config, load_variant, variant_names
-from fcil.engine.comparison import carry_out_all, cells, folder_name, short_titles
+from fcil.engine.comparison import cells, figures, folder_name, short_titles
 from fcil.errors import ConfigError
 from fcil.options import describe
 from fcil.registry import method_class
@@ -342,10 +342,10 @@ def test_a_rank_that_the_file_gives_to_one_method_only_is_named(tmp_path):
     path = config(tmp_path, '[method]\nname = "lorm"\nrank = 4\n[train]\nlr = 0.1\n' + BASE.partition("[sweep]")[0])
     runs = cells(path, ["lorm", "fedavg", "ridge"], [0], ["run.threads=1"], tmp_path)
     assert runs[0].common >= {"method.rank", "train.lr", "run.threads"}
-    done = [{**run, **FIGURES} for run in carry_out_all(runs, lambda cell: {})]
+    done = figures(runs, {cell.folder: FIGURES for cell in runs})
     assert unlike_settings(compare_rows(done)).count("=") == 1
     default = {setting.name: setting.default for setting in describe(method_class("fedavg"))}["rank"]
     assert f"method.rank = 4 (lorm), {default} (fedavg)." in unlike_settings(compare_rows(done))
     shared = cells(path, ["lorm", "fedavg(rank=4)"], [0], [], tmp_path)
-    done = [{**run, **FIGURES} for run in carry_out_all(shared, lambda cell: {})]
+    done = figures(shared, {cell.folder: FIGURES for cell in shared})
     assert unlike_settings(compare_rows(done)) == ""

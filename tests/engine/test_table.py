@@ -17,7 +17,7 @@ from fcil.engine.comparison import cells
 from fcil.engine.forecast import forecast
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
-from fcil.report.published import published_cells, published_markdown, written_as_it_grows
+from fcil.report.published import published_cells, published_markdown, write_published
 from fcil.report.tables import compare_rows, to_csv
 
 TABLE = Path(__file__).parents[2] / "configs" / "paper" / "table.toml"
@@ -155,7 +155,8 @@ def test_while_runs_are_missing_the_table_says_so_and_has_no_figure_of_theirs(ta
     out = tmp_path / "out"
     planned, seen = cells(table, [], [0, 1], [], out), []
     finished = [run_of("small", 0.5, 0.5, 0.025), run_of("small", 0.52, 0.5, 0.025, 1), run_of("large", 0.3)]
-    for _ in written_as_it_grows(out, planned, iter(finished)):
+    for number in range(1, len(finished) + 1):
+        write_published(out, planned, finished[:number])
         seen.append((out / "published.md").read_text().splitlines())
     assert "| small | 50.00 | 50.00 | 1 | +0.00 | yes, within ±2.5 |" in seen[0]
     assert "| large | no figure at hand | not run yet | 0 | - | - |" in seen[0]

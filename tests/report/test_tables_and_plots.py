@@ -13,7 +13,8 @@ from rich.console import Console
 from fcil.options import Described, Option
 from fcil.report import figure, plots, tables
 from fcil.report import live as live_module
-from fcil.report.live import Live, phase_weights
+from fcil.report.live import Live
+from fcil.server.plan import phase_weights
 
 CORRECT, TOTAL = [[9], [8, 14]], [10, 20]
 

@@ -1,0 +1,108 @@
+"""Define `fcil compare` and `fcil watch`: carry out the runs of a comparison, and look at them while they go on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, sweep_argument
+from fcil.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fcil.engine.comparison import Cell
+
+__all__ = ["compare_arguments", "compare_command", "watch_command"]
+
+SEEDS = [0, 1, 2]
+
+
+def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
+    """Lay the comparison out, or read it where its folder is named in place of a file."""
+    if args.jobs != 1 and args.exchange == "ray" and not args.ray_address:
+        raise ConfigError(
+            f"--jobs {args.jobs}: each process would start a Ray of its own on all cores; leave --exchange out, or "
+            "join one cluster with --ray-address"
+        )
+    if not args.config.is_dir():
+        from fcil.engine.comparison import cells
+
+        out = output_folder(args, after="-compare")
+        return out, cells(args.config, args.methods, args.seeds or SEEDS, overrides(args), out, args.sweep)
+    from fcil.engine.grid import read_grid
+
+    if args.methods or args.seeds or args.sweep or args.output or overrides(args):
+        raise ConfigError(
+            f"{args.config}: is a comparison that was begun, with settings of its own; name its configuration instead "
+            "to compare with other settings"
+        )
+    return args.config, read_grid(args.config)
+
+
+def compare_command(args: argparse.Namespace, console: Console) -> None:
+    """Carry out a comparison, or a share of it, and print its tables."""
+    out, runs = _runs(args)
+    from fcil.report.grid_running import carry_out_grid, check_missing, join_grid
+
+    if args.join:
+        return join_grid(out, runs, console)
+    from fcil.report.published import published_rich
+    from fcil.report.tables import to_rich
+
+    for value, rows in carry_out_grid(out, runs, args.jobs, console).items():
+        console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
+        if figures := published_rich(rows):
+            console.print("", figures, sep="\n")
+    console.print(f"tables and plots: {out}", soft_wrap=True)
+    check_missing(out, runs)
+    return None
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `fcil compare` beside those for settings."""
+    sweep_argument(parser)
+    parser.add_argument(
+        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
+    )
+    parser.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="default: 0,1,2")
+    parser.add_argument(
+        "--jobs", type=_jobs, default=1, metavar="N", help="runs at a time, each in a process (0: as many as cores)"
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="take free runs of a comparison that others work on, and print no table"
+    )
+
+
+def _jobs(text: str) -> int:
+    return 0 if text == "0" else at_least_1("processes")(text)
+
+
+def _watch(args: argparse.Namespace, console: Console) -> None:
+    from rich.live import Live
+
+    from fcil.engine.grid import watched
+    from fcil.report.grid_view import GridView
+
+    view = GridView(watched(args.folder))
+    standings = view.look()
+    if not console.is_terminal:
+        console.print(view.draw(standings, len(standings)))
+        return
+    with Live(view.draw(standings), console=console, auto_refresh=False) as screen:
+        while any(standing.state not in ("finished", "failed") for standing in standings):
+            time.sleep(1)
+            standings = view.look()
+            screen.update(view.draw(standings), refresh=True)
+
+
+def watch_command(
+    command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
+) -> None:
+    """Add `watch`."""
+    text = "show where the runs of a comparison stand, or one run, also those of other processes"
+    command("watch", _watch, text).add_argument("folder", type=Path, metavar="DIR", help="its folder")

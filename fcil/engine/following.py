@@ -1,0 +1,97 @@
+"""Follows runs by their event logs, also those of other processes: how far each is, and how long it will take."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fcil.engine.comparison import Cell
+from fcil.engine.grid import RunState, run_state
+from fcil.engine.records import EVENTS, FAILED, read_summary
+
+__all__ = ["Follower", "Standing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands."""
+
+    state: RunState
+    share: float = 0.0
+    """Share of its work that is done."""
+    place: str = ""
+    """Task and round that it is at; or why it failed."""
+    accuracy: float | None = None
+    """On all classes seen, when it was last evaluated."""
+    seconds: float = 0.0
+    """Seconds that the phases done have taken."""
+    images: float = 0.0
+    """Images that clients have trained on."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest will take at the pace so far; None before there is one."""
+        return self.seconds * (1 - self.share) / self.share if self.share and self.seconds else None
+
+
+@dataclass
+class Follower:
+    """Reads what is new in a run's event log at every look."""
+
+    cell: Cell
+    _offset: int = 0
+    _done: int = 0
+    _seconds: float = 0.0
+    _images: float = 0.0
+    _accuracy: float | None = None
+    _last: Mapping[str, Any] = field(default_factory=dict)
+
+    def look(self) -> Standing:
+        """Say where the run stands now."""
+        folder = self.cell.folder
+        state = run_state(folder)
+        if state == "finished":
+            summary = read_summary(folder) or {}
+            seconds = summary.get("seconds", {}).get("total", 0.0)
+            return Standing(state, 1.0, "", summary.get("final_accuracy"), seconds, summary.get("images", 0))
+        if state == "failed":
+            lines = (folder / FAILED).read_text(errors="replace").strip().splitlines()
+            return Standing(state, place=lines[-1] if lines else "")
+        self._read(folder / EVENTS)
+        work = self.cell.work
+        share = sum(work[: self._done]) / sum(work) if sum(work) else 0.0
+        return Standing(state, share, self._place(), self._accuracy, self._seconds, self._images)
+
+    def _place(self) -> str:
+        if not self._last:
+            return ""
+        kind = "report" if self._last.get("kind") == "report" else f"round {self._last['round']}"
+        return f"task {self._last['task'] + 1}, {kind}"
+
+    def _read(self, path: Path) -> None:
+        """Take in the whole lines that were added; all of them again where the log was cut back."""
+        try:
+            if path.stat().st_size < self._offset:
+                self._offset, self._done, self._seconds, self._images, self._last = 0, 0, 0.0, 0.0, {}
+            with open(path, "rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "phase":
+            self._last = event
+        elif event["event"] == "client":
+            self._images += event.get("images", 0)
+        elif event["event"] == "merged":
+            self._done = event["phase"] + 1
+            self._seconds += event["seconds_clients"] + event["seconds_merge"]
+        elif event["event"] in ("task", "round"):
+            self._accuracy = event["accuracy"]
+            self._seconds += event["seconds"]

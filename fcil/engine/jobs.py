@@ -1,0 +1,87 @@
+"""Starts processes that share the runs of a comparison on this machine, and ends them whatever happens."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fcil.config import Config
+from fcil.engine.comparison import Cell
+from fcil.threads import cores
+
+__all__ = ["JOBS", "Jobs", "in_process", "jobs_of"]
+
+JOBS = "jobs"
+"""Name of the folder, in that of a comparison, with the processes' logs."""
+_END_SECONDS = 15.0
+RESTARTS = 3
+"""How many processes that were killed are replaced."""
+
+
+def jobs_of(number: int, runs: Sequence[Cell]) -> int:
+    """Return the number of processes to start; for 0 as many as there are cores for the runs' threads."""
+    return number or max(1, cores() // max(cell.config.run.threads for cell in runs))
+
+
+def in_process(runs: Sequence[Cell]) -> list[Cell]:
+    """The runs with clients that train one after the other in the run's process, in the same bits.
+
+    Several runs at a time fill a machine by themselves: each with a Ray of its own would ask for all cores again. Those
+    that join a Ray cluster stay as they are.
+    """
+    return [cell if cell.config.run.ray_address else replace(cell, config=_inline(cell.config)) for cell in runs]
+
+
+def _inline(config: Config) -> Config:
+    return replace(config, run=replace(config.run, exchange="inline"))
+
+
+class Jobs:
+    """Processes that carry out the runs of one comparison; leaving the context ends those that are left."""
+
+    def __init__(self, out: Path, number: int) -> None:
+        self.out, self.number = out, number
+        self.running: dict[Path, subprocess.Popen[bytes]] = {}
+        """Log -> the process that writes it."""
+        self.started = 0
+
+    def __enter__(self) -> Self:
+        (self.out / JOBS).mkdir(exist_ok=True)
+        for _ in range(self.number):
+            self._start()
+        return self
+
+    def _start(self) -> None:
+        self.started += 1
+        log = self.out / JOBS / f"{self.started}.log"
+        command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join"]
+        with open(log, "wb") as file:
+            self.running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+    def ended(self) -> list[tuple[Path, int]]:
+        """Logs and exit codes of the processes that have ended since this was last asked.
+
+        One that a signal ended is replaced; what it worked on goes on from its last checkpoint.
+        """
+        over = [(log, process.returncode) for log, process in self.running.items() if process.poll() is not None]
+        for log, code in over:
+            del self.running[log]
+            if code < 0 and self.started < self.number + RESTARTS:
+                self._start()
+        return over
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the processes that are left."""
+        for process in self.running.values():
+            with suppress(ProcessLookupError):
+                process.terminate()
+        for process in self.running.values():
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

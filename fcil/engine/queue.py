@@ -1,0 +1,118 @@
+"""Hands the runs of a comparison to any number of processes: its folder is the queue.
+
+A run that is finished or that another process holds the lock of is left out; all others are taken, those that a killed
+process has left too. So processes may be started and ended at any time, on all machines that see the folder.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fcil.engine.comparison import Cell
+from fcil.engine.grid import run_state
+from fcil.engine.records import FAILED, read_summary
+from fcil.errors import FcilError, FolderInUse
+
+__all__ = ["Outcome", "Queue", "carry_out_free"]
+
+PAUSE = 1.0
+"""Seconds between two looks at the runs that other processes work on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run: its figures, or the reason why it failed."""
+
+    cell: Cell
+    summary: dict[str, Any] | None
+    reason: str = ""
+
+
+@dataclass
+class Queue:
+    """The runs of a comparison as one process sees them."""
+
+    out: Path
+    runs: Sequence[Cell]
+    since: float = 0.0
+    """When this process began, by the clock of the disk: what failed earlier is tried once more."""
+    done: set[Path] = field(default_factory=set)
+    """Folders of the runs that this process has carried out."""
+
+    @classmethod
+    def of(cls, out: Path, runs: Sequence[Cell], longest_first: bool = False) -> "Queue":
+        """Look at the comparison in a folder, which must exist.
+
+        Args:
+            longest_first: take long runs before short ones, so that several processes end at about the same time.
+        """
+        stamp = out / f".started.{os.getpid()}"
+        stamp.touch()
+        since = stamp.stat().st_mtime
+        stamp.unlink()
+        return cls(out, sorted(runs, key=lambda cell: -sum(cell.work)) if longest_first else runs, since)
+
+    def _failed_again(self, cell: Cell) -> bool:
+        """Tell whether a run has failed since this process began, here or in another process."""
+        try:
+            return (cell.folder / FAILED).stat().st_mtime >= self.since
+        except FileNotFoundError:
+            return False
+
+    def next(self) -> Cell | None:
+        """The next run to carry out; None where there is none now."""
+        left = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
+        return next((cell for cell in left if run_state(cell.folder) not in ("running", "finished")), None)
+
+    def others(self) -> list[Cell]:
+        """Runs that other processes work on now."""
+        return [c for c in self.runs if c.folder not in self.done and run_state(c.folder) == "running"]
+
+    def summaries(self) -> dict[Path, dict[str, Any]]:
+        """Run folder -> the figures of the finished run."""
+        found = {cell.folder: read_summary(cell.folder) for cell in self.runs}
+        return {folder: summary for folder, summary in found.items() if summary is not None}
+
+
+def _reason(error: Exception) -> str:
+    """Say why a run failed: a message for people, or the traceback of what is a mistake in code."""
+    return str(error) if isinstance(error, FcilError) else "".join(traceback.format_exception(error)).rstrip()
+
+
+def _failed(folder: Path, reason: str) -> None:
+    """Leave the reason in the run's folder, as far as the disk takes it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).write_text(reason + "\n")
+    except OSError:
+        pass  # the run may have failed for the same reason
+
+
+def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bool = True) -> Iterator[Outcome]:
+    """Carry out one run after another until none is left; yield how each ended. One that fails ends no other.
+
+    Args:
+        run: carries out a run, or reads a finished one; returns its figures.
+        wait: while other processes work on runs, wait for them, in order to take over what they may leave.
+    """
+    while True:
+        cell = queue.next()
+        if cell is None:
+            if not wait or not queue.others():
+                return
+            time.sleep(PAUSE)
+            continue
+        try:
+            (cell.folder / FAILED).unlink(missing_ok=True)
+            outcome = Outcome(cell, run(cell))
+        except FolderInUse:  # another process was quicker
+            continue
+        except Exception as error:  # whatever a method's code may raise: it is this run's, and not the others'
+            outcome = Outcome(cell, None, _reason(error))
+            _failed(cell.folder, outcome.reason)
+        queue.done.add(cell.folder)
+        yield outcome

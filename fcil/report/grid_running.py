@@ -1,0 +1,161 @@
+"""Carries out the runs of a comparison for a person, here or in several processes, and writes tables and plots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcil.engine.comparison import figures
+from fcil.engine.grid import run_state, write_grid
+from fcil.engine.jobs import Jobs, in_process, jobs_of
+from fcil.engine.queue import Outcome, Queue, carry_out_free
+from fcil.engine.records import FAILED
+from fcil.errors import RunError
+from fcil.report.running import carry_out, left_out_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fcil.engine.comparison import Cell
+    from fcil.report.tables import Row
+
+__all__ = ["carry_out_grid", "check_missing", "join_grid"]
+
+LOOK_SECONDS = 1.0
+
+
+def _say(console: Console | None, *parts: str, style: str = "") -> None:
+    if console:
+        console.print(*parts, soft_wrap=True, markup=False, style=style)
+
+
+def _one(cell: Cell, console: Console | None) -> dict[str, Any]:
+    """Carry out a run, or read it when it is finished."""
+    _say(console, f"{cell.name}: {cell.folder}")
+    if note := left_out_settings(cell.config):
+        _say(console, note)
+    return carry_out(cell.session(), cell.folder, console)
+
+
+def _check_begun(runs: Sequence[Cell], console: Console | None) -> None:
+    """Check that what lies in the folders of runs that have begun are these runs, and draw what they lack.
+
+    Raises:
+        ConfigError: a folder holds another run.
+    """
+    from fcil.engine.simulation import check_same_run
+
+    for cell in runs:
+        state = run_state(cell.folder)
+        if state == "finished":
+            _one(cell, console)
+        elif state in ("stopped", "failed"):
+            session = cell.session()
+            check_same_run(cell.folder, cell.config, session.provenance())
+
+
+def carry_out_grid(
+    out: Path, runs: Sequence[Cell], jobs: int = 1, console: Console | None = None
+) -> Mapping[str, Sequence[Row]]:
+    """Carry out all runs that are not finished, and write tables and plots; one that fails ends no other.
+
+    Args:
+        jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores.
+
+    Returns:
+        The rows of the table at each point of the sweep, of those that have a finished run; `check_missing` says of
+        which runs they lack.
+
+    Raises:
+        ConfigError: a run's folder holds something else: found before any run begins.
+    """
+    from fcil.report.comparison import write_comparison
+    from fcil.report.published import write_published
+
+    jobs = jobs_of(jobs, runs)
+    runs = in_process(runs) if jobs > 1 else runs
+    _check_begun(runs, console)
+    write_grid(out, runs)
+    queue = Queue.of(out, runs)
+    if jobs > 1:
+        _share(out, runs, jobs, console)
+    for outcome in carry_out_free(queue, lambda cell: _one(cell, console)):  # what processes that died have left, too
+        _told(outcome, console)
+        write_published(out, runs, figures(runs, queue.summaries()))
+    finished = figures(runs, queue.summaries())
+    write_published(out, runs, finished)
+    return write_comparison(out, finished, _missing(runs)) if finished else {}
+
+
+def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None) -> None:
+    """Carry out runs of a comparison that other processes share, the longest first, until none is free.
+
+    Raises:
+        RunError: runs failed here.
+    """
+    queue = Queue.of(out, runs, longest_first=True)
+    outcomes = []
+    for outcome in carry_out_free(queue, lambda cell: _one(cell, console), wait=False):
+        _told(outcome, console)
+        outcomes.append(outcome)
+    others = len(queue.others())
+    _say(console, f"carried out {len(outcomes)} runs; other processes work on {others}. Tables: fcil compare {out}")
+    if failed := [outcome.cell.name for outcome in outcomes if outcome.summary is None]:
+        raise RunError(f"failed: {'; '.join(failed)}")
+
+
+def _told(outcome: Outcome, console: Console | None) -> None:
+    if outcome.summary is None:
+        _say(console, f"{outcome.cell.name}: failed. {outcome.reason}", style="red")
+
+
+def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None) -> None:
+    """Let several processes carry out the runs; show where all of them stand."""
+    from rich.live import Live
+
+    from fcil.report.grid_view import GridView
+
+    view = GridView(runs)
+    standings = view.look()
+    states = [standing.state for standing in standings]
+    moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
+    screen: AbstractContextManager[Any] = moving or nullcontext()
+    with Jobs(out, min(jobs, max(1, len(runs) - states.count("finished")))) as processes, screen:
+        while processes.running:
+            time.sleep(LOOK_SECONDS)
+            standings = view.look()
+            for cell, standing, before in zip(runs, standings, states, strict=True):
+                if standing.state != before and standing.state in ("finished", "failed"):
+                    _say(console, view.line(cell, standing))
+            states = [standing.state for standing in standings]
+            for log, code in processes.ended():
+                if code not in (0, 1):
+                    _say(console, f"a process ended with exit code {code}; see {log}", style="red")
+            if moving:
+                moving.update(view.draw(standings), refresh=True)
+
+
+def _missing(runs: Sequence[Cell]) -> dict[str, str]:
+    """Run, in words -> why it has no figures, of those that have none."""
+    reasons = {}
+    for cell in runs:
+        state = run_state(cell.folder)
+        if state == "failed":
+            lines = (cell.folder / FAILED).read_text(errors="replace").strip().splitlines()
+            reasons[cell.name] = f"failed: {lines[-1] if lines else ''}"
+        elif state != "finished":
+            reasons[cell.name] = state
+    return reasons
+
+
+def check_missing(out: Path, runs: Sequence[Cell]) -> None:
+    """Raise RunError where the tables of a comparison lack runs, and say which and why."""
+    if missing := _missing(runs):
+        told = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        raise RunError(
+            f"{len(missing)} of {len(runs)} runs have no figures:\n{told}\n"
+            f"The same command tries them again, as does `fcil compare {out}`"
+        )

@@ -1,0 +1,87 @@
+"""Shows where all runs of a comparison stand: those that are over, those that go on and how long they will take."""
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fcil.engine.comparison import Cell
+from fcil.engine.following import Follower, Standing
+from fcil.report.live import clock
+
+__all__ = ["GridView"]
+
+STYLES = {"finished": "green", "running": "bold", "failed": "red", "stopped": "yellow", "not begun": "dim"}
+LINES = 24
+"""Runs that are shown, at most; of others only the numbers."""
+FIRST = ("running", "failed", "stopped", "not begun", "finished")
+"""States in the order in which runs are shown where not all of them can be."""
+
+
+class GridView:
+    """A table of the runs of a comparison, drawn anew from their folders at every look."""
+
+    def __init__(self, runs: Sequence[Cell]) -> None:
+        self.runs = list(runs)
+        self._followers = [Follower(cell) for cell in runs]
+
+    def look(self) -> list[Standing]:
+        """Read where every run stands, in the order of the runs."""
+        return [follower.look() for follower in self._followers]
+
+    def draw(self, standings: Sequence[Standing], lines: int = LINES) -> Group:
+        """Draw a line with the numbers of runs in each state, and a line for each run."""
+        return Group(self.headline(standings), self._table(standings, lines))
+
+    def headline(self, standings: Sequence[Standing]) -> Text:
+        """The number of runs in each state, and how long the rest will take."""
+        states = [standing.state for standing in standings]
+        counts = [f"{states.count(state)} {state}" for state in STYLES if state in states]
+        left = self.seconds_left(standings)
+        return Text(f"{len(states)} runs: {', '.join(counts)}" + (f"; about {clock(left)} left" if left else ""))
+
+    def line(self, cell: Cell, standing: Standing) -> str:
+        """Say how a run ended, in a line."""
+        figure = "" if standing.accuracy is None else f", {100 * standing.accuracy:.1f} %"
+        return f"{cell.name}: {standing.state}{figure}{': ' if standing.place else ''}{standing.place}"
+
+    def seconds_left(self, standings: Sequence[Standing]) -> float | None:
+        """Seconds until the last run ends, if each unit of work takes as long as so far, shared by those that run now.
+
+        None where nothing runs, or nothing is done yet.
+        """
+        pairs = list(zip((sum(cell.work) for cell in self.runs), standings, strict=True))
+        done = sum(work * s.share for work, s in pairs if s.seconds)
+        spent = sum(s.seconds for s in standings)
+        running = sum(s.state == "running" for s in standings)
+        left = sum(work * (1 - s.share) for work, s in pairs if s.state not in ("finished", "failed"))
+        if not done or not running:
+            return None
+        longest = max((s.seconds_left or 0.0) for s in standings if s.state == "running")
+        return max(spent / done * left / running, longest)
+
+    def _table(self, standings: Sequence[Standing], lines: int) -> Table:
+        shown = sorted(range(len(standings)), key=lambda i: (FIRST.index(standings[i].state), i))[:lines]
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("run", overflow="fold")
+        table.add_column("state")
+        for name in ("done", "left", "accuracy"):
+            table.add_column(name, justify="right")
+        table.add_column("at", overflow="fold")
+        for i in sorted(shown):
+            table.add_row(*self._row(self.runs[i], standings[i]))
+        if len(shown) < len(standings):
+            table.add_row(Text(f"and {len(standings) - len(shown)} more", "dim"))
+        return table
+
+    def _row(self, cell: Cell, standing: Standing) -> list[Text]:
+        left = standing.seconds_left if standing.state == "running" else None
+        return [
+            Text(cell.name),
+            Text(standing.state, STYLES[standing.state]),
+            Text(f"{100 * standing.share:.0f} %" if standing.share else ""),
+            Text(clock(left) if left else ""),
+            Text("" if standing.accuracy is None else f"{100 * standing.accuracy:.1f} %"),
+            Text(standing.place),
+        ]

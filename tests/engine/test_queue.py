@@ -1,0 +1,319 @@
+"""The runs of a comparison shared among processes: each is carried out once, whoever fails, dies or joins."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from fcil.cli.main import main
+from fcil.engine.comparison import Cell, cells
+from fcil.engine.folder_lock import is_locked, open_locked
+from fcil.engine.following import Follower
+from fcil.engine.grid import read_grid, run_state, write_grid
+from fcil.engine.jobs import Jobs, in_process
+from fcil.engine.queue import Queue, carry_out_free
+from fcil.engine.records import EVENTS, FAILED, SUMMARY
+from fcil.errors import ConfigError, FolderInUse, RunError
+from fcil.report.grid_view import GridView
+
+BASE = """
+[data]
+train_limit = 60
+test_limit = 20
+[tasks]
+count = 2
+[partition]
+clients = 2
+min_samples = 1
+[train]
+rounds = 1
+epochs = 1
+[run]
+device = "cpu"
+exchange = "inline"
+[compare.ncm]
+[compare.ridge]
+"""
+RAISES = '''
+from dataclasses import dataclass
+from fcil.method import Averaging
+
+@dataclass(frozen=True, kw_only=True)
+class Raises(Averaging):
+    """Fails where it merges."""
+
+    additive = False
+
+    def merge(self, state, phase, updates):
+        raise ZeroDivisionError("never merged")
+'''
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "some.toml"
+    file.write_text(BASE)
+    return file
+
+
+def planned(out, count=3, work=(1.0,)):
+    """Runs without settings, for whom only their folders matter."""
+    return [Cell("m", seed, out / f"m-seed{seed}", None, work=work) for seed in range(count)]
+
+
+def fake(log, seconds=0.0):
+    """Something that carries out a run as far as the folder shows: it holds the lock, and ends with a summary."""
+
+    def run(cell):
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with open_locked(cell.folder / EVENTS):
+            if (cell.folder / SUMMARY).exists():
+                return {}
+            time.sleep(seconds)
+            log.append(cell.folder.name)
+            (cell.folder / SUMMARY).write_text("{}")
+        return {}
+
+    return run
+
+
+def test_a_lock_is_one_processes_and_ends_with_it(tmp_path):
+    file = tmp_path / "file"
+    assert not is_locked(file)
+    with open_locked(file):
+        assert is_locked(file)
+        with pytest.raises(FolderInUse, match="another process is working on this run"):
+            open_locked(file)
+    assert not is_locked(file)
+
+
+def test_whoever_looks_whether_a_run_is_locked_keeps_nobody_from_locking_it(tmp_path):
+    file, over = tmp_path / "file", threading.Event()
+    file.touch()
+
+    def look():
+        while not over.is_set():
+            is_locked(file)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(200):
+            open_locked(file).close()
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_several_share_the_runs_and_none_is_carried_out_twice(tmp_path):
+    log, runs = [], planned(tmp_path, 24)
+
+    def work():
+        list(carry_out_free(Queue.of(tmp_path, runs), fake(log, 0.002)))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(log) == sorted(cell.folder.name for cell in runs)
+
+
+def test_long_runs_come_first_where_several_share_them(tmp_path):
+    runs = [Cell("m", k, tmp_path / str(k), None, work=(w, 1.0)) for k, w in enumerate((2.0, 5.0, 3.0))]
+    assert [cell.seed for cell in Queue.of(tmp_path, runs, longest_first=True).runs] == [1, 2, 0]
+    assert list(Queue.of(tmp_path, runs).runs) == runs
+
+
+def test_a_failed_run_is_told_and_the_others_go_on_and_it_is_tried_again_by_who_begins_later(tmp_path):
+    runs, log = planned(tmp_path), []
+    good = fake(log)
+
+    def run(cell):
+        if cell.seed == 1:
+            raise RunError("no client sent anything")
+        return good(cell)
+
+    early, other = Queue.of(tmp_path, runs), Queue.of(tmp_path, runs)
+    outcomes = list(carry_out_free(early, run))
+    assert [(o.cell.seed, o.summary is None, o.reason) for o in outcomes] == [
+        (0, False, ""), (1, True, "no client sent anything"), (2, False, ""),
+    ]  # fmt: skip
+    assert [run_state(cell.folder) for cell in runs] == ["finished", "failed", "finished"]
+    assert other.next() is None, "it has failed since this one began"
+    os.utime(runs[1].folder / FAILED, (1, 1))
+    assert [o.cell.seed for o in carry_out_free(Queue.of(tmp_path, runs), good)] == [1]
+    assert run_state(runs[1].folder) == "finished"
+    assert not (runs[1].folder / FAILED).exists()
+
+
+def test_a_mistake_in_code_is_told_with_its_traceback_and_an_interrupt_ends_the_process(tmp_path):
+    runs = planned(tmp_path, 1)
+
+    def wrong(cell):
+        raise ZeroDivisionError("of mine")
+
+    (outcome,) = carry_out_free(Queue.of(tmp_path, runs), wrong)
+    assert "Traceback" in outcome.reason
+    assert outcome.reason.endswith("ZeroDivisionError: of mine")
+
+    def interrupted(cell):
+        raise KeyboardInterrupt
+
+    os.utime(runs[0].folder / FAILED, (1, 1))
+    with pytest.raises(KeyboardInterrupt):
+        list(carry_out_free(Queue.of(tmp_path, runs), interrupted))
+
+
+def test_a_run_that_another_process_leaves_is_taken_over_by_one_that_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcil.engine.queue.PAUSE", 0.01)
+    runs, log = planned(tmp_path, 2), []
+    runs[0].folder.mkdir()
+    held = open_locked(runs[0].folder / EVENTS)
+    queue = Queue.of(tmp_path, runs)
+    assert [o.cell.seed for o in carry_out_free(queue, fake(log), wait=False)] == [1]
+    assert queue.others() == [runs[0]]
+    threading.Timer(0.1, held.close).start()
+    assert [o.cell.seed for o in carry_out_free(Queue.of(tmp_path, runs), fake(log))] == [0]
+
+
+def test_what_is_written_of_the_runs_is_read_back(path, tmp_path):
+    out = tmp_path / "out"
+    runs = cells(path, ["ridge(penalty=3.0)", "ncm"], [0, 4], ["train.epochs=1"], out, ["partition.beta=0.5,0.1"])
+    write_grid(out, runs)
+    assert read_grid(out) == runs
+    assert all(sum(cell.work) > 0 for cell in runs)
+    (out / "grid.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"grid.json: damaged .* start the comparison again"):
+        read_grid(out)
+    with pytest.raises(ConfigError, match="holds no comparison"):
+        read_grid(tmp_path)
+
+
+def finished(out):
+    return {p.parent.name: json.loads(p.read_text())["sha256"] for p in out.glob("*/summary.json")}
+
+
+def test_processes_end_in_the_bits_and_the_table_of_one(path, tmp_path, capsys):
+    one, several = tmp_path / "one", tmp_path / "several"
+    assert main(["compare", str(path), "--seeds", "1", "--output", str(one)]) == 0
+    alone = capsys.readouterr().out
+    assert main(["compare", str(path), "--seeds", "1", "--jobs", "2", "--output", str(several)]) == 0
+    shared = capsys.readouterr().out
+    assert finished(several) == finished(one)
+    assert len(finished(one)) == 2
+    table = [line for line in alone.splitlines() if line.startswith(("ncm ", "ridge "))]
+    assert [line.split()[:5] for line in table] == [
+        line.split()[:5] for line in shared.splitlines() if line.startswith(("ncm ", "ridge "))
+    ]
+    assert "ridge, seed 1: finished" in shared
+    assert sorted(p.name for p in (several / "jobs").iterdir()) == ["1.log", "2.log"]
+    assert main(["watch", str(several)]) == 0
+    assert "2 runs: 2 finished" in capsys.readouterr().out
+    assert main(["compare", str(several), "--join"]) == 0
+    assert "carried out 0 runs; other processes work on 0" in capsys.readouterr().out
+    assert main(["watch", str(several / "ncm-seed1")]) == 0
+    assert "1 runs: 1 finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_killed_processes_are_replaced_and_nothing_is_lost(path, tmp_path):
+    one, several = tmp_path / "one", tmp_path / "several"
+    longer = ["--methods", "lorm,fedavg", "--seeds", "0,1", "--set", "train.rounds=4"]
+    assert main(["compare", str(path), *longer, "--output", str(one)]) == 0
+    write_grid(several, in_process(cells(path, ["lorm", "fedavg"], [0, 1], ["train.rounds=4"], several)))
+    killed, deadline = 0, time.monotonic() + 300
+    with Jobs(several, 2) as jobs:
+        while jobs.running and time.monotonic() < deadline:
+            working = [folder for folder in several.glob("*/checkpoint") if any(folder.iterdir())]
+            if killed < 2 and len(working) > killed:
+                killed += 1
+                next(iter(jobs.running.values())).send_signal(signal.SIGKILL)
+            time.sleep(0.1)
+            jobs.ended()
+    assert killed == 2
+    assert finished(several) == finished(one)
+    assert len(finished(one)) == 4
+
+
+def test_a_run_that_fails_is_missing_from_the_table_and_the_others_are_in_it(path, tmp_path, capsys):
+    mine, out = tmp_path / "mine.py", tmp_path / "out"
+    mine.write_text(RAISES)
+    arguments = ["compare", str(path), "--methods", f"{mine}:Raises,ncm", "--seeds", "0", "--output", str(out)]
+    assert main(arguments) == 1
+    shown, told = capsys.readouterr()
+    assert "ZeroDivisionError: never merged" in shown
+    assert "Traceback" in shown
+    assert any(line.startswith("ncm ") for line in shown.splitlines())
+    assert "1 of 2 runs have no figures" in told
+    assert "failed: ZeroDivisionError: never merged" in told
+    assert "never merged" in (out / "missing.md").read_text()
+    mine.write_text(RAISES.replace('raise ZeroDivisionError("never merged")', "return state"))
+    begun = next(p for p in out.iterdir() if p.name.startswith("mine"))
+    assert main(arguments) == 2, "its file is another one now"
+    assert "the run began with another content of" in capsys.readouterr().err
+    for file in sorted(begun.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    assert main(arguments) == 0
+    assert not (out / "missing.md").exists()
+
+
+def test_settings_beside_the_folder_of_a_comparison_are_refused(path, tmp_path, capsys):
+    out = tmp_path / "out"
+    write_grid(out, cells(path, [], [0], [], out))
+    assert main(["compare", str(out), "--seeds", "1"]) == 2
+    assert "was begun, with settings of its own" in capsys.readouterr().err
+    assert main(["compare", str(path), "--jobs", "2", "--exchange", "ray"]) == 2
+    assert "a Ray of its own" in capsys.readouterr().err
+
+
+# ---- where runs stand --------------------------------------------------------------------------------------------
+
+
+def write_events(folder, *events, end="\n"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / EVENTS, "a") as file:
+        file.write("\n".join(json.dumps(event) for event in events) + end)
+
+
+PHASE = {"event": "phase", "phase": 0, "kind": "train", "task": 0, "round": 1}
+CLIENT = {"event": "client", "images": 40.0}
+MERGED = {"event": "merged", "phase": 0, "seconds_clients": 3.0, "seconds_merge": 1.0}
+TASK = {"event": "task", "accuracy": 0.5, "seconds": 2.0}
+
+
+def test_a_run_is_followed_by_its_events_line_by_whole_line(tmp_path):
+    (cell,) = planned(tmp_path, 1, work=(3.0, 1.0, 2.0))
+    follower = Follower(cell)
+    assert (follower.look().state, follower.look().share) == ("not begun", 0.0)
+    write_events(cell.folder, PHASE, CLIENT, MERGED, end="")
+    assert follower.look().share == 0.0, "the last line is not whole yet"
+    write_events(cell.folder, end="\n")
+    write_events(cell.folder, TASK)
+    seen = follower.look()
+    assert (seen.share, seen.place, seen.accuracy, seen.images) == (0.5, "task 1, round 1", 0.5, 40.0)
+    assert seen.seconds == 6.0
+    assert seen.seconds_left == 6.0
+    (cell.folder / EVENTS).write_text("")  # as a run does that goes on from an earlier checkpoint
+    assert follower.look().share == 0.0
+
+
+def test_the_time_left_is_that_of_the_work_left_at_the_pace_so_far_on_as_many_as_run(tmp_path):
+    runs = planned(tmp_path, 4, work=(1.0, 1.0))
+    for cell in runs[:2]:
+        write_events(cell.folder, PHASE, MERGED)  # half of it in 4 seconds
+    view = GridView(runs)
+    assert view.seconds_left(view.look()) is None, "nobody works"
+    with open_locked(runs[0].folder / EVENTS), open_locked(runs[1].folder / EVENTS):
+        standings = view.look()
+        assert view.seconds_left(standings) == pytest.approx((1 + 1 + 2 + 2) * 4 / 2)
+        assert "4 runs: 2 running, 2 not begun; about 0:12 left" in str(view.headline(standings))
+        console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(view.draw(standings, lines=3))
+        text = console.export_text()
+    assert "50 %" in text
+    assert "and 1 more" in text
