@@ -47,14 +47,15 @@ def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
 def compare_command(args: argparse.Namespace, console: Console) -> None:
     """Carry out a comparison, or a share of it, and print its tables."""
     out, runs = _runs(args)
-    from fcil.report.grid_running import carry_out_grid, check_missing, join_grid
+    from fcil.report.grid_running import CHECKED, carry_out_grid, check_missing, join_grid
 
+    check_memo = None if args.no_memo else CHECKED if args.check_memo is None else args.check_memo
     if args.join:
-        return join_grid(out, runs, console)
+        return join_grid(out, runs, console, check_memo)
     from fcil.report.published import published_rich
     from fcil.report.tables import to_rich
 
-    for value, rows in carry_out_grid(out, runs, args.jobs, console).items():
+    for value, rows in carry_out_grid(out, runs, args.jobs, console, check_memo).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
         if figures := published_rich(rows):
             console.print("", figures, sep="\n")
@@ -76,6 +77,25 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--join", action="store_true", help="take free runs of a comparison that others work on, and print no table"
     )
+
+    memo = parser.add_mutually_exclusive_group()
+    memo.add_argument("--no-memo", action="store_true", help="compute every update, also one that another run computed")
+    memo.add_argument(
+        "--check-memo",
+        type=_share,
+        metavar="SHARE",
+        help="share of such updates that is computed again (default: 0.02)",
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share between 0 and 1")
+    return share
 
 
 def _jobs(text: str) -> int:

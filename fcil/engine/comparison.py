@@ -35,6 +35,7 @@ from fcil.server.plan import phase_weights
 
 if TYPE_CHECKING:
     from fcil.engine.simulation import Session
+    from fcil.exchange.shared import Shared
 
 __all__ = ["Cell", "cells", "figures"]
 
@@ -60,17 +61,19 @@ class Cell:
     """Names, `section.key`, of the settings that the comparison's file sets for all rows."""
     work: tuple[float, ...] = ()
     """Work of each phase, as `fcil.server.plan.phase_weights` estimates it."""
+    kin: str = ""
+    """Equal for runs whose clients begin with the same work; empty where that cannot be told."""
 
     @property
     def value(self) -> str:
         """Name of the point, `section.key=value`; empty without a sweep."""
         return self.point.name
 
-    def session(self) -> Session:
-        """Check the run and make it ready."""
+    def session(self, shared: Shared | None = None) -> Session:
+        """Check the run and make it ready, with what other runs of this process have loaded or computed."""
         from fcil.engine.simulation import prepare  # which imports torch
 
-        return prepare(self.config, self.folder)
+        return prepare(self.config, self.folder, shared=shared)
 
     @property
     def name(self) -> str:
@@ -126,7 +129,19 @@ def cells(
     ]
     for cell in runs:
         check_settings(cell.config)  # of all runs, before the first look at data and weights
-    return [replace(cell, work=tuple(phase_weights(cell.session().plan))) for cell in runs]
+    return [_measured(cell) for cell in runs]
+
+
+def _measured(cell: Cell) -> Cell:
+    """Make the run ready, and note how much work it is and what its clients begin with.
+
+    Raises:
+        ConfigError: the run cannot be carried out.
+    """
+    from fcil.exchange.memo import kin  # which imports torch
+
+    plan = cell.session().plan
+    return replace(cell, work=tuple(phase_weights(plan)), kin=kin(plan.config, plan.method, plan.phases[0]))
 
 
 def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -> None:

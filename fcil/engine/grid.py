@@ -45,8 +45,8 @@ def write_grid(out: Path, runs: Sequence[Cell]) -> None:
 def _entry(cell: Cell, out: Path) -> dict[str, Any]:
     return {
         "label": cell.label, "seed": cell.seed, "folder": str(cell.folder.relative_to(out)),
-        "point": cell.point.settings, "facts": asdict(cell.facts), "common": sorted(cell.common), "work": cell.work,
-        "config": to_table(cell.config),
+        "point": cell.point.settings, "facts": asdict(cell.facts), "common": sorted(cell.common), "kin": cell.kin,
+        "work": cell.work, "config": to_table(cell.config),
     }  # fmt: skip
 
 
@@ -83,5 +83,5 @@ def _cell(entry: Mapping[str, Any], out: Path) -> Cell:
     return Cell(
         entry["label"], entry["seed"], out / entry["folder"], from_table([(str(out / GRID), entry["config"])]),
         Point(tuple((name, value) for name, value in entry["point"])), RowFacts(**entry["facts"]),
-        frozenset(entry["common"]), tuple(entry["work"]),
+        frozenset(entry["common"]), tuple(entry["work"]), entry["kin"],
     )  # fmt: skip

@@ -43,8 +43,9 @@ def _inline(config: Config) -> Config:
 class Jobs:
     """Processes that carry out the runs of one comparison; leaving the context ends those that are left."""
 
-    def __init__(self, out: Path, number: int) -> None:
-        self.out, self.number = out, number
+    def __init__(self, out: Path, number: int, options: Sequence[str] = ()) -> None:
+        """Name the comparison's folder, the number of processes, and further options of `fcil compare` for them."""
+        self.out, self.number, self.options = out, number, options
         self.running: dict[Path, subprocess.Popen[bytes]] = {}
         """Log -> the process that writes it."""
         self.started = 0
@@ -58,7 +59,7 @@ class Jobs:
     def _start(self) -> None:
         self.started += 1
         log = self.out / JOBS / f"{self.started}.log"
-        command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join"]
+        command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join", *self.options]
         with open(log, "wb") as file:
             self.running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fcil.engine.comparison import Cell
@@ -50,10 +51,8 @@ class Queue:
         Args:
             longest_first: take long runs before short ones, so that several processes end at about the same time.
         """
-        stamp = out / f".started.{os.getpid()}"
-        stamp.touch()
-        since = stamp.stat().st_mtime
-        stamp.unlink()
+        with NamedTemporaryFile(dir=out, prefix=".started.") as stamp:
+            since = os.fstat(stamp.fileno()).st_mtime
         return cls(out, sorted(runs, key=lambda cell: -sum(cell.work)) if longest_first else runs, since)
 
     def _failed_again(self, cell: Cell) -> bool:
@@ -64,9 +63,15 @@ class Queue:
             return False
 
     def next(self) -> Cell | None:
-        """The next run to carry out; None where there is none now."""
+        """The next run to carry out; None where there is none now.
+
+        One whose clients do what those of a run do that goes on now has time: later it finds their updates computed.
+        """
         left = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
-        return next((cell for cell in left if run_state(cell.folder) not in ("running", "finished")), None)
+        states = {cell.folder: run_state(cell.folder) for cell in left}
+        now = {cell.kin for cell in left if states[cell.folder] == "running"} - {""}
+        free = [cell for cell in left if states[cell.folder] not in ("running", "finished")]
+        return min(free, key=lambda cell: cell.kin in now, default=None)
 
     def others(self) -> list[Cell]:
         """Runs that other processes work on now."""

@@ -14,6 +14,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
 from fcil.exchange.inline import Inline
 from fcil.exchange.introduction import Introduction, introduce, remarks
+from fcil.exchange.shared import Shared
 from fcil.exchange.sites import data_sha256, sites_census, with_classes
 from fcil.exchange.worker import Worker
 from fcil.method import Method
@@ -57,7 +58,7 @@ class Session:
             return Inline(self.worker)
         from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
 
-        return ray_exchange(self.plan.config, folder)
+        return ray_exchange(self.plan.config, folder, self.worker.shared)
 
 
 def prepare(
@@ -65,6 +66,7 @@ def prepare(
     folder: Path | None = None,
     method: Method | None = None,
     nodes: Mapping[int, Introduction] | None = None,
+    shared: Shared | None = None,
 ) -> Session:
     """Check settings, data and weights, and lay out the run. Loads no backbone.
 
@@ -72,13 +74,14 @@ def prepare(
         folder: the run folder, where clients may keep arrays of their own; without one they keep them in memory.
         method: in place of the one that the settings name, of a class that the registry does not know.
         nodes: client -> what its node told of itself; the images of sites are then counted from that alone.
+        shared: what other runs of this process have loaded or computed, and this one may use.
 
     Raises:
         ConfigError: whatever would stop the run later.
     """
     config = with_classes(config, nodes) if nodes else config
     method = check_settings(config, method)
-    worker = Worker(config, method, ClientStore(folder / "clients") if folder else None)
+    worker = Worker(config, method, ClientStore(folder / "clients") if folder else None, shared)
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
     plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))

@@ -17,6 +17,9 @@ from fcil.server.replies import Emit
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
+_NOT_ALONE = ("reused", "resumed")
+"""Updates that another run had computed, and how often the run was resumed: its times are not those of a whole run."""
+
 __all__ = ["Session", "check_same_run", "open_folder", "prepare", "resume", "simulate"]
 
 
@@ -107,6 +110,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         **(at_sites(progress.at_places, plan.census.test.tolist()) if plan.sites_evaluate else {}),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
+        **{name: int(totals[name]) for name in _NOT_ALONE if name in totals},
         "seconds": seconds,
         **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, plan.phases[-1])) else {}),
         "correct": progress.correct,
@@ -144,7 +148,7 @@ def simulate(
         ending.callback(recorder.close)
         if (finished := read_summary(folder)) is not None:  # by another process, since we looked
             return finished
-        progress = progress or initial_progress(plan)
+        progress = progress.add(resumed=1) if progress else initial_progress(plan)
         emit = listen(recorder.emit, progress) if listen else recorder.emit
         for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})

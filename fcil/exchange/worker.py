@@ -1,6 +1,7 @@
 """Does clients' work in one process, which keeps the model and the data loaded. Knows no transport."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -17,7 +18,10 @@ from fcil.config import Config
 from fcil.data import load
 from fcil.data.dataset import Dataset, model_inputs
 from fcil.data.sites import load_sites, of_site
+from fcil.exchange.described import Undescribed
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
+from fcil.exchange.memo import run_part, update_key
+from fcil.exchange.shared import Shared
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
@@ -39,6 +43,8 @@ class Worker:
     method: Method
     store: ClientStore | None = None
     """What clients keep; without one they keep it in the memory of this process."""
+    shared: Shared | None = None
+    """What other runs of this process have loaded or computed; without it nothing outlives the worker."""
     _sites: dict[int, tuple[Dataset, Scenario]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -51,9 +57,13 @@ class Worker:
     def dataset(self) -> Dataset:
         """The data set, images possibly memory-mapped; of sites, those that are here."""
         config = self.config
-        if config.partition.kind == "sites":
-            return load_sites(config.data, config.model.image_size, config.tasks.classes)
-        return load(config.data, config.model.image_size)
+        size, classes = config.model.image_size, config.tasks.classes if config.partition.kind == "sites" else None
+
+        def read() -> Dataset:
+            return load(config.data, size) if classes is None else load_sites(config.data, size, classes)
+
+        data: Dataset = self.shared.keep("data", (config.data, size, classes), read) if self.shared else read()
+        return data
 
     @cached_property
     def scenario(self) -> Scenario:
@@ -70,10 +80,18 @@ class Worker:
     @cached_property
     def model(self) -> AdaptedModel:
         """The resident model, on the device that the settings name."""
-        device = local_device(self.config.run.device)
-        repeatable(device)
-        network = load_backbone(self.config.model)
-        return AdaptedModel(network, self.method.adapter, device, resolved(self.config).model.precision)
+        repeatable(self.device)
+        model = self.config.model
+        if self.shared:  # as it was loaded: adapters and precisions change a copy
+            network = copy.deepcopy(self.shared.keep("backbone", model, lambda: load_backbone(model)))
+        else:
+            network = load_backbone(model)
+        return AdaptedModel(network, self.method.adapter, self.device, resolved(self.config).model.precision)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that the settings name, in this process."""
+        return local_device(self.config.run.device)
 
     @cached_property
     def _kept(self) -> ClientStore | MemoryStore:
@@ -96,15 +114,37 @@ class Worker:
         dataset, scenario = self._held_by(client)
         *earlier, indices = (parts[client] for parts in scenario.parts[: phase.task.index + 1])
         data = ClientData(
-            dataset, indices, scenario.positions, self.config.model.image_size, self.model.device,
-            tuple(earlier),
-        )  # fmt: skip
+            dataset, indices, scenario.positions, self.config.model.image_size, self.device, tuple(earlier)
+        )
         kept = self._kept.read(client, phase.index)
-        memory = PeakMemory(self.model.device)
-        with threads(self.config.run.threads):
-            update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
+
+        def compute() -> ClientUpdate:
+            memory = PeakMemory(self.device)
+            with threads(self.config.run.threads):
+                update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
+            return replace(update, metrics={**update.metrics, **memory.metrics()})
+
+        update = self._remembered(compute, phase, broadcast, client, data, kept)
         self._kept.write(client, phase.index, kept)
-        return replace(update, metrics={**update.metrics, **memory.metrics()})
+        return update
+
+    def _remembered(
+        self, compute: Callable[[], ClientUpdate], phase: Phase, broadcast: Broadcast, client: int, data: ClientData,
+        kept: dict[str, np.ndarray],
+    ) -> ClientUpdate:  # fmt: skip
+        """Compute an update, unless another run of this comparison has computed the same."""
+        if self.shared is None or self.shared.memo is None or self._run_part is None:
+            return compute()
+        samples = {"these": data.indices, "earlier": data.earlier, "positions": data.positions}
+        key = update_key(self._run_part, self.method, phase, broadcast, client, samples, kept)
+        return self.shared.memo.update(key, kept, compute, phase)
+
+    @cached_property
+    def _run_part(self) -> str | None:
+        try:
+            return run_part(self.config, self.method, self.dataset.sha256())
+        except Undescribed:
+            return None
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
         """Do several clients' parts, one after the other; one that raises is a failure with its traceback."""

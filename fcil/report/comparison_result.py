@@ -12,7 +12,7 @@ from fcil.report.frames import frame
 from fcil.report.html import html_table
 from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.run_result import Run
-from fcil.report.tables import Row, any_published, setting_text, to_cells, to_markdown, to_rich, unlike_settings
+from fcil.report.tables import Row, any_published, caption, setting_text, to_cells, to_markdown, to_rich
 
 __all__ = ["Comparison"]
 
@@ -80,7 +80,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         """Show a table in a notebook; with a sweep, one for each point."""
         return "".join(
-            html_table(". ".join(filter(None, [value or str(self.folder), unlike_settings(rows)])), *to_cells(rows))
+            html_table(". ".join(filter(None, [value or str(self.folder), caption(rows)])), *to_cells(rows))
             + (html_table("published figures", *published_cells(rows)) if any_published(rows) else "")
             for value, rows in self.tables.items()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from fcil.engine.jobs import Jobs, in_process, jobs_of
 from fcil.engine.queue import Outcome, Queue, carry_out_free
 from fcil.engine.records import FAILED
 from fcil.errors import RunError
+from fcil.exchange.memo import MEMO, Memo
+from fcil.exchange.shared import Shared
 from fcil.report.running import carry_out, left_out_settings
 
 if TYPE_CHECKING:
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from fcil.engine.comparison import Cell
     from fcil.report.tables import Row
 
-__all__ = ["carry_out_grid", "check_missing", "join_grid"]
+__all__ = ["CHECKED", "carry_out_grid", "check_missing", "join_grid"]
 
 LOOK_SECONDS = 1.0
+CHECKED = 0.02
+"""Share of the updates found in the memo that are computed again, unless another one is asked for."""
 
 
 def _say(console: Console | None, *parts: str, style: str = "") -> None:
@@ -32,15 +36,34 @@ def _say(console: Console | None, *parts: str, style: str = "") -> None:
         console.print(*parts, soft_wrap=True, markup=False, style=style)
 
 
-def _one(cell: Cell, console: Console | None) -> dict[str, Any]:
-    """Carry out a run, or read it when it is finished."""
-    _say(console, f"{cell.name}: {cell.folder}")
-    if note := left_out_settings(cell.config):
-        _say(console, note)
-    return carry_out(cell.session(), cell.folder, console)
+class _Runner:
+    """Carries out runs one after another in this process, which keeps what they have in common."""
+
+    def __init__(self, out: Path, runs: Sequence[Cell], console: Console | None, check_memo: float | None) -> None:
+        """Remember updates in the comparison's folder; None for the share that is checked remembers none."""
+        kins = [cell.kin for cell in runs if cell.kin]
+        self.several = {kin for kin in kins if kins.count(kin) > 1}
+        self.memo = None if check_memo is None else Memo(out / MEMO, check_memo)
+        self.console, self.shared = console, Shared()
+
+    def __call__(self, cell: Cell) -> dict[str, Any]:
+        """Carry out a run, or read it when it is finished."""
+        _say(self.console, f"{cell.name}: {cell.folder}")
+        if note := left_out_settings(cell.config):
+            _say(self.console, note)
+        self.shared.memo = self.memo if cell.kin in self.several else None
+        try:
+            return carry_out(cell.session(self.shared), cell.folder, self.console)
+        except BaseException:
+            self.shared.close()  # workers among it, which may have been the reason
+            raise
+
+    def close(self) -> None:
+        """Let go what the runs had in common."""
+        self.shared.close()
 
 
-def _check_begun(runs: Sequence[Cell], console: Console | None) -> None:
+def _check_begun(runs: Sequence[Cell], run: _Runner) -> None:
     """Check that what lies in the folders of runs that have begun are these runs, and draw what they lack.
 
     Raises:
@@ -51,19 +74,25 @@ def _check_begun(runs: Sequence[Cell], console: Console | None) -> None:
     for cell in runs:
         state = run_state(cell.folder)
         if state == "finished":
-            _one(cell, console)
+            run(cell)
         elif state in ("stopped", "failed"):
             session = cell.session()
             check_same_run(cell.folder, cell.config, session.provenance())
 
 
 def carry_out_grid(
-    out: Path, runs: Sequence[Cell], jobs: int = 1, console: Console | None = None
+    out: Path,
+    runs: Sequence[Cell],
+    jobs: int = 1,
+    console: Console | None = None,
+    check_memo: float | None = CHECKED,
 ) -> Mapping[str, Sequence[Row]]:
     """Carry out all runs that are not finished, and write tables and plots; one that fails ends no other.
 
     Args:
         jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores.
+        check_memo: share of the updates that another run has computed which are computed again and compared; None for
+            computing all of them in every run.
 
     Returns:
         The rows of the table at each point of the sweep, of those that have a finished run; `check_missing` says of
@@ -77,30 +106,37 @@ def carry_out_grid(
 
     jobs = jobs_of(jobs, runs)
     runs = in_process(runs) if jobs > 1 else runs
-    _check_begun(runs, console)
-    write_grid(out, runs)
-    queue = Queue.of(out, runs)
-    if jobs > 1:
-        _share(out, runs, jobs, console)
-    for outcome in carry_out_free(queue, lambda cell: _one(cell, console)):  # what processes that died have left, too
-        _told(outcome, console)
-        write_published(out, runs, figures(runs, queue.summaries()))
+    with closing(_Runner(out, runs, console, check_memo)) as run:
+        _check_begun(runs, run)
+        write_grid(out, runs)
+        queue = Queue.of(out, runs)
+        if jobs > 1:
+            _share(out, runs, jobs, console, check_memo)
+        for outcome in carry_out_free(queue, run):  # with several processes, what those that died have left
+            _told(outcome, console)
+            write_published(out, runs, figures(runs, queue.summaries()))
     finished = figures(runs, queue.summaries())
     write_published(out, runs, finished)
     return write_comparison(out, finished, _missing(runs)) if finished else {}
 
 
-def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None) -> None:
+def join_grid(
+    out: Path, runs: Sequence[Cell], console: Console | None = None, check_memo: float | None = CHECKED
+) -> None:
     """Carry out runs of a comparison that other processes share, the longest first, until none is free.
+
+    Args:
+        check_memo: as in `carry_out_grid`.
 
     Raises:
         RunError: runs failed here.
     """
     queue = Queue.of(out, runs, longest_first=True)
     outcomes = []
-    for outcome in carry_out_free(queue, lambda cell: _one(cell, console), wait=False):
-        _told(outcome, console)
-        outcomes.append(outcome)
+    with closing(_Runner(out, runs, console, check_memo)) as run:
+        for outcome in carry_out_free(queue, run, wait=False):
+            _told(outcome, console)
+            outcomes.append(outcome)
     others = len(queue.others())
     _say(console, f"carried out {len(outcomes)} runs; other processes work on {others}. Tables: fcil compare {out}")
     if failed := [outcome.cell.name for outcome in outcomes if outcome.summary is None]:
@@ -112,7 +148,7 @@ def _told(outcome: Outcome, console: Console | None) -> None:
         _say(console, f"{outcome.cell.name}: failed. {outcome.reason}", style="red")
 
 
-def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None) -> None:
+def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, check_memo: float | None) -> None:
     """Let several processes carry out the runs; show where all of them stand."""
     from rich.live import Live
 
@@ -123,7 +159,9 @@ def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None) 
     states = [standing.state for standing in standings]
     moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
     screen: AbstractContextManager[Any] = moving or nullcontext()
-    with Jobs(out, min(jobs, max(1, len(runs) - states.count("finished")))) as processes, screen:
+    number = min(jobs, len(runs) - states.count("finished"))
+    options = ["--no-memo"] if check_memo is None else ["--check-memo", repr(check_memo)]
+    with Jobs(out, number, options) as processes, screen:
         while processes.running:
             time.sleep(LOOK_SECONDS)
             standings = view.look()

@@ -18,7 +18,8 @@ from fcil.options import Described
 from fcil.report.missing_updates import count_updates, missing_updates_text
 
 __all__ = [
-    "Row", "any_published", "cells_markdown", "compare_rows", "method_table", "percent", "run_figures", "run_table",
+    "Row", "any_published", "caption", "cells_markdown",
+    "compare_rows", "method_table", "percent", "run_figures", "run_table",
     "setting_text", "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich", "unlike_settings",
 ]  # fmt: skip
 
@@ -109,8 +110,15 @@ COLUMNS = (
     Column("forgetting", "forgetting", "points", lambda run: run["forgetting"], 100, 1),
     Column("upload_bytes", "up", "MB", lambda run: run["upload_bytes"], 1 / MEGA, 1),
     Column("download_bytes", "down", "MB", lambda run: run["download_bytes"], 1 / MEGA, 1),
-    Column("seconds", "time", "s", lambda run: run["seconds"]["total"], 1, 0),
+    Column("seconds", "time", "s", lambda run: _own_seconds(run), 1, 0),
 )
+UNTIMED = "Time: of runs that were not resumed and computed all updates themselves."
+"""Caption of a table of which some runs have no time of their own."""
+
+
+def _own_seconds(run: Mapping[str, Any]) -> float | None:
+    """The seconds that a run took; None where it was resumed, or another run had computed some of its updates."""
+    return None if run.get("resumed") or run.get("reused") else run["seconds"]["total"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,8 @@ class Row:
     """Difference from it that an independent run may show, as a share."""
     common: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that the comparison's file sets for all rows, `section.key` -> the value that this row has."""
+    untimed: int = 0
+    """Runs that took less time than a whole run: resumed ones, and those that used updates of others."""
 
     @property
     def title(self) -> str:
@@ -174,13 +184,33 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     for label in dict.fromkeys(run["label"] for run in runs):
         label_runs = [run for run in runs if run["label"] == label]
         values = np.array([[c.value(run) for c in COLUMNS] for run in label_runs], np.float64)
-        std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(COLUMNS), np.nan)
-        figures = tuple(values.mean(0).tolist()), tuple(std.tolist())
+        figures = _means(values), _deviations(values)
+        untimed = sum(_own_seconds(run) is None for run in label_runs)
         theirs = (label_runs[0].get("published"), label_runs[0].get("tolerance"))
         rows.append(
-            Row(label, len(values), *figures, *count_updates(label_runs), *theirs, label_runs[0].get("common", {}))
+            Row(
+                label,
+                len(values),
+                *figures,
+                *count_updates(label_runs),
+                *theirs,
+                label_runs[0].get("common", {}),
+                untimed,
+            )
         )
     return rows
+
+
+def _means(values: np.ndarray) -> tuple[float, ...]:
+    """Mean over seeds of each figure, (seeds, columns), of those that have it; NaN where none has."""
+    columns = [column[~np.isnan(column)] for column in values.T]
+    return tuple(float(column.mean()) if len(column) else float("nan") for column in columns)
+
+
+def _deviations(values: np.ndarray) -> tuple[float, ...]:
+    """Sample standard deviation over the seeds that have a figure; NaN where fewer than two have."""
+    columns = [column[~np.isnan(column)] for column in values.T]
+    return tuple(float(column.std(ddof=1)) if len(column) > 1 else float("nan") for column in columns)
 
 
 def any_published(rows: Sequence[Row]) -> bool:
@@ -203,6 +233,11 @@ def unlike_settings(rows: Sequence[Row]) -> str:
             values = [f"{value} ({', '.join(who)})" for value, who in labels.items()]
             parts.append(f"{name} = {', '.join(values)}")
     return f"Settings that rows do not share: {'; '.join(parts)}." if parts else ""
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What a reader of the table has to know: settings that rows do not share, and runs without a time of their own."""
+    return " ".join(filter(None, [unlike_settings(rows), UNTIMED if any(row.untimed for row in rows) else ""]))
 
 
 def _any_missing(rows: Sequence[Row]) -> bool:
@@ -230,7 +265,7 @@ def to_rich(rows: Sequence[Row]) -> Table:
         table.add_column(Text(head.replace(" [", "\n[")), justify=justify, overflow="fold", no_wrap=fixed)
     for row in rows:
         table.add_row(*map(Text, row.cells("±", with_missing)))
-    if unlike := unlike_settings(rows):
+    if unlike := caption(rows):
         table.caption, table.caption_justify = Text(unlike), "left"
     return table
 
@@ -256,7 +291,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Format rows as a Markdown table, with a line on settings that rows do not share below it."""
-    unlike = unlike_settings(rows)
+    unlike = caption(rows)
     return cells_markdown(*to_cells(rows)) + (f"\n{unlike}\n" if unlike else "")
 
 
@@ -283,7 +318,7 @@ def to_latex(rows: Sequence[Row]) -> str:
     body = [" & ".join([_escape(row.label), *row.cells(r"$\pm$", _any_missing(rows))[1:]]) for row in rows]
     head = " & ".join(map(_escape, heads))
     rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
-    unlike = unlike_settings(rows)
+    unlike = caption(rows)
     below = [rf"\par\smallskip{{\footnotesize {_escape(unlike)}}}"] if unlike else []
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", *below, ""])
 

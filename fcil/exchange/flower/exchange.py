@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -19,6 +20,7 @@ from fcil.exchange.flower.nodes import Nodes
 from fcil.exchange.flower.settling import Streaming, replies, settled
 from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
+from fcil.exchange.shared import Shared
 from fcil.exchange.sites import with_classes
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Task
@@ -26,8 +28,10 @@ from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
 from fcil.server.validation import refusal
 
-__all__ = ["FlowerExchange", "STORE", "ray_exchange"]
+__all__ = ["FlowerExchange", "STORE", "WORKERS", "ray_exchange"]
 
+WORKERS = "workers"
+"""Kind of the Ray workers among what runs share."""
 STORE = "clients"
 """Name of the folder of a run in which clients keep arrays of their own."""
 
@@ -35,7 +39,9 @@ STORE = "clients"
 class FlowerExchange:
     """Carries the loop's requests over a grid: implements `fcil.server.loop.Exchange`."""
 
-    def __init__(self, grid: Grid, config: Config, *, store: str = "", node_seconds: float = 120.0) -> None:
+    def __init__(
+        self, grid: Grid, config: Config, *, store: str = "", node_seconds: float = 120.0, shared: Shared | None = None
+    ) -> None:
         """Find the nodes of all clients, and compare what they have with what this process has.
 
         Args:
@@ -43,13 +49,16 @@ class FlowerExchange:
             config: the settings of the run.
             store: folder of the clients' own arrays, where nodes share the server's disk; else empty.
             node_seconds: seconds within which every client must have a node, on a grid that is not ours.
+            shared: what the runs of this process share: its memo, and this grid, which then outlives the exchange.
 
         Raises:
             ConfigError: clients without a node, or with one that has other code, settings, weights or data.
         """
         identify()
         self.grid, self.config = grid, resolved(config)
-        self.job = messages.Job.of(self.config, store)
+        memo = shared.memo.written() if shared and shared.memo else ""
+        self.shared = shared
+        self.job = messages.Job.of(self.config, store, memo)
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
         if config.run.secure_sums:
@@ -161,16 +170,17 @@ class FlowerExchange:
 
     def close(self) -> None:
         """End the workers' processes, where they are ours."""
-        if isinstance(self.grid, Streaming):
+        if isinstance(self.grid, Streaming) and self.shared is None:
             self.grid.close()
 
 
-def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchange:
+def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared | None = None) -> FlowerExchange:
     """Make the exchange for `run.exchange = "ray"`; close it when the run ends, also when it fails.
 
     Args:
         run_folder: the run's folder, in whose `clients/` clients keep their own arrays; on a cluster of several
             machines it must be on a disk that all of them see.
+        shared: what the runs of this process share; the workers are kept in it for the next run.
 
     Raises:
         ConfigError: Ray has no room for the workers, or does not answer.
@@ -185,8 +195,15 @@ def ray_exchange(config: Config, run_folder: Path | None = None) -> FlowerExchan
         )
     if run.device.startswith("cuda:"):
         raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
-    grid = RayGrid(
-        config.partition.clients, workers=run.workers, threads=run.threads, gpus=run.gpus_per_client,
-        address=run.ray_address, mixed=run.mixed_processors,
-    )  # fmt: skip
-    return FlowerExchange(grid, config, store=str((run_folder / STORE).resolve()) if run_folder else "")
+    settings: dict[str, Any] = {
+        "workers": run.workers, "threads": run.threads, "gpus": run.gpus_per_client, "address": run.ray_address,
+        "mixed": run.mixed_processors,
+    }  # fmt: skip
+
+    def start() -> RayGrid:
+        return RayGrid(config.partition.clients, **settings)
+
+    key = (config.partition.clients, *settings.values())
+    grid = shared.keep(WORKERS, key, start, RayGrid.close) if shared else start()
+    store = str((run_folder / STORE).resolve()) if run_folder else ""
+    return FlowerExchange(grid, config, store=store, shared=shared)

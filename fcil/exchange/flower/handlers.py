@@ -21,6 +21,8 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.introduction import Introduction, introduce
+from fcil.exchange.memo import Memo
+from fcil.exchange.shared import Shared
 from fcil.exchange.worker import Worker
 from fcil.registry import label
 from fcil.server.replies import Failure, Partial, crashed
@@ -29,7 +31,9 @@ __all__ = ["app", "worker_for"]
 
 app = ClientApp()
 
-_workers: dict[tuple[str, str], Worker] = {}
+_shared = Shared()
+"""What the runs share that one of our workers works for, one after another."""
+_workers: dict[tuple[str, str, str], Worker] = {}
 """The worker of this process; it outlives messages, so backbone and data stay resident."""
 _introductions: dict[int, Introduction] = {}
 """What this process has of the worker's run, by the number of the client that asks; forgotten with the worker."""
@@ -73,14 +77,22 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     local = local_settings(message, context.node_config)
     # the run's id, so that a later run of the same settings sees data and weights that were changed in between
     known = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
-    key = hashlib.sha256(known.encode()).hexdigest(), job.store
+    key = hashlib.sha256(known.encode()).hexdigest(), job.store, job.memo
     if key not in _workers:
         _workers.clear()
         _introductions.clear()
         config = from_table([("message", paths_here(message, job.sources)), ("node config", local)])
         method = node_method(config.method.name, config.method.settings, job.sources)
-        _workers[key] = Worker(config, method, _store(job, context))
+        _workers[key] = Worker(config, method, _store(job, context), _shared_with(job, context))
     return _workers[key]
+
+
+def _shared_with(job: messages.Job, context: Context) -> Shared | None:
+    """What a worker of ours has from its earlier runs; a node of somebody else's keeps nothing, and looks nowhere."""
+    if "partition-id" in context.node_config:
+        return None
+    _shared.memo = Memo.of(job.memo) if job.memo else None
+    return _shared
 
 
 def _introduction(worker: Worker, context: Context) -> Introduction:

@@ -1,0 +1,247 @@
+"""Remembers clients' updates in a folder, so that runs of one comparison compute none twice.
+
+An update depends on nothing but what a client is given, so two runs that give it the same have the same update: LoRM
+and its hybrids train alike, and merges over tasks train every task alike. The key is a hash of all that it depends on.
+A share of the updates that are found is computed all the same and compared, bit for bit.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fcil.arrays import Arrays, digest, nbytes
+from fcil.config import Config, to_table
+from fcil.errors import RunError
+from fcil.exchange.described import Undescribed, sha256_of
+from fcil.exchange.device import processor_kind, resolved
+from fcil.exchange.versions import code_sha256, versions
+from fcil.method import Broadcast, ClientUpdate, Method, Phase
+from fcil.model.backbone import weights_sha256
+
+__all__ = ["CLIENT_HOOKS", "MEMO", "REUSED", "Memo", "kin", "phase_part", "run_part", "update_key"]
+
+CLIENT_HOOKS = ("loss", "client_begin", "client_end")
+"""The functions of a method that a client's work calls. One that does not override them depends on no setting but by
+what it declares in `local`."""
+REUSED = "reused"
+"""Metric of an update that was not computed anew: 1."""
+MEMO = "memo"
+"""Name of the folder, in that of a comparison, where updates are remembered."""
+GROUPS = ("arrays", "statistics", "kept")
+LIMIT = 20e9
+"""Bytes that the folder may hold, unless another number is given; what was used longest ago is deleted."""
+
+
+def run_part(config: Config, method: Method, data: str) -> str:
+    """The part of the key that is one for a whole run: code, weights, data, model and training settings, processor.
+
+    Args:
+        data: SHA-256 of the images and labels.
+
+    Raises:
+        Undescribed: the method's adapter cannot be described.
+    """
+    table = to_table(resolved(config))
+    model = {key: value for key, value in table["model"].items() if key != "weights"}
+    views = {key: value for key, value in table["data"].items() if key not in ("root", "cache")}
+    return sha256_of({
+        "code": code_sha256(), "versions": versions(), "processor": processor_kind(), "device": config.run.device,
+        "weights": weights_sha256(config.model), "data": data, "views": views, "tasks": table["tasks"], "model": model,
+        "train": {key: value for key, value in table["train"].items() if key not in SERVERS}, "adapter": method.adapter,
+        "threads": config.run.threads,
+    })  # fmt: skip
+
+
+SERVERS = ("rounds", "participation")
+"""Settings of [train] by which the server decides whom it asks and how often; no client's work depends on them."""
+
+
+def phase_part(method: Method, phase: Phase) -> str:
+    """The part of the key that is one for a phase: what the method declares, and its settings where its hooks use them.
+
+    Raises:
+        Undescribed: it declares a function that cannot be described, or has hooks in a file of its own.
+    """
+    acting = method.acting(phase)
+    task = phase.task
+    parts: dict[str, Any] = {
+        "kind": phase.kind, "task": [task.index, task.first, task.size], "round": phase.round, "seed": phase.seed,
+        "local": acting.local(phase),
+    }  # fmt: skip
+    if any(getattr(type(acting), hook) is not getattr(Method, hook) for hook in CLIENT_HOOKS):
+        parts |= {"method": acting, "position": [phase.index, phase.phases_left, phase.tasks_left]}
+    return sha256_of(parts)
+
+
+def kin(config: Config, method: Method, first: Phase) -> str:
+    """A hash that two runs have in common whose clients do the same in their first phase; empty where it is unknown.
+
+    Later phases may be the same too, as far as the merges before them are. Made from settings alone, not from data.
+    """
+    if config.run.on_client_error == "skip":  # an update that is computed again and differs must stop the run
+        return ""
+    table = {name: entries for name, entries in to_table(config).items() if name != "method"}
+    table["run"] = {key: table["run"][key] for key in ("seed", "threads", "device")}
+    try:
+        return sha256_of({"settings": table, "adapter": method.adapter, "phase": phase_part(method, first)})
+    except Undescribed:
+        return ""
+
+
+def update_key(
+    run: str, method: Method, phase: Phase, broadcast: Broadcast, client: int, samples: Mapping[str, Any], kept: Arrays
+) -> str | None:
+    """Hash all that one client's update depends on; None where a part of it cannot be described.
+
+    Args:
+        run: `run_part`.
+        samples: indices of the client's samples, those of earlier tasks, and the class position of every label.
+        kept: what the client has kept from earlier phases.
+    """
+    try:
+        return sha256_of({
+            "run": run, "phase": phase_part(method, phase), "client": client, "samples": dict(samples),
+            "arrays": digest(broadcast.arrays), "order": list(broadcast.arrays),
+            "references": digest(broadcast.references), "kept": digest(kept),
+        })  # fmt: skip
+    except Undescribed:
+        return None
+
+
+@dataclass
+class Memo:
+    """Updates in a folder, one file each, under their keys. Any number of processes may use it at once."""
+
+    folder: Path
+    share: float = 0.02
+    """Share of the updates found that are computed again and compared."""
+    limit: float = LIMIT
+    """Bytes that the folder may hold."""
+    _written: float = field(default=float("inf"), repr=False)
+    """Bytes written since the folder was last looked through; at first it has not been."""
+
+    @classmethod
+    def of(cls, text: str) -> "Memo":
+        """Read what `written` wrote."""
+        table = json.loads(text)
+        return cls(Path(table["folder"]), table["share"], table["limit"])
+
+    def written(self) -> str:
+        """Where and how updates are remembered, as JSON."""
+        return json.dumps({"folder": str(self.folder.resolve()), "share": self.share, "limit": self.limit})
+
+    def update(
+        self, key: str | None, kept: dict[str, np.ndarray], compute: Callable[[], ClientUpdate], phase: Phase
+    ) -> ClientUpdate:
+        """Return the update under a key, or compute it and keep it.
+
+        Args:
+            kept: what the client keeps for itself; `compute` changes it, and it is changed in the same way here.
+
+        Raises:
+            RunError: an update that was computed again is another one: some of what it depends on is not in the key.
+        """
+        if key is None:
+            return compute()
+        found = self._read(key)
+        if found is None:
+            update = compute()
+            self._write(key, update, kept)
+            return update
+        update, after = found
+        if self._is_checked(key):
+            _compare(compute(), kept, update, after, self.folder)
+        kept.clear()
+        kept.update(after)
+        return replace(update, phase=phase.index, metrics={**update.metrics, REUSED: 1.0})
+
+    def _is_checked(self, key: str) -> bool:
+        return int(key[:8], 16) < self.share * 2**32
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _read(self, key: str) -> tuple[ClientUpdate, dict[str, np.ndarray]] | None:
+        """The update under a key and what the client keeps; None where there is none, or where its file is damaged."""
+        path = self._path(key)
+        try:
+            with safe_open(path, "numpy") as file:
+                about = json.loads((file.metadata() or {})["update"])
+                flat = {name: file.get_tensor(name) for name in about["order"]}
+            if digest(flat) != about["sha256"]:
+                return None
+            os.utime(path)  # used now: what was used longest ago is deleted first
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None
+        groups: dict[str, dict[str, np.ndarray]] = {group: {} for group in GROUPS}
+        for name, a in flat.items():
+            group, _, inner = name.partition(":")
+            groups[group][inner] = a
+        arrays, statistics, kept = (groups[group] for group in GROUPS)
+        return ClientUpdate(about["client"], 0, about["examples"], arrays, statistics, about["metrics"]), kept
+
+    def _write(self, key: str, update: ClientUpdate, kept: Arrays) -> None:
+        """Keep an update, whole or not at all; without room on the disk it is not kept."""
+        flat = _flat(update, kept)
+        about = {
+            "client": update.client, "examples": update.num_examples, "metrics": dict(update.metrics),
+            "order": list(flat), "sha256": digest(flat),
+        }  # fmt: skip
+        path = self._path(key)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._make_room(nbytes(flat))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {name: np.asarray(a, order="C") for name, a in flat.items()}, aside, {"update": json.dumps(about)}
+            )
+            aside.replace(path)
+        except (OSError, SafetensorError):  # nothing depends on what is remembered
+            with suppress(OSError):
+                aside.unlink()
+
+    def _make_room(self, more: int) -> None:
+        """Delete what was used longest ago where the folder has grown beyond its limit, now and then."""
+        self._written += more
+        if self._written < self.limit / 20:
+            return
+        self._written = 0.0
+        files = []
+        for path in self.folder.glob("*/*.safetensors"):
+            try:
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+            except FileNotFoundError:
+                continue  # another process has deleted it
+        size = sum(size for _, size, _ in files)
+        for _, length, path in sorted(files):
+            if size + more <= 0.9 * self.limit:
+                return
+            path.unlink(missing_ok=True)
+            size -= length
+
+
+def _flat(update: ClientUpdate, kept: Arrays) -> dict[str, np.ndarray]:
+    """All arrays of an update, and what the client keeps, under one name each."""
+    parts = zip(GROUPS, (update.arrays, update.statistics, kept), strict=True)
+    return {f"{group}:{name}": np.asarray(a) for group, arrays in parts for name, a in arrays.items()}
+
+
+def _compare(computed: ClientUpdate, kept: Arrays, found: ClientUpdate, after: Arrays, folder: Path) -> None:
+    ours, theirs = _flat(computed, kept), _flat(found, after)
+    if digest(ours) == digest(theirs):
+        return
+    names = sorted(n for n in ours.keys() | theirs.keys() if digest({n: ours.get(n, np.zeros(0))}) !=
+                   digest({n: theirs.get(n, np.zeros(0))}))  # fmt: skip
+    raise RunError(
+        f"client {computed.client}: the update that another run has computed from the same input has other bits "
+        f"({', '.join(names[:3])}{' ...' if len(names) > 3 else ''}). This processor does not repeat its "
+        f"results, or fcil has a fault. Delete {folder} and compare with --no-memo"
+    )
