@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, sweep_argument
+from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,15 +48,15 @@ def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
 def compare_command(args: argparse.Namespace, console: Console) -> None:
     """Carry out a comparison, or a share of it, and print its tables."""
     out, runs = _runs(args)
-    from fcil.report.grid_running import CHECKED, carry_out_grid, check_missing, join_grid
+    from fcil.report.grid_running import carry_out_grid, check_missing, join_grid
 
-    check_memo = None if args.no_memo else CHECKED if args.check_memo is None else args.check_memo
+    reuse = Reuse(not args.no_memo, not args.no_feature_cache, args.check_memo)
     if args.join:
-        return join_grid(out, runs, console, check_memo)
+        return join_grid(out, runs, console, reuse)
     from fcil.report.published import published_rich
     from fcil.report.tables import to_rich
 
-    for value, rows in carry_out_grid(out, runs, args.jobs, console, check_memo).items():
+    for value, rows in carry_out_grid(out, runs, args.jobs, console, reuse).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
         if figures := published_rich(rows):
             console.print("", figures, sep="\n")
@@ -81,11 +82,10 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     memo = parser.add_mutually_exclusive_group()
     memo.add_argument("--no-memo", action="store_true", help="compute every update, also one that another run computed")
     memo.add_argument(
-        "--check-memo",
-        type=_share,
-        metavar="SHARE",
-        help="share of such updates that is computed again (default: 0.02)",
-    )
+        "--check-memo", type=_share, default=Reuse.share, metavar="SHARE",
+        help="share of what runs take from each other that is computed again and compared (default: 0.02)",
+    )  # fmt: skip
+    parser.add_argument("--no-feature-cache", action="store_true", help="compute the frozen backbone's features anew")
 
 
 def _share(text: str) -> float:

@@ -1,6 +1,7 @@
 """Sums the statistics that a client reports beside weights, in passes over its data after training."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -38,10 +39,11 @@ def collect(data_pass: Pass, client: ClientSession, arrays: Arrays, batch: int) 
     with torch.set_grad_enabled(bool(data_pass.gradients)):
         for _ in range(data_pass.repeats):
             for images, labels, samples in data.batches(data_pass.batch or batch, seen, transform):
-                with model.observed(by_layer, gradients):
-                    features = model.features(images)
-                if extra:
-                    features = torch.cat([features, *(_features(model, other, images) for other in extra)], 1)
+                with nullcontext() if transform else model.showing(images, "train", samples):
+                    with model.observed(by_layer, gradients):
+                        features = model.features(images)
+                    if extra:
+                        features = torch.cat([features, *(_features(model, other, images) for other in extra)], 1)
                 for collector in collectors:
                     collector.batch(features, labels, samples)
     return {name: a for collector in collectors for name, a in collector.finish().items()}

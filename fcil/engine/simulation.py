@@ -17,8 +17,9 @@ from fcil.server.replies import Emit
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
-_NOT_ALONE = ("reused", "resumed")
-"""Updates that another run had computed, and how often the run was resumed: its times are not those of a whole run."""
+NOT_ALONE = ("reused", "cached", "resumed")
+"""Updates that another run had computed, images of which features were found, and how often the run was resumed: where
+there is one of them, the run's times are not those of a run alone."""
 
 __all__ = ["Session", "check_same_run", "open_folder", "prepare", "resume", "simulate"]
 
@@ -110,7 +111,7 @@ def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
         **(at_sites(progress.at_places, plan.census.test.tolist()) if plan.sites_evaluate else {}),
         **{name: int(totals.get(name, 0)) for name in _COUNTS},
         "asked": updates_asked(plan),
-        **{name: int(totals[name]) for name in _NOT_ALONE if name in totals},
+        **{name: int(totals[name]) for name in NOT_ALONE if name in totals},
         "seconds": seconds,
         **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, plan.phases[-1])) else {}),
         "correct": progress.correct,
@@ -163,6 +164,8 @@ def simulate(
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
+        if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
+            done = done.raise_to(cached=found)
         recorder.write_matrix(done.correct, plan.census.totals)
         summary = _summary(plan, done)
         recorder.finish(summary)

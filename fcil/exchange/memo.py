@@ -26,7 +26,7 @@ from fcil.exchange.versions import code_sha256, versions
 from fcil.method import Broadcast, ClientUpdate, Method, Phase
 from fcil.model.backbone import weights_sha256
 
-__all__ = ["CLIENT_HOOKS", "MEMO", "REUSED", "Memo", "kin", "phase_part", "run_part", "update_key"]
+__all__ = ["CLIENT_HOOKS", "MEMO", "REUSED", "Memo", "features_part", "kin", "phase_part", "run_part", "update_key"]
 
 CLIENT_HOOKS = ("loss", "client_begin", "client_end")
 """The functions of a method that a client's work calls. One that does not override them depends on no setting but by
@@ -49,14 +49,25 @@ def run_part(config: Config, method: Method, data: str) -> str:
     Raises:
         Undescribed: the method's adapter cannot be described.
     """
+    train = to_table(config)["train"]
+    return sha256_of({
+        "features": features_part(config, method, data), "tasks": to_table(config)["tasks"],
+        "train": {key: value for key, value in train.items() if key not in SERVERS},
+    })  # fmt: skip
+
+
+def features_part(config: Config, method: Method, data: str) -> str:
+    """A hash of all that features of an image depend on beside loaded arrays: of `run_part` what is not of training.
+
+    Raises:
+        Undescribed: the method's adapter cannot be described.
+    """
     table = to_table(resolved(config))
-    model = {key: value for key, value in table["model"].items() if key != "weights"}
-    views = {key: value for key, value in table["data"].items() if key not in ("root", "cache")}
     return sha256_of({
         "code": code_sha256(), "versions": versions(), "processor": processor_kind(), "device": config.run.device,
-        "weights": weights_sha256(config.model), "data": data, "views": views, "tasks": table["tasks"], "model": model,
-        "train": {key: value for key, value in table["train"].items() if key not in SERVERS}, "adapter": method.adapter,
-        "threads": config.run.threads,
+        "weights": weights_sha256(config.model), "data": data, "adapter": method.adapter, "threads": config.run.threads,
+        "views": {key: value for key, value in table["data"].items() if key not in ("root", "cache")},
+        "model": {key: value for key, value in table["model"].items() if key != "weights"},
     })  # fmt: skip
 
 
@@ -127,16 +138,6 @@ class Memo:
     """Bytes that the folder may hold."""
     _written: float = field(default=float("inf"), repr=False)
     """Bytes written since the folder was last looked through; at first it has not been."""
-
-    @classmethod
-    def of(cls, text: str) -> "Memo":
-        """Read what `written` wrote."""
-        table = json.loads(text)
-        return cls(Path(table["folder"]), table["share"], table["limit"])
-
-    def written(self) -> str:
-        """Where and how updates are remembered, as JSON."""
-        return json.dumps({"folder": str(self.folder.resolve()), "share": self.share, "limit": self.limit})
 
     def update(
         self, key: str | None, kept: dict[str, np.ndarray], compute: Callable[[], ClientUpdate], phase: Phase

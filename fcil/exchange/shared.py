@@ -1,12 +1,39 @@
 """Keeps what runs of one process have in common: data, the backbone, Ray workers, and updates that were computed."""
 
+import json
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from fcil.exchange.memo import Memo
+from fcil.config import Config
+from fcil.data.dataset import Dataset
+from fcil.exchange.described import Undescribed
+from fcil.exchange.memo import Memo, features_part
+from fcil.method import Method
+from fcil.model.feature_cache import FeatureCache
 
-__all__ = ["Shared"]
+__all__ = ["FEATURES", "Features", "Shared"]
+
+FEATURES = "features"
+"""Name of the folder, in that of a comparison, where features are kept."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Where and how features of frozen backbones are kept."""
+
+    folder: Path
+    share: float = 0.02
+    """Share of the batches found that are computed all the same."""
+
+    def cache(self, config: Config, method: Method, data: Dataset) -> FeatureCache | None:
+        """Make the cache of a run; None where its adapter cannot be described."""
+        try:
+            key = features_part(config, method, data.sha256())
+        except Undescribed:
+            return None
+        return FeatureCache(self.folder, key, {"train": len(data.train), "test": len(data.test)}, self.share)
 
 
 @dataclass
@@ -15,7 +42,24 @@ class Shared:
 
     memo: Memo | None = None
     """Updates that runs of a comparison have computed; None where none are remembered."""
+    features: Features | None = None
+    """Where features of the frozen backbone are kept; None where they are not."""
     _kept: dict[str, tuple[Hashable, Any, Callable[[Any], None]]] = field(default_factory=dict, repr=False)
+
+    def written(self) -> str:
+        """Where updates and features are kept, as JSON, for a process of ours on any machine that sees the folders."""
+        memo, features = self.memo, self.features
+        return json.dumps({
+            **({"memo": [str(memo.folder.resolve()), memo.share, memo.limit]} if memo else {}),
+            **({"features": [str(features.folder.resolve()), features.share]} if features else {}),
+        })  # fmt: skip
+
+    def read(self, text: str) -> "Shared":
+        """Keep updates and features where `written` says; nowhere if the text is empty."""
+        table = json.loads(text or "{}")
+        self.memo = Memo(Path(table["memo"][0]), *table["memo"][1:]) if "memo" in table else None
+        self.features = Features(Path(table["features"][0]), *table["features"][1:]) if "features" in table else None
+        return self
 
     def keep(
         self, kind: str, key: Hashable, make: Callable[[], Any], end: Callable[[Any], None] = lambda thing: None

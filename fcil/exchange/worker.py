@@ -32,7 +32,10 @@ from fcil.server.replies import Failure, Partial, crashed, summed
 from fcil.server.validation import expected
 from fcil.threads import threads
 
-__all__ = ["Worker"]
+__all__ = ["CACHED", "Worker"]
+
+CACHED = "cached"
+"""Metric of an update: images of which features were not computed, but found in the cache."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,20 @@ class Worker:
             network = copy.deepcopy(self.shared.keep("backbone", model, lambda: load_backbone(model)))
         else:
             network = load_backbone(model)
-        return AdaptedModel(network, self.method.adapter, self.device, resolved(self.config).model.precision)
+        adapted = AdaptedModel(network, self.method.adapter, self.device, resolved(self.config).model.precision)
+        if self.shared and self.shared.features and self.config.partition.kind != "sites":
+            adapted.cache = self.shared.features.cache(self.config, self.method, self.dataset)
+        return adapted
 
     @cached_property
     def device(self) -> torch.device:
         """The device that the settings name, in this process."""
         return local_device(self.config.run.device)
+
+    @property
+    def features_found(self) -> int:
+        """Images of which features were found in the cache, so far, in this process."""
+        return self.model.cache.found if "model" in vars(self) and self.model.cache else 0
 
     @cached_property
     def _kept(self) -> ClientStore | MemoryStore:
@@ -119,10 +130,11 @@ class Worker:
         kept = self._kept.read(client, phase.index)
 
         def compute() -> ClientUpdate:
-            memory = PeakMemory(self.device)
+            memory, found = PeakMemory(self.device), self.features_found
             with threads(self.config.run.threads):
                 update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
-            return replace(update, metrics={**update.metrics, **memory.metrics()})
+            cached = {CACHED: float(self.features_found - found)} if self.features_found > found else {}
+            return replace(update, metrics={**update.metrics, **memory.metrics(), **cached})
 
         update = self._remembered(compute, phase, broadcast, client, data, kept)
         self._kept.write(client, phase.index, kept)
@@ -193,6 +205,7 @@ class Worker:
                 images = model_inputs(
                     test.images[batch], self.dataset, self.config.model.image_size, device=self.model.device
                 )
-                predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
+                with self.model.showing(images, "test", batch):
+                    predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
                 np.add.at(correct[place], of_task, predicted == positions[test.labels[batch]])
         return correct

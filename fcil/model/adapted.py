@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fcil.arrays import Arrays
+from fcil.arrays import Arrays, digest
 from fcil.method import SCORES, TOKENS, Adapter, Tokens, head
+from fcil.model.feature_cache import FeatureCache
 from fcil.model.layer_tokens import layer_tokens
 from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import DTYPES
@@ -33,6 +34,10 @@ class AdaptedModel:
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
+        self.cache: FeatureCache | None = None
+        """Features that were computed before, for images of which it is said which they are (`showing`)."""
+        self._shown: tuple[Tensor, str, np.ndarray] | None = None
+        self._is_observed = False
         self._tensors: dict[str, Tensor] = {}
         self._tokens: Tokens | None = None
         for module in network.modules():
@@ -103,6 +108,7 @@ class AdaptedModel:
             gradients: linear layer -> function of the gradient at its output, (..., out), called in backward passes.
         """
         handles = []
+        self._is_observed = bool(observers or gradients)
         try:
             for name, observe in observers.items():
                 layer = self.network.get_submodule(name)
@@ -111,6 +117,7 @@ class AdaptedModel:
                 handles.append(self.network.get_submodule(name).register_forward_hook(_gradient_of_output(observe)))
             yield
         finally:
+            self._is_observed = False
             for handle in handles:
                 handle.remove()
 
@@ -129,7 +136,30 @@ class AdaptedModel:
 
     def features(self, images: Tensor) -> Tensor:
         """Map images (n, 3, h, w) to features (n, width), float32."""
-        return self.outputs(images)[0]
+        if self.cache is None or self._shown is None or images is not self._shown[0] or not self._is_frozen:
+            return self.outputs(images)[0]
+        _, part, samples = self._shown
+        tokens = digest({TOKENS: self._tokens.array()}) if self._tokens is not None else ""
+        return self.cache.features(part, samples, tokens, images, lambda some: self.outputs(some)[0])
+
+    @property
+    def _is_frozen(self) -> bool:
+        """Tell whether features are the frozen network's: nothing is in the adapter's slots, and nobody listens."""
+        return not torch.is_grad_enabled() and not self._is_observed and self._slots.keys().isdisjoint(self._tensors)
+
+    @contextmanager
+    def showing(self, images: Tensor, part: str, samples: np.ndarray) -> Iterator[None]:
+        """Say which images these are, under the test view, while features of them are asked for.
+
+        Args:
+            part: "train" or "test".
+            samples: (n,) indices into the part.
+        """
+        self._shown = images, part, samples
+        try:
+            yield
+        finally:
+            self._shown = None
 
     def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """Map features (n, width) to the linear head's logits (n, classes of `tasks`), all loaded ones by default."""

@@ -13,9 +13,10 @@ from fcil.engine.grid import run_state, write_grid
 from fcil.engine.jobs import Jobs, in_process, jobs_of
 from fcil.engine.queue import Outcome, Queue, carry_out_free
 from fcil.engine.records import FAILED
+from fcil.engine.reuse import Reuse
 from fcil.errors import RunError
 from fcil.exchange.memo import MEMO, Memo
-from fcil.exchange.shared import Shared
+from fcil.exchange.shared import FEATURES, Features, Shared
 from fcil.report.running import carry_out, left_out_settings
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from fcil.engine.comparison import Cell
     from fcil.report.tables import Row
 
-__all__ = ["CHECKED", "carry_out_grid", "check_missing", "join_grid"]
+__all__ = ["carry_out_grid", "check_missing", "join_grid"]
 
 LOOK_SECONDS = 1.0
-CHECKED = 0.02
-"""Share of the updates found in the memo that are computed again, unless another one is asked for."""
+EVERYTHING = Reuse()
 
 
 def _say(console: Console | None, *parts: str, style: str = "") -> None:
@@ -39,12 +39,13 @@ def _say(console: Console | None, *parts: str, style: str = "") -> None:
 class _Runner:
     """Carries out runs one after another in this process, which keeps what they have in common."""
 
-    def __init__(self, out: Path, runs: Sequence[Cell], console: Console | None, check_memo: float | None) -> None:
-        """Remember updates in the comparison's folder; None for the share that is checked remembers none."""
+    def __init__(self, out: Path, runs: Sequence[Cell], console: Console | None, reuse: Reuse) -> None:
+        """Keep in the comparison's folder what runs take from each other."""
         kins = [cell.kin for cell in runs if cell.kin]
         self.several = {kin for kin in kins if kins.count(kin) > 1}
-        self.memo = None if check_memo is None else Memo(out / MEMO, check_memo)
-        self.console, self.shared = console, Shared()
+        self.memo = Memo(out / MEMO, reuse.share) if reuse.memo else None
+        features = Features(out / FEATURES, reuse.share) if reuse.features else None
+        self.console, self.shared = console, Shared(features=features)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""
@@ -85,14 +86,13 @@ def carry_out_grid(
     runs: Sequence[Cell],
     jobs: int = 1,
     console: Console | None = None,
-    check_memo: float | None = CHECKED,
+    reuse: Reuse = EVERYTHING,
 ) -> Mapping[str, Sequence[Row]]:
     """Carry out all runs that are not finished, and write tables and plots; one that fails ends no other.
 
     Args:
         jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores.
-        check_memo: share of the updates that another run has computed which are computed again and compared; None for
-            computing all of them in every run.
+        reuse: what runs take from each other.
 
     Returns:
         The rows of the table at each point of the sweep, of those that have a finished run; `check_missing` says of
@@ -106,12 +106,12 @@ def carry_out_grid(
 
     jobs = jobs_of(jobs, runs)
     runs = in_process(runs) if jobs > 1 else runs
-    with closing(_Runner(out, runs, console, check_memo)) as run:
+    with closing(_Runner(out, runs, console, reuse)) as run:
         _check_begun(runs, run)
         write_grid(out, runs)
         queue = Queue.of(out, runs)
         if jobs > 1:
-            _share(out, runs, jobs, console, check_memo)
+            _share(out, runs, jobs, console, reuse)
         for outcome in carry_out_free(queue, run):  # with several processes, what those that died have left
             _told(outcome, console)
             write_published(out, runs, figures(runs, queue.summaries()))
@@ -120,20 +120,18 @@ def carry_out_grid(
     return write_comparison(out, finished, _missing(runs)) if finished else {}
 
 
-def join_grid(
-    out: Path, runs: Sequence[Cell], console: Console | None = None, check_memo: float | None = CHECKED
-) -> None:
+def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None, reuse: Reuse = EVERYTHING) -> None:
     """Carry out runs of a comparison that other processes share, the longest first, until none is free.
 
     Args:
-        check_memo: as in `carry_out_grid`.
+        reuse: as in `carry_out_grid`.
 
     Raises:
         RunError: runs failed here.
     """
     queue = Queue.of(out, runs, longest_first=True)
     outcomes = []
-    with closing(_Runner(out, runs, console, check_memo)) as run:
+    with closing(_Runner(out, runs, console, reuse)) as run:
         for outcome in carry_out_free(queue, run, wait=False):
             _told(outcome, console)
             outcomes.append(outcome)
@@ -148,7 +146,7 @@ def _told(outcome: Outcome, console: Console | None) -> None:
         _say(console, f"{outcome.cell.name}: failed. {outcome.reason}", style="red")
 
 
-def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, check_memo: float | None) -> None:
+def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, reuse: Reuse) -> None:
     """Let several processes carry out the runs; show where all of them stand."""
     from rich.live import Live
 
@@ -160,8 +158,7 @@ def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, 
     moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
     screen: AbstractContextManager[Any] = moving or nullcontext()
     number = min(jobs, len(runs) - states.count("finished"))
-    options = ["--no-memo"] if check_memo is None else ["--check-memo", repr(check_memo)]
-    with Jobs(out, number, options) as processes, screen:
+    with Jobs(out, number, reuse.options()) as processes, screen:
         while processes.running:
             time.sleep(LOOK_SECONDS)
             standings = view.look()

@@ -112,13 +112,15 @@ COLUMNS = (
     Column("download_bytes", "down", "MB", lambda run: run["download_bytes"], 1 / MEGA, 1),
     Column("seconds", "time", "s", lambda run: _own_seconds(run), 1, 0),
 )
-UNTIMED = "Time: of runs that were not resumed and computed all updates themselves."
+UNTIMED = "Time: of runs that were not resumed and took nothing that others had computed."
 """Caption of a table of which some runs have no time of their own."""
+NOT_ALONE = ("reused", "cached", "resumed")
+"""Entries of a summary by which a run took less time than it takes alone."""
 
 
 def _own_seconds(run: Mapping[str, Any]) -> float | None:
-    """The seconds that a run took; None where it was resumed, or another run had computed some of its updates."""
-    return None if run.get("resumed") or run.get("reused") else run["seconds"]["total"]
+    """The seconds that a run took; None where it was resumed, or took what another run had computed."""
+    return None if any(run.get(name) for name in NOT_ALONE) else run["seconds"]["total"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Row:
     common: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that the comparison's file sets for all rows, `section.key` -> the value that this row has."""
     untimed: int = 0
-    """Runs that took less time than a whole run: resumed ones, and those that used updates of others."""
+    """Runs that took less time than a run alone: resumed ones, and those that took what others had computed."""
 
     @property
     def title(self) -> str:

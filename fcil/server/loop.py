@@ -169,8 +169,9 @@ def _counted(progress: Progress, gathered: Gathered) -> Progress:
         upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
     )
     progress = progress.add(filtered=len(gathered.left_out)) if gathered.left_out else progress
-    reused = sum(m.get("reused", 0) for m in metrics)
-    progress = progress.add(reused=reused) if reused else progress
+    for name in ("reused", "cached"):
+        if amount := sum(m.get(name, 0) for m in metrics):
+            progress = progress.add(**{name: amount})
     return progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
 
 

@@ -150,7 +150,9 @@ def test_what_is_found_is_what_was_computed_and_so_is_what_the_client_keeps(tmp_
     first = Memo(tmp_path / "memo").update(KEY, kept, compute, PHASE)
     assert first.metrics == {"loss": 1.0}
     again = {"old": np.zeros(1)}
-    found = Memo.of(Memo(tmp_path / "memo").written()).update(KEY, again, never, replace(PHASE, index=9))
+    found = (
+        Shared().read(Shared(Memo(tmp_path / "memo")).written()).memo.update(KEY, again, never, replace(PHASE, index=9))
+    )
     assert list(again) == ["buffer"]
     np.testing.assert_array_equal(again["buffer"], np.arange(3))
     assert (found.client, found.phase, found.num_examples) == (4, 9, 11)

@@ -56,9 +56,8 @@ class FlowerExchange:
         """
         identify()
         self.grid, self.config = grid, resolved(config)
-        memo = shared.memo.written() if shared and shared.memo else ""
         self.shared = shared
-        self.job = messages.Job.of(self.config, store, memo)
+        self.job = messages.Job.of(self.config, store, shared.written() if shared else "")
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
         if config.run.secure_sums:

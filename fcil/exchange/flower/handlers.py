@@ -21,7 +21,6 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.introduction import Introduction, introduce
-from fcil.exchange.memo import Memo
 from fcil.exchange.shared import Shared
 from fcil.exchange.worker import Worker
 from fcil.registry import label
@@ -77,7 +76,7 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     local = local_settings(message, context.node_config)
     # the run's id, so that a later run of the same settings sees data and weights that were changed in between
     known = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
-    key = hashlib.sha256(known.encode()).hexdigest(), job.store, job.memo
+    key = hashlib.sha256(known.encode()).hexdigest(), job.store, job.shared
     if key not in _workers:
         _workers.clear()
         _introductions.clear()
@@ -91,8 +90,7 @@ def _shared_with(job: messages.Job, context: Context) -> Shared | None:
     """What a worker of ours has from its earlier runs; a node of somebody else's keeps nothing, and looks nowhere."""
     if "partition-id" in context.node_config:
         return None
-    _shared.memo = Memo.of(job.memo) if job.memo else None
-    return _shared
+    return _shared.read(job.shared)
 
 
 def _introduction(worker: Worker, context: Context) -> Introduction:

@@ -43,15 +43,15 @@ class Job:
     """Folder of the clients' own arrays, where nodes share the server's disk."""
     sources: str = "[]"
     """The files outside fcil that define the method, JSON: [name, path inside the app, SHA-256] of each."""
-    memo: str = ""
-    """Where updates are remembered, as JSON; only workers of ours look there."""
+    shared: str = ""
+    """Where updates and features are kept, as JSON; only workers of ours look there."""
 
     @classmethod
-    def of(cls, config: Config, store: str = "", memo: str = "") -> "Job":
+    def of(cls, config: Config, store: str = "", shared: str = "") -> "Job":
         """The job of a run with these settings."""
         files = sources(build_method(config.method.name, config.method.settings))
         text = json.dumps([[file.name, file.inside, file.sha256] for file in files])
-        return cls(json.dumps(to_table(config)), store, text, memo)
+        return cls(json.dumps(to_table(config)), store, text, shared)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def read_identity(content: RecordDict) -> str:
 
 
 def _job(content: RecordDict) -> Job:
-    return Job(*(_get(content, _REQUEST, key, str) for key in ("config", "store", "sources", "memo")))
+    return Job(*(_get(content, _REQUEST, key, str) for key in ("config", "store", "sources", "shared")))
 
 
 def read_work(content: RecordDict) -> Work:

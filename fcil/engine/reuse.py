@@ -1,0 +1,24 @@
+"""Says what the runs of a comparison take from each other instead of computing it again."""
+
+from dataclasses import dataclass
+
+__all__ = ["Reuse"]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What runs take from each other; none of it changes a bit of any result."""
+
+    memo: bool = True
+    """Updates that a client of another run has computed from the same input (`fcil.exchange.memo`)."""
+    features: bool = True
+    """Features of the frozen backbone (`fcil.model.feature_cache`)."""
+    share: float = 0.02
+    """Share of both that is computed all the same and compared."""
+
+    def options(self) -> list[str]:
+        """Write it as options of `fcil compare`."""
+        return [
+            *(["--check-memo", repr(self.share)] if self.memo else ["--no-memo"]),
+            *([] if self.features else ["--no-feature-cache"]),
+        ]
