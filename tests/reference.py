@@ -7,6 +7,7 @@ X, (in, tokens), one column per token, as in the papers.
 import math
 
 import numpy as np
+import scipy.special
 
 
 def gram(x):
@@ -99,3 +100,20 @@ def cross_entropy(logits, labels):
         top = max(row)
         losses.append(top + math.log(sum(math.exp(z - top) for z in row)) - row[label])
     return sum(losses) / len(losses)
+
+
+def paired_difference(ours, theirs, coverage=0.95):
+    """Ends of Student's interval for the mean of paired differences; t by bisection of its distribution function."""
+    d = [a - b for a, b in zip(ours, theirs, strict=True)]
+    n = len(d)
+    mean = sum(d) / n
+    sd = math.sqrt(sum((x - mean) ** 2 for x in d) / (n - 1))
+    low, high = 0.0, 1e3
+    for _ in range(200):
+        middle = (low + high) / 2
+        if scipy.special.stdtr(n - 1, middle) < (1 + coverage) / 2:
+            low = middle
+        else:
+            high = middle
+    half = low * sd / math.sqrt(n)
+    return mean - half, mean + half

@@ -10,6 +10,7 @@ import numpy as np
 
 from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
+from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
 from fcil.report.run_rows import runs_csv
@@ -80,8 +81,12 @@ def _markdown(rows: Sequence[Row]) -> str:
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     """Write comparison.csv, .md and .tex, and plot accuracy over tasks and against traffic."""
     rows = compare_rows(runs)
-    for name, text in (("csv", to_csv(rows)), ("md", _markdown(rows)), ("tex", to_latex(rows))):
+    found = differences(runs)
+    md = "\n".join(filter(None, [_markdown(rows), differences_markdown(found)]))
+    for name, text in (("csv", to_csv(rows)), ("md", md), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
+    if found:
+        write_atomic(out / "differences.csv", differences_csv(found).encode())
     curves = {}
     points = {}
     for row in rows:
