@@ -123,6 +123,7 @@ def summed(
         check_claims: whether the method is asked for its objections.
     """
     members: list[ClientUpdate] = []
+    already: set[int] = set()
     failures: list[Failure] = []
     waiting: list[ClientUpdate] = []
     parts: list[Arrays] = []
@@ -136,13 +137,14 @@ def summed(
         if isinstance(reply, Failure):
             failures.append(reply)
             continue
-        if reason := _reason(method, target, broadcast, reply, [u.client for u in members], check_claims):
+        if reason := _reason(method, target, broadcast, reply, already, check_claims):
             failures.append(Failure(reply.client, reason))
             continue
         if (len(waiting) + 1) * update_bytes(reply) > HELD_BYTES:
             add_up()
         waiting.append(reply)
         members.append(replace(reply, arrays={}, statistics={}))
+        already.add(reply.client)
     add_up()
     return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
 
@@ -170,11 +172,12 @@ def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: 
     """The reason why the sums of a group must not be merged, or None."""
     if partial.phase != target.phase.index:
         return f"stale: answers phase {partial.phase}, not {target.phase.index} ({target.phase})"
-    for position, member in enumerate(partial.members):
-        before = [*already, *(m.client for m in partial.members[:position])]
-        reason = refusal(member, replace(target, arrays={}, statistics={}, arrays_of={}), before)
-        if reason:
+    counted_only = replace(target, arrays={}, statistics={}, arrays_of={})
+    before = set(already)
+    for member in partial.members:
+        if reason := refusal(member, counted_only, before):
             return f"sums with client {member.client}: {reason}"
+        before.add(member.client)
     return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
 
 
