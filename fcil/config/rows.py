@@ -35,6 +35,9 @@ class RowFacts:
     tolerance: Annotated[
         float | None, Option("difference from it that an independent run may show", "points", above=0)
     ] = None
+    tuned: Annotated[
+        str, Option("how the row's settings were chosen, as `fcil tune` writes it; shown below the table")
+    ] = ""
 
 
 _FACTS = tuple(f.name for f in fields(RowFacts))

@@ -12,6 +12,7 @@ from fcil.data.families.fashion_mnist import FASHION_MNIST
 from fcil.data.families.folder import FOLDER
 from fcil.data.families.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.family import Family
+from fcil.data.held_out import hold_out
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.options import nearest
@@ -46,4 +47,9 @@ def load(settings: Data, size: int, download: bool = False) -> Dataset:
         data = stand_in(described.seen(settings.view), size)
     else:
         data = load_family(described, settings, size, download)
+    if settings.held_out:
+        data = hold_out(
+            replace(data, train=data.train.first(settings.train_limit)), settings.held_out, settings.split_seed
+        )
+        return replace(data, test=data.test.first(settings.test_limit))
     return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))

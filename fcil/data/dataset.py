@@ -123,9 +123,17 @@ class Split:
         """Select the samples of one site, in their order."""
         if self.owners is None or not isinstance(self.images, Pooled):
             raise ValueError("of_site: these samples belong to no site")
-        own, images = np.flatnonzero(self.owners == site), self.images
-        pooled = Pooled(images.arrays, images.array[own], images.place[own])
-        return Split(pooled, self.labels[own], self.digest, self.owners[own])
+        return self.select(np.flatnonzero(self.owners == site))
+
+    def select(self, samples: np.ndarray) -> Split:
+        """Select samples, (n,) indices, in the order given; images are read only when they are indexed."""
+        images = self.images
+        if isinstance(images, Pooled):
+            pooled = Pooled(images.arrays, images.array[samples], images.place[samples])
+        else:
+            pooled = Pooled((images,), np.zeros(len(samples), np.int64), samples)
+        owners = None if self.owners is None else self.owners[samples]
+        return Split(pooled, self.labels[samples], self.digest, owners)
 
     def first(self, count: int) -> Split:
         """The first `count` samples; all of them for 0."""

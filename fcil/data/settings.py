@@ -52,5 +52,14 @@ class Data:
     stand_in: Annotated[
         bool, Option("noise in the official numbers in place of the files, for `fcil plan` alone: no run takes it")
     ] = False
+    held_out: Annotated[
+        float,
+        Option(
+            "share of each class's training images that stand in for the test images, to choose settings by; drawn "
+            "from split_seed",
+            low=0,
+            high=0.9,
+        ),
+    ] = 0.0
     train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
     test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0

@@ -198,6 +198,7 @@ def figures(runs: Sequence[Cell], summaries: Mapping[Path, Mapping[str, Any]]) -
             "seed": cell.seed,
             "value": cell.value,
             "swept": dict(cell.point.settings),
+            "tuned": cell.facts.tuned,
             **published_shares(cell),
         })  # fmt: skip
     return done

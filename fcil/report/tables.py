@@ -114,6 +114,8 @@ COLUMNS = (
 )
 UNTIMED = "Time: of runs that were not resumed and took nothing that others had computed."
 """Caption of a table of which some runs have no time of their own."""
+HELD_OUT = "Accuracy on training images that were held out, not on test images."
+"""Caption of a table with data.held_out."""
 NOT_ALONE = ("reused", "cached", "resumed")
 """Entries of a summary by which a run took less time than it takes alone."""
 
@@ -143,6 +145,10 @@ class Row:
     """Difference from it that an independent run may show, as a share."""
     common: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that the comparison's file sets for all rows, `section.key` -> the value that this row has."""
+    held_out: float = 0.0
+    """Share of the training images by which accuracy was measured, in place of the test images; 0 for the latter."""
+    tuned: str = ""
+    """How the row's settings were chosen, where its file says so."""
     untimed: int = 0
     """Runs that took less time than a run alone: resumed ones, and those that took what others had computed."""
 
@@ -197,6 +203,8 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 *count_updates(label_runs),
                 *theirs,
                 label_runs[0].get("common", {}),
+                label_runs[0].get("settings", {}).get("data.held_out", 0.0),
+                label_runs[0].get("tuned", ""),
                 untimed,
             )
         )
@@ -239,7 +247,21 @@ def unlike_settings(rows: Sequence[Row]) -> str:
 
 def caption(rows: Sequence[Row]) -> str:
     """What a reader of the table has to know: settings that rows do not share, and runs without a time of their own."""
-    return " ".join(filter(None, [unlike_settings(rows), UNTIMED if any(row.untimed for row in rows) else ""]))
+    parts = [
+        HELD_OUT if any(row.held_out for row in rows) else "",
+        unlike_settings(rows),
+        UNTIMED if any(row.untimed for row in rows) else "",
+        _tuning(rows),
+    ]
+    return " ".join(filter(None, parts))
+
+
+def _tuning(rows: Sequence[Row]) -> str:
+    """Say how settings were chosen, where any row's were: then readers have to know of which rows they were not."""
+    if not any(row.tuned for row in rows):
+        return ""
+    said = [f"{row.label} {row.tuned or 'not'}" for row in rows]
+    return f"Tuned: {'; '.join(said)}."
 
 
 def _any_missing(rows: Sequence[Row]) -> bool:
