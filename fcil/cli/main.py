@@ -23,6 +23,7 @@ from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
+from fcil.cli.tune import tune_command
 from fcil.errors import FcilError
 
 __all__ = ["main"]
@@ -33,6 +34,7 @@ _EXAMPLES = {
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "watch": "runs/quickstart-compare",
+    "tune": "configs/quickstart.toml --methods lorm,fedavg --grid train.lr=1e-3,3e-3",
     "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
@@ -110,7 +112,7 @@ Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], ar
 
 
 def _run_commands(command: Command) -> None:
-    """Add `run`, `resume`, `plan`, `compare` and `watch`."""
+    """Add `run`, `resume`, `plan`, `compare`, `watch` and `tune`."""
     _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
     command("resume", _resume, "go on with a run that was stopped").add_argument(
         "run", type=Path, metavar="RUN", help="its folder"
@@ -122,6 +124,7 @@ def _run_commands(command: Command) -> None:
     _settings(compare)
     compare_arguments(compare)
     watch_command(command)
+    tune_command(command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,80 @@
+"""Define `fcil tune`: choose settings of methods on held-out training images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, set_argument
+from fcil.engine.tuning import Budget, choose, grid_of, trial_settings, tuned_file
+from fcil.errors import ConfigError
+
+__all__ = ["tune_command"]
+
+TUNED = "tuned.toml"
+
+
+def _tune(args: argparse.Namespace, console: Console) -> None:
+    from fcil.config import row_call
+    from fcil.engine.comparison import cells, figures
+    from fcil.engine.queue import Queue
+    from fcil.engine.records import write_atomic
+    from fcil.report.grid_running import carry_out_grid
+
+    budget = Budget(tuple(args.seeds), args.held_out, args.tasks)
+    out, choices = output_folder(args, after="-tuned"), []
+    planned = {}
+    for label in args.methods:
+        if row_call(args.config, label)[1]:
+            raise ConfigError(f"--methods {label}: name settings to try with --grid, and fixed ones with --set")
+        grid, lacking = grid_of(label, args.grid)
+        if lacking:
+            console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
+        settings = [*overrides(args), *trial_settings(budget)]
+        planned[label] = cells(args.config, [label], args.seeds, settings, out / label, grid)
+    for label, runs in planned.items():
+        carry_out_grid(out / label, runs, args.jobs, console)
+        done = figures(runs, Queue.of(out / label, runs).summaries())
+        choices.append(choose(label, done, len(args.seeds)))
+        console.print(f"{label}: {choices[-1].settings}", soft_wrap=True)
+    write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
+    console.print(f"chosen, with all that was tried: {out / TUNED}\nfcil compare {out / TUNED}", soft_wrap=True)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 0.9:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share above 0 and at most 0.9")
+    return share
+
+
+def tune_command(
+    command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
+) -> None:
+    """Add `tune`."""
+    parser = command("tune", _tune, "choose settings of methods on held-out training images, never on test images")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file")
+    parser.add_argument("--methods", type=methods, required=True, metavar="A,B", help="methods, or rows of the file")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        required=True,
+        metavar="SECTION.KEY=A,B",
+        help="values to try; several: all combinations",
+    )
+    parser.add_argument(
+        "--seeds", type=seeds, default=[100], metavar="100,101", help="default: 100; not those of compare"
+    )
+    parser.add_argument("--held-out", type=_share, default=0.2, metavar="SHARE", help="of each class (default: 0.2)")
+    parser.add_argument("--tasks", type=at_least_1("tasks"), default=2, metavar="N", help="the first ones (default: 2)")
+    parser.add_argument("--jobs", type=at_least_1("processes"), default=1, metavar="N", help="runs at a time")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-tuned, with what --set changed")
+    parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
+    parser.set_defaults(workers=None, ray_address=None)
+    set_argument(parser)
