@@ -1,13 +1,15 @@
-"""The choice of what clients train: the setting `adapter`, a name or a name with settings."""
+"""The choice of what clients train, the setting `adapter`, and the base of the methods that average it."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from fcil.method import Averaging
 from fcil.model.adapters import parse_adapter
+from fcil.model.full import Full
 from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option
 
-__all__ = ["AdapterSettings"]
+__all__ = ["AdapterAveraging", "AdapterSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,3 +31,14 @@ class AdapterSettings:
     def adapter(self) -> WeightAdapter | None:
         """The adapter that `adapter` names; None trains the head's rows alone."""
         return parse_adapter(self.adapter_text, self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterAveraging(AdapterSettings, Averaging):
+    """Average what the clients train, array by array; the base of federated averaging and of what is built on it."""
+
+    @property
+    def merges(self) -> str:
+        """Say that rounds are merged, and where the mean of arrays is not the mean of the changes that they make."""
+        exact = self.adapter is None or isinstance(self.adapter, Full)
+        return "rounds" if exact else "rounds, inexactly (arrays, not changes)"

@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass
 
-from fcil.method import Averaging
-from fcil.model.full import Full
-
-from ._adapters import AdapterSettings
+from ._adapters import AdapterAveraging
 from ._server import ServerSettings
 
 __all__ = ["FedAvg"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg(ServerSettings, AdapterSettings, Averaging):
+class FedAvg(ServerSettings, AdapterAveraging):
     """Average what the clients train, by default LoRA's factors A and B.
 
     The mean of each array on its own, weighted by examples; one module goes on through all tasks. Exact for the head
@@ -22,9 +19,3 @@ class FedAvg(ServerSettings, AdapterSettings, Averaging):
     al., arXiv 1909.06335), FedAdagrad, FedYogi or FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295).
     Literal transcription: `tests/reference.py`, `fedavg`.
     """
-
-    @property
-    def merges(self) -> str:
-        """Say that rounds are merged, and where the mean of arrays is not the mean of the changes that they make."""
-        exact = self.adapter is None or isinstance(self.adapter, Full)
-        return "rounds" if exact else "rounds, inexactly (arrays, not changes)"
