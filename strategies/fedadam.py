@@ -27,7 +27,8 @@ class FedAdam(AdapterAveraging):
 
     Unlike the paper, where clients take SGD steps: the optimiser of [train], AdamW by default; LoRA by default
     (`adapter = "full"` for all weights); moments go on through tasks with the module, and begin anew for new head rows.
-    A step moves every entry by about lr, whatever D is: LoRA wants a rate near that of its clients, not 1. Literal transcription: `tests/reference_server.py`, `adaptive`.
+    A step moves every entry by about lr, whatever D is: LoRA wants a rate near that of its clients, not 1. Literal
+    transcription: `tests/reference_server.py`, `adaptive`.
     """
 
     server_lr: Annotated[float, Option("learning rate of the server's Adam", above=0)] = 0.01

@@ -14,3 +14,23 @@ def softmax(z, temperature=1.0):
     """Probabilities of a list of logits."""
     powers = [math.exp(value / temperature - max(z) / temperature) for value in z]
     return np.array([power / sum(powers) for power in powers])
+
+
+def scaffold_round(x, c, own, gradients, counts, steps, lr, server_lr, option, weights, everyone):
+    """One round of Karimireddy et al., arXiv 1910.06378, Algorithm 1.
+
+    Args:
+        own: client -> c_i, changed in place; gradients: client that is asked -> its gradient, a function.
+        counts: client -> examples, of all clients; everyone: N.
+    """
+    moved, turned, share = 0.0, 0.0, 0.0
+    for i, gradient in gradients.items():
+        y = x.copy()
+        for _ in range(steps):
+            y = y - lr * (gradient(y) - own[i] + c)
+        new = gradient(x) if option == "I" else own[i] - c + (x - y) / (steps * lr)
+        w = 1.0 if weights == "equal" else counts[i]
+        moved, turned, share = moved + w * (y - x), turned + w * (new - own[i]), share + w
+        own[i] = new
+    whole = everyone if weights == "equal" else sum(counts.values())
+    return x + server_lr * moved / share, c + turned / whole

@@ -132,7 +132,8 @@ class Trial:
             for task in TASKS:
                 kinds = self.method.phases(task, TRAIN.rounds)
                 for number, kind in enumerate(kinds, 1):
-                    phase = Phase(len(records), kind, task, number, 0, len(kinds) - number, len(TASKS) - task.index - 1)
+                    left, held = (len(kinds) - number, len(TASKS) - task.index - 1), PARTS[task.index]
+                    phase = Phase(len(records), kind, task, number, 0, *left, CLIENTS, sum(map(len, held)))
                     state = self.begin(state, phase) if number == 1 else state
                     records.append(self._record(phase, state, stores))
                     state = records[-1].after

@@ -29,6 +29,10 @@ class ClientSession:
     broadcast: Broadcast
     store: Store
     data: ClientData
+    scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Tensors that the method keeps for this phase alone."""
+    statistics: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """What is sent beside arrays: sums over training, what hooks have computed, and then those of passes."""
     _generators: dict[str, np.random.Generator] = field(default_factory=dict, repr=False)
     _constants: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _known: frozenset[int] = field(default=frozenset(), repr=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fcil.arrays import names_matching
+from fcil.arrays import names_matching, shapes
 from fcil.client.data import ClientData
 from fcil.client.reporting import collect
 from fcil.client.session import Batch, ClientSession
@@ -52,6 +52,20 @@ def _train(
     return {"loss": sum(loss.item() * n for loss, n in losses) / len(data), **steps.metrics}
 
 
+def _check_computed(session: ClientSession, local: Local) -> None:
+    """Compare what is to be sent after `client_end` with what is declared; shapes are checked by the server.
+
+    Raises:
+        ValueError: a hook has put in what is not declared, or left out what is.
+    """
+    before_passes = Local(training=local.training, computed=local.computed)
+    declared = before_passes.reported(shapes(session.broadcast.arrays)).keys()
+    if odd := sorted(declared ^ session.statistics.keys()):
+        put = "but no hook has put it there" if odd[0] in declared else "though a hook has put it there"
+        said = "declared" if odd[0] in declared else "not declared"
+        raise ValueError(f"Client.statistics: {odd[0]} is {said} in `Local.computed`, {put}")
+
+
 def run_client(
     method: Method, model: AdaptedModel, data: ClientData, train: Train, phase: Phase, broadcast: Broadcast,
     client: int, store: Store,
@@ -74,10 +88,12 @@ def run_client(
         metrics |= _train(method, leaves, session, train, local, collectors)
         metrics["images"] = float(train.epochs * len(data))
     trained = model.read(names)
+    session.statistics |= {name: a for collector in collectors for name, a in collector.finish().items()}
     method.client_end(session)
+    _check_computed(session, local)
     metrics["train_seconds"] = time.perf_counter() - start
     arrays = {**initial, **trained}
-    statistics = {name: a for collector in collectors for name, a in collector.finish().items()}
+    statistics = session.statistics
     for data_pass in local.passes:
         statistics |= collect(data_pass, session, arrays, 4 * train.batch)
     metrics["report_seconds"] = time.perf_counter() - start - metrics["train_seconds"]

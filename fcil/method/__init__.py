@@ -27,7 +27,7 @@ from fcil.arrays import Arrays, State
 from fcil.method.averaging import EXAMPLES, Averaging
 from fcil.method.base import SCORES, Method
 from fcil.method.client import Client, Model, Step, Store
-from fcil.method.local import Adapter, Collector, Draw, Local, Pass, Statistic, as_broadcast, local_model
+from fcil.method.local import Adapter, Collector, Computed, Draw, Local, Pass, Statistic, as_broadcast, local_model
 from fcil.method.phases import (
     REPORT,
     TRAIN,
@@ -49,7 +49,7 @@ from fcil.method.tokens import TOKENS, Tokens
 
 __all__ = [
     "EXAMPLES", "REPORT", "SCORES", "TOKENS", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast",
-    "Client", "ClientUpdate", "Collector", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method", "Model",
-    "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream", "Task",
-    "Tokens", "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
+    "Client", "ClientUpdate", "Collector", "Computed", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method",
+    "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream",
+    "Task", "Tokens", "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

@@ -80,6 +80,17 @@ class Client(Protocol):
         """
 
     @property
+    def scratch(self) -> dict[str, Tensor]:
+        """Tensors of this phase alone, such as a teacher's: neither kept nor sent."""
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """What the client sends beside the arrays that trained.
+
+        In `client_end` the sums of `Local.training` are in it, to be read. What `Local.computed` declares is put here.
+        """
+
+    @property
     def samples(self) -> np.ndarray:
         """The client's samples of this task, (n,) int64, as indices into the data set's training part."""
 

@@ -19,7 +19,7 @@ from fcil.method.phases import Backbone, Shapes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Adapter", "Collector", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model"]
+__all__ = ["Adapter", "Collector", "Computed", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model"]
 
 Draw = Callable[[str], np.random.Generator]
 """purpose -> a generator; streams of different purposes are independent."""
@@ -168,6 +168,16 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """Declares what a method's own hooks compute and send: they put it into `Client.statistics` by the phase's end."""
+
+    what: str
+    """In words, for `fcil methods`."""
+    shapes: Callable[[Shapes], Shapes]
+    """Shapes of the broadcast's arrays -> names and shapes of what is sent, which the server checks."""
+
+
+@dataclass(frozen=True)
 class Local:
     """A client's work in a phase, as the method declares it."""
 
@@ -185,11 +195,14 @@ class Local:
     arrays that train have moved and `grad` is still that of the step; they are reported beside those of passes."""
     frozen: Callable[[Arrays], Arrays] = no_arrays
     """References -> arrays of the model beside those, which never train: earlier changes, folded into the weights."""
+    computed: tuple[Computed, ...] = ()
+    """What `client_begin`, `loss` and `client_end` compute and send beside those statistics: sums over kept samples."""
 
     def reported(self, broadcast: Shapes) -> dict[str, tuple[int, ...]]:
         """The shapes of all statistics that are reported, given those of the broadcast's arrays."""
-        statistics = [*self.training, *(statistic for data_pass in self.passes for statistic in data_pass.statistics)]
-        return {name: shape for statistic in statistics for name, shape in statistic.shapes(broadcast).items()}
+        in_passes = (statistic for data_pass in self.passes for statistic in data_pass.statistics)
+        declared: list[Statistic | Computed] = [*self.training, *in_passes, *self.computed]
+        return {name: shape for each in declared for name, shape in each.shapes(broadcast).items()}
 
     def trained(self, names: Sequence[str]) -> list[str]:
         """The names that train, of the broadcast's `names`.

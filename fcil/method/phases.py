@@ -123,6 +123,10 @@ class Phase:
     """Phases of this task that follow: what tells several reports apart."""
     tasks_left: int = 0
     """Tasks that follow: a schedule that goes on through tasks is stretched over them."""
+    clients: int = 0
+    """Clients that hold samples of this task, whether or not they are asked in this phase; 0 where not known."""
+    examples: int = 0
+    """Samples of this task that these clients hold together; 0 where not known."""
 
     def generator(self, *purpose: str | int) -> np.random.Generator:
         """The randomness of this phase for one purpose, for example `("batches", client)`."""

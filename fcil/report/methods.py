@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.errors import ConfigError
-from fcil.method import Method, Phase, Statistic, Task
+from fcil.method import Local, Method, Phase, Statistic, Task
 from fcil.options import Described, describe
 from fcil.registry import build_method, method_class
 from fcil.report.tables import method_table
@@ -43,19 +43,21 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
+def _reported(local: Local) -> Iterable[str]:
+    """Yield in words what a client reports beside weights in a phase."""
+    yield from map(_in_words, local.training)
+    yield from (_in_words(statistic) for data_pass in local.passes for statistic in data_pass.statistics)
+    yield from (computed.what for computed in local.computed)
+
+
 def needs(method: Method) -> str:
     """Say what a method's clients report beside weights in two rounds and at a task's end, at these settings."""
     task = Task(0, 0, 1)
     kinds = method.phases(task, 2)
     phases = [Phase(i, kind, task, i + 1, 0, len(kinds) - i - 1) for i, kind in enumerate(kinds)]
+    works = [(phase.kind, method.acting(phase).local(phase)) for phase in phases]
     reports = {
-        kind: _listed(
-            _in_words(s)
-            for phase in phases
-            if phase.kind == kind
-            for p in method.acting(phase).local(phase).passes
-            for s in p.statistics
-        )
+        kind: _listed(words for its_kind, local in works if its_kind == kind for words in _reported(local))
         for kind in ("train", "report")
     }
     parts = [reports["train"]] if reports["train"] else []

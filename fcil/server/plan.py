@@ -68,9 +68,11 @@ def make_plan(config: Config, method: Method, census: Census, backbone: Backbone
     phases: list[Phase] = []
     for place, task in enumerate(census.tasks, 1):  # the one task of all classes at once has the last one's index
         kinds = method.phases(task, config.train.rounds)
+        held = census.train[task.index]
         for position, kind in enumerate(kinds, 1):
             left = len(kinds) - position, len(census.tasks) - place
-            phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left))
+            known = int((held > 0).sum()), int(held.sum())
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left, *known))
     method.check_phases(phases)
     return Plan(config, method, census, backbone, tuple(phases))
 

@@ -1,12 +1,14 @@
 """`client_begin` and `client_end`, and what a method's code may reach there: streams, samples, the store."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 from small import BACKBONE, SIZE, WIDTH, client_data, dataset, model, phase
 from toys import Replay
 
+from fcil.arrays import shapes
 from fcil.client.data import ClientData
 from fcil.client.session import ENGINE_STREAMS, ClientSession
 from fcil.client.settings import Train
@@ -16,10 +18,11 @@ from fcil.data.dataset import model_inputs
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
-from fcil.method import Broadcast, Local, Method, Pass, Task, head
+from fcil.method import Broadcast, Computed, Local, Method, Pass, Task, head
 from fcil.model.lora import Lora
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress, make_plan
+from fcil.statistics.training_gradients import MeanGradient, mean_gradient
 
 DATA = dataset()
 TASK = Task(0, 0, 2)
@@ -133,6 +136,45 @@ def test_autograd_is_on_in_both_hooks():
     method = Differentiates()
     work(method)
     assert [call for call in method.calls if call != "loss"] == [True, True]
+
+
+# ---- what hooks send -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts(Diary):
+    """Sends the number of its samples, which it has put aside at the beginning, and what training has summed."""
+
+    declares: tuple = ("count",)
+    training: bool = True
+
+    def local(self, phase):
+        computed = Computed("count", lambda broadcast: dict.fromkeys(self.declares, ()))
+        return replace(super().local(phase), computed=(computed,), training=(MeanGradient(ROWS),) * self.training)
+
+    def client_begin(self, client):
+        client.scratch["aside"] = torch.tensor(float(len(client.samples)))
+
+    def client_end(self, client):
+        client.statistics["count"] = client.scratch["aside"].numpy()
+        assert (mean_gradient(ROWS[0]) in client.statistics) == self.training
+
+
+def test_what_a_hook_computes_is_sent_and_stays_out_of_the_store():
+    store = {}
+    update = work(Counts(), store=store)
+    assert update.statistics["count"] == len(MINE)
+    assert update.statistics[mean_gradient(ROWS[0])].any()
+    assert not store
+    assert Counts().local(phase()).reported(shapes(arrays())) == {n: a.shape for n, a in update.statistics.items()}
+
+
+@pytest.mark.parametrize(
+    ("declares", "says"), [((), "count is not declared"), (("count", "other"), "other is declared")]
+)
+def test_what_hooks_send_must_be_what_is_declared(declares, says):
+    with pytest.raises(ValueError, match=says):
+        work(Counts(declares=declares, training=False))
 
 
 # ---- randomness ------------------------------------------------------------------------------------------------------
