@@ -34,3 +34,21 @@ def scaffold_round(x, c, own, gradients, counts, steps, lr, server_lr, option, w
         own[i] = new
     whole = everyone if weights == "equal" else sum(counts.values())
     return x + server_lr * moved / share, c + turned / whole
+
+
+def fisher(logits, jacobian, label, kind):
+    """One sample's share of F. jacobian[c][j]: the derivative of logit c in parameter j."""
+    p = softmax(list(logits))
+    jacobian = np.asarray(jacobian)
+
+    def score(c):
+        return jacobian[c] - sum(p[k] * jacobian[k] for k in range(len(p)))  # grad log p(c|x)
+
+    if kind == "exact":
+        return sum(p[c] * score(c) ** 2 for c in range(len(p)))
+    return (p[label] if kind == "mammoth" else 1.0) * score(label) ** 2
+
+
+def ewc(loss, theta, anchor, fishers, strength):
+    """Kirkpatrick et al., arXiv 1612.00796, equation 3."""
+    return loss + sum(strength / 2 * f * (t - a) ** 2 for t, a, f in zip(theta, anchor, fishers, strict=True))

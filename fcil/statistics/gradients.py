@@ -1,7 +1,8 @@
 """Statistics of a client's gradients: Fisher diagonals, and second moments of the gradients at layers' outputs.
 
 The loss is the cross-entropy of the true labels over the current task's classes, as in training: the *empirical* Fisher
-information. They are sums over samples, so that they add over clients; see `fcil.statistics.inputs`.
+information, unless another `Kind` is asked for. They are sums over samples, so that they add over clients; see
+`fcil.statistics.inputs`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,9 +23,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass", "output_gram",
+    "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "Kind", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass",
+    "output_gram",
 ]  # fmt: skip
 
+Kind = Literal["empirical", "exact", "mammoth"]
+"""With g_c the gradient of log p(c|x), p over the current task's classes, and y the true label, a sample's share is
+
+    empirical  g_y^2
+    exact      sum_c p(c|x) g_c^2: the Fisher information, whose labels are the model's own
+    mammoth    p(y|x) g_y^2, as the EWC of mammoth and of fed-mammoth has it: neither of them
+"""
 SAMPLES = "samples"
 """Name of the number of samples behind a client's output Grams, (1,)."""
 WHOLE_WEIGHTS = (f"*{DELTA}",)
@@ -80,6 +89,26 @@ class _Squares:
 
 
 @dataclass
+class _WeightedSquares(_Squares):
+    """Collects g_c^2 weighted by p(c|x), over all classes of the task or of the true one alone; batches of one."""
+
+    true_class_alone: bool = False
+
+    def batch(self, features: Tensor, labels: Tensor, samples: np.ndarray) -> None:
+        """Differentiate the log-probability of one class after the other."""
+        import torch
+
+        (log_p,) = self.model.logits(features, (self.task.index,)).log_softmax(1)
+        weights = log_p.detach().exp()
+        leaves = {name: leaf for name, leaf in self.model.arrays.items() if leaf.requires_grad}
+        classes = (labels - self.task.first).tolist() if self.true_class_alone else range(self.task.size)
+        for c in classes:
+            found = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
+            for name, g in zip(leaves, found, strict=True):
+                self.add(fisher_of(name), weights[c] * g.square())
+
+
+@dataclass
 class _Outers(_Squares):
     """Collects outer products of the gradients at layers' outputs instead."""
 
@@ -115,6 +144,7 @@ class Fisher:
     task: Task
     patterns: tuple[str, ...]
     """Glob patterns of arrays of the broadcast, of whatever adapter; or WHOLE_WEIGHTS."""
+    kind: Kind = "empirical"
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """The shapes of the arrays that match; of whole weights (out, in) per layer.
@@ -135,19 +165,22 @@ class Fisher:
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
         """Start a collector that sums g^2."""
-        return _Squares(model, self.task)
+        if self.kind == "empirical":
+            return _Squares(model, self.task)
+        return _WeightedSquares(model, self.task, true_class_alone=self.kind == "mammoth")
 
 
-def fisher_pass(task: Task, patterns: Sequence[str]) -> Pass:
+def fisher_pass(task: Task, patterns: Sequence[str], kind: Kind = "empirical") -> Pass:
     """The pass in which `Fisher` is summed, one sample at a time.
 
     Args:
         patterns: glob patterns of the arrays, for example `adapter.trains`; WHOLE_WEIGHTS for those of W0 + B A.
+        kind: "exact" takes as many backward passes a sample as the task has classes, the others one.
     """
     names = tuple(patterns)
     if names in (WHOLE_WEIGHTS, EVERY_PARAMETER):
-        return Pass((Fisher(task, names),), at_zero_delta, gradients=names, batch=1)
-    return Pass((Fisher(task, names),), gradients=names, batch=1)
+        return Pass((Fisher(task, names, kind),), at_zero_delta, gradients=names, batch=1)
+    return Pass((Fisher(task, names, kind),), gradients=names, batch=1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference_baselines as literal
 import torch
 from small import BACKBONE, LINEARS, SIZE, WIDTH, client_data, dataset, model, phase, tiny_vit
 
@@ -91,6 +92,31 @@ def test_fisher_of_factors_follows_from_the_gradient_of_the_whole_weight():
     assert result.keys() == {fisher_of(name) for name in known}
     for name in known:
         near(result[fisher_of(name)], wanted[name])
+
+
+@pytest.mark.parametrize("kind", ["empirical", "exact", "mammoth"])
+def test_kinds_of_fisher_are_those_of_softmax_regression(kind):
+    """Of the head's rows, whose logits are linear: the derivative of logit c in its own row is the features."""
+    result, known, network = report(fisher_pass(TASK, (head.block(1),), kind)), arrays(), model(Lora(2))
+    network.load(known)
+    with torch.no_grad():
+        seen = network.features(model_inputs(DATA.train.images[INDICES], DATA, SIZE)).double().numpy()
+    wanted = 0.0
+    for x, label in zip(seen, DATA.train.labels[INDICES] - TASK.first, strict=True):
+        x = np.append(x, 1.0)
+        jacobian = np.kron(np.eye(2), x)  # logit c in (row 0, bias 0, row 1, bias 1)
+        logits = known[head.weight(1)] @ x[:-1] + known[head.bias(1)]
+        wanted += literal.fisher(logits, jacobian, label, kind)
+    both = np.column_stack([result[fisher_of(head.weight(1))], result[fisher_of(head.bias(1))]])
+    near(both.ravel(), wanted)
+
+
+def test_all_kinds_see_every_array_and_none_is_negative():
+    kinds = [report(fisher_pass(TASK, FACTORS, kind)) for kind in ("empirical", "exact", "mammoth")]
+    assert kinds[0].keys() == kinds[1].keys() == kinds[2].keys()
+    for name in kinds[0]:
+        assert all((fisher[name] >= 0).all() and fisher[name].any() for fisher in kinds)
+        assert (kinds[2][name] <= kinds[0][name] * (1 + 1e-5)).all()  # p(y|x) is one at most
 
 
 def test_fisher_of_some_arrays_is_that_part_of_the_fisher_of_all():
