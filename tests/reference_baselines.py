@@ -52,3 +52,14 @@ def fisher(logits, jacobian, label, kind):
 def ewc(loss, theta, anchor, fishers, strength):
     """Kirkpatrick et al., arXiv 1612.00796, equation 3."""
     return loss + sum(strength / 2 * f * (t - a) ** 2 for t, a, f in zip(theta, anchor, fishers, strict=True))
+
+
+def distillation(student, teacher, temperature):
+    """Li and Hoiem, arXiv 1606.09282, equations 2 and 3: probabilities to the power 1 / T, normalised again."""
+    total = 0.0
+    for z, z_old in zip(student, teacher, strict=True):
+        y, y_old = softmax(z), softmax(z_old)
+        q = y_old ** (1 / temperature) / sum(y_old ** (1 / temperature))
+        s = y ** (1 / temperature) / sum(y ** (1 / temperature))
+        total -= sum(a * math.log(b) for a, b in zip(q, s, strict=True))
+    return total / len(student)

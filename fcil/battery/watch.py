@@ -118,14 +118,14 @@ class WatchedModel(AdaptedModel):
     """Arrays that had changed when the trained ones were read, last time."""
     _resting: Mapping[str, Tensor]
 
-    def load(self, arrays: Arrays, trains: Collection[str] = ()) -> dict[str, Tensor]:
+    def load(self, arrays: Arrays | Mapping[str, Tensor], trains: Collection[str] = ()) -> dict[str, Tensor]:
         """Load arrays as any model does, and remember those that do not train."""
         leaves = super().load(arrays, trains)
         self._resting = {name: t.detach().clone() for name, t in self.arrays.items() if name not in trains}
         return leaves
 
     @contextmanager
-    def using(self, arrays: Arrays) -> Iterator[None]:
+    def using(self, arrays: Arrays | Mapping[str, Tensor]) -> Iterator[None]:
         """Load other arrays for a block as any model does; what rests afterwards is what was loaded before."""
         resting = self._resting
         try:

@@ -45,8 +45,11 @@ class Model(Protocol):
     def logits(self, features: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """Logits of features, (n, width) -> (n, classes of `tasks`), by the linear head; by default of all tasks."""
 
-    def using(self, arrays: Arrays) -> AbstractContextManager[None]:
-        """Load other arrays for a block, for example a teacher's; gradients of the loaded ones survive."""
+    def using(self, arrays: Arrays | Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Load other arrays for a block, for example a teacher's; gradients of the loaded ones survive.
+
+        Tensors, such as those of `constant`, are taken as they are: nothing is copied to the device again.
+        """
 
 
 class Client(Protocol):

@@ -52,10 +52,11 @@ class AdaptedModel:
         """The loaded arrays by name."""
         return self._tensors
 
-    def load(self, arrays: Arrays, trains: Collection[str] = ()) -> dict[str, Tensor]:
+    def load(self, arrays: Arrays | Mapping[str, Tensor], trains: Collection[str] = ()) -> dict[str, Tensor]:
         """Fill the head and the adapter's slots from `arrays`, and empty all others.
 
         Args:
+            arrays: by name; tensors on the model's device are taken as they are, and do not train.
             trains: names whose tensors get a gradient.
 
         Returns:
@@ -69,6 +70,9 @@ class AdaptedModel:
             known = name in self._slots or name == TOKENS or name.startswith(SCORES)
             if not known and head.task_of(name) is None:
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
+            if isinstance(a, Tensor):
+                tensors[name] = a
+                continue
             # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
             # strides, and products of transposed matrices round otherwise.
             kept = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
@@ -87,7 +91,7 @@ class AdaptedModel:
         return {name: self._tensors[name].detach().cpu().numpy().copy() for name in names}
 
     @contextmanager
-    def using(self, arrays: Arrays) -> Iterator[None]:
+    def using(self, arrays: Arrays | Mapping[str, Tensor]) -> Iterator[None]:
         """Load other arrays during a block, for example a teacher's; gradients of the present ones survive."""
         kept = self._tensors
         self.load(arrays)
