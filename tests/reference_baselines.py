@@ -63,3 +63,41 @@ def distillation(student, teacher, temperature):
         s = y ** (1 / temperature) / sum(y ** (1 / temperature))
         total -= sum(a * math.log(b) for a, b in zip(q, s, strict=True))
     return total / len(student)
+
+
+def cross_entropy(logits, labels):
+    """Mean of -log p(y|x)."""
+    return sum(-math.log(softmax(list(z))[y]) for z, y in zip(logits, labels, strict=True)) / len(logits)
+
+
+def der_distance(logits, kept):
+    """Buzzega et al., arXiv 2004.07211: the mean of (z - z')^2, over the classes that were known of each sample."""
+    squares = [(a - b) ** 2 for z, old in zip(logits, kept, strict=True) for a, b in zip(z, old, strict=False)]
+    return sum(squares) / len(squares)
+
+
+def reservoir(stream, size, draw):
+    """Vitter's algorithm R; draw(n) is uniform on 0 ... n - 1."""
+    kept = []
+    for n, sample in enumerate(stream, 1):
+        if len(kept) < size:
+            kept.append(sample)
+        elif (place := draw(n)) < size:
+            kept[place] = sample
+    return kept
+
+
+def greedy_balance(stream, size, pick):
+    """Prabhu et al., ECCV 2020, algorithm 1, for (sample, label); pick(places) is one of those of the largest class."""
+    kept, seen = [], set()
+    for sample, label in stream:
+        seen.add(label)
+        count = {y: sum(other == y for _, other in kept) for y in seen}
+        if count[label] < size / len(seen):
+            if len(kept) >= size:
+                most = max(count.values())
+                largest = min(y for y in count if count[y] == most)
+                kept[pick([i for i, (_, y) in enumerate(kept) if y == largest])] = (sample, label)
+            else:
+                kept.append((sample, label))
+    return kept

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ class ClientSession:
     broadcast: Broadcast
     store: Store
     data: ClientData
-    scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Tensors that the method keeps for this phase alone."""
+    scratch: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What the method keeps for this phase alone."""
     statistics: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     """What is sent beside arrays: sums over training, what hooks have computed, and then those of passes."""
     _generators: dict[str, np.random.Generator] = field(default_factory=dict, repr=False)

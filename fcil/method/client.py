@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -83,8 +83,8 @@ class Client(Protocol):
         """
 
     @property
-    def scratch(self) -> dict[str, Tensor]:
-        """Tensors of this phase alone, such as a teacher's: neither kept nor sent."""
+    def scratch(self) -> dict[str, Any]:
+        """Whatever a method needs in this phase alone, tensors or counts: empty at its start, neither kept nor sent."""
 
     @property
     def statistics(self) -> dict[str, np.ndarray]:
