@@ -101,3 +101,43 @@ def greedy_balance(stream, size, pick):
             else:
                 kept.append((sample, label))
     return kept
+
+
+def icarl(logits, labels, old, first):
+    """Rebuffi et al., arXiv 1611.07725, Algorithm 3, mean over images; old: the last model's logits, (n, first)."""
+    total = 0.0
+    for z, y, z_old in zip(logits, labels, old, strict=True):
+        for c, value in enumerate(z):
+            g = 1 / (1 + math.exp(-value))
+            target = 1 / (1 + math.exp(-z_old[c])) if c < first else float(y == c)
+            total -= target * math.log(g) + (1 - target) * math.log(1 - g)
+    return total / len(labels)
+
+
+def unit(x):
+    return x / np.linalg.norm(x)
+
+
+def herding_distances(features, chosen):
+    """Algorithm 4: candidate -> the distance that it would leave; features and means are normalised (section 3.1)."""
+    mean, k = unit(np.mean(features, axis=0)), len(chosen) + 1
+    return {
+        i: np.linalg.norm(mean - unit((features[i] + sum(features[j] for j in chosen)) / k))
+        for i in range(len(features))
+        if i not in chosen
+    }
+
+
+def herding(features, count):
+    """Algorithm 4: the nearest candidate, again and again."""
+    chosen = []
+    while len(chosen) < min(count, len(features)):
+        distances = herding_distances(features, chosen)
+        chosen.append(min(distances, key=distances.get))
+    return chosen
+
+
+def nearest_mean(x, exemplar_sets):
+    """Algorithm 1: the class whose exemplars' mean is nearest to a feature; a class without exemplars is never it."""
+    means = {c: unit(np.mean([unit(p) for p in them], axis=0)) for c, them in exemplar_sets.items() if len(them)}
+    return min(means, key=lambda c: np.linalg.norm(unit(x) - means[c]))

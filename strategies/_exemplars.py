@@ -1,0 +1,73 @@
+"""A client's exemplars: samples of every class that it has seen, chosen by herding, the best first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fcil.method import Client, Store
+
+__all__ = ["EXEMPLARS", "choose", "exemplars", "herded", "normalised_features"]
+
+EXEMPLARS = "exemplars"
+"""In a client's store: its exemplars, (kept,) int64 indices into its own data; of a class as herding chose them."""
+CHUNK = 64
+"""Images at a time, for their features."""
+
+
+def exemplars(store: Store) -> np.ndarray:
+    """The samples that the client keeps, (kept,) int64."""
+    return store.get(EXEMPLARS, np.zeros(0, np.int64))
+
+
+def normalised_features(client: Client, samples: np.ndarray) -> np.ndarray:
+    """Features of samples under the test view, each of norm 1, (n, width) float64."""
+    import torch
+
+    chunks = [samples[begin : begin + CHUNK] for begin in range(0, len(samples), CHUNK)]
+    with torch.no_grad():
+        parts = [client.model.features(client.images(chunk)).double().cpu().numpy() for chunk in chunks]
+    return _normalised(np.concatenate(parts))
+
+
+def _normalised(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
+
+
+def herded(features: np.ndarray, count: int) -> list[int]:
+    """Choose samples one by one so that the mean of those chosen stays near the mean of all.
+
+    p_k = argmin_x |mu - mean(phi(x), phi(p_1), ... phi(p_k-1))| over those not yet chosen; Rebuffi et al., arXiv
+    1611.07725, Algorithm 4, with means normalised as all features are.
+
+    Args:
+        features: (n, width), of norm 1.
+
+    Returns:
+        At most `count` positions, the best first.
+    """
+    mean, chosen = _normalised(features.mean(0)), np.zeros(features.shape[1])
+    order: list[int] = []
+    for k in range(1, min(count, len(features)) + 1):
+        distances = np.linalg.norm(mean - _normalised((features + chosen) / k), axis=1)
+        distances[order] = np.inf
+        order.append(int(distances.argmin()))
+        chosen = chosen + features[order[-1]]
+    return order
+
+
+def choose(client: Client, size: int) -> None:
+    """Add exemplars of the current task's classes, and cut those of the old ones: size / classes of each.
+
+    Classes are those that this client has seen, of which others may have more.
+    """
+    old = exemplars(client.store)
+    old_labels, labels = client.labels(old).cpu().numpy(), client.labels(client.samples).cpu().numpy()
+    new = [label for label in np.unique(labels) if label not in old_labels]
+    share = size // max(1, len(np.unique(old_labels)) + len(new))
+    kept = [old[old_labels == label][:share] for label in np.unique(old_labels)]
+    if new:
+        features = normalised_features(client, client.samples)
+        for label in new:
+            of_class = np.flatnonzero(labels == label)
+            kept.append(client.samples[of_class[herded(features[of_class], share)]])
+    client.store[EXEMPLARS] = np.concatenate([np.zeros(0, np.int64), *kept])
