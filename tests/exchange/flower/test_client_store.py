@@ -1,10 +1,14 @@
 """A method's hooks and the client's store, when messages carry the work."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from flower_runs import InProcess, session, settings
 from toys import Replay
 
 from fcil.client.store import ClientStore
+from fcil.engine.simulation import prepare
 from fcil.exchange.flower import handlers
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.inline import Inline
@@ -32,3 +36,34 @@ def test_hooks_and_store_do_the_same_as_inline(tmp_path, monkeypatch):
         assert len(ours["samples"]) == 8
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "icarl", "rank": 2, "size": 6},
+        *(
+            pytest.param({"name": name, "rank": 2, **more}, marks=pytest.mark.slow)
+            for name, more in (
+                ("scaffold", {"option": "I"}), ("scaffold", {}), ("derpp", {"size": 6}), ("er", {"size": 6})
+            )
+        ),
+    ],
+    ids=lambda method: method["name"],
+)  # fmt: skip
+def test_methods_that_keep_something_do_the_same_over_nodes_and_after_a_kill(method, tmp_path, monkeypatch):
+    """And a run that goes on after any of its phases, whose successors had been begun, ends in the same bits."""
+    monkeypatch.setattr(handlers, "_workers", {})
+    small = {"data": {"train_limit": 60, "test_limit": 20}, "model": {"image_size": 16}}
+    built, saved = prepare(settings(method=method, **small)), []
+    worker = replace(built.worker, store=ClientStore(tmp_path / "inline"))
+    whole = run(built.plan, initial_progress(built.plan), Inline(worker), lambda event: None, saved.append)
+    nodes = FlowerExchange(InProcess(handlers.app, seed=5), built.plan.config, store=str(tmp_path / "nodes"))
+    over_nodes = run(built.plan, initial_progress(built.plan), nodes, lambda event: None, lambda progress: None)
+    assert over_nodes.sha256() == whole.sha256()
+    for start in saved[1:3]:
+        again = run(built.plan, start, Inline(worker), lambda event: None, lambda progress: None)
+        assert again.sha256() == whole.sha256()
+    lost = replace(built.worker, store=ClientStore(tmp_path / "lost"))
+    without = run(built.plan, saved[-2], Inline(lost), lambda event: None, lambda progress: None)
+    assert without.sha256() != whole.sha256()  # what clients keep is part of the run

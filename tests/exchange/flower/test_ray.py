@@ -62,11 +62,13 @@ def test_methods_in_files_and_other_adapters_end_in_the_same_bits_on_two_workers
     "method",
     [
         {"name": "ncm"}, {"name": "ranpac", "size": 30}, {"name": "joint", "rank": 2},
+        {"name": "scaffold", "rank": 2}, {"name": "ewc", "rank": 2}, {"name": "lwf", "rank": 2},
+        {"name": "derpp", "rank": 2, "size": 6}, {"name": "icarl", "rank": 2, "size": 6},
         {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task", "concat": True, "transport": True},
     ],
     ids=lambda method: method["name"],
 )  # fmt: skip
-def test_closed_forms_and_bounds_end_in_the_same_bits_on_two_workers(tmp_path, method):
+def test_methods_of_all_families_end_in_the_same_bits_on_two_workers(tmp_path, method):
     exchange = ray_exchange(settings(method=method, run={**ON_RAY, "workers": min(2, cores())}), tmp_path)
     session = prepare(settings(method=method))
     try:
