@@ -68,7 +68,7 @@ def agrees(session, folder):
 @pytest.mark.parametrize("name", representatives("local", "passes", "statistic", "broadcast", "factors"))
 def test_traffic_of_every_method_is_exact_to_the_byte(name, digits_config, tmp_path):
     known = {option.name for option in describe(method_class(name))}
-    light = {"rank": 2, "iterations": 2}
+    light = {"rank": 2, "iterations": 2, "fisher": "empirical"}
     config = digits_config(
         SMALL,
         {"method": {"name": name, **{key: value for key, value in light.items() if key in known}}},
