@@ -88,7 +88,8 @@ def phase_part(method: Method, phase: Phase) -> str:
         "local": acting.local(phase),
     }  # fmt: skip
     if any(getattr(type(acting), hook) is not getattr(Method, hook) for hook in CLIENT_HOOKS):
-        parts |= {"method": acting, "position": [phase.index, phase.phases_left, phase.tasks_left]}
+        position = [phase.index, phase.phases_left, phase.tasks_left, phase.clients, phase.examples]
+        parts |= {"method": acting, "position": position}
     return sha256_of(parts)
 
 

@@ -103,6 +103,16 @@ def test_settings_of_the_server_alone_leave_the_key_and_those_that_clients_use_d
     assert phase_part(hybrid, PHASE) == phase_part(build_method("lorm", {"rank": 2}), PHASE)
 
 
+def test_all_of_a_phase_is_in_the_key_of_a_method_whose_hooks_may_read_it():
+    method, seen = build_method("er", {"rank": 2}), {key(method=build_method("er", {"rank": 2}))}
+    changed = {"index": 7, "round": 2, "seed": 1, "phases_left": 0, "tasks_left": 3, "clients": 4, "examples": 9}
+    changed |= {"kind": "report", "task": Task(0, 5, 5)}
+    assert changed.keys() == {f.name for f in fields(Phase)}
+    seen |= {key(method=method, phase=replace(PHASE, **{name: value})) for name, value in changed.items()}
+    assert None not in seen
+    assert len(seen) == 1 + len(changed)
+
+
 FILE = '''
 from dataclasses import dataclass
 from fcil.method import Averaging
