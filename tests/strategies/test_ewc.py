@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference_baselines as literal
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from objectives import gradients, step_of
@@ -14,6 +15,7 @@ from trials import is_fedavg, trial, weights
 from fcil.arrays import total
 from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Task
+from fcil.model.precision import ScaledSteps
 from fcil.statistics.gradients import fisher_of
 from strategies.ewc import EWC
 
@@ -31,6 +33,16 @@ def test_the_objective_is_the_papers_and_its_gradient_too(seed, strength, scale)
         found = gradients(loss, step)
         np.testing.assert_allclose(found["a"], strength * fisher["a"] * (theta - anchor["a"]), rtol=1e-12)
         assert not found["head.1.bias"].any()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_penalty_pulls_with_its_strength_in_every_precision(precision):
+    """Where it is written into gradients before float16 scales the loss, 1 / 65,536 of it is left."""
+    step = step_of({"a": [1.0, -2.0]}, {"anchor/a": np.zeros(2), "fisher/a": np.array([1.0, 3.0])})
+    leaf = step.model.arrays["a"]
+    steps = ScaledSteps(torch.optim.SGD([leaf], lr=0.01), torch.device("cpu"), precision)
+    assert steps.step(EWC(strength=5.0).loss(step).float())
+    np.testing.assert_allclose(leaf.detach().numpy(), [1 - 0.01 * 5 * 1, -2 + 0.01 * 5 * 3 * 2], rtol=1e-6)
 
 
 def test_there_is_no_penalty_at_the_anchor_and_none_in_the_first_task():
