@@ -47,7 +47,7 @@ class Choice:
     settings: Mapping[str, Any]
     """section.key -> value."""
     tried: Sequence[tuple[Mapping[str, Any], float, float]]
-    """(settings, mean final accuracy over seeds, its sample standard deviation, NaN for one seed), as they were tried."""
+    """(settings, mean final accuracy over seeds, its sample standard deviation, NaN for one seed), in their order."""
 
 
 def trial_settings(budget: Budget) -> list[str]:

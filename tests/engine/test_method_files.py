@@ -70,7 +70,7 @@ def test_methods_in_files_are_compared_with_shipped_ones(tmp_path, monkeypatch, 
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert all(label in shown for label in labels)
-    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    folders = sorted(path.parent.name for path in (tmp_path / "out").glob("*/config.toml"))
     assert folders == sorted(f"{folder_name(label)}-seed0" for label in labels)
     assert folder_name("a/mine.py:Mine").startswith("mine.py-Mine-")
     own = tmp_path / "out" / f"{folder_name('b/mine.py')}-seed0" / "config.toml"
