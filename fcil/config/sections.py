@@ -111,6 +111,11 @@ class Config:
         """Tell whether every client is a site that evaluates on test images of its own."""
         return self.partition.kind == "sites" and self.data.test_at == "sites"
 
+    @property
+    def answers_by_class(self) -> bool:
+        """Tell whether right answers are told by class; of sites that keep their classes to themselves, by task."""
+        return self.data.class_counts or not self.sites_evaluate
+
 
 IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""

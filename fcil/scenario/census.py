@@ -29,6 +29,8 @@ class Census:
     """(places, tasks) int64: test images in every place that evaluates: one, unless sites evaluate on their own."""
     by_class: np.ndarray | None = None
     """(clients, classes) int64: training images of each class; None where the clients keep that to themselves."""
+    test_by_class: np.ndarray | None = None
+    """(places, classes) int64: test images of each class in every place; None where sites keep that to themselves."""
 
     @property
     def clients(self) -> int:
@@ -39,6 +41,11 @@ class Census:
     def totals(self) -> list[int]:
         """The number of test images of each task, over all places."""
         return [int(n) for n in self.test.sum(0)]
+
+    @cached_property
+    def class_totals(self) -> list[int]:
+        """The number of test images of each class, over all places; empty where it is not told."""
+        return [] if self.test_by_class is None else [int(n) for n in self.test_by_class.sum(0)]
 
     def num_examples(self, task: int, client: int) -> int:
         """The number of training samples of a client in a task."""

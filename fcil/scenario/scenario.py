@@ -45,7 +45,7 @@ class Scenario:
             for client, part in enumerate(parts):
                 by_class[client] += np.bincount(positions[part], minlength=len(classes))
         train = np.array([[len(part) for part in parts] for parts in self.parts], np.int64)
-        return Census(self.tasks, classes, train, self.test_counts(data), by_class)
+        return Census(self.tasks, classes, train, self.test_counts(data), by_class, self.test_counts_by_class(data))
 
     def places(self, data: Dataset) -> list[tuple[np.ndarray, ...]]:
         """Divide the test samples among the places that evaluate: for each its samples of every task.
@@ -60,6 +60,11 @@ class Scenario:
     def test_counts(self, data: Dataset) -> np.ndarray:
         """Count the test samples, (places, tasks)."""
         return np.array([[len(test) for test in tests] for tests in self.places(data)], np.int64)
+
+    def test_counts_by_class(self, data: Dataset) -> np.ndarray:
+        """Count the test samples of each class, in the order of arrival, (places, classes)."""
+        places = [self.positions[data.test.labels[np.concatenate(tests)]] for tests in self.places(data)]
+        return np.array([np.bincount(of_place, minlength=len(self.order)) for of_place in places], np.int64)
 
 
 def make_scenario(

@@ -9,11 +9,13 @@ from site_folders import COUNTS, HELD, NAMES, own_name, site_settings, write_sit
 
 from fcil.config import from_table
 from fcil.engine.metrics import at_sites
+from fcil.engine.reading import read_events
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.scenario.scenario import Scenario, make_scenario
+from fcil.server.evaluation import read_answers
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress, make_plan
 
@@ -78,7 +80,8 @@ def test_sites_end_in_the_bits_of_one_folder_cut_by_site(folder, method, order):
         scenario = worker.scenario
         object.__setattr__(owned, "scenario", Scenario(scenario.tasks, scenario.order, scenario.positions,
                                                        scenario.parts, tests))  # fmt: skip
-        assert owned.evaluate(deployed, plan.phases[-1].task)[0].tolist() == list(progress.at_places[site])
+        answers = read_answers(plan, plan.phases[-1].task, owned.evaluate(deployed, plan.phases[-1].task))
+        assert answers.at_places.tolist() == [list(progress.at_places[site])]
 
 
 def test_the_census_counts_every_site(folder):
@@ -106,6 +109,13 @@ def test_accuracy_at_the_sites_is_recorded(folder, tmp_path):
     correct = [round(a * n) for a, n in zip(summary["site_accuracy"], total, strict=True)]
     assert sum(correct) == sum(summary["correct"][-1])
     assert summary["site_accuracy_worst"] == min(summary["site_accuracy"])
+    *_, last = (event for event in read_events(tmp_path / "run") if event["event"] == "task")
+    told = np.array(last["sites"]["class_correct"])
+    assert told.sum(0).tolist() == list(summary["class_correct"][-1])
+    assert told.sum(1).tolist() == [sum(row) for row in last["sites"]["correct"]]
+    np.testing.assert_array_equal(np.array(last["sites"]["class_total"]) > 0, census.by_class > 0)
+    assert (told <= last["sites"]["class_total"]).all()
+    assert summary["client_accuracy_worst"] == min(summary["client_accuracy"])
     assert summary["site_accuracy_mean"] == pytest.approx(np.mean(summary["site_accuracy"]))
     again = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run")
     assert json.loads(json.dumps(summary)) == again

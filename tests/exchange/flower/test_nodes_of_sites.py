@@ -117,6 +117,9 @@ def test_without_counts_by_class_only_those_of_tasks_are_told(folder, tmp_path):
     alone = prepare(simulated(folder, **private))
     assert alone.plan.census.by_class is None
     assert summary["sha256"] == finish(Inline(alone.worker), alone.plan).sha256()
+    assert summary["macro_accuracy"] is None
+    assert "keep their classes" in summary["absent"]["macro_accuracy"]
+    assert "class_correct" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not any(
         name in (tmp_path / "run" / "config.toml").read_text().split("[[provenance.nodes]]")[1] for name in NAMES
     )
@@ -134,6 +137,8 @@ def test_test_images_of_the_server(folder, tmp_path):
     expected = finish(Inline(alone.worker), alone.plan)
     assert done.sha256() == expected.sha256()
     assert done.correct == expected.correct
+    assert done.class_correct == expected.class_correct
+    assert [len(row) for row in done.class_correct] == [task.seen for task in session.plan.census.tasks]
     assert session.provenance()["data_sha256"] == alone.provenance()["data_sha256"]
     assert all(test == 0 for node in exchange.introductions.values() for _, test in node.classes.values())
 
