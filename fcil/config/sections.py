@@ -13,7 +13,7 @@ from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
 from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition
-from fcil.scenario.tasks import Tasks
+from fcil.scenario.tasks import Tasks, read_order
 
 __all__ = ["SECTIONS", "Config", "MethodChoice", "Run", "Table", "from_table", "to_table"]
 
@@ -164,7 +164,16 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
 
     sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
     config = Config(**sections, method=MethodChoice(name, method, left_out))
+    config = _with_order(config)
     return _with_sites(config, origin.get(("partition", "clients")))
+
+
+def _with_order(config: Config) -> Config:
+    """Put the class order that a file has in the place of its name: records and nodes then have all of it."""
+    tasks = config.tasks
+    if not tasks.order_file or tasks.order_list:  # both: a contradiction, which `class_order` names
+        return config
+    return replace(config, tasks=replace(tasks, order_file="", order_list=read_order(tasks.order_file)))
 
 
 def _with_sites(config: Config, clients_from: str | None) -> Config:

@@ -113,19 +113,24 @@ def initial_progress(plan: Plan) -> Progress:
 
 
 def participants(plan: Plan, phase: Phase) -> list[int]:
-    """The clients asked in a phase: a share of those with samples in a round, all of them in a report."""
-    share = plan.config.train.participation if phase.kind == "train" else 1.0
-    return plan.census.participants(phase.task.index, phase.round, share, phase.seed)
+    """The clients asked in a phase: a share or number of those with samples in a round, all of them in a report."""
+    train = plan.config.train
+    share, number = (train.participation, train.participants) if phase.kind == "train" else (1.0, 0)
+    return plan.census.participants(phase.task.index, phase.round, share, phase.seed, number)
 
 
 def phase_weights(plan: Plan) -> list[float]:
     """Work of each phase in forward passes over images: a training step costs about three, a report one."""
-    epochs = plan.config.train.epochs
-    share = plan.config.train.participation
-    return [
-        int(plan.census.train[phase.task.index].sum()) * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
-        for phase in plan.phases
-    ]
+    train = plan.config.train
+
+    def weight(phase: Phase) -> float:
+        held = plan.census.train[phase.task.index]
+        share = train.participation
+        if train.participants:
+            share = min(1.0, train.participants / max(1, int((held > 0).sum())))
+        return int(held.sum()) * (3 * train.epochs * share + 1 if phase.kind == "train" else 1.0)
+
+    return [weight(phase) for phase in plan.phases]
 
 
 def updates_asked(plan: Plan) -> int:

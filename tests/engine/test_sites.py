@@ -191,6 +191,7 @@ def test_an_answer_that_cannot_be_true_stops_the_run(folder):
     ({"tasks": {"classes": ["zero", "zero"]}}, "has images of"),
     ({"tasks": {"classes": [*NAMES, "six"], "sizes": [3, 3, 1]}}, r"task 3 \(six\) has 0 training and 0 test"),
     ({"tasks": {"long_tail": 10}}, "sites have the images that they have"),
+    ({"tasks": {"shots": 5}}, "tasks.shots: sites have the images that they have"),
     ({"tasks": {"count": 7}}, "do not fill that many tasks"),
     ({"data": {"name": "digits"}}, 'data.name = "digits": is one data set for all'),
     ({"data": {"class_counts": False}, "tasks": {"count": 6, "classes": list(NAMES)}}, "task 1 has one class"),
