@@ -37,7 +37,7 @@ def further_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     stored = [((summary.get(key) or [None])[0], (summary.get(key) or [None])[-1]) for key in STORED]
     for name, (first, last) in zip(("the server", "all clients", "the client with most"), stored, strict=True):
-        if first is not None and last is not None:
+        if first is not None and last is not None and (first or last or name != "the client with most"):
             lines.append((f"stored by {name}, first / last task", f"{first / MEGA:.2f} / {last / MEGA:.2f} MB"))
     reasons: dict[str, list[str]] = {}
     for name, why in summary.get("absent", {}).items():
