@@ -140,7 +140,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     """Read the figures of a finished run; None while it is not finished."""
     try:
         return completed(_with_new_keys(json.loads((folder / SUMMARY).read_text())))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""Makes the second table of a comparison: figures by class and client, storage, and the gap to joint training."""
+"""Makes the second table of a comparison: figures by class and client, and storage."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from fcil.report.tables import Column, cells_markdown
 from fcil.report.units import MEGA
 
-__all__ = ["figures_csv", "figures_markdown", "gaps_to_joint"]
+__all__ = ["figures_csv", "figures_markdown"]
 
 Runs = Sequence[Mapping[str, Any]]
 NAN = float("nan")
@@ -38,38 +38,17 @@ COLUMNS = (
     _stored("state_bytes", "server stores"),
     _stored("client_bytes", "clients store"),
 )
-GAP = Column("gap_to_joint", "joint minus this", "points", lambda run: None, 100, 1)
-"""The last column, whose values are differences between runs."""
-
-
-def gaps_to_joint(runs: Runs) -> dict[str, list[float]]:
-    """Compute final accuracy of joint training less that of each row, seed by seed, as shares.
-
-    Returns:
-        Label -> the differences for the seeds that both have. Empty where not exactly one row learns all classes at
-        once, which is what joint training is.
-    """
-    labels = {run["label"] for run in runs if run["average_accuracy"] is None}
-    if len(labels) != 1:
-        return {}
-    joint = {run["seed"]: run["final_accuracy"] for run in runs if run["label"] in labels}
-    gaps: dict[str, list[float]] = {}
-    for run in runs:
-        if run["label"] not in labels and run["seed"] in joint:
-            gaps.setdefault(run["label"], []).append(joint[run["seed"]] - run["final_accuracy"])
-    return gaps
 
 
 def _values(runs: Runs) -> dict[str, list[tuple[Column, float, float]]]:
     """Label -> for each column its mean and sample standard deviation over seeds; NaN where a run lacks the figure."""
-    gaps, rows = gaps_to_joint(runs), {}
+    rows = {}
     for label in dict.fromkeys(run["label"] for run in runs):
         own = [run for run in runs if run["label"] == label]
-        columns = [(column, [column.value(run) for run in own]) for column in COLUMNS]
-        found = [(c, np.array(values, np.float64)) for c, values in [*columns, (GAP, list(gaps.get(label, [])))]]
+        values = [np.array([column.value(run) for run in own], np.float64) for column in COLUMNS]
         rows[label] = [
-            (column, float(v.mean()) if len(v) else NAN, float(v.std(ddof=1)) if len(v) > 1 else NAN)
-            for column, v in found
+            (column, float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else NAN)
+            for column, v in zip(COLUMNS, values, strict=True)
         ]
     return rows
 
@@ -82,8 +61,8 @@ def _text(column: Column, mean: float, std: float) -> str:
 def figures_markdown(runs: Runs) -> str:
     """Format the table as Markdown; a column that no row has is left out."""
     rows = _values(runs)
-    shown = [i for i in range(len(COLUMNS) + 1) if any(not np.isnan(row[i][1]) for row in rows.values())]
-    heads = ["method", *(f"{(*COLUMNS, GAP)[i].head} [{(*COLUMNS, GAP)[i].unit}]" for i in shown)]
+    shown = [i for i in range(len(COLUMNS)) if any(not np.isnan(row[i][1]) for row in rows.values())]
+    heads = ["method", *(f"{COLUMNS[i].head} [{COLUMNS[i].unit}]" for i in shown)]
     return cells_markdown(heads, [[label, *(_text(*row[i]) for i in shown)] for label, row in rows.items()])
 
 
@@ -91,7 +70,7 @@ def figures_csv(runs: Runs) -> str:
     """Format the table as CSV: numbers of full precision, as shares and bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", *(f"{c.key}_{what}" for c in (*COLUMNS, GAP) for what in ("mean", "std"))])
+    writer.writerow(["method", *(f"{c.key}_{what}" for c in COLUMNS for what in ("mean", "std"))])
     for label, row in _values(runs).items():
         numbers = [n for _, mean, std in row for n in (mean, std)]
         writer.writerow([label, *("" if np.isnan(n) else repr(n) for n in numbers)])

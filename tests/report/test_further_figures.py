@@ -1,4 +1,4 @@
-"""Tables of figures by class and client: what is there is shown, what is not is said, gaps are paired by seed."""
+"""Tables of figures by class and client: what is there is shown, what is not is said."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fcil.engine.figures import EARLIER
-from fcil.report.figures_table import figures_csv, figures_markdown, gaps_to_joint
+from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.further_figures import further_figures
 
 WHOLE = {
@@ -19,8 +19,7 @@ WHOLE = {
 
 
 def run_of(label, seed, final, **changes):
-    average = None if label == "joint" else 0.7
-    return {"label": label, "seed": seed, "final_accuracy": final, "average_accuracy": average, **WHOLE, **changes}
+    return {"label": label, "seed": seed, "final_accuracy": final, **WHOLE, **changes}
 
 
 def test_all_figures_are_shown_with_their_units():
@@ -41,15 +40,14 @@ def test_what_is_absent_is_one_line_with_its_reason():
     assert dict(further_figures({})) == {}
 
 
-def test_gaps_to_joint_are_paired_by_seed():
-    runs = [run_of("joint", 0, 0.9), run_of("joint", 1, 0.7), run_of("lorm", 1, 0.6), run_of("lorm", 0, 0.5)]
-    runs.append(run_of("lorm", 2, 0.1))  # a seed that joint does not have
-    assert gaps_to_joint(runs)["lorm"] == pytest.approx([0.1, 0.4])
-    (joint, lorm) = csv.DictReader(io.StringIO(figures_csv(runs)))
-    assert joint["gap_to_joint_mean"] == ""
-    assert float(lorm["gap_to_joint_mean"]) == pytest.approx(0.25)
-    assert float(lorm["gap_to_joint_std"]) == pytest.approx(np.std([0.1, 0.4], ddof=1))
-    assert gaps_to_joint([*runs, {**run_of("joint", 0, 0.8), "label": "joint(rank=2)"}]) == {}
+def test_figures_have_mean_and_sample_deviation_over_seeds():
+    runs = [run_of("a", 0, 0.5), run_of("a", 1, 0.5, macro_accuracy=0.75, state_bytes=[0, 1_500_000])]
+    (row,) = csv.DictReader(io.StringIO(figures_csv(runs)))
+    assert float(row["macro_accuracy_mean"]) == pytest.approx(0.65)
+    assert float(row["macro_accuracy_std"]) == pytest.approx(np.std([0.55, 0.75], ddof=1))
+    assert float(row["state_bytes_mean"]) == 2_000_000
+    (row,) = csv.DictReader(io.StringIO(figures_csv(runs[:1])))
+    assert (float(row["macro_accuracy_mean"]), row["macro_accuracy_std"]) == (0.55, "")
 
 
 def test_a_figure_that_one_run_lacks_is_a_dash_and_a_column_that_all_lack_is_left_out():
@@ -60,4 +58,5 @@ def test_a_figure_that_one_run_lacks_is_a_dash_and_a_column_that_all_lack_is_lef
     assert first.split("|")[at].strip() == "-"
     assert second.split("|")[at].strip() == "55.0"
     assert first.split("|")[columns.index("server stores [MB]")].strip() == "2.50 ± 0.00"
-    assert "joint" not in head
+    head = figures_markdown([run_of("a", 0, 0.5, macro_accuracy=None)]).splitlines()[0]
+    assert "mean over classes" not in head
