@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["generator", "torch_generator"]
+__all__ = ["generator", "published_permutation", "torch_generator"]
 
 
 def _words(seed: int, path: tuple[str | int, ...]) -> list[int]:
@@ -36,6 +36,17 @@ def generator(seed: int, *path: str | int) -> np.random.Generator:
     (True, False)
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_words(seed, path))))
+
+
+def published_permutation(seed: int, n: int) -> np.ndarray:
+    """The permutation of 0..n-1 that public code draws from a seed alone: NumPy's RandomState(seed).permutation(n).
+
+    It is what `np.random.seed(seed); np.random.permutation(n)` gives, and the same in all versions of NumPy.
+
+    >>> published_permutation(1993, 100)[:5].tolist()
+    [68, 56, 78, 8, 23]
+    """
+    return np.random.RandomState(seed).permutation(n)
 
 
 def torch_generator(seed: int, *path: str | int) -> torch.Generator:

@@ -19,3 +19,6 @@ class Train:
     optimizer: Annotated[Literal["adamw", "sgd"], Option("built anew each round, constant rate")] = "adamw"
     weight_decay: Annotated[float, Option("decoupled weight decay", low=0)] = 0.0
     participation: Annotated[float, Option("share of the clients that train in a round", above=0, high=1)] = 1.0
+    participants: Annotated[
+        int, Option("number of clients that train in a round, in place of the share; 0: by participation", low=0)
+    ] = 0

@@ -13,7 +13,7 @@ from fcil.model.settings import Model
 from fcil.options import Option, nearest, parse
 from fcil.registry import absolute, label
 from fcil.scenario.partition import Partition
-from fcil.scenario.tasks import Tasks
+from fcil.scenario.tasks import Tasks, read_order
 
 __all__ = ["SECTIONS", "Config", "MethodChoice", "Run", "Table", "from_table", "to_table"]
 
@@ -111,6 +111,11 @@ class Config:
         """Tell whether every client is a site that evaluates on test images of its own."""
         return self.partition.kind == "sites" and self.data.test_at == "sites"
 
+    @property
+    def answers_by_class(self) -> bool:
+        """Tell whether right answers are told by class; of sites that keep their classes to themselves, by task."""
+        return self.data.class_counts or not self.sites_evaluate
+
 
 IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums")
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
@@ -159,7 +164,16 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
 
     sections = {s: parse(SECTIONS[s], entries, where(s)) for s, entries in values.items()}
     config = Config(**sections, method=MethodChoice(name, method, left_out))
+    config = _with_order(config)
     return _with_sites(config, origin.get(("partition", "clients")))
+
+
+def _with_order(config: Config) -> Config:
+    """Put the class order that a file has in the place of its name: records and nodes then have all of it."""
+    tasks = config.tasks
+    if not tasks.order_file or tasks.order_list:  # both: a contradiction, which `class_order` names
+        return config
+    return replace(config, tasks=replace(tasks, order_file="", order_list=read_order(tasks.order_file)))
 
 
 def _with_sites(config: Config, clients_from: str | None) -> Config:

@@ -10,7 +10,7 @@ from fcil.errors import ConfigError
 from fcil.filters import parse_filter
 from fcil.method import Method
 from fcil.registry import build_method
-from fcil.scenario.tasks import make_tasks
+from fcil.scenario.tasks import check_order, make_tasks
 
 __all__ = ["check_settings"]
 
@@ -40,6 +40,8 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
         raise ConfigError(
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
         )
+    check_order(config.tasks)
+    _check_split(config)
     if config.run.aggregate_on_worker and not method.additive:
         raise ConfigError(
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
@@ -60,6 +62,27 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
     return method
 
 
+def _check_split(config: Config) -> None:
+    """Refuse settings of who holds what and takes part that mean nothing, or contradict each other."""
+    train, partition = config.train, config.partition
+    if train.participants and train.participation != 1:
+        raise ConfigError(
+            f"train.participants = {train.participants}: the clients of a round are also given as a share, "
+            f"train.participation = {train.participation:g}; leave one of the two out"
+        )
+    if train.participants > partition.clients:
+        raise ConfigError(
+            f"train.participants = {train.participants}: there are only partition.clients = {partition.clients}"
+        )
+    if partition.class_share and partition.kind not in ("quantity", "shared_classes"):
+        raise ConfigError(
+            f'partition.class_share = {partition.class_share:g}: has no meaning with kind = "{partition.kind}"; it is '
+            'for "quantity" and "shared_classes"'
+        )
+    if partition.kind == "sites" and partition.over != "task":
+        raise ConfigError(f'partition.over = "{partition.over}": sites have the images that they have; leave it out')
+
+
 def _check_sites(config: Config) -> None:
     """Refuse settings that contradict what sites are: clients whose images nobody else has."""
     data = config.data
@@ -72,8 +95,9 @@ def _check_sites(config: Config) -> None:
         return
     if family(data.name).stamp is None:
         raise ConfigError(f'data.name = "{data.name}": is one data set for all; sites have folders: set it to "folder"')
-    if config.tasks.long_tail != 1:
-        raise ConfigError("tasks.long_tail: sites have the images that they have; leave it out")
+    for key, asked in (("long_tail", config.tasks.long_tail != 1), ("shots", config.tasks.shots > 0)):
+        if asked:
+            raise ConfigError(f"tasks.{key}: sites have the images that they have; leave it out")
     if data.stand_in:
         raise ConfigError("data.stand_in: sites have images of their own, which noise cannot stand in for")
     if data.test_at == "server" and not data.root:

@@ -29,10 +29,11 @@ from safetensors.numpy import save_file
 
 from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
+from fcil.engine.figures import completed
 from fcil.engine.folder_lock import open_locked
 from fcil.engine.metrics import accuracy_matrix
 from fcil.errors import ConfigError, FolderInUse, RunError
-from fcil.server.plan import Progress
+from fcil.server.plan import Progress, Storage
 from fcil.server.traffic import Ledger
 
 __all__ = [
@@ -138,7 +139,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Read the figures of a finished run; None while it is not finished."""
     try:
-        return _with_new_keys(json.loads((folder / SUMMARY).read_text()))
+        return completed(_with_new_keys(json.loads((folder / SUMMARY).read_text())))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -157,6 +158,7 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
     arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
     metadata = json.dumps({
         "position": progress.position, "correct": progress.correct, "at_places": progress.at_places,
+        "class_correct": progress.class_correct, "kept": progress.kept, "storage": progress.storage,
         "totals": progress.totals, "events": events_bytes,
         "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
     })  # fmt: skip
@@ -192,8 +194,13 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     saved = _with_new_keys(json.loads(meta["progress"]))
     ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
     correct = tuple(tuple(row) for row in saved["correct"])
-    at_places = tuple(tuple(row) for row in saved.get("at_places", ()))  # older runs have none
-    progress = Progress(saved["position"], grouped(arrays), ledger, correct, at_places, saved["totals"])
+    # older runs have none of these
+    at_places, by_class = (tuple(tuple(row) for row in saved.get(key, ())) for key in ("at_places", "class_correct"))
+    kept = {int(client): int(n) for client, n in saved.get("kept", {}).items()}
+    storage = tuple(Storage(*row) for row in saved.get("storage", ()))
+    progress = Progress(
+        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, kept, storage, saved["totals"]
+    )
     return progress, int(saved["events"])
 
 

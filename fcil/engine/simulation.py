@@ -7,19 +7,13 @@ from typing import Any
 
 from fcil.config import Config, identity, to_table
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
-from fcil.engine.metrics import at_sites, summarise
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
 from fcil.engine.session import Session, prepare
+from fcil.engine.summary import summary_of
 from fcil.errors import ConfigError
 from fcil.server.loop import Exchange, run
-from fcil.server.plan import Plan, Progress, initial_progress, updates_asked
+from fcil.server.plan import Progress, initial_progress
 from fcil.server.replies import Emit
-
-_COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
-
-NOT_ALONE = ("reused", "cached", "resumed")
-"""Updates that another run had computed, images of which features were found, and how often the run was resumed: where
-there is one of them, the run's times are not those of a run alone."""
 
 __all__ = ["Session", "check_same_run", "open_folder", "prepare", "resume", "simulate"]
 
@@ -101,25 +95,6 @@ def check_same_run(folder: Path, config: Config, info: Mapping[str, Any]) -> Non
         raise ConfigError(f"{folder}: exists and is not a run folder; choose another --output")
 
 
-def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
-    totals = progress.totals
-    seconds = {name.removeprefix("seconds_"): value for name, value in totals.items() if name.startswith("seconds_")}
-    return {
-        "method": plan.config.method.label,
-        "seed": plan.config.run.seed,
-        **summarise(progress.correct, plan.census.totals),
-        **(at_sites(progress.at_places, plan.census.test.tolist()) if plan.sites_evaluate else {}),
-        **{name: int(totals.get(name, 0)) for name in _COUNTS},
-        "asked": updates_asked(plan),
-        **{name: int(totals[name]) for name in NOT_ALONE if name in totals},
-        "seconds": seconds,
-        **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, plan.phases[-1])) else {}),
-        "correct": progress.correct,
-        "total": plan.census.totals,
-        "sha256": progress.sha256(),
-    }
-
-
 def simulate(
     session: Session,
     folder: Path,
@@ -167,7 +142,7 @@ def simulate(
         if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
             done = done.raise_to(cached=found)
         recorder.write_matrix(done.correct, plan.census.totals)
-        summary = _summary(plan, done)
+        summary = summary_of(plan, done)
         recorder.finish(summary)
         return summary
 

@@ -31,7 +31,7 @@ class Inline:
             yield from self.worker.work_all(request.phase, request.broadcast, request.num_examples)
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Count the correct answers on all test images in this process, (places, tasks seen)."""
+        """Count the correct answers on all test images in this process; see `Worker.evaluate`."""
         return self.worker.evaluate(arrays, task)
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ def features_part(config: Config, method: Method, data: str) -> str:
     })  # fmt: skip
 
 
-SERVERS = ("rounds", "participation")
+SERVERS = ("rounds", "participation", "participants")
 """Settings of [train] by which the server decides whom it asks and how often; no client's work depends on them."""
 
 

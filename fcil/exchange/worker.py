@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fcil.arrays import Arrays
+from fcil.arrays import Arrays, nbytes
 from fcil.client.data import ClientData
 from fcil.client.store import ClientStore, MemoryStore
 from fcil.client.training import run_client
@@ -77,8 +77,9 @@ class Worker:
     @cached_property
     def census(self) -> Census:
         """The numbers of samples in the scenario, by class unless sites keep that to themselves."""
-        census = self.scenario.census(self.dataset)
-        return census if self.config.data.class_counts else replace(census, by_class=None)
+        census, config = self.scenario.census(self.dataset), self.config
+        census = census if config.data.class_counts else replace(census, by_class=None)
+        return census if config.answers_by_class else replace(census, test_by_class=None)
 
     @cached_property
     def model(self) -> AdaptedModel:
@@ -138,7 +139,7 @@ class Worker:
 
         update = self._remembered(compute, phase, broadcast, client, data, kept)
         self._kept.write(client, phase.index, kept)
-        return update
+        return replace(update, metrics={**update.metrics, "kept_bytes": nbytes(kept)})
 
     def _remembered(
         self, compute: Callable[[], ClientUpdate], phase: Phase, broadcast: Broadcast, client: int, data: ClientData,
@@ -194,10 +195,13 @@ class Worker:
         """Count the correct answers on every `shards`-th batch of the test images of all classes seen.
 
         Returns:
-            (places, task.index + 1) int64. Batches are cut the same way for any number of shards, so the sum over
+            (places, task.seen) int64, by class in the order of arrival; (places, task.index + 1), by task, where sites
+            keep their classes to themselves. Batches are cut the same way for any number of shards, so the sum over
             shards does not depend on it.
         """
-        correct = np.zeros((len(self.scenario.places(self.dataset)), task.index + 1), np.int64)
+        by_class = self.config.answers_by_class
+        groups = task.seen if by_class else task.index + 1
+        correct = np.zeros((len(self.scenario.places(self.dataset)), groups), np.int64)
         test, positions = self.dataset.test, self.scenario.positions
         with threads(self.config.run.threads), torch.no_grad():
             self.model.load(arrays)
@@ -207,5 +211,6 @@ class Worker:
                 )
                 with self.model.showing(images, "test", batch):
                     predicted = self.method.scores(self.model, images).argmax(1).cpu().numpy()
-                np.add.at(correct[place], of_task, predicted == positions[test.labels[batch]])
+                classes = positions[test.labels[batch]]
+                np.add.at(correct[place], classes if by_class else of_task, predicted == classes)
         return correct

@@ -10,6 +10,7 @@ import numpy as np
 
 from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
+from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
@@ -79,7 +80,7 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """Write comparison.csv, .md and .tex, and plot accuracy over tasks and against traffic."""
+    """Write comparison.csv, .md and .tex, figures.csv and .md, and plot accuracy over tasks and against traffic."""
     rows = compare_rows(runs)
     found = differences(runs)
     md = "\n".join(filter(None, [_markdown(rows), differences_markdown(found)]))
@@ -87,6 +88,8 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
         write_atomic(out / f"comparison.{name}", text.encode())
     if found:
         write_atomic(out / "differences.csv", differences_csv(found).encode())
+    for name, text in (("csv", figures_csv(runs)), ("md", figures_markdown(runs))):
+        write_atomic(out / f"figures.{name}", text.encode())
     curves = {}
     points = {}
     for row in rows:

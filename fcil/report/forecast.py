@@ -47,7 +47,9 @@ def _samples(forecast: Forecast) -> Table:
         before = census.tasks[position - 1].index + 1 if position else 0
         row, test = sizes[task.index], sum(census.totals[before : task.index + 1])
         shown = row if per_client else [row.min(), round(float(np.median(row))), row.max(), (row == 0).sum()]
-        table.add_row(str(task.index + 1), str(task.size), *map(str, shown), str(row.sum()), str(test))
+        shared = census.shared(task.index)  # then `row` counts an image at each of its holders
+        together = f"{row.sum()} ({shared} shared)" if shared else str(row.sum())
+        table.add_row(str(task.index + 1), str(task.size), *map(str, shown), together, str(test))
     return table
 
 

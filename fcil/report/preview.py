@@ -67,10 +67,16 @@ def skew_table(census: Census) -> Table:
         of_task = by_class[:, task.first : task.seen]
         measures = skew(of_task)
         table.add_row(
-            str(task.index + 1), str(task.size), f"{of_task.sum():,}", f"{test:,}",
+            str(task.index + 1), str(task.size), _images_of(census, task.index), f"{test:,}",
             _spread(measures.images), _spread(measures.classes), _spread(measures.effective, 1),
         )  # fmt: skip
     return table
+
+
+def _images_of(census: Census, task: int) -> str:
+    """The number of training images of a task; where clients share them, each counted once."""
+    shared = census.shared(task)
+    return f"{shared:,}, shared" if shared else f"{census.train[task].sum():,}"
 
 
 def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -134,7 +140,7 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
-    used = int(census.train.sum())
+    used = int(census.train.sum() if census.distinct is None else census.distinct.sum())
     held = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
     train = f"{held}{len(data.train):,} training"
     sizes = f"{data.name}: {len(data.classes)} classes, {train} and {len(data.test):,} test images"

@@ -10,13 +10,16 @@ import numpy as np
 
 from fcil.arrays import State
 from fcil.config import Config
+from fcil.engine.figures import Reached, class_matrix, first_reached
 from fcil.engine.reading import read_events, read_matrix
 from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
 from fcil.errors import ConfigError
 from fcil.report.frames import frame
+from fcil.report.further_figures import FIGURES, further_figures
 from fcil.report.html import html_table
 from fcil.report.missing_updates import missing_updates
-from fcil.report.tables import MEGA, percent, run_figures
+from fcil.report.tables import run_figures
+from fcil.report.units import MEGA, percent
 
 __all__ = ["Run"]
 
@@ -100,6 +103,47 @@ class Run:
     def forgetting(self) -> float:
         """Mean over all tasks but the last of the best accuracy before the end less the final one."""
         return self._figure("forgetting")
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """Every figure that is one number, by its name in docs/figures.md; NaN for what the run does not have."""
+        return {name: self._figure(name) for name in FIGURES}
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The figures of docs/figures.md that a finished run does not have, each with the reason."""
+        return dict(self.summary.get("absent", {}))
+
+    @cached_property
+    def class_accuracy(self) -> np.ndarray:
+        """Accuracy of each class, in the order of arrival, after each task, (tasks done, classes seen).
+
+        NaN for classes not seen yet, for those without test images, and where answers were not counted by class.
+        """
+        rows = {e["task"]: e for e in self.events if e["event"] == "task" and "class_correct" in e}
+        seen = max((len(event["class_total"]) for event in rows.values()), default=0)
+        matrix = np.full((len(self.accuracy), seen), np.nan)
+        for task, event in rows.items():
+            if task < len(matrix):
+                row = class_matrix([event["class_correct"]], event["class_total"])[0]
+                matrix[task, : len(row)] = row
+        return matrix
+
+    def first_reached(self, accuracy: float, task: int = -1) -> Reached | None:
+        """Find the round in which the accuracy over all classes seen first was as high as `accuracy`, and its cost.
+
+        Args:
+            accuracy: a share between 0 and 1.
+            task: index of the task whose rounds are looked at; by default the last one, when all classes are seen.
+
+        Returns:
+            Rounds and bytes from the beginning of the run; None where it was never as high.
+
+        Raises:
+            ConfigError: the run was not evaluated after every round (`run.evaluate_rounds`).
+        """
+        last = (len(self.config.tasks.sizes) or self.config.tasks.count) - 1
+        return first_reached(self.events, accuracy, task if task >= 0 else last)
 
     @property
     def upload_bytes(self) -> int:
@@ -200,4 +244,7 @@ class Run:
         tasks = html_table(
             f"{self._title()}: accuracy [%]", ("task", "when learned", last, "all seen so far"), rows
         )  # fmt: skip
-        return tasks + (html_table(str(self.folder), (), run_figures(self.summary)) if self.finished else "")
+        if not self.finished:
+            return tasks
+        figures = run_figures(self.summary) + further_figures(self.summary)
+        return tasks + html_table(str(self.folder), (), figures)

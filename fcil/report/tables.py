@@ -15,20 +15,15 @@ from rich.text import Text
 
 from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.options import Described
+from fcil.report.further_figures import further_figures
 from fcil.report.missing_updates import count_updates, missing_updates_text
+from fcil.report.units import MEGA, percent
 
 __all__ = [
     "Row", "any_published", "caption", "cells_markdown",
     "compare_rows", "method_table", "percent", "run_figures", "run_table",
     "setting_text", "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich", "unlike_settings",
 ]  # fmt: skip
-
-MEGA = 1e6
-
-
-def percent(share: float | None) -> str:
-    """Format a share in percent with one decimal, or a dash where there is nothing to measure."""
-    return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
 
 
 def setting_text(value: object) -> str:
@@ -61,11 +56,16 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
     figures.add_column(justify="right")
     for name, value in run_figures(summary):
         figures.add_row(name, value)
+    further = Table(box=None, show_header=False, title="classes, clients, storage", title_justify="left")
+    further.add_column()
+    further.add_column(justify="right")
+    for name, value in further_figures(summary):
+        further.add_row(Text(name), Text(value))
     if summary.get("refused"):
         figures.add_row(Text("updates refused or missing", "bold"), _share(*count_updates([summary])))
     if summary.get("filtered"):
         figures.add_row(Text("updates filtered out", "bold"), _share(summary["filtered"], summary.get("asked", 0)))
-    return Group(tasks, Text(), figures)
+    return Group(tasks, Text(), figures, Text(), further)
 
 
 def run_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

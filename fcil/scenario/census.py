@@ -29,6 +29,11 @@ class Census:
     """(places, tasks) int64: test images in every place that evaluates: one, unless sites evaluate on their own."""
     by_class: np.ndarray | None = None
     """(clients, classes) int64: training images of each class; None where the clients keep that to themselves."""
+    test_by_class: np.ndarray | None = None
+    """(places, classes) int64: test images of each class in every place; None where sites keep that to themselves."""
+    distinct: np.ndarray | None = None
+    """(tasks,) int64: training images of each task, each counted once, however many clients hold it; None where that
+    is not known, and nobody's images are anybody else's."""
 
     @property
     def clients(self) -> int:
@@ -40,14 +45,29 @@ class Census:
         """The number of test images of each task, over all places."""
         return [int(n) for n in self.test.sum(0)]
 
+    @cached_property
+    def class_totals(self) -> list[int]:
+        """The number of test images of each class, over all places; empty where it is not told."""
+        return [] if self.test_by_class is None else [int(n) for n in self.test_by_class.sum(0)]
+
+    def shared(self, task: int) -> int:
+        """Return how many training images of a task there are, if several clients hold the same; 0 if none do."""
+        distinct = 0 if self.distinct is None else int(self.distinct[task])
+        return distinct if distinct < self.train[task].sum() else 0
+
     def num_examples(self, task: int, client: int) -> int:
         """The number of training samples of a client in a task."""
         return int(self.train[task, client])
 
-    def participants(self, task: int, round: int, share: float, seed: int) -> list[int]:
-        """Draw the clients of one round, sorted: `share` of those with samples (at least one), anew in each round."""
+    def participants(self, task: int, round: int, share: float, seed: int, number: int = 0) -> list[int]:
+        """Draw the clients of one round, sorted, from those with samples, anew in each round.
+
+        Args:
+            share: of those with samples; at least one is drawn.
+            number: how many, in place of the share, or all where fewer have samples; 0: by the share.
+        """
         eligible = [client for client in range(self.clients) if self.train[task, client] > 0]
-        count = max(1, round_half_up(share * len(eligible)))
+        count = number or max(1, round_half_up(share * len(eligible)))
         if count >= len(eligible):
             return eligible
         return sorted(

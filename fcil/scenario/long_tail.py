@@ -1,7 +1,9 @@
-"""Cut a training part down to a long-tailed one, in which few classes have many images and many have few. Pure.
+"""Cut a training part down: to a long tail, in which few classes have many images, or to few shots of later classes.
 
-The rule of "Long-Tailed Class Incremental Learning" (Liu et al., ECCV 2022, arXiv 2210.00266): from class to class the
-number of images falls by the same factor, from n_max to n_max / rho.
+Pure. What stays of a class are its first images in the data set's order.
+
+The tail is the rule of "Long-Tailed Class Incremental Learning" (Liu et al., ECCV 2022, arXiv 2210.00266): from class
+to class the number of images falls by the same factor, from n_max to n_max / rho.
 """
 
 import numpy as np
@@ -10,7 +12,7 @@ from fcil.errors import ConfigError
 from fcil.scenario.tasks import Tasks
 from fcil.seeding import generator
 
-__all__ = ["kept_samples", "tail_counts"]
+__all__ = ["few_shots", "kept_samples", "tail_counts"]
 
 
 def tail_counts(n_max: int, classes: int, rho: float) -> np.ndarray:
@@ -65,3 +67,28 @@ def kept_samples(labels: np.ndarray, order: np.ndarray, settings: Tasks, seed: i
         )
     counts = tail_counts(n_max, len(tail), settings.long_tail)
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in zip(tail, counts, strict=True)]))
+
+
+def few_shots(labels: np.ndarray, kept: np.ndarray, later: np.ndarray, shots: int) -> np.ndarray:
+    """Choose the training samples that `tasks.shots` leaves: of every later class the first ones that are kept so far.
+
+    A class that has fewer keeps what it has. So does public code of few-shot class-incremental learning in federation
+    (STSA's, after UOPP), before it shares the images out.
+
+    >>> few_shots(np.array([0, 1, 1, 0, 1]), np.arange(5), np.array([1]), 2).tolist()
+    [0, 1, 2, 3]
+
+    Args:
+        labels: (n,) the data set's label of each training sample.
+        kept: sorted indices into `labels`.
+        later: labels of the classes of all tasks but the first.
+        shots: most samples of each of them; 0 for all.
+
+    Returns:
+        Sorted indices into `labels`.
+    """
+    if not shots:
+        return kept
+    of_class = labels[kept]
+    whole = kept[~np.isin(of_class, later)]
+    return np.sort(np.concatenate([whole, *(kept[of_class == c][:shots] for c in later)]))

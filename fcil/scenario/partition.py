@@ -7,6 +7,7 @@ import numpy as np
 
 from fcil.errors import ConfigError
 from fcil.options import Option
+from fcil.scenario import published
 
 __all__ = ["Partition", "split"]
 
@@ -15,18 +16,47 @@ ATTEMPTS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """`[partition]`: how the samples of each task are split among the clients."""
+    """`[partition]`: how the samples are split among the clients."""
 
     kind: Annotated[
-        Literal["dirichlet", "quantity", "iid", "sites"],
-        Option("proportions from a Dirichlet, some classes a client, an even split, or clients with their own images"),
+        Literal["dirichlet", "dirichlet_capped", "quantity", "shared_classes", "power_law", "iid", "sites"],
+        Option(
+            "proportions from a Dirichlet, by samples or by cuts with a cap; some classes a client, shared out or "
+            "each with all its images; sizes by a power law; an even split; or clients with their own images"
+        ),
     ] = "dirichlet"
+    over: Annotated[
+        Literal["task", "whole"],
+        Option("what is split: each task's samples anew, or all at once, before they are cut into tasks"),
+    ] = "task"
     clients: Annotated[int, Option("number of clients; that of data.sites where it names any", low=1)] = 10
     beta: Annotated[float, Option("Dirichlet concentration; small is skewed", above=0)] = 0.5
     classes_per_client: Annotated[
-        int, Option("for kind = quantity: classes of each task that a client holds", low=1)
+        int, Option("for kind = quantity and shared_classes: classes of each task that a client holds", low=1)
     ] = 2
+    class_share: Annotated[
+        float,
+        Option("the same as a share of the task's classes, rounded down; 0: by classes_per_client", low=0, high=1),
+    ] = 0.0
+    exponent: Annotated[
+        float, Option("for kind = power_law: sizes are drawn from the density a x^(a - 1); small is unequal", above=0)
+    ] = 3.0
     min_samples: Annotated[int, Option("the split is drawn again until every client has as many", low=0)] = 6
+
+    @property
+    def what(self) -> str:
+        """What is split, in words."""
+        return "a task" if self.over == "task" else "a training part"
+
+    def each(self, classes: int) -> int:
+        """The number of classes that a client holds of so many, at least one.
+
+        >>> Partition(class_share=0.6).each(60), Partition(class_share=0.6).each(5), Partition().each(1)
+        (36, 3, 1)
+        """
+        if self.class_share:
+            return max(1, int(round(self.class_share * classes, 9)))  # 0.29 x 100 is 28.999999999999996
+        return min(self.classes_per_client, classes)
 
 
 def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
@@ -39,21 +69,62 @@ def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator
             owner[of_class] = rng.choice(k, len(of_class), p=rng.dirichlet(np.full(k, settings.beta)))
         if np.bincount(owner, minlength=k).min() >= settings.min_samples:
             return [np.flatnonzero(owner == client) for client in range(k)]
-    raise ConfigError(
-        f"partition.beta = {settings.beta:g}: in {ATTEMPTS} draws no split gave each of {k} clients "
-        f"{settings.min_samples} samples; raise beta, or lower partition.clients or partition.min_samples"
+    raise _no_split(settings)
+
+
+def _no_split(settings: Partition) -> ConfigError:
+    key = "exponent" if settings.kind == "power_law" else "beta"
+    return ConfigError(
+        f"partition.{key} = {getattr(settings, key):g}: in {ATTEMPTS} draws no split gave each of {settings.clients} "
+        f"clients {settings.min_samples} samples; raise {key}, or lower partition.clients or partition.min_samples"
     )
+
+
+def _published(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw by a rule of `published` until there is a split in which all have `min_samples`."""
+    k, beta = settings.clients, settings.beta
+    for _ in range(ATTEMPTS):
+        parts = (
+            published.dirichlet_capped(labels, k, beta, rng)
+            if settings.kind == "dirichlet_capped"
+            else published.power_law(labels, k, beta, settings.exponent, rng)
+        )
+        if parts is not None and min(map(len, parts)) >= settings.min_samples:
+            return [np.sort(part) for part in parts]
+    raise _no_split(settings)
+
+
+def _shared(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+    """Let clients draw classes with all their samples, again until every class is drawn."""
+    each = _each(labels, settings)
+    for _ in range(ATTEMPTS):
+        parts = published.shared_classes(labels, settings.clients, each, rng)
+        if parts is not None:
+            return parts
+    raise ConfigError(
+        f"partition.clients = {settings.clients}: in {ATTEMPTS} draws of {each} classes each there was always a class "
+        "that nobody drew; raise it, or partition.classes_per_client or partition.class_share"
+    )
+
+
+def _each(labels: np.ndarray, settings: Partition) -> int:
+    """The number of classes that a client holds; ConfigError where that leaves classes without a holder."""
+    classes, k = len(np.unique(labels)), settings.clients
+    each, needed = settings.each(classes), -(-classes // k)
+    if each < needed:
+        key = "class_share" if settings.class_share else "classes_per_client"
+        raise ConfigError(
+            f"partition.{key} = {getattr(settings, key):g}: {k} clients with {each} classes each "
+            f"cannot hold {settings.what} of {classes} classes; raise it to "
+            + (f"{np.ceil(1000 * needed / classes) / 1000:g}" if settings.class_share else f"{needed}")
+        )
+    return each
 
 
 def _quantity(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
     """Give each client the classes that fewest hold so far (ties at random); holders share a class evenly."""
     classes, k = np.unique(labels), settings.clients
-    per_client = min(settings.classes_per_client, len(classes))
-    if k * per_client < len(classes):
-        raise ConfigError(
-            f"partition.classes_per_client = {settings.classes_per_client}: {k} clients with {per_client} classes each "
-            f"cannot hold a task of {len(classes)} classes; raise it to {-(-len(classes) // k)}"
-        )
+    per_client = _each(labels, settings)
     holders: list[list[int]] = [[] for _ in classes]
     for client in range(k):
         load = np.array([len(h) for h in holders]) + rng.random(len(classes))
@@ -73,7 +144,7 @@ def _iid(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> l
 
 
 def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
-    """Split one task's samples among the clients, which have none of their own.
+    """Split the samples of a task, or of all, among the clients, which have none of their own.
 
     >>> labels, rng = np.array([0, 1, 0, 1, 0]), np.random.default_rng(0)
     >>> parts = split(labels, Partition(kind="quantity", clients=2, classes_per_client=1, min_samples=1), rng)
@@ -81,25 +152,27 @@ def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> 
     [[0, 2, 4], [1, 3]]
 
     Args:
-        labels: (n,) class of each sample of the task.
+        labels: (n,) class of each sample.
 
     Returns:
-        For each client the sorted indices of its samples; they are disjoint and together all of 0..n-1.
+        For each client the sorted indices of its samples; together all of 0..n-1, and disjoint unless classes are
+        shared with all their images.
 
     Raises:
         ConfigError: the samples or classes do not suffice for that many clients.
     """
     needed = settings.clients * settings.min_samples
-    if len(labels) < needed:
+    if len(labels) < needed and settings.kind != "shared_classes":
         raise ConfigError(
-            f"partition.clients = {settings.clients}: a task with {len(labels)} training samples cannot give each "
-            f"client partition.min_samples = {settings.min_samples} (that takes {needed}); lower one of the two"
+            f"partition.clients = {settings.clients}: {settings.what} with {len(labels)} training samples cannot give "
+            f"each client partition.min_samples = {settings.min_samples} (that takes {needed}); lower one of the two"
         )
-    parts = {"dirichlet": _dirichlet, "quantity": _quantity, "iid": _iid}[settings.kind](labels, settings, rng)
+    rules = {"dirichlet": _dirichlet, "quantity": _quantity, "shared_classes": _shared, "iid": _iid}
+    parts = rules.get(settings.kind, _published)(labels, settings, rng)
     too_few = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
     if too_few:
         raise ConfigError(
             f"partition.min_samples = {settings.min_samples}: client {too_few[0]} would hold {len(parts[too_few[0]])} "
-            f"samples of a task of {len(labels)}; lower it, or partition.clients"
+            f"samples of {settings.what} of {len(labels)}; lower it, or partition.clients"
         )
     return parts

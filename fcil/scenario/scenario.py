@@ -1,5 +1,7 @@
 """Assign the samples of a data set to tasks and clients: all that is decided about a run's data before it starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +10,7 @@ from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.method import Stream, Task
 from fcil.scenario.census import Census
-from fcil.scenario.long_tail import kept_samples
+from fcil.scenario.long_tail import few_shots, kept_samples
 from fcil.scenario.partition import Partition, split
 from fcil.scenario.tasks import Tasks, class_order, make_tasks
 from fcil.seeding import generator
@@ -27,7 +29,7 @@ class Scenario:
     positions: np.ndarray
     """The data set's label -> position in the class order."""
     parts: tuple[tuple[np.ndarray, ...], ...]
-    """[task][client] -> sorted indices into the training part."""
+    """[task][client] -> sorted indices into the training part; disjoint, unless clients share classes."""
     tests: tuple[np.ndarray, ...]
     """[task] -> sorted indices into the test part."""
     sites: int = 0
@@ -45,7 +47,9 @@ class Scenario:
             for client, part in enumerate(parts):
                 by_class[client] += np.bincount(positions[part], minlength=len(classes))
         train = np.array([[len(part) for part in parts] for parts in self.parts], np.int64)
-        return Census(self.tasks, classes, train, self.test_counts(data), by_class)
+        distinct = np.array([len(np.unique(np.concatenate(parts))) for parts in self.parts], np.int64)
+        tests = self.test_counts(data), by_class, self.test_counts_by_class(data)
+        return Census(self.tasks, classes, train, *tests, distinct)
 
     def places(self, data: Dataset) -> list[tuple[np.ndarray, ...]]:
         """Divide the test samples among the places that evaluate: for each its samples of every task.
@@ -61,13 +65,19 @@ class Scenario:
         """Count the test samples, (places, tasks)."""
         return np.array([[len(test) for test in tests] for tests in self.places(data)], np.int64)
 
+    def test_counts_by_class(self, data: Dataset) -> np.ndarray:
+        """Count the test samples of each class, in the order of arrival, (places, classes)."""
+        places = [self.positions[data.test.labels[np.concatenate(tests)]] for tests in self.places(data)]
+        return np.array([np.bincount(of_place, minlength=len(self.order)) for of_place in places], np.int64)
+
 
 def make_scenario(
     data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream: Stream = "federated"
 ) -> Scenario:
     """Order the classes, divide them into tasks and split each task's samples among the clients.
 
-    Where `tasks.long_tail` is above 1, the classes' training samples are cut down first, whatever the partition.
+    Where `tasks.long_tail` is above 1 or `tasks.shots` above 0, the classes' training samples are cut down first,
+    whatever the partition.
     With a stream other than the federated one a single client holds all samples, task by task or at once.
     Sites keep what they have, which may be nothing of a task; the data may be those of some sites only.
 
@@ -76,12 +86,14 @@ def make_scenario(
     """
     order = class_order(data.classes, tasks, seed)
     positions = np.argsort(order)
-    kept = kept_samples(data.train.labels, order, tasks, seed)
-    parts, tests = [], []
     all_tasks = make_tasks(len(data.classes), tasks)
+    kept = kept_samples(data.train.labels, order, tasks, seed)
+    kept = few_shots(data.train.labels, kept, order[all_tasks[0].seen :], tasks.shots)
+    parts, tests = [], []
     sites = partition.clients if partition.kind == "sites" else 0
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
+    shares = _whole(data.train.labels[kept], tasks, partition, seed) if partition.over == "whole" else None
     for task in all_tasks:
         labels = order[task.first : task.seen]
         members = kept[np.isin(data.train.labels[kept], labels)]
@@ -94,8 +106,11 @@ def make_scenario(
                 f"data: task {task.index + 1} has {len(members)} training and {len(tests[-1])} test images of "
                 f"{data.name}; it needs both. Raise data.train_limit or data.test_limit"
             )
-        shares = _shares(data.train.labels[members], task, tasks, partition, seed)
-        parts.append(tuple(members[share] for share in shares))
+        if shares is not None:
+            parts.append(tuple(kept[share][np.isin(kept[share], members)] for share in shares))
+            continue
+        of_task = _shares(data.train.labels[members], task, tasks, partition, seed)
+        parts.append(tuple(members[share] for share in of_task))
     scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests), sites)
     return _at_once(scenario) if stream == "at_once" else scenario
 
@@ -109,15 +124,29 @@ def _of_sites(data: Dataset, members: np.ndarray, clients: int) -> tuple[np.ndar
 
 
 def _shares(labels: np.ndarray, task: Task, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
-    """Split one task's samples; a complaint that there are too few names the long tail, where that took them away."""
-    try:
+    """Split one task's samples."""
+    with _saying_what_took_them(tasks, f"task {task.index + 1}", len(labels)):
         return split(labels, partition, generator(seed, task.index, "partition"))
+
+
+def _whole(labels: np.ndarray, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
+    """Split all samples at once; of a task a client may then have none."""
+    with _saying_what_took_them(tasks, "all tasks", len(labels)):
+        return split(labels, partition, generator(seed, "partition of the whole"))
+
+
+@contextmanager
+def _saying_what_took_them(tasks: Tasks, whose: str, left: int) -> Iterator[None]:
+    """Let a complaint that there are too few samples name the setting that took them away."""
+    try:
+        yield
     except ConfigError as error:
-        if tasks.long_tail == 1:
+        took = [f"lower tasks.long_tail = {tasks.long_tail:g}"] if tasks.long_tail > 1 else []
+        took += [f"raise tasks.shots = {tasks.shots}"] if tasks.shots else []
+        if not took:
             raise
         raise ConfigError(
-            f"{error}; or lower tasks.long_tail = {tasks.long_tail:g}, which leaves task {task.index + 1} "
-            f"only {len(labels)} training images"
+            f"{error}; or {' or '.join(took)}, which leaves {whose} only {left} training images"
         ) from None
 
 

@@ -6,6 +6,7 @@ Inside a run a class is known by its *position* in the class order: task t holds
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ import numpy as np
 from fcil.errors import ConfigError
 from fcil.method import Task
 from fcil.options import Option, nearest
-from fcil.seeding import generator
+from fcil.seeding import generator, published_permutation
 
-__all__ = ["Tasks", "class_order", "make_tasks"]
+__all__ = ["Tasks", "check_order", "class_order", "make_tasks", "read_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,24 @@ class Tasks:
     classes: Annotated[
         tuple[str, ...], Option("names of all classes, in the order that is the natural one; empty: the data set's")
     ] = ()
-    order: Annotated[Literal["natural", "shuffled"], Option("the natural class order, or one drawn from run.seed")] = (
+    order: Annotated[Literal["natural", "shuffled"], Option("the natural class order, or one drawn from a seed")] = (
         "natural"
     )
+    order_seed: Annotated[
+        int | Literal["run"],
+        Option(
+            'for order = shuffled: the seed of NumPy\'s RandomState(seed).permutation; "run": drawn from run.seed',
+            low=0, high=2**32 - 1,
+        ),
+    ] = "run"  # fmt: skip
+    order_list: Annotated[
+        tuple[str, ...],
+        Option("all classes in the order in which they arrive, by name, or by number from 0 in the natural order"),
+    ] = ()
+    order_file: Annotated[
+        str, Option("a file of the same, one a line; it is read with the settings, and recorded as order_list")
+    ] = ""
+    shots: Annotated[int, Option("most training images of each class of all tasks but the first; 0: all", low=0)] = 0
     long_tail: Annotated[
         float, Option("training images of the largest class over the smallest's, falling geometrically; 1: all", low=1)
     ] = 1.0
@@ -75,13 +91,80 @@ def class_order(classes: Sequence[str], settings: Tasks, seed: int) -> np.ndarra
         classes: [label] -> the class's name.
 
     Raises:
-        ConfigError: `tasks.classes` does not name every class once.
+        ConfigError: `tasks.classes` or the class order does not name every class once, or settings contradict.
     """
+    check_order(settings)
     natural = np.arange(len(classes))
     if settings.classes:
         _check_names(classes, settings.classes)
         natural = np.array([classes.index(name) for name in settings.classes], np.int64)
-    return natural if settings.order == "natural" else generator(seed, "class order").permutation(natural)
+    if settings.order_list or settings.order_file:
+        listed = settings.order_list or read_order(settings.order_file)
+        return natural[_listed([classes[int(c)] for c in natural], listed)]
+    if settings.order == "natural":
+        return natural
+    if settings.order_seed == "run":
+        return generator(seed, "class order").permutation(natural)
+    order: np.ndarray = natural[published_permutation(settings.order_seed, len(natural))]
+    return order
+
+
+def read_order(path: str) -> tuple[str, ...]:
+    """Read a class order, one name or number a line; empty lines and those that begin with # are passed over.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no text.
+    """
+    try:
+        lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise ConfigError(f"tasks.order_file = {path!r}: cannot be read ({reason})") from None
+    entries = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
+    if not entries:
+        raise ConfigError(f"tasks.order_file = {path!r}: has no class in it; write one name or number a line")
+    return entries
+
+
+def _listed(names: Sequence[str], listed: Sequence[str]) -> list[int]:
+    """Positions in the natural order of listed classes: of names where all are names, else of numbers."""
+    numbers = {str(c): c for c in range(len(names))}
+    if strange := [entry for entry in listed if entry not in names and entry not in numbers]:
+        hint = "" if strange[0].isdecimal() else f". {nearest(strange[0], names)}"
+        raise ConfigError(
+            f"tasks.order_list: {strange[0]!r} is no class and no number from 0 to {len(names) - 1}{hint}"
+        )
+    if set(listed) <= set(names):
+        found = [names.index(entry) for entry in listed]
+    elif set(listed) <= numbers.keys():
+        found = [numbers[entry] for entry in listed]
+    else:
+        raise ConfigError("tasks.order_list: has names and numbers; write the one or the other")
+    twice = [entry for entry, c in zip(listed, found, strict=True) if found.count(c) > 1]
+    if twice:
+        raise ConfigError(f"tasks.order_list: {twice[0]!r} stands there more than once")
+    if len(found) < len(names):
+        missing = next(name for c, name in enumerate(names) if c not in found)
+        raise ConfigError(
+            f"tasks.order_list: {len(names) - len(found)} of {len(names)} classes are missing, such as {missing!r}"
+        )
+    return found
+
+
+def check_order(settings: Tasks) -> None:
+    """Raise ConfigError where settings of the class order contradict each other."""
+    if settings.order_list and settings.order_file:
+        raise ConfigError("tasks.order_file and tasks.order_list: two class orders; leave one of them out")
+    given = settings.order_list or settings.order_file
+    if given and settings.order != "natural":
+        raise ConfigError(
+            f'tasks.order = "{settings.order}": the class order is given by tasks.order_'
+            f"{'list' if settings.order_list else 'file'}; leave one of the two out"
+        )
+    if settings.order_seed != "run" and settings.order != "shuffled":
+        raise ConfigError(
+            f'tasks.order_seed = {settings.order_seed}: of which order? Set tasks.order = "shuffled" with it'
+        )
 
 
 def _check_names(classes: Sequence[str], order: Sequence[str]) -> None:

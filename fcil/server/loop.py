@@ -15,6 +15,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, in_rows, ungrouped
 from fcil.errors import MergeError, RunError
 from fcil.method import ClientUpdate, Phase, Task, as_broadcast
+from fcil.server.evaluation import answers_event, read_answers, with_answers, with_storage
 from fcil.server.filtering import filtered
 from fcil.server.plan import Plan, Progress, participants
 from fcil.server.replies import Emit, Gathered, Reply, gather, groups
@@ -32,9 +33,10 @@ class Exchange(Protocol):
         """Yield replies in the order of their arrival; a client that fails is a `Failure`, never an exception."""
 
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
-        """Count the correct answers with the deployed arrays in the model, (places, task.index + 1).
+        """Count the correct answers with the deployed arrays in the model, (places, groups) int64.
 
-        The places are those of the census: a row for each site that evaluates on its own images, or a single one.
+        The places are those of the census: a row for each site that evaluates on its own images, or a single one. The
+        groups are the classes seen, in the order of arrival, or the tasks seen (`Config.answers_by_class`).
         """
 
     def close(self) -> None:
@@ -120,54 +122,32 @@ def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, 
     start = time.perf_counter()
     deployed = deployed_arrays(plan, progress, phase)
     deployed_at = time.perf_counter()
-    at_places = _checked(plan, np.asarray(exchange.evaluate(deployed, phase.task)))
-    correct = [int(n) for n in at_places.sum(0)]
+    answers = read_answers(plan, phase.task, np.asarray(exchange.evaluate(deployed, phase.task)))
     seconds = time.perf_counter() - deployed_at
-    total = plan.census.totals[: len(correct)]
+    stored: dict[str, Any] = {}
+    if ends_task:
+        progress = with_storage(with_answers(progress, answers), phase.task)
+        _, state, clients, largest = progress.storage[-1]
+        stored = {"state_bytes": state, "client_bytes": clients, "client_bytes_max": largest}
     emit({
         "event": "task" if ends_task else "round", "phase": phase.index, "task": phase.task.index, "round": phase.round,
-        "correct": correct, "total": total, "accuracy": sum(correct) / sum(total), "seconds": seconds,
-        **_of_sites(plan, at_places),
+        **answers_event(plan, answers), "seconds": seconds, **stored,
         **({"notes": dict(notes)} if (notes := plan.method.notes(progress.state, phase)) else {}),
     })  # fmt: skip
-    if ends_task:
-        rows = tuple(tuple(int(n) for n in row) for row in at_places)
-        progress = replace(progress, correct=(*progress.correct, tuple(correct)), at_places=rows)
     return progress.add(seconds_merging=deployed_at - start, seconds_evaluation=seconds)
-
-
-def _checked(plan: Plan, at_places: np.ndarray) -> np.ndarray:
-    """Return numbers of correct answers that can be true.
-
-    Raises:
-        RunError: more correct answers than test images; it names the site.
-    """
-    total = plan.census.test[:, : at_places.shape[1]]
-    if len(total) == 1:
-        total = total.sum(0, keepdims=True)
-    for site, task in np.argwhere((at_places < 0) | (at_places > total))[:1]:
-        raise RunError(
-            f"site {site}: reports {at_places[site, task]} correct answers on the {total[site, task]} test images that "
-            f"it has of task {task + 1}; mend its node, and the same command goes on with the run"
-        )
-    return at_places
-
-
-def _of_sites(plan: Plan, at_places: np.ndarray) -> dict[str, Any]:
-    """The entries of an event for the sites' own numbers of correct answers, where they evaluate on their own."""
-    if not plan.sites_evaluate:
-        return {}
-    total = plan.census.test[:, : at_places.shape[1]]
-    return {"sites": {"correct": at_places.tolist(), "total": total.tolist()}}
 
 
 def _counted(progress: Progress, gathered: Gathered) -> Progress:
     """The progress with what a phase's replies add to its totals."""
-    metrics = [update.metrics for update in [*gathered.updates, *gathered.left_out]]
+    all_good = [*gathered.updates, *gathered.left_out]
+    metrics = [update.metrics for update in all_good]
     peaks = [m["peak_memory_bytes"] for m in metrics if "peak_memory_bytes" in m]
     progress = progress.add(
         upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
     )
+    told = {update.client: int(update.metrics["kept_bytes"]) for update in all_good if "kept_bytes" in update.metrics}
+    kept = {client: n for client, n in sorted({**progress.kept, **told}.items()) if n}
+    progress = replace(progress, kept=kept)
     progress = progress.add(filtered=len(gathered.left_out)) if gathered.left_out else progress
     for name in ("reused", "cached"):
         if amount := sum(m.get(name, 0) for m in metrics):

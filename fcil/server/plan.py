@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 from fcil.arrays import State, digest, ungrouped
 from fcil.config import Config
-from fcil.method import Backbone, Method, Phase
+from fcil.method import Backbone, Method, Phase, Task
 from fcil.scenario.census import Census
+from fcil.scenario.tasks import make_tasks
 from fcil.server.traffic import Ledger
 
-__all__ = ["Plan", "Progress", "initial_progress", "make_plan", "participants", "phase_weights", "updates_asked"]
+__all__ = [
+    "Plan", "Progress", "Storage", "initial_progress", "make_plan", "participants", "phase_weights", "updates_asked",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,27 @@ class Plan:
         """Tell whether every client is a site that evaluates on test images of its own."""
         return self.config.sites_evaluate
 
+    @cached_property
+    def blocks(self) -> tuple[Task, ...]:
+        """The tasks of evaluation: those of training, also where all classes are learned at once."""
+        return make_tasks(len(self.census.classes), self.config.tasks)
+
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""
         return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
+
+
+class Storage(NamedTuple):
+    """What server and clients store when a task is done, in bytes."""
+
+    task: int
+    """Index of the task."""
+    state: int
+    """All arrays of the server's state."""
+    clients: int
+    """All arrays that the clients keep for themselves, together."""
+    largest: int
+    """The most that one client keeps."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,13 @@ class Progress:
     """Row t, column s: number of correct answers on task s after task t."""
     at_places: tuple[tuple[int, ...], ...] = ()
     """Row p, column s: number of correct answers on the images of task s in place p, after the last task done."""
+    class_correct: tuple[tuple[int, ...], ...] = ()
+    """Rows of correct answers on each class seen, in the order of arrival, after the last tasks done; none where sites
+    keep their classes to themselves. A run that an earlier version began may have fewer rows than `correct`."""
+    kept: Mapping[int, int] = field(default_factory=dict)
+    """Client -> bytes of the arrays that it keeps for itself, by its last good update; without those of no bytes."""
+    storage: tuple[Storage, ...] = ()
+    """After each task done; fewer in a run that an earlier version began."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
 
@@ -83,19 +113,24 @@ def initial_progress(plan: Plan) -> Progress:
 
 
 def participants(plan: Plan, phase: Phase) -> list[int]:
-    """The clients asked in a phase: a share of those with samples in a round, all of them in a report."""
-    share = plan.config.train.participation if phase.kind == "train" else 1.0
-    return plan.census.participants(phase.task.index, phase.round, share, phase.seed)
+    """The clients asked in a phase: a share or number of those with samples in a round, all of them in a report."""
+    train = plan.config.train
+    share, number = (train.participation, train.participants) if phase.kind == "train" else (1.0, 0)
+    return plan.census.participants(phase.task.index, phase.round, share, phase.seed, number)
 
 
 def phase_weights(plan: Plan) -> list[float]:
     """Work of each phase in forward passes over images: a training step costs about three, a report one."""
-    epochs = plan.config.train.epochs
-    share = plan.config.train.participation
-    return [
-        int(plan.census.train[phase.task.index].sum()) * (3 * epochs * share + 1 if phase.kind == "train" else 1.0)
-        for phase in plan.phases
-    ]
+    train = plan.config.train
+
+    def weight(phase: Phase) -> float:
+        held = plan.census.train[phase.task.index]
+        share = train.participation
+        if train.participants:
+            share = min(1.0, train.participants / max(1, int((held > 0).sum())))
+        return int(held.sum()) * (3 * train.epochs * share + 1 if phase.kind == "train" else 1.0)
+
+    return [weight(phase) for phase in plan.phases]
 
 
 def updates_asked(plan: Plan) -> int:

@@ -14,8 +14,8 @@ from fcil.method import Broadcast, ClientUpdate, GramShape, Local, Phase, Shapes
 __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 
-COUNTED = ("images", "peak_memory_bytes", "reused", "cached")
-"""Metrics that enter the run's totals; all others are for the records only."""
+COUNTED = ("images", "peak_memory_bytes", "reused", "cached", "kept_bytes")
+"""Metrics that enter the run's totals and figures; all others are for the records only."""
 LARGEST = 2.0**53
 """The largest metric in the totals: above it, adding 1 to a float changes nothing."""
 MOST_METRICS, LONGEST_NAME = 1000, 200

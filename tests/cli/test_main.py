@@ -62,7 +62,7 @@ def test_compare_writes_tables_and_plots_and_reuses_finished_runs(small, tmp_pat
     out = tmp_path / "out"
     assert main(["compare", str(small), "--seeds", "0,1", "--output", str(out)]) == 0
     names = {"comparison.csv", "comparison.md", "comparison.tex", "accuracy.png", "traffic.png", "runs.csv"}
-    names |= {"grid.json", "differences.csv"}
+    names |= {"figures.csv", "figures.md", "differences.csv", "grid.json"}
     runs = {f"{label}-seed{seed}" for label in ("fedavg", "exact") for seed in (0, 1)}
     assert {p.name for p in out.iterdir()} == names | runs
     rows = list(csv.DictReader((out / "comparison.csv").read_text().splitlines()))

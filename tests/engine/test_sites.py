@@ -9,11 +9,13 @@ from site_folders import COUNTS, HELD, NAMES, own_name, site_settings, write_sit
 
 from fcil.config import from_table
 from fcil.engine.metrics import at_sites
+from fcil.engine.reading import read_events
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.inline import Inline
 from fcil.exchange.worker import Worker
 from fcil.scenario.scenario import Scenario, make_scenario
+from fcil.server.evaluation import read_answers
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress, make_plan
 
@@ -78,7 +80,8 @@ def test_sites_end_in_the_bits_of_one_folder_cut_by_site(folder, method, order):
         scenario = worker.scenario
         object.__setattr__(owned, "scenario", Scenario(scenario.tasks, scenario.order, scenario.positions,
                                                        scenario.parts, tests))  # fmt: skip
-        assert owned.evaluate(deployed, plan.phases[-1].task)[0].tolist() == list(progress.at_places[site])
+        answers = read_answers(plan, plan.phases[-1].task, owned.evaluate(deployed, plan.phases[-1].task))
+        assert answers.at_places.tolist() == [list(progress.at_places[site])]
 
 
 def test_the_census_counts_every_site(folder):
@@ -106,6 +109,13 @@ def test_accuracy_at_the_sites_is_recorded(folder, tmp_path):
     correct = [round(a * n) for a, n in zip(summary["site_accuracy"], total, strict=True)]
     assert sum(correct) == sum(summary["correct"][-1])
     assert summary["site_accuracy_worst"] == min(summary["site_accuracy"])
+    *_, last = (event for event in read_events(tmp_path / "run") if event["event"] == "task")
+    told = np.array(last["sites"]["class_correct"])
+    assert told.sum(0).tolist() == list(summary["class_correct"][-1])
+    assert told.sum(1).tolist() == [sum(row) for row in last["sites"]["correct"]]
+    np.testing.assert_array_equal(np.array(last["sites"]["class_total"]) > 0, census.by_class > 0)
+    assert (told <= last["sites"]["class_total"]).all()
+    assert summary["client_accuracy_worst"] == min(summary["client_accuracy"])
     assert summary["site_accuracy_mean"] == pytest.approx(np.mean(summary["site_accuracy"]))
     again = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run")
     assert json.loads(json.dumps(summary)) == again
@@ -181,6 +191,7 @@ def test_an_answer_that_cannot_be_true_stops_the_run(folder):
     ({"tasks": {"classes": ["zero", "zero"]}}, "has images of"),
     ({"tasks": {"classes": [*NAMES, "six"], "sizes": [3, 3, 1]}}, r"task 3 \(six\) has 0 training and 0 test"),
     ({"tasks": {"long_tail": 10}}, "sites have the images that they have"),
+    ({"tasks": {"shots": 5}}, "tasks.shots: sites have the images that they have"),
     ({"tasks": {"count": 7}}, "do not fill that many tasks"),
     ({"data": {"name": "digits"}}, 'data.name = "digits": is one data set for all'),
     ({"data": {"class_counts": False}, "tasks": {"count": 6, "classes": list(NAMES)}}, "task 1 has one class"),

@@ -69,6 +69,7 @@ def test_every_setting_of_training_and_of_the_model_is_in_the_key(digits_config)
 
     changed = {
         "epochs": 2, "batch": 7, "lr": 0.5, "optimizer": "sgd", "weight_decay": 0.1, "rounds": 9, "participation": 0.5,
+        "participants": 2,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(Train)}, "a new setting: is it in the key?"
     base = part()

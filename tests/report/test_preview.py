@@ -69,6 +69,17 @@ def test_preview_counts_what_a_long_tail_leaves_to_the_clients(tmp_path, capsys)
     assert sum(int(row[3]) for row in rows) == 450
 
 
+def test_shared_images_are_counted_once_and_said_to_be_shared(tmp_path, capsys):
+    config = tmp_path / "small.toml"
+    config.write_text(CONFIG.replace("clients = 3,", 'clients = 3, kind = "shared_classes", classes_per_client = 4,'))
+    assert main(["data", "preview", str(config), "--output", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert "10 classes, 200 training and 450 test images" in output
+    assert output.count(", shared") == 2
+    rows = [line.split() for line in output.splitlines() if line.split()[:1] and line.split()[0] in "12"]
+    assert sum(int(row[2].rstrip(",")) for row in rows) == 200
+
+
 def test_the_same_preview_is_the_same_bytes_and_another_seed_is_not(tmp_path):
     config = tmp_path / "small.toml"
     config.write_text(CONFIG)

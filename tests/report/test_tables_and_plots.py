@@ -289,7 +289,7 @@ def plan_of(tasks=2):
     phases = [SimpleNamespace(task=SimpleNamespace(index=t), kind=k) for t in range(tasks) for k in ("train", "report")]
     return SimpleNamespace(
         phases=phases, census=SimpleNamespace(totals=range(tasks), train=np.array([[30, 10]] * tasks)),
-        config=SimpleNamespace(train=SimpleNamespace(epochs=1, participation=1.0)),
+        config=SimpleNamespace(train=SimpleNamespace(epochs=1, participation=1.0, participants=0)),
     )  # fmt: skip
 
 

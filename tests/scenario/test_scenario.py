@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dataset
 
+from fcil.config import from_table
+from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
@@ -65,6 +67,28 @@ def test_share_of_participants_is_sorted_distinct_and_at_least_one(share, seed, 
     assert chosen == sorted(set(chosen))
     assert abs(len(chosen) - share * 8) <= 0.5 or len(chosen) == 1
     assert chosen == s.participants(0, round, share, seed)
+
+
+@given(st.integers(1, 12), st.integers(0, 50))
+def test_a_number_of_participants_takes_the_place_of_the_share(number, seed):
+    s = census(clients=8, kind="iid")
+    chosen = s.participants(1, 2, 1.0, seed, number)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(number, 8)
+    if number < 8:  # the same draw as of a share that makes as many
+        assert chosen == s.participants(1, 2, number / 8, seed)
+
+
+@pytest.mark.parametrize(("sections", "message"), [
+    ({"train": {"participants": 3, "participation": 0.5}}, "leave one of the two out"),
+    ({"train": {"participants": 11}}, "there are only partition.clients = 10"),
+    ({"partition": {"class_share": 0.5}}, 'no meaning with kind = "dirichlet"'),
+    ({"partition": {"kind": "sites", "over": "whole"}, "data": {"name": "folder"}}, "sites have the images"),
+    ({"tasks": {"order_seed": 1993}}, "of which order"),
+])  # fmt: skip
+def test_settings_that_contradict_are_refused_before_anything_is_read(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(from_table([("a.toml", sections)]))
 
 
 def test_participants_are_drawn_anew_each_round_and_evenly():

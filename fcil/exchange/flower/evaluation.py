@@ -15,12 +15,12 @@ from fcil.method import Task
 __all__ = ["evaluated"]
 
 
-def _correct(reply: Message, task: Task, places: int, site: int | None) -> np.ndarray | str:
+def _correct(reply: Message, groups: int, places: int, site: int | None) -> np.ndarray | str:
     """Read numbers of correct answers, or the reason why there are none; a site may only tell its own."""
     if reply.has_error():
         return reason_of(reply)
     try:
-        correct = messages.read_correct(reply.content, task, places)
+        correct = messages.read_correct(reply.content, groups, places)
     except ValueError as error:
         return str(error)
     if site is not None and correct.sum() != correct[site].sum():
@@ -35,27 +35,29 @@ def evaluated(
     address: Callable[[Iterable[int]], dict[int, int]],
     whose: Literal["share", "site"],
     places: int,
+    groups: int,
     seconds: float,
 ) -> np.ndarray:
-    """Add up correct answers, (places, tasks seen); who fails is asked once more.
+    """Add up correct answers, (places, groups); who fails is asked once more.
 
     Args:
         contents: number of a share of the batches, or of a site -> the message to who evaluates it.
         address: the numbers still missing -> the node to ask for each.
         whose: what the numbers are of.
         places: sites that evaluate on their own, or 1.
+        groups: classes or tasks seen, by which correct answers are told.
         seconds: time for each to answer.
 
     Raises:
         RunError: somebody failed twice.
     """
-    total, reasons = np.zeros((places, task.index + 1), np.int64), dict.fromkeys(contents, "not connected")
+    total, reasons = np.zeros((places, groups), np.int64), dict.fromkeys(contents, "not connected")
     for _ in range(2):
         sent = {k: Message(contents[k], node, messages.EVALUATE) for k, node in address(sorted(reasons)).items()}
         reasons |= dict.fromkeys(sent, f"no reply within {seconds:g} seconds")
         for reply in replies(grid, list(sent.values()), seconds):
             k = next(k for k, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
-            correct = _correct(reply, task, places, k if whose == "site" else None)
+            correct = _correct(reply, groups, places, k if whose == "site" else None)
             if isinstance(correct, str):
                 reasons[k] = correct
             elif k in reasons:

@@ -146,18 +146,19 @@ class FlowerExchange:
     def evaluate(self, arrays: Arrays, task: Task) -> np.ndarray:
         """Evaluate in shards on our workers, at the sites, or in this process where nodes may lack test data."""
         places = self.config.partition.clients if self.config.sites_evaluate else 1
+        groups = task.seen if self.config.answers_by_class else task.index + 1
         late = self.config.run.client_timeout
         if isinstance(self.grid, Streaming):
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
             workers = {shard: shard + 1 for shard in contents}
             return evaluated(
-                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, late
+                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, groups, late
             )
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
             sites = {k: self._with_identity(content, k) for k in range(self.config.partition.clients)}
             self.waiting.begin()
-            return evaluated(self.grid, sites, task, self._connected, "site", places, late)
+            return evaluated(self.grid, sites, task, self._connected, "site", places, groups, late)
         return self.local.evaluate(arrays, task)
 
     def _connected(self, clients: Iterable[int]) -> dict[int, int]:

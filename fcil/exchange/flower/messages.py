@@ -280,16 +280,17 @@ def read_partial(content: RecordDict) -> Partial:
 
 
 def write_correct(correct: np.ndarray) -> RecordDict:
-    """Write the numbers of correct answers, (places, tasks)."""
+    """Write the numbers of correct answers, (places, groups): by class or by task."""
     return RecordDict({_METRICS: MetricRecord({"correct": [int(n) for n in correct.ravel()]})})
 
 
-def read_correct(content: RecordDict, task: Task, places: int = 1) -> np.ndarray:
-    """Read what `write_correct` wrote; raises ValueError where it does not fit the task and the number of places."""
+def read_correct(content: RecordDict, groups: int, places: int = 1) -> np.ndarray:
+    """Read what `write_correct` wrote; raises ValueError where it does not fit the numbers of groups and places."""
     correct = _get(content, _METRICS, "correct", list)
-    if len(correct) != places * (task.index + 1) or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
+    if len(correct) != places * groups or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
         raise ValueError(
-            f"correct answers {str(correct[:8])[:80]} do not fit {task.index + 1} tasks in {places} places"
+            f"{len(correct)} correct answers, {str(correct[:8])[:80]} ..., do not fit {groups} classes or tasks in "
+            f"{places} places"
         )
     return np.asarray(correct, np.int64).reshape(places, -1)
 

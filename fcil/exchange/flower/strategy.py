@@ -10,7 +10,6 @@ than one set of arrays: it lives in `progress`, and the arrays that Flower hands
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.settling import settled
 from fcil.method import Phase
+from fcil.server.evaluation import read_answers, with_answers
 from fcil.server.loop import ask, checked, deployed_arrays, receive, run
 from fcil.server.plan import Plan, Progress, initial_progress
 from fcil.server.replies import Emit
@@ -174,9 +174,8 @@ class FcilStrategy(Strategy):
         if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
             return None
         phase = self.plan.phases[server_round - 1]
-        correct = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
-        row = tuple(int(n) for n in correct.sum(0))
-        at_places = tuple(tuple(int(n) for n in place) for place in correct)
-        self.progress = replace(self.progress, correct=(*self.progress.correct, row), at_places=at_places)
+        told = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
+        self.progress = with_answers(self.progress, read_answers(self.plan, phase.task, told))
         self.save(self.progress)
+        row = self.progress.correct[-1]
         return _accuracy(row, sum(self.plan.census.totals[: len(row)]))

@@ -29,7 +29,7 @@ READERS = {
     "partial": messages.read_partial,
     "work": messages.read_work,
     "shard": messages.read_shard,
-    "correct": lambda content: messages.read_correct(content, TASK),
+    "correct": lambda content: messages.read_correct(content, 2),
     "hello": messages.read_hello,
     "introduction": messages.read_introduction,
     "problem": messages.read_introduction,

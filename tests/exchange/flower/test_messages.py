@@ -133,11 +133,11 @@ def test_evaluation_survives():
     contents = messages.evaluate_contents({"w": np.ones(3, np.float32)}, task, 2, JOB)
     assert [messages.read_shard(c).shard for c in contents] == [0, 1]
     assert messages.read_shard(contents[1]).task == task
-    assert messages.read_correct(messages.write_correct(np.array([3, 4])), task).tolist() == [[3, 4]]
+    assert messages.read_correct(messages.write_correct(np.array([3, 4])), 2).tolist() == [[3, 4]]
     at_sites = np.array([[3, 4], [0, 9]])
-    np.testing.assert_array_equal(messages.read_correct(messages.write_correct(at_sites), task, 2), at_sites)
+    np.testing.assert_array_equal(messages.read_correct(messages.write_correct(at_sites), 2, 2), at_sites)
     with pytest.raises(ValueError, match="do not fit"):
-        messages.read_correct(messages.write_correct(np.array([3])), task)
+        messages.read_correct(messages.write_correct(np.array([3])), 2)
 
 
 def good():

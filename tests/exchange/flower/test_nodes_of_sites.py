@@ -71,7 +71,9 @@ def test_sites_behind_nodes_end_in_the_bits_of_simulated_ones(folder, method, tm
     exchange = connect(deployed(folder, method={"name": method}), folder)
     session = prepare(deployed(folder, method={"name": method}), tmp_path / "nodes", nodes=exchange.introductions)
     summary = simulate(session, tmp_path / "nodes", exchange=exchange)
-    for key in ("sha256", "correct", "total", "site_accuracy", "upload_bytes", "download_bytes"):
+    keys = ("sha256", "correct", "total", "site_accuracy", "upload_bytes", "download_bytes", "class_correct",
+            "client_accuracy", "worst_class", "state_bytes", "client_bytes", "absent")  # fmt: skip
+    for key in keys:
         assert summary[key] == alone[key], key
     here, there = read_provenance(tmp_path / "alone"), read_provenance(tmp_path / "nodes")
     assert there["data_sha256"] == here["data_sha256"]
@@ -80,21 +82,27 @@ def test_sites_behind_nodes_end_in_the_bits_of_simulated_ones(folder, method, tm
     assert there["nodes"][2]["versions"]["torch"] == here["versions"]["torch"]
 
 
-def test_the_server_reads_no_image(folder, monkeypatch):
-    exchange = connect(deployed(folder), folder)
+@pytest.mark.parametrize(
+    "order", [{}, {"order": "shuffled", "order_seed": 1993}, {"order_list": sorted(NAMES, key=len)}]
+)
+def test_the_server_reads_no_image(folder, monkeypatch, order):
+    tasks = {"tasks": {"count": 3, **order}}
+    exchange = connect(deployed(folder, **tasks), folder)
     monkeypatch.setattr("fcil.exchange.worker.load_sites", None)
-    session = prepare(deployed(folder), nodes=exchange.introductions)
-    census, counted = session.plan.census, prepare_census(folder)
-    assert census.classes == counted.classes == tuple(sorted(NAMES))
-    for name in ("train", "test", "by_class"):
+    session = prepare(deployed(folder, **tasks), nodes=exchange.introductions)
+    census, counted = session.plan.census, prepare_census(folder, **tasks)
+    assert census.classes == counted.classes
+    assert set(census.classes) == set(NAMES)
+    assert (census.classes == tuple(sorted(NAMES))) == (not order)
+    for name in ("train", "test", "by_class", "test_by_class"):
         np.testing.assert_array_equal(getattr(census, name), getattr(counted, name))
     assert session.provenance()["data_sha256"]
 
 
-def prepare_census(folder):
+def prepare_census(folder, **sections):
     import fcil.data.sites
 
-    settings = simulated(folder)
+    settings = simulated(folder, **sections)
     data = fcil.data.sites.load_sites(settings.data, 16)
     from fcil.scenario.scenario import make_scenario
 
@@ -117,6 +125,9 @@ def test_without_counts_by_class_only_those_of_tasks_are_told(folder, tmp_path):
     alone = prepare(simulated(folder, **private))
     assert alone.plan.census.by_class is None
     assert summary["sha256"] == finish(Inline(alone.worker), alone.plan).sha256()
+    assert summary["macro_accuracy"] is None
+    assert "keep their classes" in summary["absent"]["macro_accuracy"]
+    assert "class_correct" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not any(
         name in (tmp_path / "run" / "config.toml").read_text().split("[[provenance.nodes]]")[1] for name in NAMES
     )
@@ -134,6 +145,8 @@ def test_test_images_of_the_server(folder, tmp_path):
     expected = finish(Inline(alone.worker), alone.plan)
     assert done.sha256() == expected.sha256()
     assert done.correct == expected.correct
+    assert done.class_correct == expected.class_correct
+    assert [len(row) for row in done.class_correct] == [task.seen for task in session.plan.census.tasks]
     assert session.provenance()["data_sha256"] == alone.provenance()["data_sha256"]
     assert all(test == 0 for node in exchange.introductions.values() for _, test in node.classes.values())
 
