@@ -18,7 +18,7 @@ TUNED = "tuned.toml"
 
 
 def _tune(args: argparse.Namespace, console: Console) -> None:
-    from fcil.config import row_call
+    from fcil.config import load_variant, row_call
     from fcil.engine.comparison import cells, figures
     from fcil.engine.queue import Queue
     from fcil.engine.records import write_atomic
@@ -30,7 +30,7 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
     for label in args.methods:
         if row_call(args.config, label)[1]:
             raise ConfigError(f"--methods {label}: name settings to try with --grid, and fixed ones with --set")
-        grid, lacking = grid_of(label, args.grid)
+        grid, lacking = grid_of(load_variant(args.config, label, args.set).method.name, args.grid)
         if lacking:
             console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
         settings = [*overrides(args), *trial_settings(budget)]

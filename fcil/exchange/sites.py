@@ -12,7 +12,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.introduction import Introduction
 from fcil.exchange.worker import Worker
 from fcil.scenario.census import Census
-from fcil.scenario.tasks import class_order, make_tasks
+from fcil.scenario.tasks import carried_out, class_order, make_tasks
 
 __all__ = ["data_sha256", "sites_census", "with_classes"]
 
@@ -40,7 +40,8 @@ def sites_census(config: Config, nodes: Mapping[int, Introduction], server: Work
     check_distinct({f"site {client}": node.data for client, node in nodes.items()})
     names = sorted(config.tasks.classes)
     order = class_order(names, config.tasks, config.run.seed)
-    classes, tasks = tuple(names[c] for c in order), make_tasks(len(names), config.tasks)
+    classes = tuple(names[c] for c in order)
+    tasks = carried_out(make_tasks(len(names), config.tasks), config.tasks)
     by_class = np.zeros((config.partition.clients, len(classes), 2), np.int64)
     counts = np.zeros((config.partition.clients, len(tasks), 2), np.int64)
     for client, node in nodes.items():

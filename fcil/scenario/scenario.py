@@ -12,7 +12,7 @@ from fcil.method import Stream, Task
 from fcil.scenario.census import Census
 from fcil.scenario.long_tail import few_shots, kept_samples
 from fcil.scenario.partition import Partition, split
-from fcil.scenario.tasks import Tasks, class_order, make_tasks
+from fcil.scenario.tasks import Tasks, carried_out, class_order, make_tasks
 from fcil.seeding import generator
 
 __all__ = ["Scenario", "make_scenario"]
@@ -94,6 +94,7 @@ def make_scenario(
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
     shares = _whole(data.train.labels[kept], tasks, partition, seed) if partition.over == "whole" else None
+    all_tasks = carried_out(all_tasks, tasks)
     for task in all_tasks:
         labels = order[task.first : task.seen]
         members = kept[np.isin(data.train.labels[kept], labels)]

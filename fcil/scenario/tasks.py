@@ -16,7 +16,7 @@ from fcil.method import Task
 from fcil.options import Option, nearest
 from fcil.seeding import generator, published_permutation
 
-__all__ = ["Tasks", "check_order", "class_order", "make_tasks", "read_order"]
+__all__ = ["Tasks", "carried_out", "check_order", "class_order", "make_tasks", "read_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Tasks:
 
     count: Annotated[int, Option("number of tasks; the last one is smaller where classes do not divide", low=1)] = 5
     sizes: Annotated[tuple[int, ...], Option("classes of each task, in place of `count`", low=1)] = ()
+    first: Annotated[int, Option("carry out only the first so many tasks; 0: all", low=0)] = 0
     classes: Annotated[
         tuple[str, ...], Option("names of all classes, in the order that is the natural one; empty: the data set's")
     ] = ()
@@ -82,6 +83,11 @@ def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:
         )
     firsts = np.cumsum([0, *sizes])
     return tuple(Task(i, int(first), int(size)) for i, (first, size) in enumerate(zip(firsts, sizes, strict=False)))
+
+
+def carried_out(tasks: Sequence[Task], settings: Tasks) -> tuple[Task, ...]:
+    """The tasks that a run carries out: all, or the first ones; classes of the others are never seen."""
+    return tuple(tasks[: settings.first or None])
 
 
 def class_order(classes: Sequence[str], settings: Tasks, seed: int) -> np.ndarray:

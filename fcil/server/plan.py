@@ -9,7 +9,7 @@ from fcil.arrays import State, digest, ungrouped
 from fcil.config import Config
 from fcil.method import Backbone, Method, Phase, Task
 from fcil.scenario.census import Census
-from fcil.scenario.tasks import make_tasks
+from fcil.scenario.tasks import carried_out, make_tasks
 from fcil.server.traffic import Ledger
 
 __all__ = [
@@ -37,7 +37,7 @@ class Plan:
     @cached_property
     def blocks(self) -> tuple[Task, ...]:
         """The tasks of evaluation: those of training, also where all classes are learned at once."""
-        return make_tasks(len(self.census.classes), self.config.tasks)
+        return carried_out(make_tasks(len(self.census.classes), self.config.tasks), self.config.tasks)
 
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""

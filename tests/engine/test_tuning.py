@@ -1,0 +1,130 @@
+"""Settings chosen on held-out training images of the first tasks, never by a test image; all that was tried is told."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+
+from fcil.cli.main import main
+from fcil.config import load_variant, row_facts
+from fcil.data import load
+from fcil.engine.simulation import prepare, simulate
+from fcil.engine.tuning import Budget, choose, grid_of, tuned_file
+from fcil.errors import RunError
+
+BASE = """
+[data]
+train_limit = 120
+test_limit = 40
+[tasks]
+count = 5
+[partition]
+clients = 2
+min_samples = 1
+[train]
+rounds = 1
+epochs = 1
+[run]
+device = "cpu"
+exchange = "inline"
+[compare.mine.method]
+name = "ridge"
+layers = [1, 2]
+"""
+
+
+def run(value, seed, final):
+    return {"value": str(value), "seed": seed, "final_accuracy": final, "swept": {"train.lr": value}}
+
+
+def test_the_highest_mean_over_seeds_is_chosen_and_of_equal_ones_the_first():
+    runs = [run(1, 0, 0.5), run(1, 1, 0.75), run(2, 0, 0.75), run(2, 1, 0.5), run(3, 0, 0.1), run(3, 1, 0.2)]
+    choice = choose("m", runs, 2)
+    assert choice.settings == {"train.lr": 1}
+    assert [mean for _, mean, _ in choice.tried] == pytest.approx([0.625, 0.625, 0.15])
+    assert choice.tried[0][2] == pytest.approx(np.std([0.5, 0.75], ddof=1))
+
+
+def test_settings_without_all_seeds_are_told_and_not_chosen():
+    runs = [run(1, 0, 0.9), run(2, 0, 0.1), run(2, 1, 0.1)]
+    choice = choose("m", runs, 2)
+    assert choice.settings == {"train.lr": 2}
+    assert len(choice.tried) == 2
+    with pytest.raises(RunError, match="m: none of the settings has a finished run for every seed"):
+        choose("m", runs[:1], 2)
+
+
+def test_a_grid_keeps_what_the_method_has():
+    texts = ["method.rank=2,4", "train.lr=0.1,0.2", "method.penalty=1.0,2.0"]
+    assert grid_of("lorm", texts) == (["method.rank=2,4", "train.lr=0.1,0.2"], ["method.penalty"])
+    assert grid_of("ridge", texts) == (["train.lr=0.1,0.2", "method.penalty=1.0,2.0"], ["method.rank"])
+
+
+def test_the_first_tasks_are_the_whole_runs_first_tasks(digits_config, tmp_path):
+    config = {"tasks": {"count": 5}, "method": {"name": "ridge"}}
+    whole = simulate(prepare(digits_config(config)), tmp_path / "whole")
+    first = {**config, "tasks": {"count": 5, "first": 2}}
+    some = simulate(prepare(digits_config(first)), tmp_path / "some")
+    assert some["correct"] == whole["correct"][:2]
+    assert some["total"] == whole["total"][:2]
+    assert simulate(prepare(digits_config({**first, "tasks": {"count": 5, "first": 9}})), tmp_path / "all") is not None
+
+
+def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path, capsys):
+    path, out = tmp_path / "some.toml", tmp_path / "out"
+    path.write_text(BASE)
+    arguments = ["tune", str(path), "--methods", "mine,fedavg", "--grid", "method.penalty=1e-6,1.0", "--grid"]
+    arguments += ["train.lr=1e-3,1e-2", "--set", "partition.beta=0.7", "--output", str(out)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "fedavg has no method.penalty; it is tuned over the rest" in shown
+    assert "on training images that were held out, not on test images." in (out / "mine" / "comparison.md").read_text()
+    text = (out / "tuned.toml").read_text()
+    table = tomllib.loads(text)
+    assert set(table["compare"]) == {"mine", "fedavg"}
+    finals = {}
+    for folder in sorted(out.glob("mine/*/mine-seed100")):
+        config = tomllib.loads((folder / "config.toml").read_text())
+        assert (config["data"]["held_out"], config["tasks"]["first"]) == (0.2, 2)
+        assert "held out in place of the test images" in config["provenance"]["data_files"]
+        key = config["method"]["penalty"], config["train"]["lr"]
+        finals[key] = json.loads((folder / "summary.json").read_text())["final_accuracy"]
+    assert len(finals) == 4
+    mine = table["compare"]["mine"]
+    assert finals[mine["method"]["penalty"], mine["train"]["lr"]] == max(finals.values())
+    assert all(f"{100 * final:.1f} %" in text for final in finals.values())
+    chosen = load_variant(out / "tuned.toml", "mine")
+    assert chosen.method.settings["layers"] == [1, 2], "those of the row stay"
+    assert chosen.method.settings["penalty"] == mine["method"]["penalty"]
+    assert (chosen.data.held_out, chosen.tasks.first, chosen.partition.beta) == (0.0, 0, 0.7)
+    words = row_facts(out / "tuned.toml", "mine").tuned
+    assert words == "on 4 settings x 1 seed, 20 % of the training images of the first 2 tasks held out"
+    assert main(["compare", str(out / "tuned.toml"), "--methods", "mine,ncm", "--seeds", "0", "--output",
+                 str(tmp_path / "compared")]) == 0  # fmt: skip
+    assert f"Tuned: mine {words}; ncm not." in " ".join(capsys.readouterr().out.split())
+
+
+def test_brackets_and_bad_shares_are_refused(tmp_path, capsys):
+    (tmp_path / "some.toml").write_text(BASE)
+    assert main(["tune", str(tmp_path / "some.toml"), "--methods", "lorm(rank=2)", "--grid", "train.lr=1,2"]) == 2
+    assert "name settings to try with --grid" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["tune", "x", "--methods", "a", "--grid", "b=1", "--held-out", "0.95"])
+
+
+def test_settings_of_a_call_are_written_whole(tmp_path):
+    choice = choose("lorm", [run(0.5, 0, 0.5)], 1)
+    table = tomllib.loads(tuned_file({"train": {"rounds": 2}}, ["train.batch=8"], [choice], Budget(), tmp_path))
+    assert table["train"] == {"rounds": 2, "batch": 8}
+    assert table["compare"]["lorm"]["train"] == {"lr": 0.5}
+
+
+def test_test_images_are_not_among_those_that_settings_are_chosen_by(digits_config):
+    whole = load(digits_config().data, 32)
+    held = load(digits_config({"data": {"held_out": 0.3}}).data, 32)
+    test = {image.tobytes() for image in whole.test.images}
+    seen = {image.tobytes() for part in (held.train, held.test) for image in part.images[np.arange(len(part))]}
+    train = {image.tobytes() for image in whole.train.images}
+    assert seen == train
+    assert not seen & (test - train)
