@@ -11,21 +11,18 @@ from fcil.options import Option
 
 from ._server import ServerSettings
 
-__all__ = ["PrefixMethod", "PromptMethod"]
+__all__ = ["REFUSED", "PrefixMethod"]
+
+
+REFUSED: Mapping[str, str] = {"adapter": "this method trains prompts, which change no weights; leave it out"}
+"""What methods of prompts refuse, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptMethod(ServerSettings, Averaging):
-    """Federated averaging of prompts and of the head's new rows; the backbone stays as it is."""
-
-    refused: ClassVar[Mapping[str, str]] = {
-        "adapter": "this method trains prompts, which change no weights; leave it out"
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefixMethod(PromptMethod):
+class PrefixMethod(ServerSettings, Averaging):
     """Every task adds prefixes of its own beside keys and values; those of earlier tasks stay and are not sent back."""
+
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     prefix: Annotated[
         Literal["direct", "projected"],

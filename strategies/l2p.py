@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from fcil.method import Step
+from fcil.method import Averaging, Step
 from fcil.model.prompt_pool import COSINES, PromptPool
 from fcil.options import Option
 
-from ._prompts import PromptMethod
+from ._prompts import REFUSED
+from ._server import ServerSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +20,7 @@ __all__ = ["L2P"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2P(PromptMethod):
+class L2P(ServerSettings, Averaging):
     """Average a pool of prompts, of which each image takes the nearest.
 
     Wang et al., "Learning to prompt for continual learning", CVPR 2022, arXiv 2112.08654, federated. q(x) is an image's
@@ -34,6 +36,8 @@ class L2P(PromptMethod):
     image's prediction depend on its neighbours; no count of how often a prompt was chosen, an option of the paper for
     streams with known tasks. Public code has pull = 0.1. Literal transcription: `tests/reference_pools.py`, `l2p`.
     """
+
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     size: Annotated[int, Option("M, prompts of the pool", low=1)] = 10
     length: Annotated[int, Option("L, tokens of a prompt", "tokens", low=1)] = 5

@@ -98,6 +98,6 @@ def test_a_mean_over_nobodys_examples_is_an_error_and_not_nan():
 
 def test_changes_are_compared_wherever_an_adapter_changes_weights():
     asked = {name for name in NAMES if isinstance(build_method(name, {}).adapter, WeightAdapter)}
-    assert set(NAMES) - asked == {"ncm", "ranpac", "ridge", "vpt"}
+    assert set(NAMES) - asked == {"codaprompt", "dualprompt", "l2p", "ncm", "ranpac", "ridge", "vpt"}
     for name in ("fedavg", "lorm", "fedex"):
         changes_are_what_the_network_adds(trial(name))  # raises NotAsked where it looks at nothing
