@@ -6,17 +6,18 @@ import numpy as np
 
 from fcil.arrays import Arrays, State
 from fcil.merging.subspace import leading_directions
-from fcil.method import REPORT, TRAIN, Kind, Modules, Phase, Task
+from fcil.method import REPORT, TRAIN, Backbone, Kind, Modules, Phase, Task
 from fcil.model.lora import A, B, layers_of
 from fcil.statistics.input_projection import projection_of
 
-from ._subspaces import SubspaceMethod
+from ._folding import FoldingMethod
+from ._subspaces import SubspaceSettings, basis_of, mean_arrays, with_bases, with_new_pairs, with_pairs
 
 __all__ = ["Dolfin"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dolfin(SubspaceMethod):
+class Dolfin(SubspaceSettings, FoldingMethod):
     """Compute A outside earlier tasks' inputs; train and average B.
 
     "DOLFIN", arXiv 2510.13567, after InfLoRA's subspaces, as far as digests tell it: the paper was not at hand. Before
@@ -44,12 +45,22 @@ class Dolfin(SubspaceMethod):
         """Nothing has been trained after the first report."""
         return phase.kind == TRAIN or not phase.phases_left
 
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """Fold the last task's pair; the new one's A is drawn, and set by the first report."""
+        return with_new_pairs(self, super().begin(state, phase, backbone), phase, lambda layer, drawn: drawn)
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """The clients' means of B and of head rows, or what a report changes."""
+        if phase.kind == REPORT:
+            return super().merge_sums(state, phase, sums)
+        return with_pairs(self, state, mean_arrays(self, state, sums))
+
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The state with A of the task's pair; after the rounds with the grown bases."""
         if not phase.phases_left:
-            return self.with_bases(state, sums)
+            return with_bases(state, sums, self.energy)
         factors: dict[str, np.ndarray] = {}
         for layer in layers_of(Modules.of(state).module):
             sketch = sums[projection_of(layer)]
-            factors[layer + A] = leading_directions(self.basis(state, layer, len(sketch)), sketch, self.rank)
-        return self.with_pair(state, {name: a.astype(np.float32) for name, a in factors.items()})
+            factors[layer + A] = leading_directions(basis_of(state, layer, len(sketch)), sketch, self.rank)
+        return with_pairs(self, state, factors)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FedProto"]
 
-PROTOTYPES, KNOWN = "prototypes", "prototypes_known"
-"""The state's groups, `<t>` -> prototypes (classes, width), and whether there are any, (classes,); and the names of the
-current task's among the references."""
+PROTOTYPES = "prototypes"
+"""The state's group, `<t>` -> (classes, width + 1): prototypes, and in the last column 1, or 0 where there is none. Also
+the name of the current task's among the references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,9 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
         loss = step.cross_entropy()
         if not self.strength or PROTOTYPES not in step.references:
             return loss
-        own = step.labels - step.phase.task.first
-        away = (step.features - step.constant(PROTOTYPES)[own]).square().mean(1)
-        return loss + self.strength * (step.constant(KNOWN)[own] * away).mean()
+        own = step.constant(PROTOTYPES)[step.labels - step.phase.task.first]
+        away = (step.features - own[:, :-1]).square().mean(1)
+        return loss + self.strength * (own[:, -1] * away).mean()
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
@@ -80,8 +80,7 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
         sent, task = super().broadcast(state, phase), str(phase.task.index)
         if task not in state.get(PROTOTYPES, {}):
             return sent
-        references = {PROTOTYPES: state[PROTOTYPES][task], KNOWN: state[KNOWN][task]}
-        return replace(sent, references={**sent.references, **references})
+        return replace(sent, references={**sent.references, PROTOTYPES: state[PROTOTYPES][task]})
 
     def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
         """Say why no samples have these sums."""
@@ -98,14 +97,13 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Federated averaging, and the prototypes; that of a class which nobody reported stays as it was."""
-        task = phase.task.index
-        total, count, name = sums[class_sums(task)], sums[counts(task)], str(task)
-        before = state.get(PROTOTYPES, {}).get(name, np.zeros(total.shape))
-        known = state.get(KNOWN, {}).get(name, np.zeros(count.shape))
-        means = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], before)
-        new = {PROTOTYPES: {name: means}, KNOWN: {name: np.maximum(known, count > 0)}}
+        total, count, name = sums[class_sums(phase.task.index)], sums[counts(phase.task.index)], str(phase.task.index)
+        classes, width = total.shape
+        before = state.get(PROTOTYPES, {}).get(name, np.zeros((classes, width + 1)))
+        means = np.concatenate([total / np.maximum(count, 1)[:, None], np.ones((classes, 1))], 1)
+        new = np.where(count[:, None] > 0, means, before).astype(np.float32)
         state = super().merge_sums(state, phase, sums)
-        return {**state, **{group: {**state.get(group, {}), **as_float32(of)} for group, of in new.items()}}
+        return {**state, PROTOTYPES: {**state.get(PROTOTYPES, {}), name: new}}
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The module, and by prototypes rows p_c with biases -|p_c|^2 / 2: -|h - p_c|^2 / 2 but for what all share."""
@@ -113,7 +111,7 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
         if self.predict == "head":
             return deployed
         for task in range(phase.task.index + 1):
-            means, known = (state[group][str(task)] for group in (PROTOTYPES, KNOWN))
+            means, known = (state[PROTOTYPES][str(task)][:, part] for part in (slice(-1), -1))
             rows = {head.weight(task): means, head.bias(task): biases(known, -np.square(means).sum(1) / 2)}
             deployed |= as_float32(rows)
         return deployed

@@ -6,16 +6,17 @@ import numpy as np
 
 from fcil.arrays import Arrays, State
 from fcil.merging.subspace import outside
-from fcil.method import Phase
+from fcil.method import REPORT, Backbone, Phase
 from fcil.model.lora import A
 
-from ._subspaces import SubspaceMethod
+from ._folding import FoldingMethod
+from ._subspaces import SubspaceSettings, basis_of, mean_arrays, with_bases, with_new_pairs, with_pairs
 
 __all__ = ["FOT"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FOT(SubspaceMethod):
+class FOT(SubspaceSettings, FoldingMethod):
     """Average, and project updates away from earlier tasks' inputs.
 
     Bakman et al., "Federated orthogonal training", ICLR 2024, arXiv 2309.01289. At a task's end clients send, of every
@@ -38,19 +39,24 @@ class FOT(SubspaceMethod):
         """The server projects what the clients send."""
         return False
 
-    def start_of(self, state: State, layer: str, drawn: np.ndarray) -> np.ndarray:
-        """A as it was drawn, projected."""
-        return outside(self.basis(state, layer, drawn.shape[1]), drawn)
+    def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
+        """Fold the last task's pair; the new one's A is drawn and projected."""
 
-    def projected(self, state: State, means: Arrays) -> Arrays:
-        """The means, with A projected away from the basis."""
-        projected = dict(means)
+        def start(layer: str, drawn: np.ndarray) -> np.ndarray:
+            return outside(basis_of(state, layer, drawn.shape[1]), drawn)
+
+        return with_new_pairs(self, super().begin(state, phase, backbone), phase, start)
+
+    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
+        """The clients' means, with A projected away from the basis; after the rounds the grown bases."""
+        if phase.kind == REPORT:
+            return super().merge_sums(state, phase, sums)
+        means = mean_arrays(self, state, sums)
         for name, a in means.items():
             if name.endswith(A):
-                basis = self.basis(state, name.removesuffix(A), a.shape[1])
-                projected[name] = outside(basis, a) if len(basis) else a
-        return projected
+                means[name] = outside(basis_of(state, name.removesuffix(A), a.shape[1]), a)
+        return with_pairs(self, state, means)
 
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The state with bases that hold the task's inputs too."""
-        return self.with_bases(state, sums)
+        return with_bases(state, sums, self.energy)

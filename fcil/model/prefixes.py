@@ -30,16 +30,20 @@ class PrefixSlot(nn.Module):
         self.keys: Tensor | None = None  # (length, width), or of each image (n, length, width)
         self.values: Tensor | None = None
         self.projected = False
+        self.beside: tuple[nn.Module, ...] = ()
+        """The layers of queries, keys and values that the slot has been put beside, which are not its own."""
 
     @property
     def length(self) -> int:
         """Number of prefixes."""
         return 0 if self.keys is None else self.keys.shape[-2]
 
-    def lengthen(self, attention: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def lengthen(self, attention: Attention, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give the attention zero tokens behind its own, in the place of which prefixes come."""
         if not self.length:
             return None
+        if attention.qkv not in self.beside:
+            raise RuntimeError("the layer of keys and values is not the one that prefixes were put beside")
         tokens, *others = inputs
         return (F.pad(tokens, (0, 0, 0, self.length)), *others)
 
@@ -71,12 +75,14 @@ def add_prefix_slots(network: Any) -> None:
         if not isinstance(attention, Attention) or attention.qkv.out_features != 3 * attention.qkv.in_features:
             name = type(attention or block).__name__
             raise ConfigError(f"model.backbone: {name} has no plain keys and values for prefixes; name a plain ViT")
-        if not hasattr(attention, "prefix"):
-            slot = PrefixSlot()
-            attention.register_forward_pre_hook(slot.lengthen)
-            attention.qkv.register_forward_hook(slot.put)
-            attention.register_forward_hook(slot.shorten)
+        slot: PrefixSlot = getattr(attention, "prefix", None) or PrefixSlot()
+        if not slot.beside:
             attention.prefix = slot
+            attention.register_forward_pre_hook(slot.lengthen)
+            attention.register_forward_hook(slot.shorten)
+        if attention.qkv not in slot.beside:  # another adapter may have put a layer of its own there
+            attention.qkv.register_forward_hook(slot.put)
+            slot.beside += (attention.qkv,)
 
 
 @contextmanager

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from small import SIZE, WIDTH, tiny_vit
+from small import BACKBONE, SIZE, WIDTH, tiny_vit
 from test_prompts import KINDS, close, images, vit_of
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
 from fcil.errors import ConfigError
 from fcil.model.adapted import AdaptedModel, pooled_features
 from fcil.model.coda_prompts import CodaPrompts
+from fcil.model.lora import Lora
 from fcil.model.prefixes import add_prefix_slots, prefixed
-from fcil.seeding import torch_generator
+from fcil.seeding import generator, torch_generator
 
 LENGTH = 3
 
@@ -79,6 +80,41 @@ def test_prefixes_are_gone_after_an_error_and_slots_are_added_once():
     with pytest.raises(RuntimeError), prefixed(network, {1: (keys, values)}, False):
         pooled_features(network, images()[:, :2])
     assert torch.equal(pooled_features(network, images()), pooled_features(tiny_vit().eval(), images()))
+
+
+def test_another_adapter_may_put_its_own_layer_in_the_place_of_keys_and_values():
+    network, keys, values = tiny_vit().eval(), drawn(LENGTH, WIDTH), drawn(LENGTH, WIDTH, seed=1)
+
+    def features():
+        with torch.no_grad(), prefixed(network, {1: (keys, values)}, False):
+            return pooled_features(network, images())
+
+    add_prefix_slots(network)
+    before = features()
+    Lora(2).install(network)
+    with pytest.raises(RuntimeError, match="not the one that prefixes were put beside"):
+        features()
+    add_prefix_slots(network)
+    close(features(), before)
+
+
+def test_features_with_prompts_are_never_those_that_were_kept_of_the_frozen_network():
+    adapted, asked = AdaptedModel(tiny_vit(), CodaPrompts(False, 4, 1)), []
+
+    class Kept:
+        def features(self, part, samples, tokens, images, compute):
+            asked.append(part)
+            return compute(images)
+
+    adapted.cache, picture = Kept(), images()
+    arrays = CodaPrompts(False, 4, 1).of_task(0, 1, {}, BACKBONE, generator(0, "task"))
+    with torch.no_grad(), adapted.showing(picture, "test", np.arange(4)):
+        adapted.load(arrays)
+        adapted.features(picture)
+        assert asked == []
+        adapted.load({})
+        adapted.features(picture)
+        assert asked == ["test"]
 
 
 def test_a_network_without_plain_keys_and_values_is_refused():

@@ -47,19 +47,19 @@ def test_prototypes_are_the_literal_means_over_the_clients_that_have_the_class(w
     for c in range(2):
         clients = [features_of(k, labels)[np.array(labels) == c] for k, labels in enumerate(SPLITS)]
         mean = reference_gaussians.prototypes(clients, weighting)
-        np.testing.assert_allclose(state["prototypes"]["0"][c], mean, atol=1e-5)
-    assert state["prototypes_known"]["0"].tolist() == [1, 1]
+        np.testing.assert_allclose(state["prototypes"]["0"][c, :-1], mean, atol=1e-5)
+    assert state["prototypes"]["0"][:, -1].tolist() == [1, 1]
 
 
 def test_a_class_that_nobody_reports_keeps_its_prototype_or_has_none_and_is_never_predicted():
     method = FedProto(rank=2)
     first = after_a_round(method, ([0, 0], [0]))
-    assert first["prototypes_known"]["0"].tolist() == [1, 0]
+    assert first["prototypes"]["0"][:, -1].tolist() == [1, 0]
     deployed = method.deploy(first, phase())
     assert deployed["head.0.bias"][1] < -1e29
     second = after_a_round(method, ([1], [1, 1]), first, phase(2))
     np.testing.assert_array_equal(second["prototypes"]["0"][0], first["prototypes"]["0"][0])
-    assert second["prototypes_known"]["0"].tolist() == [1, 1]
+    assert second["prototypes"]["0"][:, -1].tolist() == [1, 1]
 
 
 def test_the_nearest_prototype_is_predicted_over_all_tasks_or_the_head_is_used():
@@ -70,7 +70,7 @@ def test_the_nearest_prototype_is_predicted_over_all_tasks_or_the_head_is_used()
     state = after_a_round(method, ([0, 1], [1, 0], [0]), method.begin(first, at, BACKBONE), at)
     deployed, x = method.deploy(state, at), np.random.default_rng(9).normal(size=(50, WIDTH))
     scores = np.concatenate([x @ deployed[f"head.{t}.weight"].T + deployed[f"head.{t}.bias"] for t in (0, 1)], 1)
-    means = np.concatenate([state["prototypes"][t] for t in ("0", "1")])
+    means = np.concatenate([state["prototypes"][t][:, :-1] for t in ("0", "1")])
     nearest = [min(range(4), key=lambda c: np.square(row - means[c]).sum()) for row in x]
     assert scores.argmax(1).tolist() == nearest
     head = FedProto(rank=2, predict="head").deploy(state, at)
@@ -91,7 +91,7 @@ def test_the_loss_is_the_literal_one_and_prototypes_get_no_gradient(splits):
     method = FedProto(rank=2, strength=0.7)
     state = after_a_round(method, splits)
     step = step_of(method, state, np.array([0, 1, 4, 5, 8]))  # images of classes 0 and 1
-    known = {c: state["prototypes"]["0"][c] for c in range(2) if state["prototypes_known"]["0"][c]}
+    known = {c: row[:-1] for c, row in enumerate(state["prototypes"]["0"]) if row[-1]}
     pull = reference_gaussians.prototype_loss(step.features.detach().double().numpy(), step.labels.tolist(), known)
     loss = method.loss(step)
     assert loss.item() == pytest.approx(step.cross_entropy().item() + 0.7 * pull, rel=1e-5)
