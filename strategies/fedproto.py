@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["FedProto"]
 
 PROTOTYPES = "prototypes"
-"""The state's group, `<t>` -> (classes, width + 1): prototypes, then 1, or 0 for a class that has none. Also the name of
-the current task's among the references."""
+"""The state's group, `<t>` -> (classes, width + 1): prototypes, then 1, or 0 for a class that has none. Also the name
+of the current task's among the references."""
 
 
 @dataclass(frozen=True, kw_only=True)
