@@ -45,7 +45,11 @@ class Adapter(Protocol):
         raise NotImplementedError(f"{type(self).__name__}.initial")
 
     def install(self, network: Any) -> Mapping[str, tuple[nn.Module, str]]:
-        """Put the modules in place; array name -> (module, attribute) that holds the tensor, None when absent."""
+        """Put the modules in place; array name -> (module, attribute) that holds the tensor, None when absent.
+
+        A name with `*` stands for all arrays that match it, however many there will be: the attribute then holds those
+        that are loaded by name, a dict. So each task may add arrays of its own.
+        """
         raise NotImplementedError(f"{type(self).__name__}.install")
 
     def features(self, network: Any, images: Tensor) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:

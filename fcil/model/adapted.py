@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fcil.arrays import Arrays, digest
+from fcil.arrays import Arrays, digest, names_matching
 from fcil.method import SCORES, TOKENS, Adapter, Tokens, head
 from fcil.model.feature_cache import FeatureCache
 from fcil.model.layer_tokens import layer_tokens
@@ -34,6 +34,7 @@ class AdaptedModel:
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
+        self._patterns = [name for name in self._slots if "*" in name]
         self.cache: FeatureCache | None = None
         """Features that were computed before, for images of which it is said which they are (`showing`)."""
         self._shown: tuple[Tensor, str, np.ndarray] | None = None
@@ -67,7 +68,7 @@ class AdaptedModel:
         """
         tensors = {}
         for name, a in arrays.items():
-            known = name in self._slots or name == TOKENS or name.startswith(SCORES)
+            known = self._fills_a_slot(name) or name == TOKENS or name.startswith(SCORES)
             if not known and head.task_of(name) is None:
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
             if isinstance(a, Tensor):
@@ -80,11 +81,16 @@ class AdaptedModel:
         self._fill(tensors)
         return {name: tensors[name] for name in arrays if name in trains}
 
+    def _fills_a_slot(self, name: str) -> bool:
+        return name in self._slots or bool(names_matching([name], self._patterns))
+
     def _fill(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._tokens = Tokens.of(tensors[TOKENS].cpu().numpy()) if TOKENS in tensors else None
         for name, (module, attribute) in self._slots.items():
-            setattr(module, attribute, tensors.get(name))
+            several = name in self._patterns
+            held = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
+            setattr(module, attribute, held)
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copy loaded arrays, as float32."""
@@ -149,7 +155,8 @@ class AdaptedModel:
     @property
     def _is_frozen(self) -> bool:
         """Tell whether features are the frozen network's: nothing is in the adapter's slots, and nobody listens."""
-        return not torch.is_grad_enabled() and not self._is_observed and self._slots.keys().isdisjoint(self._tensors)
+        in_slots = any(self._fills_a_slot(name) for name in self._tensors)
+        return not torch.is_grad_enabled() and not self._is_observed and not in_slots
 
     @contextmanager
     def showing(self, images: Tensor, part: str, samples: np.ndarray) -> Iterator[None]:

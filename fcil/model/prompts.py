@@ -23,7 +23,7 @@ from fcil.method import Adapter, Backbone, Draw
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Depth", "Prompts", "prompt_name"]
+__all__ = ["Depth", "Prompts", "check_plain_vit", "prompt_name"]
 
 Depth = Literal["shallow", "deep"]
 
@@ -31,6 +31,14 @@ Depth = Literal["shallow", "deep"]
 def prompt_name(block: int | str) -> str:
     """Name of the prompts that stand before a block, (length, width); with "*" a pattern for all."""
     return f"prompts.{block}"
+
+
+def check_plain_vit(backbone: Backbone) -> None:
+    """Raise ConfigError for a backbone to whose tokens none can be added."""
+    if backbone.no_prompts:
+        raise ConfigError(f"model.backbone: {backbone.no_prompts}; name a plain ViT")
+    if backbone.blocks < 1 or min(backbone.patch) < 1:
+        raise ConfigError("method: prompts need a vision transformer; the backbone has no blocks or no patches")
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,7 @@ class Prompts(Adapter):
         """Raise ConfigError for a length below 1, or a backbone that is no plain vision transformer."""
         if self.length < 1:
             raise ConfigError(f"method.length = {self.length}: must be at least 1")
-        if backbone.no_prompts:
-            raise ConfigError(f"model.backbone: {backbone.no_prompts}; name a plain ViT")
-        if backbone.blocks < 1 or min(backbone.patch) < 1:
-            raise ConfigError("method: prompts need a vision transformer; the backbone has no blocks or no patches")
+        check_plain_vit(backbone)
 
     def initial(self, backbone: Backbone, draw: Draw) -> dict[str, np.ndarray]:
         """Draw prompts from U(-v, v) with v^2 = 6 / (3 patch height x patch width + width), as in KMnP/vpt.

@@ -26,9 +26,10 @@ TABLE = {
 ADAPTED = [
     {"name": "ties", "rank": 2, "at": "both", "adapter": "snella(sparsity = 0.5)"},
     {"name": "regmean", "rank": 2, "adapter": "loftq(bits = 2, iterations = 1)"},
+    {"name": "dualprompt", "length": 2, "general_length": 2},
     {"name": "fedavg", "adapter": "full"},
 ]
-"""[method] of runs with adapters that send more than pairs."""
+"""[method] of runs with adapters that send more than pairs, or other arrays in each task."""
 
 
 def settings(**sections):

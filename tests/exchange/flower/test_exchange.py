@@ -29,7 +29,7 @@ def test_a_run_over_nodes_with_shuffled_replies_equals_inline():
     assert done.ledger == inline().ledger
 
 
-@pytest.mark.parametrize("method", ADAPTED, ids=lambda method: method["adapter"].partition("(")[0])
+@pytest.mark.parametrize("method", ADAPTED, ids=lambda method: method.get("adapter", method["name"]).partition("(")[0])
 def test_a_run_over_nodes_equals_inline_with_every_adapter(method):
     """Codes of quantised weights are bytes, sparsities and dense changes travel beside what trains."""
     config = settings(method=method)

@@ -48,7 +48,7 @@ def test_methods_in_files_and_other_adapters_end_in_the_same_bits_on_two_workers
     write(tmp_path / "methods")
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere
     own = prepare(settings(method={"name": "methods/mine.py:Mine", "rank": 2}, run={"device": "cpu"}))
-    sessions = [own, *(prepare(settings(method=method, run={"device": "cpu"})) for method in ADAPTED[:2])]
+    sessions = [own, *(prepare(settings(method=method, run={"device": "cpu"})) for method in ADAPTED[:3])]
     exchange = ray_exchange(settings(run={**ON_RAY, "workers": min(2, cores())}), tmp_path)
     try:
         done = [finish(FlowerExchange(exchange.grid, s.plan.config, store=str(tmp_path)), s.plan) for s in sessions]
@@ -64,6 +64,8 @@ def test_methods_in_files_and_other_adapters_end_in_the_same_bits_on_two_workers
         {"name": "ncm"}, {"name": "ranpac", "size": 30}, {"name": "joint", "rank": 2},
         {"name": "scaffold", "rank": 2}, {"name": "ewc", "rank": 2}, {"name": "lwf", "rank": 2},
         {"name": "derpp", "rank": 2, "size": 6}, {"name": "icarl", "rank": 2, "size": 6},
+        {"name": "l2p", "size": 4, "top": 2}, {"name": "codaprompt", "size": 8}, {"name": "ccvr", "rank": 2},
+        {"name": "fedproto", "rank": 2}, {"name": "fot", "rank": 2}, {"name": "dolfin", "rank": 2},
         {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task", "concat": True, "transport": True},
     ],
     ids=lambda method: method["name"],

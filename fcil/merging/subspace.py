@@ -1,0 +1,52 @@
+"""Subspaces of layers' inputs, by which new changes are kept away from what earlier tasks need (GPM, FOT, DOLFIN).
+
+A sketch Y = X Omega, (n, s), of inputs X, (n, samples), with Omega random, has about the column space of X, and
+E[Y Y^T] = s X X^T. Sketches add over clients. Bases are orthonormal rows, (r, n), in float64.
+"""
+
+import numpy as np
+
+__all__ = ["grown", "leading_directions", "outside"]
+
+
+def outside(basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The part of rows, (m, n), that is orthogonal to a basis, (r, n): rows (I - U U^T), U being the basis' columns."""
+    rows = rows.astype(np.float64)
+    for _ in range(2):  # once more takes out what rounding has left
+        rows = rows - (rows @ basis.T) @ basis
+    return rows
+
+
+def _directions(sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors of a sketch as rows, the largest first, and their squares; none that are only rounding."""
+    vectors, values, _ = np.linalg.svd(sketch, full_matrices=False)
+    kept = values > 1e-6 * values.max(initial=0.0)
+    return vectors.T[kept], np.square(values[kept])
+
+
+def grown(basis: np.ndarray, sketch: np.ndarray, energy: float) -> np.ndarray:
+    """Add to a basis the fewest directions with which it holds a share of the sketch's energy, ||U^T Y||^2 / ||Y||^2.
+
+    Args:
+        basis: (r, n), of no rows at first.
+        sketch: (n, s).
+        energy: the share, from 0 to 1.
+
+    Returns:
+        The basis, (r' >= r, n); its first r rows are as they were.
+    """
+    whole, held = (float(np.square(y, dtype=np.float64).sum()) for y in (sketch, basis @ sketch))
+    rest = outside(basis, sketch.T).T
+    directions, energies = _directions(rest)
+    reached = held + np.concatenate([[0.0], np.cumsum(energies)])
+    enough = reached >= energy * whole * (1 - 1e-12)
+    count = int(enough.argmax()) if enough.any() else len(energies)
+    count = min(count, sketch.shape[0] - len(basis))
+    return np.concatenate([basis, outside(basis, directions[:count])])
+
+
+def leading_directions(basis: np.ndarray, sketch: np.ndarray, rank: int) -> np.ndarray:
+    """The directions, (rank, n), in which a sketch, (n, s), is largest outside a basis; zero rows once none is left."""
+    directions, _ = _directions(outside(basis, sketch.T).T)
+    found = outside(basis, directions[: min(rank, sketch.shape[0] - len(basis))])
+    return np.concatenate([found, np.zeros((rank - len(found), sketch.shape[0]))])
