@@ -31,7 +31,7 @@ class PrefixMethod(ServerSettings, Averaging):
 
     @property
     def adapter(self) -> PrefixAdapter:
-        """The prefixes."""
+        """Return the prefixes that the method trains."""
         raise NotImplementedError(f"{type(self).__name__}.adapter")
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:

@@ -1,4 +1,4 @@
-"""What methods share that train a LoRA pair per task, away from the inputs of earlier tasks' layers."""
+"""Holds what methods share that train a LoRA pair per task, away from the inputs of earlier tasks' layers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

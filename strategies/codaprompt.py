@@ -47,7 +47,7 @@ class CodaPrompt(PrefixMethod):
 
     @property
     def adapter(self) -> CodaPrompts:
-        """The components."""
+        """Return the components that the method trains."""
         exact = self.start == "orthogonal"
         return CodaPrompts(self.prefix == "projected", self.size, self.length, self.layers, exact)
 

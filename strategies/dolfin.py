@@ -34,7 +34,7 @@ class Dolfin(SubspaceSettings, FoldingMethod):
     """
 
     def trains(self, phase: Phase) -> tuple[str, ...]:
-        """B alone trains."""
+        """Name B, which alone trains."""
         return (f"*{B}",)
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:

@@ -50,7 +50,7 @@ class DualPrompt(PrefixMethod):
 
     @property
     def adapter(self) -> DualPrompts:
-        """The prefixes."""
+        """Return the prefixes that the method trains."""
         return DualPrompts(
             self.prefix == "projected", self.general_length, self.length, self.general_layers, self.layers, self.copy
         )

@@ -46,7 +46,7 @@ class L2P(ServerSettings, Averaging):
 
     @property
     def adapter(self) -> PromptPool:
-        """The pool."""
+        """Return the pool that the method trains."""
         return PromptPool(self.size, self.length, self.top)
 
     def loss(self, step: Step) -> Tensor:

@@ -123,6 +123,6 @@ def _watch(args: argparse.Namespace, console: Console) -> None:
 def watch_command(
     command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
 ) -> None:
-    """Add `watch`."""
+    """Add the command `watch`."""
     text = "show where the runs of a comparison stand, or one run, also those of other processes"
     command("watch", _watch, text).add_argument("folder", type=Path, metavar="DIR", help="its folder")

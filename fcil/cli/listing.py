@@ -43,7 +43,7 @@ def _adapters(args: argparse.Namespace, console: Console) -> None:
 def _settings(args: argparse.Namespace, console: Console) -> None:
     from fcil.config import SECTIONS
     from fcil.options import describe
-    from fcil.report.tables import method_table
+    from fcil.report.settings_table import method_table
 
     for name, schema in SECTIONS.items():
         console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")

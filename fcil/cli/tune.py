@@ -57,7 +57,7 @@ def _share(text: str) -> float:
 def tune_command(
     command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
 ) -> None:
-    """Add `tune`."""
+    """Add the command `tune`."""
     parser = command("tune", _tune, "choose settings of methods on held-out training images, never on test images")
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file")
     parser.add_argument("--methods", type=methods, required=True, metavar="A,B", help="methods, or rows of the file")

@@ -138,7 +138,7 @@ def _measured(cell: Cell) -> Cell:
     Raises:
         ConfigError: the run cannot be carried out.
     """
-    from fcil.exchange.memo import kin  # which imports torch
+    from fcil.exchange.update_key import kin  # which imports torch
 
     plan = cell.session().plan
     return replace(cell, work=tuple(phase_weights(plan)), kin=kin(plan.config, plan.method, plan.phases[0]))

@@ -113,7 +113,7 @@ def why_alone(figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Reached(NamedTuple):
-    """Where a run stood when its accuracy was first as high as asked, counted from its beginning."""
+    """A run's standing when its accuracy was first as high as asked, counted from its beginning."""
 
     task: int
     """Index of the task, from 0."""

@@ -15,7 +15,7 @@ __all__ = ["Follower", "Standing"]
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands."""
+    """The standing of a run: its state, and how far it is."""
 
     state: RunState
     share: float = 0.0

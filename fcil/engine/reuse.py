@@ -7,7 +7,7 @@ __all__ = ["Reuse"]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What runs take from each other; none of it changes a bit of any result."""
+    """A choice of what runs take from each other; none of it changes a bit of any result."""
 
     memo: bool = True
     """Updates that a client of another run has computed from the same input (`fcil.exchange.memo`)."""

@@ -9,7 +9,8 @@ from typing import Any
 from fcil.config import Config
 from fcil.data.dataset import Dataset
 from fcil.exchange.described import Undescribed
-from fcil.exchange.memo import Memo, features_part
+from fcil.exchange.memo import Memo
+from fcil.exchange.update_key import features_part
 from fcil.method import Method
 from fcil.model.feature_cache import FeatureCache
 
@@ -21,7 +22,7 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Features:
-    """Where and how features of frozen backbones are kept."""
+    """A folder in which features of frozen backbones are kept."""
 
     folder: Path
     share: float = 0.02
@@ -47,7 +48,7 @@ class Shared:
     _kept: dict[str, tuple[Hashable, Any, Callable[[Any], None]]] = field(default_factory=dict, repr=False)
 
     def written(self) -> str:
-        """Where updates and features are kept, as JSON, for a process of ours on any machine that sees the folders."""
+        """Write where updates and features are kept, as JSON, for another process of ours that sees the folders."""
         memo, features = self.memo, self.features
         return json.dumps({
             **({"memo": [str(memo.folder.resolve()), memo.share, memo.limit]} if memo else {}),
@@ -81,6 +82,6 @@ class Shared:
             end(thing)
 
     def close(self) -> None:
-        """Let go everything."""
+        """Let everything go that is kept."""
         for kind in list(self._kept):
             self.drop(kind)

@@ -20,8 +20,8 @@ from fcil.data.dataset import Dataset, model_inputs
 from fcil.data.sites import load_sites, of_site
 from fcil.exchange.described import Undescribed
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
-from fcil.exchange.memo import run_part, update_key
 from fcil.exchange.shared import Shared
+from fcil.exchange.update_key import run_part, update_key
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone

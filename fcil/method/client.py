@@ -88,7 +88,7 @@ class Client(Protocol):
 
     @property
     def statistics(self) -> dict[str, np.ndarray]:
-        """What the client sends beside the arrays that trained.
+        """Hold what the client sends beside the arrays that trained.
 
         In `client_end` the sums of `Local.training` are in it, to be read. What `Local.computed` declares is put here.
         """

@@ -35,7 +35,7 @@ class PrefixSlot(nn.Module):
 
     @property
     def length(self) -> int:
-        """Number of prefixes."""
+        """Return the number of prefixes."""
         return 0 if self.keys is None else self.keys.shape[-2]
 
     def lengthen(self, attention: Attention, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,4 +1,4 @@
-"""What prompt methods share in their forward passes: the query of an image, and prompts that are chosen by it.
+"""Gives prompt methods what their forward passes share: the query of an image, and prompts that are chosen by it.
 
 All of it is done image by image: no prediction depends on an image's neighbours in the batch.
 """

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.model.adapters import ADAPTERS, HEAD, adapter_class, adapter_settings
-from fcil.report.tables import method_table
+from fcil.report.settings_table import method_table
 
 __all__ = ["adapter_page", "adapters_table"]
 

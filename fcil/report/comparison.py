@@ -14,9 +14,10 @@ from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
+from fcil.report.rows import Row, compare_rows, setting_text
 from fcil.report.run_rows import runs_csv
 from fcil.report.sweep_plot import draw_sweep
-from fcil.report.tables import Row, compare_rows, setting_text, to_csv, to_latex, to_markdown
+from fcil.report.tables import to_csv, to_latex, to_markdown
 
 __all__ = ["write_comparison"]
 
@@ -72,6 +73,8 @@ def _write_sweep_tables(
     draw_sweep(out, points, tables)
     md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
     write_atomic(out / "comparison.md", md.encode())
+    tex = "\n".join(to_latex(rows, heading=value) for value, rows in tables.items())
+    write_atomic(out / "comparison.tex", tex.encode())
 
 
 def _markdown(rows: Sequence[Row]) -> str:

@@ -11,8 +11,9 @@ from rich.console import Console
 from fcil.report.frames import frame
 from fcil.report.html import html_table
 from fcil.report.published import published_cells, published_markdown, published_rich
+from fcil.report.rows import Row, any_published, caption, setting_text
 from fcil.report.run_result import Run
-from fcil.report.tables import Row, any_published, caption, setting_text, to_cells, to_markdown, to_rich
+from fcil.report.tables import to_cells, to_markdown, to_rich
 
 __all__ = ["Comparison"]
 

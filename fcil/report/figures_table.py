@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fcil.report.tables import Column, cells_markdown
+from fcil.report.rows import Column
+from fcil.report.tables import cells_markdown
 from fcil.report.units import MEGA
 
 __all__ = ["figures_csv", "figures_markdown"]

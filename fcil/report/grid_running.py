@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fcil.engine.comparison import Cell
-    from fcil.report.tables import Row
+    from fcil.report.rows import Row
 
 __all__ = ["carry_out_grid", "check_missing", "join_grid"]
 

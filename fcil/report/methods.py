@@ -14,7 +14,7 @@ from fcil.errors import ConfigError
 from fcil.method import Local, Method, Phase, Statistic, Task
 from fcil.options import Described, describe
 from fcil.registry import build_method, method_class
-from fcil.report.tables import method_table
+from fcil.report.settings_table import method_table
 
 __all__ = [
     "MethodInfo",

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from fcil.engine.comparison import Cell, published_shares, short_titles
 from fcil.engine.records import write_atomic
-from fcil.report.tables import COLUMNS, Row, any_published, cells_markdown, compare_rows
+from fcil.report.rows import COLUMNS, Row, any_published, compare_rows
+from fcil.report.tables import cells_markdown
 
 __all__ = ["published_cells", "published_markdown", "published_rich", "write_published"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcil.report.missing_updates import count_updates
-from fcil.report.tables import COLUMNS, setting_text
+from fcil.report.rows import COLUMNS, setting_text
 
 __all__ = ["differing_settings", "runs_csv"]
 

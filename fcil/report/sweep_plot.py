@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from fcil.report.figure import Mark, draw, legend, mark
 from fcil.report.missing_updates import missing_updates_text
 from fcil.report.plots import percent_axis
-from fcil.report.tables import Row, setting_text
+from fcil.report.rows import Row, setting_text
 
 __all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "sweep_panels"]
 

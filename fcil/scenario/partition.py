@@ -45,7 +45,7 @@ class Partition:
 
     @property
     def what(self) -> str:
-        """What is split, in words."""
+        """Say in words what is split."""
         return "a task" if self.over == "task" else "a training part"
 
     def each(self, classes: int) -> int:

@@ -45,7 +45,7 @@ class Plan:
 
 
 class Storage(NamedTuple):
-    """What server and clients store when a task is done, in bytes."""
+    """The bytes that server and clients store when a task is done."""
 
     task: int
     """Index of the task."""

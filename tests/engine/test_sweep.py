@@ -16,7 +16,7 @@ from fcil.engine.comparison import cells, figures, folder_name, short_titles
 from fcil.errors import ConfigError
 from fcil.options import describe
 from fcil.registry import method_class
-from fcil.report.tables import compare_rows, unlike_settings
+from fcil.report.rows import compare_rows, unlike_settings
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = [ROOT / "configs" / "comparison" / f"{name}.toml" for name in ("digits", "fashion")]
@@ -59,6 +59,7 @@ def test_every_value_has_a_table_and_plots_and_there_is_one_of_all(tmp_path, cap
     for value in ("0.5", "0.1"):
         folder = out / f"partition.beta={value}"
         assert f"partition.beta={value}\n" in shown
+        assert rf"\paragraph{{partition.beta={value}}}" in (out / "comparison.tex").read_text()
         for name in ("comparison.csv", "comparison.md", "comparison.tex", "accuracy.png", "traffic.png"):
             assert (folder / name).stat().st_size
         assert f"beta = {value}\n" in (folder / "ridge-seed0" / "config.toml").read_text()

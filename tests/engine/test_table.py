@@ -18,7 +18,8 @@ from fcil.engine.forecast import forecast
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.report.published import published_cells, published_markdown, write_published
-from fcil.report.tables import compare_rows, to_csv
+from fcil.report.rows import compare_rows
+from fcil.report.tables import to_csv
 
 TABLE = Path(__file__).parents[2] / "configs" / "paper" / "table.toml"
 BASE = """

@@ -16,9 +16,10 @@ from fcil.client.settings import Train
 from fcil.engine.session import prepare
 from fcil.engine.simulation import simulate
 from fcil.errors import RunError
-from fcil.exchange import memo as memo_module
-from fcil.exchange.memo import CLIENT_HOOKS, Memo, kin, phase_part, run_part, update_key
+from fcil.exchange import update_key as keys
+from fcil.exchange.memo import Memo
 from fcil.exchange.shared import Shared
+from fcil.exchange.update_key import CLIENT_HOOKS, kin, phase_part, run_part, update_key
 from fcil.method import Broadcast, ClientUpdate, Phase, Task
 from fcil.registry import build_method
 from fcil.server.loop import ask
@@ -74,7 +75,7 @@ def test_every_setting_of_training_and_of_the_model_is_in_the_key(digits_config)
     assert set(changed) == {f.name for f in fields(Train)}, "a new setting: is it in the key?"
     base = part()
     for name, value in changed.items():
-        assert (part(train={name: value}) == base) == (name in memo_module.SERVERS), name
+        assert (part(train={name: value}) == base) == (name in keys.SERVERS), name
     others = [
         part(model={"weights": "random"}), part(model={"precision": "bf16"}), part(run={"threads": 2}),
         part(data={"train_limit": 100}), part(tasks={"count": 5}),
@@ -88,7 +89,7 @@ def test_every_setting_of_training_and_of_the_model_is_in_the_key(digits_config)
 def test_so_are_code_versions_processor_and_weights(of, digits_config, monkeypatch):
     method = build_method("fedavg", {"rank": 2})
     before = run_part(digits_config(), method, "data")
-    monkeypatch.setattr(memo_module, of, lambda *_: "another")
+    monkeypatch.setattr(keys, of, lambda *_: "another")
     assert run_part(digits_config(), method, "data") != before
 
 
@@ -263,7 +264,7 @@ def test_a_run_with_updates_of_another_one_ends_in_the_same_bits(method, digits_
 def test_a_fault_in_the_key_stops_the_run_where_it_is_found(digits_config, tmp_path, monkeypatch):
     shared = Shared(Memo(tmp_path / "memo", share=1.0))
     carried_out(digits_config({"method": {"name": "fedavg", "rank": 2}}), tmp_path / "first", shared)
-    real = memo_module.run_part
+    real = keys.run_part
     monkeypatch.setattr("fcil.exchange.worker.run_part", lambda config, *rest: real(digits_config(), *rest))
     with pytest.raises(RunError, match="other bits"):
         carried_out(

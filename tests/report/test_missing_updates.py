@@ -12,6 +12,7 @@ from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
 from fcil.report import comparison, figure, tables
 from fcil.report import diagnostics as drawn_diagnostics
+from fcil.report import rows as rows_of
 from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
 from fcil.server.replies import Failure
@@ -39,7 +40,7 @@ def test_the_table_of_a_run_says_of_how_many():
 
 
 def test_every_table_of_a_comparison_says_it_on_the_row():
-    rows = tables.compare_rows([*LOSSY, CLEAN])
+    rows = rows_of.compare_rows([*LOSSY, CLEAN])
     for text in (shown(tables.to_rich(rows), 160), tables.to_markdown(rows), tables.to_latex(rows)):
         assert "missing" in text
         (row,) = [line for line in text.splitlines() if "lorm" in line]
@@ -50,12 +51,12 @@ def test_every_table_of_a_comparison_says_it_on_the_row():
     assert (first["method"], first["updates_missing"], first["updates_asked"]) == ("lorm", "3", "60")
     assert (second["method"], second["updates_missing"], second["updates_asked"]) == ("fedavg", "0", "30")
     body = [line for line in tables.to_latex(rows).splitlines() if line.endswith(r"\\")]
-    assert {line.count("&") for line in body} == {len(tables.COLUMNS) + 2}
-    assert {line.count("|") for line in tables.to_markdown(rows).splitlines()} == {len(tables.COLUMNS) + 4}
+    assert {line.count("&") for line in body} == {len(rows_of.COLUMNS) + 2}
+    assert {line.count("|") for line in tables.to_markdown(rows).splitlines()} == {len(rows_of.COLUMNS) + 4}
 
 
 def test_tables_without_losses_do_not_mention_them():
-    rows = tables.compare_rows([CLEAN])
+    rows = rows_of.compare_rows([CLEAN])
     for text in (shown(tables.to_rich(rows)), tables.to_markdown(rows), tables.to_latex(rows), tables.to_csv(rows)):
         assert "missing" not in text
 

@@ -6,8 +6,8 @@ import pytest
 
 from fcil.config import grid
 from fcil.report import sweep_plot
+from fcil.report.rows import Row
 from fcil.report.sweep_plot import accuracy_in_panels, accuracy_over_values, draw_sweep, sweep_panels
-from fcil.report.tables import Row
 
 NAN = math.nan
 

@@ -11,8 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from fcil.options import Described, Option
-from fcil.report import figure, plots, tables
+from fcil.report import figure, plots, settings_table, tables
 from fcil.report import live as live_module
+from fcil.report import rows as rows_of
 from fcil.report.live import Live
 from fcil.server.plan import phase_weights
 
@@ -56,7 +57,7 @@ def test_run_table_of_an_unfinished_run():
 
 
 def test_rows_hold_mean_and_sample_deviation_per_label():
-    rows = tables.compare_rows([run_of(final=0.7), run_of("fedavg"), run_of(seed=1, final=0.8)])
+    rows = rows_of.compare_rows([run_of(final=0.7), run_of("fedavg"), run_of(seed=1, final=0.8)])
     assert [(row.label, row.runs) for row in rows] == [("lorm", 2), ("fedavg", 1)]
     assert rows[0].mean[0] == pytest.approx(0.75)
     assert rows[0].std[0] == pytest.approx(0.1 / np.sqrt(2))  # of a sample: divided by n - 1
@@ -66,7 +67,7 @@ def test_rows_hold_mean_and_sample_deviation_per_label():
 
 
 def test_a_figure_that_a_method_does_not_have_is_a_dash_and_an_empty_cell():
-    rows = tables.compare_rows([run_of(seed=seed, average_accuracy=None) for seed in (0, 1)])
+    rows = rows_of.compare_rows([run_of(seed=seed, average_accuracy=None) for seed in (0, 1)])
     assert rows[0].cells("±")[4] == "-"
     (row,) = csv.DictReader(io.StringIO(tables.to_csv(rows)))
     assert (row["average_accuracy_mean"], row["average_accuracy_std"]) == ("", "")
@@ -85,8 +86,8 @@ def test_settings_that_rows_do_not_share_are_named_below_every_table():
         run_of("other", common={"method.rank": 16, "train.lr": 0.1}),
     ]
     said = "method.rank = 4 (lorm), 16 (fedavg, other)"
-    rows = tables.compare_rows(runs)
-    assert tables.unlike_settings(rows) == f"Settings that rows do not share: {said}."
+    rows = rows_of.compare_rows(runs)
+    assert rows_of.unlike_settings(rows) == f"Settings that rows do not share: {said}."
     for text in (shown(tables.to_rich(rows), 160), tables.to_markdown(rows)):
         assert said in " ".join(text.split())
         assert "train.lr" not in text
@@ -94,14 +95,14 @@ def test_settings_that_rows_do_not_share_are_named_below_every_table():
     assert said in latex[latex.index(r"\end{tabular}") :]
     assert "wire" not in latex
     for same in (runs[1:], [runs[0], runs[2]]):
-        rows = tables.compare_rows(same)
-        assert tables.unlike_settings(rows) == ""
+        rows = rows_of.compare_rows(same)
+        assert rows_of.unlike_settings(rows) == ""
         assert tables.to_markdown(rows).count("\n") == len(rows) + 2
         assert tables.to_latex(rows).endswith("\\end{tabular}\n")
 
 
 def test_csv_reads_back_at_full_precision():
-    rows = tables.compare_rows([run_of(final=1 / 3), run_of(seed=1, final=2 / 7), run_of('odd, "name"')])
+    rows = rows_of.compare_rows([run_of(final=1 / 3), run_of(seed=1, final=2 / 7), run_of('odd, "name"')])
     first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
     assert float(first["final_accuracy_mean"]) == np.mean([1 / 3, 2 / 7])
     assert float(first["final_accuracy_std"]) == np.std([1 / 3, 2 / 7], ddof=1)
@@ -110,25 +111,25 @@ def test_csv_reads_back_at_full_precision():
 
 
 def test_latex_escapes_what_latex_would_take_for_commands():
-    text = tables.to_latex(tables.compare_rows([run_of(r"a_b & 5% $x$ #1 {c} ~ ^ \d"), run_of("z"), run_of("z", 1)]))
+    text = tables.to_latex(rows_of.compare_rows([run_of(r"a_b & 5% $x$ #1 {c} ~ ^ \d"), run_of("z"), run_of("z", 1)]))
     escaped = r"a\_b \& 5\% \$x\$ \#1 \{c\} \~{} \^{} \textbackslash{}d"
     assert f"\n{escaped} & 1 & 75.0 & " in text
     assert r"z & 2 & 75.0 $\pm$ 0.0 & " in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.replace(r"\&", "").count("&") for line in body} == {len(tables.COLUMNS) + 1}
+    assert {line.replace(r"\&", "").count("&") for line in body} == {len(rows_of.COLUMNS) + 1}
 
 
 def test_markdown_has_a_cell_for_every_column():
-    text = tables.to_markdown(tables.compare_rows([run_of("a|b"), run_of("c")]))
+    text = tables.to_markdown(rows_of.compare_rows([run_of("a|b"), run_of("c")]))
     assert r"| a\|b | 1 | 75.0 | 70.0 | 81.2 | 10.0 | 12.3 | 5.0 | 14 |" in text
-    assert {line.replace(r"\|", "").count("|") for line in text.splitlines()} == {len(tables.COLUMNS) + 3}
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines()} == {len(rows_of.COLUMNS) + 3}
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_table_loses_nothing(width):
     """Units in brackets look like rich's markup, and narrow columns must fold instead of ending in dots."""
-    rows = tables.compare_rows([run_of("lorm [s]"), run_of("lorm [s]", 1, 0.8), run_of("fedavg-long")])
+    rows = rows_of.compare_rows([run_of("lorm [s]"), run_of("lorm [s]", 1, 0.8), run_of("fedavg-long")])
     text = shown(tables.to_rich(rows), width)
     for part in ("[%]", "[points]", "[s]", "[MB]", "forgetting", "77.5 ±", "3.5"):
         assert part in text
@@ -144,7 +145,7 @@ def test_method_table_writes_settings_as_toml_does():
         Described("on", "true or false", True, Option("[green]whether[/]")),
         Described("sizes", "list of integer", (1, 2), Option("")),
     ]
-    text = shown(tables.method_table(settings, "First line.\n\n    Second [1]."))
+    text = shown(settings_table.method_table(settings, "First line.\n\n    Second [1]."))
     assert text.startswith("First line.\n\nSecond [1].")
     for part in ("integer >= 1, <= 64 rows", "number > 0", "true", "[green]whether[/]", "[1, 2]"):
         assert part in text
@@ -160,7 +161,7 @@ def test_method_table_of_a_setting_without_default():
     class Needy:
         path: Annotated[str, Option("where")]
 
-    assert "required" in shown(tables.method_table(describe(Needy), ""))
+    assert "required" in shown(settings_table.method_table(describe(Needy), ""))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
 
 
 def _shared_with(job: messages.Job, context: Context) -> Shared | None:
-    """What a worker of ours has from its earlier runs; a node of somebody else's keeps nothing, and looks nowhere."""
+    """Return what a worker of ours has from earlier runs; a node of somebody else's has nothing, and looks nowhere."""
     if "partition-id" in context.node_config:
         return None
     return _shared.read(job.shared)
