@@ -188,7 +188,7 @@ def compare(
         ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
         RunError: runs failed; the others are finished and in the tables, and the same call tries those again.
     """
-    from fcil.engine.comparison import cells
+    from fcil.engine.comparison import cells, figures
 
     changes = _changes(overrides, sections)
     words = [*_words(changes), *_sweep_words(sweep or {})]
@@ -199,7 +199,8 @@ def compare(
     tables = carry_out_grid(folder, planned, jobs, _console(progress))
     check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
-    return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned), points)
+    done = figures(planned, {cell.folder: Run(cell.folder).summary for cell in planned})
+    return Comparison(folder, tables, tuple(Run(cell.folder) for cell in planned), points, done)
 
 
 def methods() -> list[MethodInfo]:

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 
 from fcil.battery.tiny import BACKBONE, LINEARS, SIZE, WIDTH, client_data, tiny_vit
@@ -13,8 +14,8 @@ from fcil.method import Phase, Task
 from fcil.registry import build_method, method_class, method_names
 
 __all__ = [
-    "BACKBONE", "BENCH", "LINEARS", "SIZE", "WIDTH", "client_data", "dataset", "dense", "model", "phase",
-    "representatives", "small_settings", "tiny_vit", "weight_sized_tensors",
+    "BACKBONE", "BENCH", "LINEARS", "SIZE", "WIDTH", "client_data", "dataset", "dense", "model",
+    "mostly_slow", "phase", "representatives", "small_settings", "tiny_vit", "weight_sized_tensors",
 ]  # fmt: skip
 
 BENCH = """
@@ -41,6 +42,27 @@ def representatives(*functions):
         shared = tuple(getattr(type(method), function, None) for function in functions)
         results[shared, method.phases(Task(0, 0, 1), 1), method.stream] = name
     return sorted(results.values())
+
+
+QUICK = {
+    "fedavg",
+    "lorm",
+    "lorm+ranpac",
+    "ridge",
+    "ties",
+    "compose",
+    "flora",
+    "scaffold",
+    "icarl",
+    "ccvr",
+    "dualprompt",
+}
+"""Methods of different kinds, by which the quick tests try what holds for all of them."""
+
+
+def mostly_slow(names):
+    """Parameters of a test over methods: the others than QUICK, which hardly differ from one of these, are slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def small_settings(name):

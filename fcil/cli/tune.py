@@ -26,19 +26,21 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
 
     budget = Budget(tuple(args.seeds), args.held_out, args.tasks)
     out, choices = output_folder(args, after="-tuned"), []
-    planned = {}
+    planned, keys = {}, {}
     for label in args.methods:
         if row_call(args.config, label)[1]:
             raise ConfigError(f"--methods {label}: name settings to try with --grid, and fixed ones with --set")
         grid, lacking = grid_of(load_variant(args.config, label, args.set).method.name, args.grid)
         if lacking:
             console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
+        keys[label] = [text.partition("=")[0].strip() for text in grid]
         settings = [*overrides(args), *trial_settings(budget)]
         planned[label] = cells(args.config, [label], args.seeds, settings, out / label, grid)
     for label, runs in planned.items():
         carry_out_grid(out / label, runs, args.jobs, console)
         done = figures(runs, Queue.of(out / label, runs).summaries())
-        choices.append(choose(label, done, len(args.seeds)))
+        tries = {str([dict(cell.point.settings)[key] for key in keys[label]]) for cell in runs}
+        choices.append(choose(label, done, keys[label], len(runs) // len(tries)))
         console.print(f"{label}: {choices[-1].settings}", soft_wrap=True)
     write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
     console.print(f"chosen, with all that was tried: {out / TUNED}\nfcil compare {out / TUNED}", soft_wrap=True)

@@ -46,6 +46,10 @@ class Run:
     on_client_error: Annotated[
         Literal["stop", "skip"], Option("an exception in a client's code stops the run, or costs that client's update")
     ] = "stop"
+    client_events: Annotated[
+        Literal["all", "summary"],
+        Option("metrics.jsonl has a line for each client's reply, or one a phase with their sums; changes no result"),
+    ] = "all"
     aggregate_on_worker: Annotated[
         bool, Option("clients of one group are summed where they work, and only the sums are sent")
     ] = False

@@ -89,6 +89,8 @@ class Follower:
             self._last = event
         elif event["event"] == "client":
             self._images += event.get("images", 0)
+        elif event["event"] == "clients":
+            self._images += event["sums"].get("images", 0)
         elif event["event"] == "merged":
             self._done = event["phase"] + 1
             self._seconds += event["seconds_clients"] + event["seconds_merge"]

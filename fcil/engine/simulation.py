@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.config import Config, identity, to_table
+from fcil.engine.client_events import Summary
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
 from fcil.engine.session import Session, prepare
@@ -125,7 +126,8 @@ def simulate(
         if (finished := read_summary(folder)) is not None:  # by another process, since we looked
             return finished
         progress = progress.add(resumed=1) if progress else initial_progress(plan)
-        emit = listen(recorder.emit, progress) if listen else recorder.emit
+        record: Emit = Summary(recorder.emit) if plan.config.run.client_events == "summary" else recorder.emit
+        emit = listen(record, progress) if listen else record
         for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})
 

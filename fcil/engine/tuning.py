@@ -4,6 +4,7 @@ Test images have no part in it: every run has `data.held_out` and `tasks.first`,
 are compared with later.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Choice:
     settings: Mapping[str, Any]
     """section.key -> value."""
     tried: Sequence[tuple[Mapping[str, Any], float, float]]
-    """(settings, mean final accuracy over seeds, its sample standard deviation, NaN for one seed), in their order."""
+    """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
 
 
 def trial_settings(budget: Budget) -> list[str]:
@@ -70,27 +71,33 @@ def grid_of(name: str, texts: Sequence[str]) -> tuple[list[str], list[str]]:
     return [text for text, key in settings.items() if key not in lacking], lacking
 
 
-def choose(label: str, runs: Sequence[Mapping[str, Any]], seeds: int) -> Choice:
+def choose(label: str, runs: Sequence[Mapping[str, Any]], keys: Sequence[str], needed: int) -> Choice:
     """Choose the settings with the highest mean final accuracy; of equal ones those that were tried first.
+
+    Where the configuration sweeps over other settings, a skew say, the mean is over these too: one choice for all.
 
     Args:
         runs: figures of the finished runs of one method, as `fcil.engine.comparison.figures` gives them.
-        seeds: runs that each of the settings needs in order to be chosen.
+        keys: the settings that are chosen, section.key.
+        needed: runs that a choice must have: seeds x values of other settings.
 
     Raises:
-        RunError: no settings have a finished run for every seed.
+        RunError: no settings have all their runs.
     """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run["swept"][key] for key in keys]), []).append(run)
     tried, best = [], -np.inf
     chosen: Mapping[str, Any] | None = None
-    for value in dict.fromkeys(run["value"] for run in runs):
-        points = [run for run in runs if run["value"] == value]
-        final = np.array([run["final_accuracy"] for run in points])
+    for group in groups.values():
+        settings = {key: group[0]["swept"][key] for key in keys}
+        final = np.array([run["final_accuracy"] for run in group])
         spread = float(final.std(ddof=1)) if len(final) > 1 else float("nan")
-        tried.append((points[0]["swept"], float(final.mean()), spread))
-        if len(final) == seeds and final.mean() > best:
-            best, chosen = float(final.mean()), points[0]["swept"]
+        tried.append((settings, float(final.mean()), spread))
+        if len(final) == needed and final.mean() > best:
+            best, chosen = float(final.mean()), settings
     if chosen is None:
-        raise RunError(f"{label}: none of the settings has a finished run for every seed; the same command tries again")
+        raise RunError(f"{label}: none of the settings has all of its {needed} runs; the same command tries again")
     return Choice(label, chosen, tried)
 
 
@@ -121,7 +128,7 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
         rows[choice.label] = row
     lines = ["# Settings that `fcil tune` chose. Compare with them: fcil compare THIS_FILE", "#"]
     for choice in choices:
-        lines += [f"# {choice.label}: final accuracy on the images held out, mean over seeds"]
+        lines += [f"# {choice.label}: final accuracy on the images held out, mean of all runs"]
         lines += [f"#   {_line(*trial)}" for trial in choice.tried] + ["#"]
     try:
         return "\n".join(lines) + "\n" + tomli_w.dumps({**table, "compare": rows})

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fcil.report.frames import frame
 from fcil.report.html import html_table
+from fcil.report.paired import Difference, differences, differences_markdown
 from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.rows import Row, any_published, caption, setting_text
 from fcil.report.run_result import Run
@@ -32,11 +33,18 @@ class Comparison:
     """All runs, in the order in which they were carried out."""
     points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Point of the sweep -> setting -> its value there."""
+    figures: Sequence[Mapping[str, Any]] = ()
+    """The figures of every run, with its label, seed, point and settings."""
 
     @property
     def rows(self) -> list[Row]:
         """The table's rows, one for each method; with a sweep, for each point after another."""
         return [row for rows in self.tables.values() for row in rows]
+
+    @property
+    def differences(self) -> dict[str, list[Difference]]:
+        """Point of the sweep -> final accuracy of every method minus that of every other one, paired by seed."""
+        return {value: differences([run for run in self.figures if run["value"] == value]) for value in self.tables}
 
     @property
     def plots(self) -> list[Path]:
@@ -46,9 +54,12 @@ class Comparison:
     def markdown(self) -> str:
         """Format the table for a README; with a sweep, one under each point."""
         return "\n".join(
-            "\n".join(filter(None, [f"**{value}**\n" if value else "", to_markdown(rows), published_markdown(rows)]))
+            "\n".join(filter(None, [
+                f"**{value}**\n" if value else "", to_markdown(rows), published_markdown(rows),
+                differences_markdown(self.differences[value]),
+            ]))
             for value, rows in self.tables.items()
-        )
+        )  # fmt: skip
 
     def to_pandas(self) -> Any:
         """Convert to a DataFrame, a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.

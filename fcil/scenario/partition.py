@@ -67,8 +67,10 @@ def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator
         owner = np.empty(len(labels), np.int64)
         for of_class in members:
             owner[of_class] = rng.choice(k, len(of_class), p=rng.dirichlet(np.full(k, settings.beta)))
-        if np.bincount(owner, minlength=k).min() >= settings.min_samples:
-            return [np.flatnonzero(owner == client) for client in range(k)]
+        sizes = np.bincount(owner, minlength=k)
+        if sizes.min() >= settings.min_samples:
+            # stable, so that each part is sorted; a search for every client would be quadratic
+            return np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
     raise _no_split(settings)
 
 

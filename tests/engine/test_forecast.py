@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import representatives
+from small import mostly_slow, representatives
 from toys import Anchored, NearestMean, Replay
 
 import fcil.engine.dry_run as rehearsal
@@ -31,6 +31,7 @@ from fcil.server.plan import make_plan
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]
+FEW = mostly_slow(representatives("local", "passes", "statistic", "broadcast", "factors"))
 SMALL = {"data": {"train_limit": 120, "test_limit": 50}, "model": {"image_size": 16}}
 
 
@@ -65,7 +66,7 @@ def agrees(session, folder):
     return result
 
 
-@pytest.mark.parametrize("name", representatives("local", "passes", "statistic", "broadcast", "factors"))
+@pytest.mark.parametrize("name", FEW)
 def test_traffic_of_every_method_is_exact_to_the_byte(name, digits_config, tmp_path):
     known = {option.name for option in describe(method_class(name))}
     light = {"rank": 2, "iterations": 2, "fisher": "empirical"}

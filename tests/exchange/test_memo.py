@@ -247,10 +247,11 @@ def carried_out(config, folder, shared=None):
     {"name": "lorm", "rank": 2}, {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task"},
 ], ids=lambda method: method["name"])  # fmt: skip
 def test_a_run_with_updates_of_another_one_ends_in_the_same_bits(method, digits_config, tmp_path):
-    config = digits_config({"method": method})
+    few = {"data": {"train_limit": 60, "test_limit": 20}}
+    config = digits_config(few, {"method": method})
     alone = carried_out(config, tmp_path / "alone")
     shared = Shared(Memo(tmp_path / "memo", share=0.0))
-    carried_out(digits_config({"method": {"name": "lorm", "rank": 2}}), tmp_path / "first", shared)
+    carried_out(digits_config(few, {"method": {"name": "lorm", "rank": 2}}), tmp_path / "first", shared)
     second = carried_out(config, tmp_path / "second", shared)
     assert second["sha256"] == alone["sha256"]
     assert second["correct"] == alone["correct"]
@@ -262,14 +263,15 @@ def test_a_run_with_updates_of_another_one_ends_in_the_same_bits(method, digits_
 
 
 def test_a_fault_in_the_key_stops_the_run_where_it_is_found(digits_config, tmp_path, monkeypatch):
-    shared = Shared(Memo(tmp_path / "memo", share=1.0))
-    carried_out(digits_config({"method": {"name": "fedavg", "rank": 2}}), tmp_path / "first", shared)
+    shared, few = Shared(Memo(tmp_path / "memo", share=1.0)), {"data": {"train_limit": 60}, "train": {"rounds": 1}}
+    carried_out(digits_config(few, {"method": {"name": "fedavg", "rank": 2}}), tmp_path / "first", shared)
     real = keys.run_part
-    monkeypatch.setattr("fcil.exchange.worker.run_part", lambda config, *rest: real(digits_config(), *rest))
+    monkeypatch.setattr("fcil.exchange.worker.run_part", lambda config, *rest: real(digits_config(few), *rest))
     with pytest.raises(RunError, match="other bits"):
         carried_out(
-            digits_config({"method": {"name": "fedavg", "rank": 2}, "train": {"lr": 0.5}}), tmp_path / "second", shared
-        )
+            digits_config(few, {"method": {"name": "fedavg", "rank": 2}}, {"train": {"lr": 0.5}}), tmp_path / "second",
+            shared,
+        )  # fmt: skip
 
 
 def first_update(session):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import BACKBONE, phase, representatives, small_settings
+from small import BACKBONE, mostly_slow, phase, representatives, small_settings
 
 from fcil.arrays import total
 from fcil.engine.simulation import prepare, simulate
@@ -136,7 +136,7 @@ def test_bad_sums_are_refused_whole(bad, reason):
     assert replies.missing == 2
 
 
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize("name", mostly_slow(ADDITIVE))
 @pytest.mark.parametrize("clients", [1, 3])
 def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
     """Three clients make groups of two and one."""

@@ -154,10 +154,13 @@ def test_parameters_that_are_no_matrices_are_merged_entry_by_entry_or_averaged()
             np.testing.assert_allclose(deployed[key], expected, rtol=1e-6, atol=1e-9)
 
 
-RUNS = [("fedavg", {}), ("ties", {"at": "both"}), ("regmean", {"at": "both"}), ("joint", {})]
+RUNS = [
+    ("fedavg", {}), ("ties", {"at": "both"}),
+    pytest.param("regmean", {"at": "both"}, marks=pytest.mark.slow), pytest.param("joint", {}, marks=pytest.mark.slow),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "settings"), RUNS, ids=[name for name, _ in RUNS])
+@pytest.mark.parametrize(("name", "settings"), RUNS, ids=["fedavg", "ties", "regmean", "joint"])
 @pytest.mark.parametrize("adapter", [*OTHERS.values(), LOFTQ, "head"], ids=[*OTHERS, "loftq", "head"])
 def test_the_contract_holds_with_every_adapter(name, settings, adapter):
     if adapter == "head" and name not in ("fedavg", "joint"):

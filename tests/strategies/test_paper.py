@@ -15,6 +15,12 @@ from fcil.server.plan import initial_progress
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = sorted(CONFIGS.glob("paper/*_beta*.toml"))
+FIRST_OF_EACH = [
+    path if path.stem.partition("_")[0] not in {p.stem.partition("_")[0] for p in PAPER[:i]}
+    else pytest.param(path, marks=pytest.mark.slow)
+    for i, path in enumerate(PAPER)
+]  # fmt: skip
+"""All rows; after the first of each data set they are slow tests."""
 
 # As printed: data set -> betas, learning rate (of the head), ranks, rate of A, rate of B, rounds, tasks
 SETTINGS = {
@@ -79,7 +85,7 @@ def files(tmp_path_factory):
     return built
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FIRST_OF_EACH, ids=lambda path: path.stem)
 def test_one_round_of_each_runs_on_data_in_the_original_format(path, files):
     """With a small random ViT, two clients and one task: the small archives have two to four classes."""
     overrides = [

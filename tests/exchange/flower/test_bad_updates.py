@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bad_updates import BAD, PAGE, STRANGER, UPDATES, WIRE, WORDS, bad_replies, cases, written
+from small import mostly_slow
 
 from fcil.exchange.flower import messages
 from fcil.method import ClientUpdate
@@ -28,7 +29,7 @@ def test_there_are_many_kinds_and_each_has_its_words():
     assert list(WORDS) == list(KINDS)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", mostly_slow(method_names()))
 def test_every_kind_is_refused_whole_by_every_method(name):
     tried = set()
     for case in cases(name).values():
@@ -63,7 +64,7 @@ def test_a_second_reply_changes_nothing():
             assert twice[1] == [(BAD, "a second reply to the same request")]
 
 
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize("name", mostly_slow(ADDITIVE))
 def test_a_worker_leaves_bad_updates_out_of_its_sums(name):
     for case in cases(name).values():
         request = case.request
@@ -104,7 +105,7 @@ def bad_sums(partial):
     }
 
 
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize("name", mostly_slow(ADDITIVE))
 def test_bad_sums_are_refused_whole_by_every_method_that_adds(name):
     for case in cases(name).values():
         request = case.request
