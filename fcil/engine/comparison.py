@@ -61,8 +61,8 @@ class Cell:
     """Names, `section.key`, of the settings that the comparison's file sets for all rows."""
     work: tuple[float, ...] = ()
     """Work of each phase, as `fcil.server.plan.phase_weights` estimates it."""
-    kin: str = ""
-    """Equal for runs whose clients begin with the same work; empty where that cannot be told."""
+    kin: tuple[str, ...] = ()
+    """For each phase a text, equal for runs whose clients do the same work in it; empty where that cannot be told."""
 
     @property
     def value(self) -> str:
@@ -141,7 +141,7 @@ def _measured(cell: Cell) -> Cell:
     from fcil.exchange.update_key import kin  # which imports torch
 
     plan = cell.session().plan
-    return replace(cell, work=tuple(phase_weights(plan)), kin=kin(plan.config, plan.method, plan.phases[0]))
+    return replace(cell, work=tuple(phase_weights(plan)), kin=kin(plan.config, plan.method, plan.phases))
 
 
 def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -> None:

@@ -83,5 +83,5 @@ def _cell(entry: Mapping[str, Any], out: Path) -> Cell:
     return Cell(
         entry["label"], entry["seed"], out / entry["folder"], from_table([(str(out / GRID), entry["config"])]),
         Point(tuple((name, value) for name, value in entry["point"])), RowFacts(**entry["facts"]),
-        frozenset(entry["common"]), tuple(entry["work"]), entry["kin"],
+        frozenset(entry["common"]), tuple(entry["work"]), tuple(entry["kin"]),
     )  # fmt: skip

@@ -69,9 +69,9 @@ class Queue:
         """
         left = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
         states = {cell.folder: run_state(cell.folder) for cell in left}
-        now = {cell.kin for cell in left if states[cell.folder] == "running"} - {""}
+        now = {kin for cell in left if states[cell.folder] == "running" for kin in cell.kin} - {""}
         free = [cell for cell in left if states[cell.folder] not in ("running", "finished")]
-        return min(free, key=lambda cell: cell.kin in now, default=None)
+        return min(free, key=lambda cell: not now.isdisjoint(cell.kin), default=None)
 
     def others(self) -> list[Cell]:
         """Runs that other processes work on now."""

@@ -40,6 +40,8 @@ class Memo:
     """Share of the updates found that are computed again and compared."""
     limit: float = LIMIT
     """Bytes that the folder may hold."""
+    phases: frozenset[int] | None = None
+    """Phases of which updates are remembered, those in which another run may have the same; None for all."""
     _written: float = field(default=float("inf"), repr=False)
     """Bytes written since the folder was last looked through; at first it has not been."""
 
@@ -54,7 +56,7 @@ class Memo:
         Raises:
             RunError: an update that was computed again is another one: some of what it depends on is not in the key.
         """
-        if key is None:
+        if key is None or (self.phases is not None and phase.index not in self.phases):
             return compute()
         found = self._read(key)
         if found is None:

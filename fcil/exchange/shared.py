@@ -50,15 +50,19 @@ class Shared:
     def written(self) -> str:
         """Write where updates and features are kept, as JSON, for another process of ours that sees the folders."""
         memo, features = self.memo, self.features
+        phases = sorted(memo.phases) if memo and memo.phases is not None else None
         return json.dumps({
-            **({"memo": [str(memo.folder.resolve()), memo.share, memo.limit]} if memo else {}),
+            **({"memo": [str(memo.folder.resolve()), memo.share, memo.limit, phases]} if memo else {}),
             **({"features": [str(features.folder.resolve()), features.share]} if features else {}),
         })  # fmt: skip
 
     def read(self, text: str) -> "Shared":
         """Keep updates and features where `written` says; nowhere if the text is empty."""
         table = json.loads(text or "{}")
-        self.memo = Memo(Path(table["memo"][0]), *table["memo"][1:]) if "memo" in table else None
+        self.memo = None
+        if "memo" in table:
+            folder, share, limit, phases = table["memo"]
+            self.memo = Memo(Path(folder), share, limit, None if phases is None else frozenset(phases))
         self.features = Features(Path(table["features"][0]), *table["features"][1:]) if "features" in table else None
         return self
 

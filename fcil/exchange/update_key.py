@@ -4,7 +4,7 @@ Two equal keys stand for the same bits: what is not in a key must not change a r
 changes every part in turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcil.arrays import Arrays, digest
@@ -75,17 +75,23 @@ def phase_part(method: Method, phase: Phase) -> str:
     return sha256_of(parts)
 
 
-def kin(config: Config, method: Method, first: Phase) -> str:
-    """A hash that two runs have in common whose clients do the same in their first phase; empty where it is unknown.
+def kin(config: Config, method: Method, phases: Sequence[Phase]) -> tuple[str, ...]:
+    """A hash for each phase, which two runs have in common whose clients are asked to do the same in it; or empty.
 
-    Later phases may be the same too, as far as the merges before them are. Made from settings alone, not from data.
+    Whether they are given the same arrays, too, is known when they run. Made from settings alone, not from data.
     """
     if config.run.on_client_error == "skip":  # an update that is computed again and differs must stop the run
-        return ""
+        return ("",) * len(phases)
     table = {name: entries for name, entries in to_table(config).items() if name != "method"}
     table["run"] = {key: table["run"][key] for key in ("seed", "threads", "device")}
+    if method.stream != "federated":  # no clients, so no split among them
+        del table["partition"]
+    return tuple(_kin({"settings": table, "stream": method.stream}, method, phase) for phase in phases)
+
+
+def _kin(parts: Mapping[str, Any], method: Method, phase: Phase) -> str:
     try:
-        return sha256_of({"settings": table, "adapter": method.adapter, "phase": phase_part(method, first)})
+        return sha256_of({**parts, "adapter": method.adapter, "phase": phase_part(method, phase)})[:16]
     except Undescribed:
         return ""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +43,8 @@ class _Runner:
 
     def __init__(self, out: Path, runs: Sequence[Cell], console: Console | None, reuse: Reuse) -> None:
         """Keep in the comparison's folder what runs take from each other."""
-        kins = [cell.kin for cell in runs if cell.kin]
-        self.several = {kin for kin in kins if kins.count(kin) > 1}
+        kins = Counter(kin for cell in runs for kin in cell.kin if kin)
+        self.several = {kin for kin, count in kins.items() if count > 1}
         self.memo = Memo(out / MEMO, reuse.share) if reuse.memo else None
         features = Features(out / FEATURES, reuse.share) if reuse.features else None
         self.console, self.shared = console, Shared(features=features)
@@ -52,7 +54,8 @@ class _Runner:
         _say(self.console, f"{cell.name}: {cell.folder}")
         if note := left_out_settings(cell.config):
             _say(self.console, note)
-        self.shared.memo = self.memo if cell.kin in self.several else None
+        phases = frozenset(index for index, kin in enumerate(cell.kin) if kin in self.several)
+        self.shared.memo = replace(self.memo, phases=phases) if self.memo and phases else None
         try:
             return carry_out(cell.session(self.shared), cell.folder, self.console)
         except BaseException:

@@ -293,15 +293,34 @@ def test_runs_that_share_a_backbone_with_other_adapters_and_precisions_end_in_th
     assert all(data is loads[0] for data in loads)
 
 
-def test_kin_are_runs_that_begin_alike(digits_config):
+def test_kin_are_runs_whose_clients_do_the_same_in_a_phase(digits_config):
     def of(method, **sections):
-        session = prepare(digits_config({"method": method, **sections}))
-        return kin(session.plan.config, session.plan.method, session.plan.phases[0])
+        plan = prepare(digits_config({"method": method, **sections})).plan
+        return kin(plan.config, plan.method, plan.phases)
 
-    lorm = of({"name": "lorm", "rank": 2})
-    assert of({"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task"}) == lorm
+    lorm, hybrid = (
+        of({"name": "lorm", "rank": 2}),
+        {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task"},
+    )
+    assert len(set(lorm)) == len(lorm) == 6
+    assert [kin for kin in of(hybrid) if kin in lorm] == list(lorm)
+    assert len(of(hybrid)) == 8
     assert of({"name": "lorm", "rank": 2}, run={"exchange": "ray"}) == lorm
-    assert of({"name": "fedavg", "rank": 2}) != lorm
-    assert of({"name": "lorm", "rank": 2}, partition={"beta": 0.1}) != lorm
-    assert of({"name": "lorm", "rank": 2}, run={"seed": 1}) != lorm
-    assert of({"name": "lorm", "rank": 2}, run={"on_client_error": "skip"}) == ""
+    for other in (
+        of({"name": "fedavg", "rank": 2}), of({"name": "lorm", "rank": 2}, partition={"beta": 0.1}),
+        of({"name": "lorm", "rank": 2}, run={"seed": 1}),
+    ):  # fmt: skip
+        assert set(other).isdisjoint(lorm)
+    assert set(of({"name": "lorm", "rank": 2}, run={"on_client_error": "skip"})) == {""}
+    joint = of({"name": "joint", "rank": 2})
+    assert of({"name": "joint", "rank": 2}, partition={"beta": 0.1}) == joint, "it knows no clients"
+    assert of({"name": "fedavg", "rank": 2}, partition={"beta": 0.1}) != of({"name": "fedavg", "rank": 2})
+
+
+def test_only_phases_that_another_run_may_have_are_remembered(tmp_path):
+    memo = Memo(tmp_path, phases=frozenset([1]))
+    memo.update(KEY, {}, update, replace(PHASE, index=0))
+    assert not any(tmp_path.iterdir())
+    memo.update(KEY, {}, update, replace(PHASE, index=1))
+    assert Shared().read(Shared(memo).written()).memo == replace(memo, _written=float("inf"))
+    assert memo.update(KEY, {}, never, replace(PHASE, index=1)).metrics["reused"] == 1.0
