@@ -121,7 +121,9 @@ class Config:
         return self.data.class_counts or not self.sites_evaluate
 
 
-IDENTITY = ("seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums")
+IDENTITY = (
+    "seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums", "evaluation_batch",
+)  # fmt: skip
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
 SECTIONS: dict[str, Any] = {
     "data": Data, "tasks": Tasks, "partition": Partition, "model": Model, "train": Train, "run": Run

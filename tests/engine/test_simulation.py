@@ -118,6 +118,9 @@ def test_the_same_command_shows_a_finished_run_and_refuses_another(unbroken):
     other = replace(SMALL, train=replace(SMALL.train, lr=0.1), method=MethodChoice("lorm", {"rank": 2, "lr_a": 0.1}))
     with pytest.raises(ConfigError, match=r"holds another run, which differs in method\.lr_a, train\.lr \(see"):
         simulate(prepare(other, folder), folder)
+    other = replace(SMALL, run=replace(SMALL.run, evaluation_batch=7))  # which may turn a tie
+    with pytest.raises(ConfigError, match=r"differs in run\.evaluation_batch \(see"):
+        simulate(prepare(other, folder), folder)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
