@@ -30,19 +30,41 @@ def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
             f"--jobs {args.jobs}: each process would start a Ray of its own on all cores; leave --exchange out, or "
             "join one cluster with --ray-address"
         )
+    from fcil.engine.grid import GRID, go_where_it_was_begun, read_grid
+
     if not args.config.is_dir():
         from fcil.engine.comparison import cells
 
         out = output_folder(args, after="-compare")
-        return out, cells(args.config, args.methods, args.seeds or SEEDS, overrides(args), out, args.sweep)
-    from fcil.engine.grid import read_grid
+        if args.join and not (out / GRID).exists():
+            raise ConfigError(f"{out}: holds no comparison to join; begin it with the same command without --join")
+        planned = cells(args.config, args.methods, args.seeds or SEEDS, overrides(args), out, args.sweep)
+        return out, _joined(out, planned) if args.join else planned
 
     if args.methods or args.seeds or args.sweep or args.output or overrides(args):
         raise ConfigError(
             f"{args.config}: is a comparison that was begun, with settings of its own; name its configuration instead "
             "to compare with other settings"
         )
-    return args.config, read_grid(args.config)
+    out = go_where_it_was_begun(args.config)
+    return out, read_grid(out)
+
+
+def _joined(out: Path, planned: list[Cell]) -> list[Cell]:
+    """The runs of the comparison in a folder that are planned here too.
+
+    Raises:
+        ConfigError: it has not all of them, or with other settings.
+    """
+    from fcil.engine.grid import read_grid, unlike
+
+    there = {cell.folder: cell for cell in read_grid(out)}
+    for cell in planned:
+        if cell.folder not in there or unlike(there[cell.folder].config, cell.config):
+            raise ConfigError(
+                f"{out}: its comparison has no {cell.name}, or with other settings; choose another --output"
+            )
+    return [there[cell.folder] for cell in planned]
 
 
 def compare_command(args: argparse.Namespace, console: Console) -> None:

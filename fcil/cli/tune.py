@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, set_argument
-from fcil.engine.tuning import Budget, choose, grid_of, trial_settings, tuned_file
-from fcil.errors import ConfigError
+from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trials, tuned_file
+from fcil.errors import ConfigError, RunError
 
 __all__ = ["tune_command"]
 
@@ -18,31 +18,36 @@ TUNED = "tuned.toml"
 
 
 def _tune(args: argparse.Namespace, console: Console) -> None:
-    from fcil.config import load_variant, row_call
-    from fcil.engine.comparison import cells, figures
+    from fcil.config import grid, load_variant, row_call
+    from fcil.engine.comparison import figures, folder_name
     from fcil.engine.queue import Queue
     from fcil.engine.records import write_atomic
-    from fcil.report.grid_running import carry_out_grid
+    from fcil.report.grid_running import carry_out_grid, check_missing
 
-    budget = Budget(tuple(args.seeds), args.held_out, args.tasks)
-    out, choices = output_folder(args, after="-tuned"), []
-    planned, keys = {}, {}
+    budget, out = Budget(tuple(args.seeds), args.held_out, args.tasks), output_folder(args, after="-tuned")
+    planned = {}
     for label in args.methods:
         if row_call(args.config, label)[1]:
             raise ConfigError(f"--methods {label}: name settings to try with --grid, and fixed ones with --set")
-        grid, lacking = grid_of(load_variant(args.config, label, args.set).method.name, args.grid)
+        points, lacking = grid_of(load_variant(args.config, label, args.set).method.name, args.grid)
         if lacking:
             console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
-        keys[label] = [text.partition("=")[0].strip() for text in grid]
-        settings = [*overrides(args), *trial_settings(budget)]
-        planned[label] = cells(args.config, [label], args.seeds, settings, out / label, grid)
-    for label, runs in planned.items():
-        carry_out_grid(out / label, runs, args.jobs, console)
-        done = figures(runs, Queue.of(out / label, runs).summaries())
-        tries = {str([dict(cell.point.settings)[key] for key in keys[label]]) for cell in runs}
-        choices.append(choose(label, done, keys[label], len(runs) // len(tries)))
+        folder = out / folder_name(label)
+        planned[label] = folder, points, trials(args.config, label, overrides(args), budget, points, folder)
+    choices = []
+    for label, (folder, points, runs) in planned.items():
+        carry_out_grid(folder, runs, args.jobs, console)
+        check_missing(folder, runs)
+        keys = [key for key, _ in points[0].settings]
+        done = figures(runs, Queue.of(folder, runs).summaries())
+        choices.append(choose(label, done, keys, len(runs) // len(points)))
         console.print(f"{label}: {choices[-1].settings}", soft_wrap=True)
     write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
+    for choice, (_, _, runs) in zip(choices, planned.values(), strict=True):
+        chosen = next(cell for cell in runs if dict(cell.point.settings).items() >= choice.settings.items())
+        row = load_variant(out / TUNED, choice.label, (), grid(out / TUNED)[0].overrides)
+        if names := other_than_tried(chosen.config, row):
+            raise RunError(f"{out / TUNED}: {choice.label} differs from what was tuned in {', '.join(names)}; edit it")
     console.print(f"chosen, with all that was tried: {out / TUNED}\nfcil compare {out / TUNED}", soft_wrap=True)
 
 

@@ -10,7 +10,7 @@ from fcil.engine.comparison import Cell
 from fcil.engine.grid import RunState, run_state
 from fcil.engine.records import EVENTS, FAILED, read_summary
 
-__all__ = ["Follower", "Standing"]
+__all__ = ["Follower", "Standing", "failure"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,23 @@ class Standing:
         return self.seconds * (1 - self.share) / self.share if self.share and self.seconds else None
 
 
+def failure(folder: Path) -> str:
+    """The last line of why a run failed; empty where it is being tried again."""
+    try:
+        lines = (folder / FAILED).read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1] if lines else ""
+
+
 @dataclass
 class Follower:
     """Reads what is new in a run's event log at every look."""
 
     cell: Cell
     _offset: int = 0
+    _line: bytes = b""
+    """The last line that was read, which is still there unless the log was cut back."""
     _done: int = 0
     _seconds: float = 0.0
     _images: float = 0.0
@@ -56,8 +67,7 @@ class Follower:
             seconds = summary.get("seconds", {}).get("total", 0.0)
             return Standing(state, 1.0, "", summary.get("final_accuracy"), seconds, summary.get("images", 0))
         if state == "failed":
-            lines = (folder / FAILED).read_text(errors="replace").strip().splitlines()
-            return Standing(state, place=lines[-1] if lines else "")
+            return Standing(state, place=failure(folder))
         self._read(folder / EVENTS)
         work = self.cell.work
         share = sum(work[: self._done]) / sum(work) if sum(work) else 0.0
@@ -72,17 +82,26 @@ class Follower:
     def _read(self, path: Path) -> None:
         """Take in the whole lines that were added; all of them again where the log was cut back."""
         try:
-            if path.stat().st_size < self._offset:
-                self._offset, self._done, self._seconds, self._images, self._last = 0, 0, 0.0, 0.0, {}
             with open(path, "rb") as file:
-                file.seek(self._offset)
+                file.seek(max(0, self._offset - len(self._line)))
+                if file.read(len(self._line)) != self._line:
+                    self._start_over()
+                    file.seek(0)
                 new = file.read()
         except FileNotFoundError:
             return
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        lines = new[: new.rfind(b"\n") + 1].splitlines(keepends=True)
+        try:
+            for line in lines:
+                self._take(json.loads(line))
+        except (ValueError, KeyError):  # cut back while it was read
+            return self._start_over()
+        self._offset += sum(map(len, lines))
+        self._line = lines[-1] if lines else self._line
+
+    def _start_over(self) -> None:
+        self._offset, self._line, self._done, self._last = 0, b"", 0, {}
+        self._seconds, self._images, self._accuracy = 0.0, 0.0, None
 
     def _take(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "phase":

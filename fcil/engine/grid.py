@@ -1,20 +1,25 @@
 """Writes down which runs a comparison consists of, so that other processes can carry out some, or watch them."""
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from fcil.config import Point, RowFacts, from_table, to_table
+from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
 from fcil.engine.comparison import Cell
 from fcil.engine.folder_lock import is_locked
-from fcil.engine.records import CONFIG, EVENTS, FAILED, SUMMARY, write_atomic
+from fcil.engine.records import CONFIG, EVENTS, FAILED, SUMMARY, read_config, write_atomic
 from fcil.errors import ConfigError
 from fcil.server.plan import phase_weights
 
-__all__ = ["GRID", "RunState", "read_grid", "run_state", "watched", "write_grid"]
+__all__ = [
+    "GRID", "RunState", "check_settings_of", "go_where_it_was_begun", "read_grid", "run_state", "unlike", "watched",
+    "write_grid",
+]  # fmt: skip
 
 GRID = "grid.json"
 """Name of the file, in the folder of a comparison, that lists its runs."""
@@ -32,12 +37,48 @@ def run_state(folder: Path) -> RunState:
     return "stopped" if (folder / CONFIG).exists() else "not begun"
 
 
+def check_settings_of(folder: Path, config: Config) -> None:
+    """Check that the run in a folder, if there is one, has the settings of this one that numbers depend on.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    if (folder / CONFIG).exists() and (names := unlike(read_config(folder), config)):
+        raise ConfigError(
+            f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}). Choose another "
+            "--output, or delete the folder"
+        )
+
+
+def unlike(one: Config, other: Config) -> list[str]:
+    """Names of the settings, of those that numbers depend on, of which two runs have different values."""
+    a, b = (flat(identity(to_table(config))) for config in (one, other))
+    return sorted(name for name in a | b if a.get(name) != b.get(name))
+
+
+def flat(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Flatten a table of settings to section.key -> value."""
+    return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
+
+
 def write_grid(out: Path, runs: Sequence[Cell]) -> None:
-    """Write the list of a comparison's runs into its folder, with all that it takes to carry each out."""
+    """Write the list of a comparison's runs into its folder, with all that it takes to carry each out.
+
+    Raises:
+        ConfigError: the folder cannot be written; or runs of the comparison that was there, with other settings, go on.
+    """
+    wanted = {cell.folder: cell.config for cell in runs}
+    for cell in read_grid(out) if (out / GRID).exists() else ():
+        if cell.folder in wanted and unlike(cell.config, wanted[cell.folder]) and run_state(cell.folder) == "running":
+            raise ConfigError(
+                f"{out}: another comparison goes on in this folder, whose {cell.name} has other settings "
+                f"({', '.join(unlike(cell.config, wanted[cell.folder]))}); choose another --output"
+            )
     try:
         out.mkdir(parents=True, exist_ok=True)
         table = [_entry(cell, out) for cell in runs]
-        write_atomic(out / GRID, (json.dumps({"runs": table}, indent=1) + "\n").encode())
+        content = {"begun_in": str(Path.cwd()), "runs": table}
+        write_atomic(out / GRID, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another --output") from None
 
@@ -48,6 +89,19 @@ def _entry(cell: Cell, out: Path) -> dict[str, Any]:
         "point": cell.point.settings, "facts": asdict(cell.facts), "common": sorted(cell.common), "kin": cell.kin,
         "work": cell.work, "config": to_table(cell.config),
     }  # fmt: skip
+
+
+def go_where_it_was_begun(out: Path) -> Path:
+    """Change to the folder from which a comparison was begun, where there is one here: its relative paths hold there.
+
+    Returns:
+        The comparison's folder, absolute.
+    """
+    out = out.absolute()
+    read_grid(out)
+    with suppress(OSError):
+        os.chdir(json.loads((out / GRID).read_text()).get("begun_in", "."))
+    return out
 
 
 def read_grid(out: Path) -> list[Cell]:

@@ -14,9 +14,9 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fcil.engine.comparison import Cell
-from fcil.engine.grid import run_state
+from fcil.engine.grid import check_settings_of, run_state
 from fcil.engine.records import FAILED, read_summary
-from fcil.errors import FcilError, FolderInUse
+from fcil.errors import ConfigError, FcilError, FolderInUse
 
 __all__ = ["Outcome", "Queue", "carry_out_free"]
 
@@ -78,9 +78,17 @@ class Queue:
         return [c for c in self.runs if c.folder not in self.done and run_state(c.folder) == "running"]
 
     def summaries(self) -> dict[Path, dict[str, Any]]:
-        """Run folder -> the figures of the finished run."""
-        found = {cell.folder: read_summary(cell.folder) for cell in self.runs}
-        return {folder: summary for folder, summary in found.items() if summary is not None}
+        """Run folder -> the figures of the finished run.
+
+        Raises:
+            ConfigError: a folder holds a run with other settings.
+        """
+        found = {}
+        for cell in self.runs:
+            if (summary := read_summary(cell.folder)) is not None:
+                check_settings_of(cell.folder, cell.config)  # another process may have carried it out
+                found[cell.folder] = summary
+        return found
 
 
 def _reason(error: Exception) -> str:
@@ -103,6 +111,9 @@ def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bo
     Args:
         run: carries out a run, or reads a finished one; returns its figures.
         wait: while other processes work on runs, wait for them, in order to take over what they may leave.
+
+    Raises:
+        ConfigError: this process cannot carry out a run: it lacks a file, or the folder holds another run.
     """
     while True:
         cell = queue.next()
@@ -116,6 +127,8 @@ def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bo
             outcome = Outcome(cell, run(cell))
         except FolderInUse:  # another process was quicker
             continue
+        except ConfigError:  # of this machine or of what was typed, not of the run: others may carry it out
+            raise
         except Exception as error:  # whatever a method's code may raise: it is this run's, and not the others'
             outcome = Outcome(cell, None, _reason(error))
             _failed(cell.folder, outcome.reason)

@@ -141,6 +141,8 @@ def simulate(
             ending.callback(exchange.close)
         watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
         done = run(plan, progress, exchange, emit, save, watch)
+        if session.worker.shared and session.worker.shared.beside_others:
+            done = done.raise_to(beside=1)
         if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
             done = done.raise_to(cached=found)
         recorder.write_matrix(done.correct, plan.census.totals)

@@ -10,7 +10,7 @@ __all__ = ["summary_of"]
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 
-NOT_ALONE = ("reused", "cached", "resumed")
+NOT_ALONE = ("reused", "cached", "resumed", "beside")
 """Updates that another run had computed, images of which features were found, and how often the run was resumed: where
 there is one of them, the run's times are not those of a run alone."""
 

@@ -7,20 +7,22 @@ are compared with later.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 
-from fcil.config import Overrides, Source
+from fcil.config import Config, Overrides, Point, Source, identity, to_table
 from fcil.config.layers import together
+from fcil.engine.comparison import Cell, cells
 from fcil.errors import ConfigError, RunError
-from fcil.options import describe, toml_or_text
+from fcil.options import describe, split_list, toml_or_text
 from fcil.registry import method_class
 
-__all__ = ["Budget", "Choice", "choose", "grid_of", "trial_settings", "tuned_file"]
+__all__ = ["Budget", "Choice", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file"]
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,43 @@ def trial_settings(budget: Budget) -> list[str]:
     return [f"data.held_out={budget.held_out!r}", f"tasks.first={budget.tasks}"]
 
 
-def grid_of(name: str, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The parts of a grid that a method has, and the names of settings that it lacks.
+def grid_of(name: str, texts: Sequence[str]) -> tuple[list[Point], list[str]]:
+    """Every combination of a grid's values that a method has settings for, and the names of settings that it lacks.
 
     Args:
         name: the method, as the registry finds it.
         texts: `section.key=value,value`.
+
+    Raises:
+        ConfigError: a text is no setting with values, or two are of one setting.
     """
     keys = {setting.name for setting in describe(method_class(name))}
-    settings = {text: text.partition("=")[0].strip() for text in texts}
-    lacking = [
-        key for key in settings.values() if key.startswith("method.") and key.removeprefix("method.") not in keys
-    ]
-    return [text for text, key in settings.items() if key not in lacking], lacking
+    values: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, rest = (part.strip() for part in text.partition("="))
+        if not equals or "." not in key or key in values:
+            raise ConfigError(f"--grid {text}: must be section.key=value,value, once for each setting")
+        values[key] = [toml_or_text(word) for word in split_list(rest)]
+    lacking = [key for key in values if key.startswith("method.") and key.removeprefix("method.") not in keys]
+    kept = {key: list_ for key, list_ in values.items() if key not in lacking}
+    return [Point(tuple(zip(kept, combination, strict=True))) for combination in product(*kept.values())], lacking
+
+
+def trials(
+    config: Source, label: str, overrides: Overrides, budget: Budget, grid: Sequence[Point], out: Path
+) -> list[Cell]:
+    """The runs of all trials of a method: each setting of the grid, at each point that the configuration sweeps over.
+
+    Raises:
+        ConfigError: a run cannot have these settings; or the configuration sweeps over one that is to be chosen.
+    """
+    runs = []
+    for tried in grid:
+        settings = [*overrides, *trial_settings(budget), *tried.overrides]
+        for cell in cells(config, [label], budget.seeds, settings, out):
+            point = Point((*tried.settings, *cell.point.settings))
+            runs.append(replace(cell, point=point, folder=out / point.name / cell.folder.name))
+    return runs
 
 
 def choose(label: str, runs: Sequence[Mapping[str, Any]], keys: Sequence[str], needed: int) -> Choice:
@@ -117,11 +143,15 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
         table["base"] = os.path.relpath(config, out)
     else:
         table |= {name: dict(entries) for name, entries in config.items()}
-    for section, entries in together(overrides)[1].items():
-        table[section] = {**table.get(section, {}), **entries}
+    changed = together(overrides)[1]
+    for section, entries in changed.items():
+        if section != "method":  # which would be another method's in the other rows
+            table[section] = {**table.get(section, {}), **entries}
     rows: dict[str, Any] = {}
     for choice in choices:
+        # in the row too: what a row of the configuration says would win over what stands above it
         row: dict[str, Any] = {"tuned": budget.words(len(choice.tried))}
+        row |= {section: dict(entries) for section, entries in changed.items()}
         for key, value in choice.settings.items():
             section, _, name = key.partition(".")
             row.setdefault(section, {})[name] = toml_or_text(value) if isinstance(value, str) else value
@@ -139,3 +169,17 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
 def _line(settings: Mapping[str, Any], mean: float, spread: float) -> str:
     told = ", ".join(f"{key} = {value}" for key, value in settings.items())
     return f"{100 * mean:5.1f}{'' if np.isnan(spread) else f' +- {100 * spread:.1f}'} %   {told}"
+
+
+def other_than_tried(tried: Config, compared: Config) -> list[str]:
+    """Names of settings in which a row of the file differs from its trial, beside those that are a trial's own."""
+    own = {"data.held_out", "tasks.first", "run.seed"}
+    a, b = (
+        {
+            f"{section}.{key}": value
+            for section, entries in identity(to_table(config)).items()
+            for key, value in entries.items()
+        }
+        for config in (tried, compared)
+    )
+    return sorted(name for name in (a | b).keys() - own if a.get(name) != b.get(name))

@@ -27,6 +27,8 @@ class Features:
     folder: Path
     share: float = 0.02
     """Share of the batches found that are computed all the same."""
+    tested: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """What this process has found out about networks; see `FeatureCache.tested`."""
 
     def cache(self, config: Config, method: Method, data: Dataset) -> FeatureCache | None:
         """Make the cache of a run; None where its adapter cannot be described."""
@@ -34,7 +36,9 @@ class Features:
             key = features_part(config, method, data.sha256())
         except Undescribed:
             return None
-        return FeatureCache(self.folder, key, {"train": len(data.train), "test": len(data.test)}, self.share)
+        return FeatureCache(
+            self.folder, key, {"train": len(data.train), "test": len(data.test)}, self.share, tested=self.tested
+        )
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Shared:
     """Updates that runs of a comparison have computed; None where none are remembered."""
     features: Features | None = None
     """Where features of the frozen backbone are kept; None where they are not."""
+    beside_others: bool = False
+    """Whether other processes work on the same machine, so that times are not those of a run alone."""
     _kept: dict[str, tuple[Hashable, Any, Callable[[Any], None]]] = field(default_factory=dict, repr=False)
 
     def written(self) -> str:

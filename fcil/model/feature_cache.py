@@ -24,15 +24,18 @@ __all__ = ["FeatureCache", "Table", "is_independent"]
 
 LIMIT = 20e9
 """Bytes that the folder may hold, unless another number is given; what was used longest ago is deleted."""
+TESTED = 64
+"""Rows of the batch, at least, on which it is tried whether an image's bits depend on the images beside it."""
 Compute = Callable[[Tensor], Tensor]
 """Images (n, 3, h, w) -> features (n, width), float32."""
 
 
 def is_independent(images: Tensor, compute: Compute) -> bool:
     """Tell whether the features of an image have the same bits alone, in pieces of a batch, and in another order."""
-    whole, n = compute(images), len(images)
-    pieces = {1, 3, max(1, n // 2), max(1, n - 1)}
-    same = all(torch.equal(compute(images[:size]), whole[:size]) for size in sorted(pieces) if size <= n)
+    n = max(TESTED, len(images))
+    images = images[torch.arange(n, device=images.device) % len(images)]  # repeated: few images would show nothing
+    whole = compute(images)
+    same = all(torch.equal(compute(images[:size]), whole[:size]) for size in (1, 3, n // 2, n - 1))
     return same and torch.equal(compute(images.flip(0)).flip(0), whole)
 
 
@@ -46,6 +49,9 @@ class Table:
     def __init__(self, folder: Path, rows: int, width: int) -> None:
         self._values = np.memmap(folder / "features.f32", np.float32, "r+", shape=(rows, width))
         self._sums = np.memmap(folder / "checksums.u32", np.uint32, "r+", shape=(rows,))
+        self._folder = folder
+        self.own = np.zeros(rows, bool)
+        """(rows,) those that this object has written."""
 
     @classmethod
     def open(cls, folder: Path) -> "Table | None":
@@ -75,9 +81,19 @@ class Table:
         return values, np.array([sum_ == _checksum(row) for row, sum_ in zip(values, sums, strict=True)], bool)
 
     def write(self, samples: np.ndarray, values: np.ndarray) -> None:
-        """Keep features of samples, (n, width) float32."""
-        self._values[samples] = values
-        self._sums[samples] = [_checksum(row) for row in values]
+        """Keep features of samples, (n, width) float32.
+
+        Raises:
+            OSError: no room on the disk. It would kill a process that wrote into mapped memory.
+        """
+        with (
+            open(self._folder / "features.f32", "r+b") as features,
+            open(self._folder / "checksums.u32", "r+b") as sums,
+        ):
+            for sample, row in zip(samples.tolist(), values, strict=True):
+                os.pwrite(features.fileno(), row.tobytes(), sample * row.nbytes)
+                os.pwrite(sums.fileno(), np.uint32(_checksum(row)).tobytes(), 4 * sample)
+                self.own[sample] = True
 
 
 def _checksum(row: np.ndarray) -> int:
@@ -98,10 +114,11 @@ class FeatureCache:
     """Share of the batches found that are computed all the same and compared."""
     limit: float = LIMIT
     found: int = 0
-    """Images of which features were found, so far."""
-    _independent: bool | None = None
+    """Images of which features were found that another run has computed, so far."""
+    tested: dict[str, int] = field(default_factory=dict, repr=False)
+    """Key -> rows of the largest batch in which an image's bits were found to depend on nothing else; -1 if they do."""
     _tables: dict[str, Table] = field(default_factory=dict, repr=False)
-    _batches: int = 0
+    _compared: bool = False
 
     def features(self, part: str, samples: np.ndarray, tokens: str, images: Tensor, compute: Compute) -> Tensor:
         """Features of images, as they were kept, or computed and kept.
@@ -114,9 +131,7 @@ class FeatureCache:
         Raises:
             RunError: features that were computed again are others.
         """
-        if self._independent is None:
-            self._independent = is_independent(images, compute)
-        if not self._independent:
+        if not self._may_keep(images, compute):
             return compute(images)
         name = f"{self.key[:32]}-{part}{tokens and '-'}{tokens[:16]}"
         table = self._tables.get(name) or Table.open(self.folder / name)
@@ -124,25 +139,36 @@ class FeatureCache:
             return self._first(name, part, samples, compute(images))
         self._tables[name] = table
         values, there = table.read(samples)
-        self.found += int(there.sum())
-        if there.all():
-            return self._checked(torch.from_numpy(values).to(images.device), images, compute)
+        self.found += int((there & ~table.own[samples]).sum())
+        if there.any() and self._is_checked(name, samples):
+            self._compare(compute(images).cpu().numpy()[there], values[there])
         missing = np.flatnonzero(~there)
-        computed = compute(images[torch.from_numpy(missing).to(images.device)]).cpu().numpy()
-        values[missing] = computed
-        table.write(samples[missing], computed)
+        if len(missing):
+            values[missing] = compute(images[torch.from_numpy(missing).to(images.device)]).cpu().numpy()
+            with suppress(OSError):  # without room on the disk they are computed again
+                table.write(samples[missing], values[missing])
         return torch.from_numpy(values).to(images.device)
 
-    def _checked(self, found: Tensor, images: Tensor, compute: Compute) -> Tensor:
-        """Compute every so many batches all the same."""
-        self._batches += 1
-        check = self.share and self._batches % max(1, round(1 / self.share)) == 0
-        if check and not torch.equal(compute(images), found):
+    def _may_keep(self, images: Tensor, compute: Compute) -> bool:
+        """Try once for a network, and again for larger batches, whether an image's bits depend on it alone."""
+        tested = self.tested.get(self.key, 0)
+        if tested >= 0 and len(images) > tested:
+            tested = max(TESTED, len(images)) if is_independent(images, compute) else -1
+            self.tested[self.key] = tested
+        return tested >= 0
+
+    def _is_checked(self, name: str, samples: np.ndarray) -> bool:
+        """Tell whether this batch is computed all the same: the first one found, and a share of all, by their hash."""
+        first, self._compared = not self._compared, True
+        chosen = zlib.crc32(name.encode() + samples.tobytes()) < self.share * 2**32
+        return bool(self.share) and (first or chosen)
+
+    def _compare(self, computed: np.ndarray, found: np.ndarray) -> None:
+        if not np.array_equal(computed, found):
             raise RunError(
                 "features that were kept have other bits than those computed now: this processor does not repeat its "
                 f"results, or fcil has a fault. Delete {self.folder} and compare with --no-feature-cache"
             )
-        return found
 
     def _first(self, name: str, part: str, samples: np.ndarray, computed: Tensor) -> Tensor:
         """Create the table for features of this width, where there is room for it."""

@@ -89,8 +89,7 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     md = "\n".join(filter(None, [_markdown(rows), differences_markdown(found)]))
     for name, text in (("csv", to_csv(rows)), ("md", md), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
-    if found:
-        write_atomic(out / "differences.csv", differences_csv(found).encode())
+    write_atomic(out / "differences.csv", differences_csv(found).encode())
     for name, text in (("csv", figures_csv(runs)), ("md", figures_markdown(runs))):
         write_atomic(out / f"figures.{name}", text.encode())
     curves = {}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcil.engine.comparison import figures
+from fcil.engine.following import failure
 from fcil.engine.grid import run_state, write_grid
 from fcil.engine.jobs import Jobs, in_process, jobs_of
 from fcil.engine.queue import Outcome, Queue, carry_out_free
-from fcil.engine.records import FAILED
 from fcil.engine.reuse import Reuse
 from fcil.errors import RunError
 from fcil.exchange.memo import MEMO, Memo
@@ -41,13 +41,19 @@ def _say(console: Console | None, *parts: str, style: str = "") -> None:
 class _Runner:
     """Carries out runs one after another in this process, which keeps what they have in common."""
 
-    def __init__(self, out: Path, runs: Sequence[Cell], console: Console | None, reuse: Reuse) -> None:
-        """Keep in the comparison's folder what runs take from each other."""
+    def __init__(
+        self, out: Path, runs: Sequence[Cell], console: Console | None, reuse: Reuse, beside_others: bool = False
+    ) -> None:
+        """Keep in the comparison's folder what runs take from each other.
+
+        Args:
+            beside_others: whether other processes of the comparison work at the same time.
+        """
         kins = Counter(kin for cell in runs for kin in cell.kin if kin)
         self.several = {kin for kin, count in kins.items() if count > 1}
         self.memo = Memo(out / MEMO, reuse.share) if reuse.memo else None
-        features = Features(out / FEATURES, reuse.share) if reuse.features else None
-        self.console, self.shared = console, Shared(features=features)
+        self.features = Features(out / FEATURES, reuse.share) if reuse.features else None
+        self.console, self.shared = console, Shared(beside_others=beside_others)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""
@@ -56,6 +62,8 @@ class _Runner:
             _say(self.console, note)
         phases = frozenset(index for index, kin in enumerate(cell.kin) if kin in self.several)
         self.shared.memo = replace(self.memo, phases=phases) if self.memo and phases else None
+        # where a client's error costs its update alone, so would the alarm of a check
+        self.shared.features = None if cell.config.run.on_client_error == "skip" else self.features
         try:
             return carry_out(cell.session(self.shared), cell.folder, self.console)
         except BaseException:
@@ -134,7 +142,7 @@ def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None, r
     """
     queue = Queue.of(out, runs, longest_first=True)
     outcomes = []
-    with closing(_Runner(out, runs, console, reuse)) as run:
+    with closing(_Runner(out, runs, console, reuse, beside_others=True)) as run:
         for outcome in carry_out_free(queue, run, wait=False):
             _told(outcome, console)
             outcomes.append(outcome)
@@ -182,8 +190,7 @@ def _missing(runs: Sequence[Cell]) -> dict[str, str]:
     for cell in runs:
         state = run_state(cell.folder)
         if state == "failed":
-            lines = (cell.folder / FAILED).read_text(errors="replace").strip().splitlines()
-            reasons[cell.name] = f"failed: {lines[-1] if lines else ''}"
+            reasons[cell.name] = f"failed: {failure(cell.folder)}"
         elif state != "finished":
             reasons[cell.name] = state
     return reasons

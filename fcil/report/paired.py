@@ -8,6 +8,7 @@ Literal transcription: `paired_difference` in tests/reference.py.
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -20,6 +21,8 @@ from fcil.report.tables import cells_markdown
 __all__ = ["Difference", "differences", "differences_csv", "differences_markdown"]
 
 COVERAGE = 0.95
+TINY = 1e-12
+"""Half of an interval that is no more than rounding."""
 HEADS = ["method", "minus", "seeds", "difference [points]", f"{100 * COVERAGE:.0f} % interval [points]"]
 
 
@@ -32,7 +35,7 @@ class Difference:
     seeds: int
     mean: float
     half_width: float
-    """Half of the interval's width; NaN for a single seed."""
+    """Half of the interval's width; NaN for a single seed, and where all differences are equal."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -51,15 +54,27 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, floa
 
 
 def differences(runs: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Compare every method with every other one of a table, in the order of the runs, over the seeds that both have."""
+    """Compare every method with every other one of a table, in the order of the runs, over the seeds that both have.
+
+    Methods that were given other images or classes are not compared.
+    """
     final: dict[str, dict[int, float]] = {}
+    data: dict[str, set[str]] = {}
     for run in runs:
         final.setdefault(run["label"], {})[run["seed"]] = run["final_accuracy"]
+        images = {
+            name: value for name, value in run.get("settings", {}).items() if name.startswith(("data.", "tasks."))
+        }
+        data.setdefault(run["label"], set()).add(json.dumps(images, sort_keys=True, default=str))
     found = []
     for label, reference in permutations(final, 2):
+        if data[label] != data[reference]:  # other images or classes: nothing is paired
+            continue
         if seeds := sorted(final[label].keys() & final[reference].keys()):
             pairs = np.array([[final[label][s], final[reference][s]] for s in seeds])
-            found.append(Difference(label, reference, len(seeds), *paired_difference(pairs[:, 0], pairs[:, 1])))
+            mean, half = paired_difference(pairs[:, 0], pairs[:, 1])
+            # where nothing varies with these seeds, they say nothing of how much others would
+            found.append(Difference(label, reference, len(seeds), mean, half if half > TINY else float("nan")))
     return found
 
 
@@ -86,4 +101,6 @@ def differences_markdown(found: Sequence[Difference]) -> str:
 
 def _interval(difference: Difference) -> str:
     low, high = (100 * end for end in difference.interval)
+    if np.isnan(low):
+        return "-"
     return f"{low:+.2f} to {high:+.2f}"

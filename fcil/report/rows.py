@@ -53,11 +53,11 @@ COLUMNS = (
     Column("download_bytes", "down", "MB", lambda run: run["download_bytes"], 1 / MEGA, 1),
     Column("seconds", "time", "s", lambda run: _own_seconds(run), 1, 0),
 )
-UNTIMED = "Time: of runs that were not resumed and took nothing that others had computed."
+UNTIMED = "Time: of runs alone, that were not resumed and took nothing that others had computed."
 """Caption of a table of which some runs have no time of their own."""
 HELD_OUT = "Accuracy on training images that were held out, not on test images."
 """Caption of a table with data.held_out."""
-NOT_ALONE = ("reused", "cached", "resumed")
+NOT_ALONE = ("reused", "cached", "resumed", "beside")
 """Entries of a summary by which a run took less time than it takes alone."""
 
 
@@ -189,12 +189,20 @@ def unlike_settings(rows: Sequence[Row]) -> str:
 def caption(rows: Sequence[Row]) -> str:
     """Say what a reader has to know of a table: unlike settings, held-out images, runs without times of their own."""
     parts = [
-        HELD_OUT if any(row.held_out for row in rows) else "",
+        _held_out(rows),
         unlike_settings(rows),
         UNTIMED if any(row.untimed for row in rows) else "",
         _tuning(rows),
     ]
     return " ".join(filter(None, parts))
+
+
+def _held_out(rows: Sequence[Row]) -> str:
+    """Say of which rows the accuracy is not on test images."""
+    labels = [row.label for row in rows if row.held_out]
+    if not labels:
+        return ""
+    return HELD_OUT if len(labels) == len(rows) else f"{', '.join(labels)}: {HELD_OUT[0].lower()}{HELD_OUT[1:]}"
 
 
 def _tuning(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,10 +14,11 @@ from fcil.cli.main import main
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.engine.following import Follower
-from fcil.engine.grid import read_grid, run_state, write_grid
+from fcil.engine.grid import go_where_it_was_begun, read_grid, run_state, write_grid
 from fcil.engine.jobs import Jobs, in_process
 from fcil.engine.queue import Queue, carry_out_free
 from fcil.engine.records import EVENTS, FAILED, SUMMARY
+from fcil.engine.simulation import simulate
 from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.report.grid_view import GridView
 
@@ -262,6 +264,50 @@ def test_a_run_that_fails_is_missing_from_the_table_and_the_others_are_in_it(pat
     assert not (out / "missing.md").exists()
 
 
+def test_another_comparisons_runs_are_never_taken_for_ones_own(path, tmp_path, capsys):
+    """Neither finished ones, of which another process wrote the figures, nor those that go on."""
+    out = tmp_path / "out"
+    ours, theirs = (cells(path, ["ncm"], [0], [f"partition.beta={beta}"], out) for beta in (0.5, 0.1))
+    write_grid(out, theirs)
+    theirs[0].session()
+    simulate(theirs[0].session(), theirs[0].folder)
+    with pytest.raises(ConfigError, match=r"holds another run, which differs in partition\.beta"):
+        Queue.of(out, ours).summaries()
+    assert theirs[0].folder in Queue.of(out, theirs).summaries()
+    with open_locked(theirs[0].folder / EVENTS):
+        (theirs[0].folder / SUMMARY).unlink()
+        with pytest.raises(
+            ConfigError, match=r"another comparison goes on in this folder, whose ncm, seed 0 has other"
+        ):
+            write_grid(out, ours)
+        write_grid(out, theirs)
+    assert main(["compare", str(path), "--methods", "ridge", "--output", str(out), "--join"]) == 2
+    assert "its comparison has no ridge, seed 0" in capsys.readouterr().err
+    assert main(["compare", str(path), "--output", str(tmp_path / "nowhere"), "--join"]) == 2
+    assert "holds no comparison to join" in capsys.readouterr().err
+
+
+def test_a_process_that_lacks_a_file_ends_and_fails_nobodys_run(tmp_path):
+    runs = planned(tmp_path, 2)
+
+    def lacks(cell):
+        raise ConfigError("model.weights: no such file")
+
+    with pytest.raises(ConfigError, match="no such file"):
+        list(carry_out_free(Queue.of(tmp_path, runs), lacks))
+    assert [run_state(cell.folder) for cell in runs] == ["not begun", "not begun"]
+
+
+def test_relative_paths_hold_where_the_comparison_was_begun(path, tmp_path, monkeypatch):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_grid(out, cells(path, ["ncm"], [0], [], out))
+    monkeypatch.chdir(elsewhere)
+    assert go_where_it_was_begun(Path("../out")).resolve() == out.resolve()
+    assert Path.cwd() == tmp_path
+
+
 def test_settings_beside_the_folder_of_a_comparison_are_refused(path, tmp_path, capsys):
     out = tmp_path / "out"
     write_grid(out, cells(path, [], [0], [], out))
@@ -300,6 +346,11 @@ def test_a_run_is_followed_by_its_events_line_by_whole_line(tmp_path):
     assert seen.seconds_left == 6.0
     (cell.folder / EVENTS).write_text("")  # as a run does that goes on from an earlier checkpoint
     assert follower.look().share == 0.0
+    write_events(cell.folder, {**PHASE, "round": 7}, CLIENT, CLIENT, CLIENT, MERGED)
+    assert follower.look().images == 120.0
+    (cell.folder / EVENTS).write_text("")  # cut back, and longer than before at the next look
+    write_events(cell.folder, *[{**CLIENT, "client": "a longer line"}] * 9, MERGED)
+    assert (follower.look().images, follower.look().share) == (360.0, 0.5)
 
 
 def test_the_time_left_is_that_of_the_work_left_at_the_pace_so_far_on_as_many_as_run(tmp_path):

@@ -10,8 +10,8 @@ from fcil.cli.main import main
 from fcil.config import load_variant, row_facts
 from fcil.data import load
 from fcil.engine.simulation import prepare, simulate
-from fcil.engine.tuning import Budget, choose, grid_of, tuned_file
-from fcil.errors import RunError
+from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trials, tuned_file
+from fcil.errors import ConfigError, RunError
 
 BASE = """
 [data]
@@ -66,10 +66,52 @@ def test_settings_without_all_seeds_are_told_and_not_chosen():
         choose("m", runs[:1], ["train.lr"], 2)
 
 
-def test_a_grid_keeps_what_the_method_has():
+def test_a_grid_is_every_combination_of_what_the_method_has():
     texts = ["method.rank=2,4", "train.lr=0.1,0.2", "method.penalty=1.0,2.0"]
-    assert grid_of("lorm", texts) == (["method.rank=2,4", "train.lr=0.1,0.2"], ["method.penalty"])
-    assert grid_of("ridge", texts) == (["train.lr=0.1,0.2", "method.penalty=1.0,2.0"], ["method.rank"])
+    points, lacking = grid_of("lorm", texts)
+    assert lacking == ["method.penalty"]
+    assert [dict(point.settings) for point in points] == [
+        {"method.rank": rank, "train.lr": lr} for rank in (2, 4) for lr in (0.1, 0.2)
+    ]
+    assert grid_of("ridge", texts)[1] == ["method.rank"]
+    for wrong in (["zip=true"], ["train.lr=1,2", "train.lr=3"], ["train.lr"]):
+        with pytest.raises(ConfigError, match=r"must be section\.key=value,value"):
+            grid_of("lorm", wrong)
+
+
+ZIPPED = """
+[sweep]
+zip = true
+"partition.beta" = [0.5, 0.05]
+"partition.clients" = [3, 2]
+"""
+
+
+def test_what_the_file_sweeps_over_is_no_part_of_the_grid(tmp_path):
+    path = tmp_path / "some.toml"
+    path.write_text(BASE.replace("[partition]\nclients = 2", "[partition]") + ZIPPED)
+    points, _ = grid_of("fedavg", ["train.lr=1e-3,3e-3"])
+    runs = trials(path, "fedavg", [], Budget(), points, tmp_path)
+    assert [(c.config.train.lr, c.config.partition.beta, c.config.partition.clients) for c in runs] == [
+        (lr, beta, clients) for lr in (1e-3, 3e-3) for beta, clients in ((0.5, 3), (0.05, 2))
+    ]
+    assert len({cell.folder for cell in runs}) == 4
+    with pytest.raises(ConfigError, match=r"partition\.beta: .* sweeps over it"):
+        trials(path, "fedavg", [], Budget(), grid_of("fedavg", ["partition.beta=0.5,1.0"])[0], tmp_path)
+
+
+def test_what_set_changed_is_in_every_row_that_was_tuned(tmp_path):
+    path = tmp_path / "some.toml"
+    path.write_text(BASE.replace("[partition]", '[method]\nname = "lorm"\nrank = 3\n[partition]'))
+    overrides = ["method.rank=8", "train.batch=4"]
+    choices = [choose("fedavg", [run(0.5, 0, 0.5)], ["train.lr"], 1)]
+    (tmp_path / "tuned.toml").write_text(tuned_file(path, overrides, choices, Budget(), tmp_path))
+    row = load_variant(tmp_path / "tuned.toml", "fedavg")
+    (cell,) = trials(path, "fedavg", overrides, Budget(), grid_of("fedavg", ["train.lr=0.5"])[0], tmp_path)
+    assert row.method.settings["rank"] == 8
+    assert other_than_tried(cell.config, row) == []
+    assert other_than_tried(cell.config, load_variant(path, "fedavg")) == ["method.rank", "train.batch", "train.lr"]
+    assert "rank" not in load_variant(tmp_path / "tuned.toml", "mine").method.settings
 
 
 def test_the_first_tasks_are_the_whole_runs_first_tasks(digits_config, tmp_path):
@@ -89,6 +131,8 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
     arguments += ["train.lr=1e-3,1e-2", "--set", "partition.beta=0.7", "--output", str(out)]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
+    assert "failed" not in shown
+    assert len(list(out.glob("*/*/*/plots/clients.png"))) == 6
     assert "ncm has no method.penalty; it is tuned over the rest" in shown
     assert "on training images that were held out, not on test images." in (out / "mine" / "comparison.md").read_text()
     text = (out / "tuned.toml").read_text()
@@ -128,7 +172,7 @@ def test_settings_of_a_call_are_written_whole(tmp_path):
     choice = choose("lorm", [run(0.5, 0, 0.5)], ["train.lr"], 1)
     table = tomllib.loads(tuned_file({"train": {"rounds": 2}}, ["train.batch=8"], [choice], Budget(), tmp_path))
     assert table["train"] == {"rounds": 2, "batch": 8}
-    assert table["compare"]["lorm"]["train"] == {"lr": 0.5}
+    assert table["compare"]["lorm"]["train"] == {"batch": 8, "lr": 0.5}
 
 
 def test_test_images_are_not_among_those_that_settings_are_chosen_by(digits_config):

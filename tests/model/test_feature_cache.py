@@ -29,9 +29,9 @@ def pictures(samples):
 
 
 def cache_in(folder, **settings):
-    cache = FeatureCache(folder, "a" * 40, {"train": 50, "test": 20}, **{"share": 0.0, **settings})
-    cache._independent = True
-    return cache
+    return FeatureCache(
+        folder, "a" * 40, {"train": 50, "test": 20}, **{"share": 0.0, "tested": {"a" * 40: 64}, **settings}
+    )
 
 
 def ask(cache, samples, network, part="train", tokens=""):
@@ -59,11 +59,11 @@ def test_each_image_is_computed_once_in_whatever_batches_it_is_asked_for(tmp_pat
     again = cache_in(tmp_path)  # in another process, say
     torch.testing.assert_close(ask(again, [0, 2, 4, 7, 9], network)[:, 0], torch.tensor([0.5, 2.5, 4.5, 7.5, 9.5]))
     assert network.images == 2
-    assert (cache.found, again.found) == (2, 5)
+    assert (cache.found, again.found) == (0, 5), "its own are nobody else's"
     ask(again, [0], network, part="test")
     ask(again, [0], network, tokens="b" * 40)
     assert network.images == 4, "other images, and other tokens"
-    other = FeatureCache(tmp_path, "c" * 40, {"train": 50}, share=0.0, _independent=True)
+    other = FeatureCache(tmp_path, "c" * 40, {"train": 50}, share=0.0, tested={"c" * 40: 64})
     ask(other, [0], network)
     assert network.images == 5, "another network"
 
@@ -97,17 +97,42 @@ def test_a_row_of_zeros_is_not_taken_for_one_that_is_missing_nor_the_other_way_r
     assert table.read(np.arange(3))[1].tolist() == [False, True, False]
 
 
-def test_a_share_of_the_batches_is_computed_all_the_same(tmp_path):
-    network, cache = Network(), cache_in(tmp_path, share=0.5)
-    ask(cache, [1], network)
-    network.images = 0
-    for _ in range(10):
-        ask(cache, [1], network)
-    assert network.images == 5
-    assert cache._batches == 10
-    ask(cache, [1], network)
+def test_a_share_of_the_batches_is_computed_all_the_same_and_the_first_in_any_case(tmp_path):
+    network = Network()
+    ask(cache_in(tmp_path), list(range(50)), network)
+    cache, network.images = cache_in(tmp_path, share=0.25), 0
+    for number in range(50):
+        ask(cache, [number], network)
+    assert 1 <= network.images <= 30
+    again, computed = cache_in(tmp_path, share=0.25), network.images
+    for number in range(50):
+        ask(again, [number], network)
+    assert network.images == 2 * computed, "by what they are, not by when they come"
+    wrong = cache_in(tmp_path, share=0.01)
     with pytest.raises(RunError, match="other bits"):
-        ask(cache, [1], lambda x: Network()(x) + 1)
+        ask(wrong, [1], lambda x: Network()(x) + 1)
+    ask(cache_in(tmp_path), [1], network, part="test")
+    partly = cache_in(tmp_path, share=0.01)
+    with pytest.raises(RunError, match="other bits"):
+        ask(partly, [1, 2], lambda x: Network()(x) + 1, part="test")
+
+
+def test_a_network_is_tried_on_a_large_batch_however_small_the_first_one_is(tmp_path):
+    def dependent(images):
+        x = images.flatten(1)
+        return x + (1.0 if len(images) > 40 else 0.0)
+
+    assert not is_independent(pictures([3]), dependent)
+    cache = FeatureCache(tmp_path, "k", {"train": 500}, share=0.0)
+    many = list(range(100))
+
+    def beyond(images):
+        return images.flatten(1) + (1.0 if len(images) > 64 else 0.0)
+
+    ask(cache, [1], beyond)
+    assert cache.tested == {"k": 64}
+    ask(cache, many, beyond)
+    assert cache.tested == {"k": -1}
 
 
 def test_tables_that_were_used_longest_ago_make_room_and_too_large_ones_are_not_kept(tmp_path):
@@ -157,7 +182,7 @@ def test_only_the_frozen_networks_features_of_named_images_are_kept(digits_confi
     bare = seen()
     assert len(list(tmp_path.iterdir())) == 1
     assert torch.equal(seen(), bare)
-    assert model.cache.found == 3
+    assert model.cache.found == 0
     assert not torch.equal(seen(loaded), bare)
     tokens = seen({TOKENS: np.array([[1, 0], [2, 0]], np.float32)})
     assert tokens.shape[1] == 2 * bare.shape[1]

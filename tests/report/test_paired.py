@@ -59,6 +59,19 @@ def test_methods_are_paired_by_the_seeds_that_both_have():
     assert "| b | a | 2 | +15.00 |" in differences_markdown(differences(runs))
 
 
+def test_where_nothing_varies_there_is_no_interval():
+    """Closed forms do not depend on the seed: an interval of no width would claim certainty about other data."""
+    found = differences([run("a", seed, 0.5) for seed in (0, 1)] + [run("b", seed, 0.6) for seed in (0, 1)])
+    assert math.isnan(found[1].half_width)
+    assert "| b | a | 2 | +10.00 | - |" in differences_markdown(found)
+
+
+def test_methods_that_saw_other_images_are_not_compared():
+    runs = [{**run(label, seed, 0.5 + seed / 10), "settings": {"data.held_out": share}}
+            for label, share in (("a", 0.0), ("b", 0.2), ("c", 0.0)) for seed in (0, 1)]  # fmt: skip
+    assert {(d.label, d.reference) for d in differences(runs)} == {("a", "c"), ("c", "a")}
+
+
 def test_a_single_seed_has_a_difference_and_no_interval():
     (first, _) = differences([run("a", 0, 0.5), run("b", 0, 0.6)])
     assert math.isnan(first.half_width)
