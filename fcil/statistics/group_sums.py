@@ -8,7 +8,9 @@ of samples. With K groups over all clients, N_c samples of class c and q_c = sum
 
 and 0 in the place of negative coefficients: STSA-E, arXiv 2506.01327. Where K counts the groups that have the class,
 this is N_c - 1 times the sample covariance, estimated from the means of groups, plus q_c q_c^T / N_c, and right on
-average. With one sample a group and class it is G. Literal transcription: `grouped_gram` in tests/reference_baselines3.py.
+average. With one sample a group and class it is G.
+
+Literal transcription: `grouped_gram` in tests/reference_baselines3.py.
 """
 
 from __future__ import annotations
