@@ -1,5 +1,7 @@
 """STSA-E, PILoRA, LANDER's anchors and GLFC, literally: slowly, in float64, with loops; see `reference`."""
 
+import math
+
 import numpy as np
 
 
@@ -26,3 +28,21 @@ def grouped_gram(clients, groups, all_groups):
     first, second = max((count - 1) / (k - 1), 0), max((count - k) / ((k - 1) * count), 0)
     within = sum(np.outer(s, s) / n for s, n in zip(sums, numbers, strict=True) if n)
     return first * within - second * np.outer(q, q)
+
+
+def pilora_loss(features, labels, prototypes, temperature, pull):
+    """PILoRA, arXiv 2401.02094: DCE over all prototypes, and PL, the mean distance to a sample's own prototype."""
+    dce, pl = 0.0, 0.0
+    for h, y in zip(features, labels, strict=True):
+        d = [math.sqrt(sum((a - b) ** 2 for a, b in zip(h, p, strict=True)) / len(h)) for p in prototypes]
+        dce += d[y] / temperature + math.log(sum(math.exp(-one / temperature) for one in d))
+        pl += d[y]
+    return (dce + pull * pl) / len(features)
+
+
+def pilora_prototype(prototypes, means, sharpness):
+    """PILoRA's server: the weighted sum of all clients' prototypes of a class."""
+    s = [1 / sum(math.dist(p, f) for f in means) for p in prototypes]
+    scaled = [(one - min(s)) / (max(s) - min(s)) for one in s]
+    powers = [math.exp(sharpness * one) for one in scaled]
+    return sum(w / sum(powers) * p for w, p in zip(powers, prototypes, strict=True))
