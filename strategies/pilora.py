@@ -52,7 +52,7 @@ class PILoRA(LoraMethod):
         w = softmax(sharpness minmax_k(s)),  p_c = sum_k w_k p_kc
 
     An image's class is that of the nearest prototype. Sent up: the pair, prototypes, feature sums and numbers, 2 d + 1
-    floats a class of the task; down the same without the sums, earlier pairs and prototypes. Kept by a client: nothing;
+    floats a class of the task; down pair, prototypes and earlier pairs, these once. Kept by a client: nothing;
     by the server all pairs and prototypes. Differs from the paper: one pair on qkv of the first block (`targets`) in
     the place of one on q and one on v; AdamW of one rate (`prototype_lr`) in place of Adam on a cosine; features
     under the client's trained model, where public code takes those along the way. There distances go to prototypes of
