@@ -1,0 +1,48 @@
+"""STSA-E, PILoRA, LANDER's anchors and GLFC, literally: slowly, in float64, with loops; see `reference`."""
+
+import math
+
+import numpy as np
+
+
+def grouped_gram(clients, groups, all_groups):
+    """STSA-E, arXiv 2506.01327: G of one class from sums of groups, negative coefficients set to 0.
+
+    Args:
+        clients: of each client, (its samples' phi of this class, (n, M); their groups, n numbers).
+        all_groups: whether groups without a sample of the class count.
+    """
+    width = clients[0][0].shape[1]
+    sums, numbers = [], []
+    for phi, places in clients:
+        for g in range(groups):
+            rows = [x for x, place in zip(phi, places, strict=True) if place == g]
+            sums.append(sum(rows, np.zeros(width)))
+            numbers.append(len(rows))
+    count, q = sum(numbers), sum(sums)
+    k = len(numbers) if all_groups else sum(n > 0 for n in numbers)
+    if count == 0:
+        return np.zeros((width, width))
+    if k == 1:
+        return np.outer(q, q) / count
+    first, second = max((count - 1) / (k - 1), 0), max((count - k) / ((k - 1) * count), 0)
+    within = sum(np.outer(s, s) / n for s, n in zip(sums, numbers, strict=True) if n)
+    return first * within - second * np.outer(q, q)
+
+
+def pilora_loss(features, labels, prototypes, temperature, pull):
+    """PILoRA, arXiv 2401.02094: DCE over all prototypes, and PL, the mean distance to a sample's own prototype."""
+    dce, pl = 0.0, 0.0
+    for h, y in zip(features, labels, strict=True):
+        d = [math.sqrt(sum((a - b) ** 2 for a, b in zip(h, p, strict=True)) / len(h)) for p in prototypes]
+        dce += d[y] / temperature + math.log(sum(math.exp(-one / temperature) for one in d))
+        pl += d[y]
+    return (dce + pull * pl) / len(features)
+
+
+def pilora_prototype(prototypes, means, sharpness):
+    """PILoRA's server: the weighted sum of all clients' prototypes of a class."""
+    s = [1 / sum(math.dist(p, f) for f in means) for p in prototypes]
+    scaled = [(one - min(s)) / (max(s) - min(s)) for one in s]
+    powers = [math.exp(sharpness * one) for one in scaled]
+    return sum(w / sum(powers) * p for w, p in zip(powers, prototypes, strict=True))
