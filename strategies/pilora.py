@@ -37,7 +37,7 @@ def _earlier_changes(references: Arrays) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class PILoRA(LoraMethod):
-    """Train a LoRA pair for each task and learned prototypes, which the server weighs.
+    """Train a LoRA pair a task, and prototypes that the server weighs.
 
     Guo et al., "PILoRA: prototype guided incremental LoRA for federated class-incremental learning", ECCV 2024, arXiv
     2401.02094, after its public code. W = W0 + sum_(j <= t) B_j A_j, of which the task's pair trains, and the

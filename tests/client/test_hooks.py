@@ -311,7 +311,7 @@ def test_without_a_folder_it_is_kept_in_memory_alike(digits_config):
     assert worker._kept.read(0, 9) == {}
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2])
+@pytest.mark.parametrize("stop", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_a_run_that_goes_on_elsewhere_ends_in_the_same_bits(digits_config, tmp_path, stop):
     """Killed after a phase, whose successor had already been begun; another process has the folder only."""
     config = digits_config({"data": {"train_limit": 60, "test_limit": 20}, "method": {"name": "fedavg", "rank": 2}})

@@ -196,6 +196,7 @@ SMALL = [
 EXPERIMENTS = 18
 
 
+@pytest.mark.slow
 def test_one_command_runs_all_eighteen_on_data_in_the_original_formats_and_ends_in_the_table(tmp_path, capsys):
     root, out = tmp_path / "data", tmp_path / "out"
     root.mkdir()

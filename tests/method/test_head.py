@@ -67,7 +67,7 @@ def test_the_setting_reaches_the_description_that_methods_are_given():
         load_config({}, ['model.head_start="zero"'])
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", [n for n in method_names() if n != "pilora"])  # whose rows are prototypes
 def test_every_method_that_trains_a_head_begins_it_so(name):
     settings = small_settings(name)
     method = build_method(settings.pop("name"), settings)

@@ -137,7 +137,7 @@ def test_bad_sums_are_refused_whole(bad, reason):
 
 
 @pytest.mark.parametrize("name", mostly_slow(ADDITIVE))
-@pytest.mark.parametrize("clients", [1, 3])
+@pytest.mark.parametrize("clients", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
     """Three clients make groups of two and one."""
     config = digits_config(

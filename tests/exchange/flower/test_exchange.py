@@ -29,7 +29,10 @@ def test_a_run_over_nodes_with_shuffled_replies_equals_inline():
     assert done.ledger == inline().ledger
 
 
-@pytest.mark.parametrize("method", ADAPTED, ids=lambda method: method.get("adapter", method["name"]).partition("(")[0])
+FEW = [method if i < 2 else pytest.param(method, marks=pytest.mark.slow) for i, method in enumerate(ADAPTED)]
+
+
+@pytest.mark.parametrize("method", FEW, ids=lambda method: method.get("adapter", method["name"]).partition("(")[0])
 def test_a_run_over_nodes_equals_inline_with_every_adapter(method):
     """Codes of quantised weights are bytes, sparsities and dense changes travel beside what trains."""
     config = settings(method=method)
