@@ -51,7 +51,7 @@ def _tuned(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class STSA(AdapterSettings, RidgeMethod):
-    """Adapt the backbone in the first task, then solve a ridge head from sums of random features.
+    """Adapt the backbone in the first task, then solve a ridge head from sums.
 
     Spatial-temporal statistics aggregation, arXiv 2506.01327, known here from what others report of it. Rounds of
     the first task are federated averaging of the adapter; then the backbone is frozen. Of every task clients send once
