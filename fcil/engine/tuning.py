@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from fcil.config import Config, Overrides, Point, Source, identity, to_table
+from fcil.config import Config, Overrides, Point, Source
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
+from fcil.engine.grid import unlike
 from fcil.errors import ConfigError, RunError
 from fcil.options import describe, split_list, toml_or_text
 from fcil.registry import method_class
@@ -174,12 +175,4 @@ def _line(settings: Mapping[str, Any], mean: float, spread: float) -> str:
 def other_than_tried(tried: Config, compared: Config) -> list[str]:
     """Names of settings in which a row of the file differs from its trial, beside those that are a trial's own."""
     own = {"data.held_out", "tasks.first", "run.seed"}
-    a, b = (
-        {
-            f"{section}.{key}": value
-            for section, entries in identity(to_table(config)).items()
-            for key, value in entries.items()
-        }
-        for config in (tried, compared)
-    )
-    return sorted(name for name in (a | b).keys() - own if a.get(name) != b.get(name))
+    return [name for name in unlike(tried, compared) if name not in own]

@@ -18,10 +18,10 @@ from fcil.report.rows import Row, compare_rows, setting_text
 from fcil.report.run_rows import runs_csv
 from fcil.report.sweep_plot import draw_sweep
 from fcil.report.tables import to_csv, to_latex, to_markdown
+from fcil.report.units import MEGA
 
 __all__ = ["write_comparison"]
 
-MEGA = 1e6
 MISSING = "missing.md"
 """Name of the file that says which runs the tables of a comparison lack."""
 
