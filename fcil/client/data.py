@@ -1,7 +1,7 @@
 """Serves one client's samples of one task as batches of model inputs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,9 +30,12 @@ class ClientData:
     earlier: tuple[np.ndarray, ...] = ()
     """The client's samples of earlier tasks, as far as a method may come back to them."""
 
+    unlabelled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """(m,) samples of this task of which the client has the images without their labels."""
+
     @property
     def held_so_far(self) -> np.ndarray:
-        """All samples that the client may read, (n,): those of this task and `earlier`."""
+        """All samples whose images and labels the client may read, (n,): those of this task and `earlier`."""
         return np.concatenate([self.indices, *self.earlier])
 
     def __len__(self) -> int:

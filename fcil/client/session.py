@@ -43,6 +43,11 @@ class ClientSession:
         """The client's samples of this task, (n,), as indices into the training part."""
         return self.data.indices
 
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Samples of this task that the client holds without labels, (m,), as indices into the training part."""
+        return self.data.unlabelled
+
     def generator(self, purpose: str) -> np.random.Generator:
         """The client's randomness of this phase for one of the method's purposes; it lasts for the phase.
 
@@ -85,22 +90,27 @@ class ClientSession:
         Raises:
             ValueError: a sample that the client does not hold.
         """
-        self._check_held(samples)
+        self._check_held(samples, self.data.unlabelled)
         return self.data.images(samples, self.stream("method augmentation") if augment else None)
 
     def labels(self, samples: np.ndarray) -> Tensor:
         """Labels of samples, (n,) indices -> (n,) class positions.
 
         Raises:
-            ValueError: a sample that the client does not hold.
+            ValueError: a sample that the client does not hold, or holds without its label.
         """
         self._check_held(samples)
         return self.data.labels(samples)
 
-    def _check_held(self, samples: np.ndarray) -> None:
+    def _check_held(self, samples: np.ndarray, unlabelled: np.ndarray | None = None) -> None:
         """Refuse what another client holds and what arrives later: in a federation nobody could read it here."""
         self._known = self._known or frozenset(self.data.held_so_far.tolist())
-        foreign = sorted(set(samples.tolist()) - self._known)
+        foreign = sorted(set(samples.tolist()) - self._known - set([] if unlabelled is None else unlabelled.tolist()))
+        if hidden := sorted(set(foreign) & set(self.data.unlabelled.tolist())):
+            raise ValueError(
+                f"client {self.number} asks for labels of training samples {', '.join(map(str, hidden[:3]))}, which it "
+                f"holds without labels in {self.phase} (tasks.label_share): only their images can be read"
+            )
         if foreign:
             raise ValueError(
                 f"client {self.number} asks for training samples {', '.join(map(str, foreign[:3]))}, which it does not "

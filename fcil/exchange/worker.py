@@ -126,8 +126,9 @@ class Worker:
         dataset, scenario = self._held_by(client)
         *earlier, indices = (parts[client] for parts in scenario.parts[: phase.task.index + 1])
         data = ClientData(
-            dataset, indices, scenario.positions, self.config.model.image_size, self.device, tuple(earlier)
-        )
+            dataset, indices, scenario.positions, self.config.model.image_size, self.device, tuple(earlier),
+            scenario.unlabelled_of(phase.task.index, client),
+        )  # fmt: skip
         kept = self._kept.read(client, phase.index)
 
         def compute() -> ClientUpdate:
@@ -149,6 +150,7 @@ class Worker:
         if self.shared is None or self.shared.memo is None or self._run_part is None:
             return compute()
         samples = {"these": data.indices, "earlier": data.earlier, "positions": data.positions}
+        samples |= {"unlabelled": data.unlabelled}
         key = update_key(self._run_part, self.method, phase, broadcast, client, samples, kept)
         return self.shared.memo.update(key, kept, compute, phase)
 

@@ -97,6 +97,13 @@ class Client(Protocol):
     def samples(self) -> np.ndarray:
         """The client's samples of this task, (n,) int64, as indices into the data set's training part."""
 
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Samples of this task whose images the client holds without labels, (m,) int64; see `tasks.label_share`.
+
+        They are in no batch and no statistic: a method that learns from them reads them with `images`.
+        """
+
     def generator(self, purpose: str) -> np.random.Generator:
         """The client's randomness of this phase for one purpose; it lasts for the phase.
 
@@ -127,7 +134,7 @@ class Client(Protocol):
         """Labels of samples, (n,) indices -> (n,) int64 class positions, over all tasks.
 
         Raises:
-            ValueError: a sample of another client, or of a later task.
+            ValueError: a sample of another client, or of a later task, or one without a label.
         """
 
 

@@ -1,6 +1,6 @@
 """Assign the samples of a data set to tasks and clients: all that is decided about a run's data before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.method import Stream, Task
 from fcil.scenario.census import Census
+from fcil.scenario.labels import labelled
 from fcil.scenario.long_tail import few_shots, kept_samples
 from fcil.scenario.partition import Partition, split
 from fcil.scenario.tasks import Tasks, carried_out, class_order, make_tasks
@@ -32,12 +33,18 @@ class Scenario:
     """[task][client] -> sorted indices into the training part; disjoint, unless clients share classes."""
     tests: tuple[np.ndarray, ...]
     """[task] -> sorted indices into the test part."""
+    unlabelled: tuple[tuple[np.ndarray, ...], ...] = ()
+    """[task][client] -> sorted indices of what the client holds without labels; empty where all have labels."""
     sites: int = 0
     """The number of sites with images of their own; 0 where a data set was split among the clients."""
 
     def num_examples(self, task: int, client: int) -> int:
         """The number of training samples of a client in a task."""
         return len(self.parts[task][client])
+
+    def unlabelled_of(self, task: int, client: int) -> np.ndarray:
+        """Samples of a task that a client holds without their labels, (m,)."""
+        return self.unlabelled[task][client] if self.unlabelled else np.empty(0, np.int64)
 
     def census(self, data: Dataset) -> Census:
         """Count the samples of `data`, from which the scenario was made."""
@@ -77,13 +84,42 @@ def make_scenario(
     """Order the classes, divide them into tasks and split each task's samples among the clients.
 
     Where `tasks.long_tail` is above 1 or `tasks.shots` above 0, the classes' training samples are cut down first,
-    whatever the partition.
-    With a stream other than the federated one a single client holds all samples, task by task or at once.
+    whatever the partition. Where `tasks.label_share` is below 1, clients know the labels of a share of what they hold.
+    With a stream other than the federated one a single client holds all samples, task by task or at once, and knows
+    the labels that the clients of a federation would know.
     Sites keep what they have, which may be nothing of a task; the data may be those of some sites only.
 
     Raises:
         ConfigError: the tasks do not cover the classes, or a task has no samples or too few for the clients.
     """
+    scenario = _split(data, tasks, partition, seed, stream)
+    if tasks.label_share == 1:
+        return scenario
+    if stream == "federated":
+        return _with_labels(scenario, lambda task, client, part: labelled(
+            scenario.positions[data.train.labels[part]], tasks.label_share, seed, task, client
+        ))  # fmt: skip
+    federated = make_scenario(data, tasks, partition, seed)
+    known = np.concatenate([part for parts in federated.parts for part in parts])
+    return _with_labels(scenario, lambda task, client, part: np.isin(part, known))
+
+
+def _with_labels(scenario: Scenario, rule: Callable[[int, int, np.ndarray], np.ndarray]) -> Scenario:
+    """Divide every part into samples with labels and samples without.
+
+    Args:
+        rule: task, client, samples (n,) -> (n,) bool, whether they have labels.
+    """
+    known, unknown = [], []
+    for task, parts in enumerate(scenario.parts):
+        masks = [rule(task, client, part) for client, part in enumerate(parts)]
+        known.append(tuple(part[mask] for part, mask in zip(parts, masks, strict=True)))
+        unknown.append(tuple(part[~mask] for part, mask in zip(parts, masks, strict=True)))
+    return replace(scenario, parts=tuple(known), unlabelled=tuple(unknown))
+
+
+def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream: Stream) -> Scenario:
+    """Make the scenario in which all labels are known."""
     order = class_order(data.classes, tasks, seed)
     positions = np.argsort(order)
     all_tasks = make_tasks(len(data.classes), tasks)
@@ -112,7 +148,7 @@ def make_scenario(
             continue
         of_task = _shares(data.train.labels[members], task, tasks, partition, seed)
         parts.append(tuple(members[share] for share in of_task))
-    scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests), sites)
+    scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests), sites=sites)
     return _at_once(scenario) if stream == "at_once" else scenario
 
 

@@ -47,6 +47,14 @@ class Tasks:
         str, Option("a file of the same, one a line; it is read with the settings, and recorded as order_list")
     ] = ""
     shots: Annotated[int, Option("most training images of each class of all tasks but the first; 0: all", low=0)] = 0
+    label_share: Annotated[
+        float,
+        Option(
+            "share of each client's training images of each class that have labels; of the others only "
+            "the images are there, for methods that look for them",
+            above=0, high=1,
+        ),
+    ] = 1.0  # fmt: skip
     long_tail: Annotated[
         float, Option("training images of the largest class over the smallest's, falling geometrically; 1: all", low=1)
     ] = 1.0

@@ -56,6 +56,7 @@ def test_every_argument_that_an_update_depends_on_is_in_its_key():
         key(broadcast=Broadcast(ARRAYS, {"teacher": ones})), key(broadcast=Broadcast(ARRAYS, {"anchor": ones})),
         key(samples={**SAMPLES, "these": np.arange(5)}), key(samples={**SAMPLES, "these": np.arange(4)[::-1]}),
         key(samples={**SAMPLES, "earlier": ()}), key(samples={**SAMPLES, "positions": np.arange(10)[::-1]}),
+        key(samples={**SAMPLES, "unlabelled": np.arange(3)}),
         key(method=build_method("ffa", {"rank": 2})), key(method=build_method("lorm", {"rank": 2})),
     ]  # fmt: skip
     assert None not in others
