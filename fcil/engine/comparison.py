@@ -30,7 +30,7 @@ from fcil.config.layers import together
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
 from fcil.options import nearest
-from fcil.registry import installed_names, label, method_names
+from fcil.registry import installed_names, label, method_class, method_names
 from fcil.server.plan import phase_weights
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ def figures(runs: Sequence[Cell], summaries: Mapping[Path, Mapping[str, Any]]) -
             "label": titles[cell.label],
             "seed": cell.seed,
             "value": cell.value,
+            "stream": method_class(cell.config.method.name).stream,
             "swept": dict(cell.point.settings),
             "tuned": cell.facts.tuned,
             **published_shares(cell),

@@ -13,7 +13,7 @@ from fcil.errors import ConfigError
 
 __all__ = [
     "EARLIER", "OF_CLASSES", "OF_CLIENTS", "OF_TASKS", "STORED", "Reached", "by_class", "by_client", "class_matrix",
-    "completed", "first_reached", "old_and_new", "why_alone",
+    "completed", "first_reached", "forward_transfer", "old_and_new", "why_alone",
 ]  # fmt: skip
 
 OF_CLASSES = ("macro_accuracy", "worst_class_accuracy", "worst_class")
@@ -110,6 +110,28 @@ def completed(summary: Mapping[str, Any]) -> dict[str, Any]:
 def why_alone(figures: Mapping[str, Any]) -> dict[str, str]:
     """Reasons for the figures of `old_and_new` that are None."""
     return {name: "there is one task" for name in OF_TASKS if figures[name] is None}
+
+
+def forward_transfer(
+    correct: Sequence[Sequence[int]], alone: Sequence[Sequence[int]], total: Sequence[int]
+) -> float | None:
+    """Mean over all tasks but the first of (accuracy right after learning - that of the task trained alone).
+
+    After Powder (ICML 2024), which tests both over the task's classes; here the former is over all classes seen, as
+    every accuracy of a run is, so that it is below 0 also where nothing but the number of classes stands in its way.
+
+    Args:
+        correct: [after task t][task s] correct answers of the run.
+        alone: the same of the reference run, of which the answers [t][t] count.
+        total: (tasks,) test images of each task.
+
+    Returns:
+        None where there is one task, or a run has not been evaluated after every task.
+    """
+    tasks = range(1, len(total))
+    if not tasks or any(len(rows) < len(total) or len(rows[t]) <= t for rows in (correct, alone) for t in tasks):
+        return None
+    return float(np.mean([(correct[t][t] - alone[t][t]) / total[t] for t in tasks]))
 
 
 class Reached(NamedTuple):

@@ -20,8 +20,9 @@ TRAIN: Kind = "train"
 REPORT: Kind = "report"
 HeadStart = Literal["linear", "timm"]
 """How new head rows begin: as torch's Linear, or as the heads of timm's vision transformers."""
-Stream = Literal["federated", "pooled", "at_once"]
-"""Who has the data: the clients, task by task; one client, task by task; or one client, all classes in one task."""
+Stream = Literal["federated", "pooled", "at_once", "each_alone"]
+"""Who has the data: the clients, task by task; one client, task by task; one client, all classes in one task; or one
+client for each task, which has no other data and forgets what it learns: the reference for forward transfer."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Array name -> shape; -1 stands for a length that only the client knows."""
 GramLayout = Literal["matrix", "half", "diagonal"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fcil.report.references import with_references
 from fcil.report.rows import Column
 from fcil.report.tables import cells_markdown
 from fcil.report.units import MEGA
@@ -36,6 +37,8 @@ COLUMNS = (
     _share("client_accuracy_mean", "clients, mean"),
     _share("client_accuracy_worst", "worst client"),
     _share("client_accuracy_std", "spread of clients", "points"),
+    _share("gap_to_joint", "minus joint training", "points"),
+    _share("forward_transfer", "forward transfer", "points"),
     _stored("state_bytes", "server stores"),
     _stored("client_bytes", "clients store"),
 )
@@ -43,7 +46,7 @@ COLUMNS = (
 
 def _values(runs: Runs) -> dict[str, list[tuple[Column, float, float]]]:
     """Label -> for each column its mean and sample standard deviation over seeds; NaN where a run lacks the figure."""
-    rows = {}
+    rows, runs = {}, with_references(runs)
     for label in dict.fromkeys(run["label"] for run in runs):
         own = [run for run in runs if run["label"] == label]
         values = [np.array([column.value(run) for run in own], np.float64) for column in COLUMNS]

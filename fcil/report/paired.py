@@ -8,7 +8,6 @@ Literal transcription: `paired_difference` in tests/reference.py.
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fcil.report.references import images_and_classes
 from fcil.report.tables import cells_markdown
 
 __all__ = ["Difference", "differences", "differences_csv", "differences_markdown"]
@@ -62,10 +62,7 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> list[Difference]:
     data: dict[str, set[str]] = {}
     for run in runs:
         final.setdefault(run["label"], {})[run["seed"]] = run["final_accuracy"]
-        images = {
-            name: value for name, value in run.get("settings", {}).items() if name.startswith(("data.", "tasks."))
-        }
-        data.setdefault(run["label"], set()).add(json.dumps(images, sort_keys=True, default=str))
+        data.setdefault(run["label"], set()).add(images_and_classes(run))
     found = []
     for label, reference in permutations(final, 2):
         if data[label] != data[reference]:  # other images or classes: nothing is paired

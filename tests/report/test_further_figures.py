@@ -9,6 +9,7 @@ import pytest
 from fcil.engine.figures import EARLIER
 from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.further_figures import further_figures
+from fcil.report.references import with_references
 
 WHOLE = {
     "old_accuracy": 0.5, "new_accuracy": 0.9, "base_accuracy": 0.4, "later_accuracy": 0.6, "harmonic_accuracy": 0.48,
@@ -60,3 +61,40 @@ def test_a_figure_that_one_run_lacks_is_a_dash_and_a_column_that_all_lack_is_lef
     assert first.split("|")[columns.index("server stores [MB]")].strip() == "2.50 ± 0.00"
     head = figures_markdown([run_of("a", 0, 0.5, macro_accuracy=None)]).splitlines()[0]
     assert "mean over classes" not in head
+
+
+# ---- reference runs --------------------------------------------------------------------------------------------------
+
+
+def tasks_of(label, seed, correct, stream="federated", **settings):
+    final = sum(correct[-1]) / 30
+    return run_of(label, seed, final, correct=correct, total=[10, 10, 10], stream=stream, settings=settings)
+
+
+TABLE = [
+    tasks_of("a", 0, [[9], [5, 8], [1, 2, 6]]), tasks_of("a", 1, [[8], [4, 6], [0, 0, 9]]),
+    tasks_of("top", 0, [[0], [0, 0], [9, 9, 9]], "at_once"), tasks_of("top", 1, [[0], [0, 0], [6, 9, 9]], "at_once"),
+    tasks_of("single", 0, [[9], [0, 10], [0, 0, 7]], "each_alone"),
+]  # fmt: skip
+
+
+def test_gap_and_forward_transfer_are_those_to_the_reference_of_the_same_seed():
+    a, b, *references = with_references(TABLE)
+    assert a["gap_to_joint"] == pytest.approx(9 / 30 - 27 / 30)
+    assert b["gap_to_joint"] == pytest.approx(9 / 30 - 24 / 30)
+    assert a["forward_transfer"] == pytest.approx(((8 - 10) / 10 + (6 - 7) / 10) / 2)
+    assert b["forward_transfer"] is None, "its seed has no run alone"
+    assert all(run["gap_to_joint"] is None and run["forward_transfer"] is None for run in references)
+    (row, *_) = csv.DictReader(io.StringIO(figures_csv(TABLE)))
+    assert float(row["gap_to_joint_mean"]) == pytest.approx(-0.55)
+    assert float(row["gap_to_joint_std"]) == pytest.approx(np.std([-0.6, -0.5], ddof=1))
+    assert row["forward_transfer_mean"] == ""
+
+
+def test_runs_with_other_images_and_tables_with_two_references_are_not_paired():
+    other = [*TABLE[:1], *(dict(run, settings={"data.train_limit": 5}) for run in TABLE[2:])]
+    assert with_references(other)[0]["gap_to_joint"] is None
+    twice = [*TABLE, dict(TABLE[2], label="top(rank = 8)")]
+    assert with_references(twice)[0]["gap_to_joint"] is None
+    assert with_references(twice)[0]["forward_transfer"] is not None
+    assert "minus joint training" not in figures_markdown(other)

@@ -19,6 +19,7 @@ from fcil.scenario.scenario import make_scenario
 from fcil.scenario.tasks import Tasks
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress, make_plan
+from strategies.alone import Alone
 from strategies.fedavg import FedAvg
 from strategies.joint import Joint
 from strategies.sequential import Sequential
@@ -98,3 +99,16 @@ def test_both_train_as_many_images_as_a_federated_run(digits_config):
     config = digits_config({"data": {"train_limit": 100}})
     images = {m: carried_out(config, m(rank=2))[0].totals["images"] for m in (Joint, Sequential, FedAvg)}
     assert len(set(images.values())) == 1
+
+
+def test_alone_begins_every_task_anew_and_answers_with_its_classes_only(digits_config):
+    config = digits_config({"data": {"train_limit": 120}})
+    alone, plan = carried_out(config, Alone(rank=2))
+    sequential, _ = carried_out(config, Sequential(rank=2))
+    assert alone.correct[0] == sequential.correct[0], "the first task is the same for both"
+    assert alone.correct[1][0] == 0, "no image is given to a class of another task"
+    assert alone.correct[1][1] >= sequential.correct[1][1]
+    first = next(phase for phase in plan.phases if phase.task.index == 1)
+    sent = plan.method.broadcast(plan.method.begin(alone.state, first, plan.backbone), first)
+    assert not any(np.any(a) for name, a in sent.arrays.items() if name.endswith("lora_B"))
+    assert set(sent.arrays) & {"head.0.weight"} == set()
