@@ -24,7 +24,18 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from fcil.errors import ConfigError
 
-__all__ = ["Described", "Option", "describe", "keys_of", "nearest", "parse", "parse_call", "split_list", "toml_or_text"]
+__all__ = [
+    "Described",
+    "Option",
+    "describe",
+    "keys_of",
+    "nearest",
+    "parse",
+    "parse_call",
+    "split_list",
+    "toml_or_text",
+    "typed",
+]
 
 T = TypeVar("T")
 _CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -155,6 +166,17 @@ def keys_of(schema: type) -> dict[str, str]:
     return {_split(hints[name])[1].key or name: name for name in names}
 
 
+def typed(schema: type) -> dict[str, tuple[Any, object, Option]]:
+    """Setting -> its type without notes, its default and its option, in the order of the schema's fields."""
+    hints = get_type_hints(schema, include_extras=True)
+    defaults = {field.name: field.default for field in dataclasses.fields(schema)}
+    settings = {}
+    for name, field in keys_of(schema).items():
+        kind, option = _split(hints[field])
+        settings[name] = kind, defaults[field], option
+    return settings
+
+
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in get_args(kind))
@@ -167,12 +189,8 @@ def _type_name(kind: Any) -> str:
 
 def describe(schema: type) -> list[Described]:
     """List the settings of a schema in the order of its fields."""
-    hints = get_type_hints(schema, include_extras=True)
-    keys = keys_of(schema)
-    split = {key: _split(hints[name]) for key, name in keys.items()}
-    fields = {field.name: field.default for field in dataclasses.fields(schema)}
-    defaults = {key: fields[name] for key, name in keys.items()}
-    return [Described(name, _shown(kind, option), defaults[name], option) for name, (kind, option) in split.items()]
+    settings = typed(schema).items()
+    return [Described(name, _shown(kind, option), default, option) for name, (kind, default, option) in settings]
 
 
 def _shown(kind: Any, option: Option) -> str:

@@ -41,6 +41,11 @@ def _adapters(args: argparse.Namespace, console: Console) -> None:
 
 
 def _settings(args: argparse.Namespace, console: Console) -> None:
+    if args.schema:
+        from fcil.report.settings_schema import settings_schema
+
+        print(json.dumps(settings_schema(), indent=1))
+        return
     from fcil.config import SECTIONS
     from fcil.options import describe
     from fcil.report.settings_table import method_table
@@ -70,7 +75,10 @@ def choice_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def settings_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `settings`."""
-    command("settings", _settings, "list the settings of a run: section, default, range, meaning")
+    settings = command("settings", _settings, "list the settings of a run: section, default, range, meaning")
+    settings.add_argument(
+        "--schema", action="store_true", help="print a JSON schema of configuration files, by which editors complete"
+    )
 
 
 def doctor_command(command: Callable[..., argparse.ArgumentParser]) -> None:
