@@ -1,64 +1,67 @@
 """Writes the pages of the Python API, which mkdocstrings fills from the docstrings."""
 
+import pkgutil
 from importlib import import_module
-
-from .trouble import Trouble
+from typing import NamedTuple
 
 __all__ = ["API", "api_pages"]
 
+
+class Shown(NamedTuple):
+    """A package on its page."""
+
+    what: str
+    """What it is; the first sentence stands in the list of packages."""
+    first: str = ""
+    """Names that come before the others of its `__all__`."""
+    modules: bool = False
+    """All of its modules are shown, in place of what `__all__` names."""
+
+
 API = {
-    "fcil": (
-        "fcil",
-        "What `import fcil` gives: runs, comparisons, and the methods as data. [Work from Python](../python.md) shows how it is used.",
-        "fcil",
+    "fcil": Shown(
+        "What `import fcil` gives: runs, comparisons, and the methods as data. "
+        "[Work from Python](../python.md) shows how it is used.",
+        "run compare open_run load_config methods Run Comparison",
     ),
-    "method": (
-        "fcil.method",
-        "The contract of a method: what its author subclasses and is given. [Write your own method](../adding-a-method.md) walks through it.",
-        "fcil.method",
+    "fcil.method": Shown(
+        "The contract of a method: what its author subclasses and is given. "
+        "[Write your own method](../adding-a-method.md) walks through it.",
+        "Method Averaging Local Pass Statistic Collector Computed Adapter Client Step Model Phase Task Broadcast "
+        "ClientUpdate",
     ),
-    "options": (
-        "fcil.options",
-        "How a setting is declared, and read from a configuration.",
-        "fcil.options",
+    "fcil.options": Shown("How a setting is declared, and read from a configuration.", "Option"),
+    "fcil.statistics": Shown(
+        "What clients may report beside weights. Each is a statistic that a method names in `local`.", modules=True
     ),
-    "statistics": (
-        "fcil.statistics",
-        "What clients may report beside weights: each is a statistic that a method names in `local`.",
-        "",
+    "fcil.merging": Shown(
+        "Closed forms over arrays. They use NumPy and SciPy alone, and make of what clients sent what is merged.",
+        modules=True,
     ),
-    "merging": (
-        "fcil.merging",
-        "Closed forms over arrays, in NumPy and SciPy alone. They take what clients sent and give what is merged.",
-        "",
-    ),
-    "filters": ("fcil.filters", "Filters of updates, against poisoned ones. [Robustness](../robustness.md) compares them.", "fcil.filters"),
+    "fcil.filters": Shown("Filters of updates, against poisoned ones. [Robustness](../robustness.md) compares them."),
 }
-"""Page -> package, what it is, and the package whose `__all__` is shown; nothing where its modules are."""
+"""Package -> how it is shown."""
 
 
-def _members(package: str) -> list[str]:
-    """List what a package makes public: functions first."""
-    names = sorted(import_module(package).__all__, key=lambda name: (name[0].isupper(), name))
-    return [f"{package}.{name}" for name in names]
-
-
-def _modules(package: str) -> list[str]:
-    import pkgutil
-
-    found = pkgutil.iter_modules(import_module(package).__path__)
-    return [f"{package}.{module.name}" for module in found if not module.name.startswith("_")]
+def _names(package: str, shown: Shown) -> list[str]:
+    """List what a package shows, in the order of its page."""
+    module = import_module(package)
+    if shown.modules:
+        return [found.name for found in pkgutil.iter_modules(module.__path__)]
+    first = shown.first.split()
+    rest = sorted(set(module.__all__) - set(first), key=lambda name: (name[0].isupper(), name))
+    return [name for name in first if name in module.__all__] + rest
 
 
 def api_pages() -> dict[str, str]:
     """Write the pages by name, an index first."""
-    pages = {}
-    rows = []
-    for page, (package, what, shown) in API.items():
-        names = _members(shown) if shown else _modules(package)
-        if not names:
-            raise Trouble(f"docs/sitebuilder/api.py: {package} has nothing to show")
-        pages[f"api/{page}.md"] = f"# {package}\n\n{what}\n\n" + "".join(f"::: {name}\n\n" for name in names)
-        rows.append(f"| [`{package}`]({page}.md) | {what.partition('. ')[0].rstrip('.')} |\n")
-    top = "# Python API\n\nGenerated from the docstrings of what is public.\n\n| package | what it is |\n| --- | --- |\n"
-    return {"api/index.md": top + "".join(rows), **pages}
+    pages, rows = dict[str, str](), ""
+    for package, shown in API.items():
+        page = f"{package.removeprefix('fcil.')}.md"
+        names = "".join(f"::: {package}.{name}\n\n" for name in _names(package, shown))
+        pages[f"api/{page}"] = f"# {package}\n\n{shown.what}\n\n{names}"
+        rows += f"| [`{package}`]({page}) | {shown.what.partition('. ')[0].rstrip('.')} |\n"
+    top = (
+        "# Python API\n\nGenerated from the docstrings of what is public.\n\n| package | what it is |\n| --- | --- |\n"
+    )
+    return {"api/index.md": top + rows, **pages}

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from rich.console import Console
+from rich.progress import track
 
 from . import html, navigation
 from .api import api_pages
-from .links import title
+from .links import headings
 from .methods import grouped, method_nav, method_pages
 from .settings import settings_page
 from .staging import Staging, own_pages
-from .traffic import rehearse
+from .traffic import Rehearsed
 from .trouble import Trouble
 
-__all__ = ["ROOT", "build"]
+__all__ = ["ROOT", "build", "run_zensical", "stage"]
 
 ROOT = Path(__file__).parents[2]
 """The repository."""
@@ -35,26 +37,37 @@ def _settings(docs: Path) -> tuple[dict[str, Any], set[str]]:
 def _decisions(docs: Path, own: list[str]) -> tuple[str, list[Any]]:
     """Write the list of decisions, and their navigation."""
     pages = [page for page in own if re.match(r"decisions/\d+-", page)]
-    titles = {page: title((docs / page).read_text(encoding="utf-8")) for page in pages}
+    titles = {page: headings((docs / page).read_text(encoding="utf-8"))[0] for page in pages}
     lines = "".join(f"- [{titles[page]}]({page.removeprefix('decisions/')})\n" for page in pages)
-    text = f"# Decisions\n\nWhy things are as they are: each says what was asked, what was chosen, and what follows.\n\n{lines}"
+    text = f"# Decisions\n\nWhy things are as they are: what was asked, what was chosen, and what follows.\n\n{lines}"
     return text, [{"All decisions": "decisions/index.md"}, *({titles[page]: page} for page in pages)]
 
 
-def _run_zensical(folder: Path) -> None:
+def run_zensical(folder: Path) -> None:
     """Let Zensical build `folder`, strictly.
 
     Raises:
         Trouble: it warned or failed, or is not installed.
     """
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "docs"), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "NO_COLOR": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "docs"), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     if "No module named zensical" in said:
         raise Trouble('the site is built by Zensical, which is not installed: pip install -e ".[docs]"')
     if done.returncode or "Warning" in said:
         raise Trouble(f"Zensical is not content:\n{said.partition('Traceback')[0].strip()}")
+
+
+def _rehearsed(groups: dict[str, list[str]]) -> dict[str, Rehearsed]:
+    from .rehearsal import rehearse  # needs torch, which takes seconds to import
+
+    names = [name for names in groups.values() for name in names]
+    return rehearse(track(names, "What methods send", console=Console(stderr=True), transient=True))
 
 
 def stage(folder: Path, *, traffic: bool = True) -> None:
@@ -75,9 +88,10 @@ def stage(folder: Path, *, traffic: bool = True) -> None:
     nav = settings["project"]["nav"] = navigation.expanded(settings["project"]["nav"], folders)
     guides = {
         page: (name, (docs / page).read_text(encoding="utf-8"))
-        for page, name in navigation.titles(nav) if page in own and not page.startswith("decisions/") and page != "index.md"
+        for page, name in navigation.titles(nav)
+        if page in own and page != "index.md" and not page.startswith("decisions/")
     }  # fmt: skip
-    rehearsed = rehearse(n for names in groups.values() for n in names) if traffic else {}
+    rehearsed = _rehearsed(groups) if traffic else {}
     generated = {
         "decisions/index.md": decisions, "settings.md": settings_page(), **apis, **method_pages(guides, rehearsed)
     }  # fmt: skip
@@ -107,7 +121,7 @@ def build(folder: Path, *, traffic: bool = True) -> Path:
     stage(folder, traffic=traffic)
     site = folder / "site"
     shutil.rmtree(site, ignore_errors=True)
-    _run_zensical(folder)
+    run_zensical(folder)
     if found := html.complaints(site):
         raise Trouble("The built site is not right:\n" + "\n".join(found))
     return site

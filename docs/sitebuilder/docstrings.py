@@ -27,7 +27,7 @@ def escaped(text: str) -> str:
 
 
 def _blocks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Cut a docstring into runs of lines: `text`, `listing` (indented), `example` (`>>>`) and `entries` of a section."""
+    """Cut a docstring into runs of lines: `text`, `listing` (indented), `example` and `entries` of a section."""
     kind, block, in_section = "text", list[str](), False
     for line in lines:
         blank, indented = not line.strip(), line.startswith("    ")

@@ -28,7 +28,9 @@ class _Page(HTMLParser):
         self.names |= {values[name] for name in ("id", "name") if name in values}
         for name in ("href", "src"):
             if name in values:
-                fetched = (tag, name) in _LOADS or bool(tag == "link" and _RELATIONS & set(values.get("rel", "").split()))
+                fetched = (tag, name) in _LOADS or bool(
+                    tag == "link" and _RELATIONS & set(values.get("rel", "").split())
+                )
                 self.links.append((values[name], fetched))
 
 
@@ -42,7 +44,11 @@ def _read(path: Path) -> _Page:
 def _complaint(path: Path, address: str, fetched: bool) -> str:
     parts = urlsplit(address)
     if parts.scheme or parts.netloc:
-        return f"loads {address}, but a page must load nothing from elsewhere" if fetched and parts.scheme != "data" else ""
+        return (
+            f"loads {address}, but a page must load nothing from elsewhere"
+            if fetched and parts.scheme != "data"
+            else ""
+        )
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if target.is_dir():
         target /= "index.html"

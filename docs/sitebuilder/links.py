@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-__all__ = ["Link", "anchors", "links", "replaced", "slug", "title", "without_code"]
+__all__ = ["Link", "anchors", "headings", "links", "replaced", "slug", "with_lists_apart", "without_code"]
 
 _FENCE = re.compile(r"^( *)(```+|~~~+).*?(?:^\1\2[`~]*[ ]*$|\Z)", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()[^()\s]+(?=\))|(?<=\]: )\S+")
 _HEADING = re.compile(r"^(#{1,6}) +(.*?) *#* *$", re.MULTILINE)
+_ITEM = re.compile(r"(?:[-*+]|1\.) ")
 _ID = re.compile(r"""\bid=["']([^"']+)["']|\{ *#([\w-]+)""")
 
 
@@ -63,10 +64,9 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
-def title(text: str) -> str:
-    """Find the first heading of a page, as plain text; empty if it has none."""
-    match = _HEADING.search(without_code(text, spans=False))
-    return re.sub(r"[`*]", "", match[2]) if match else ""
+def headings(text: str) -> list[str]:
+    """List the headings of a page, as plain text."""
+    return [re.sub(r"[`*]", "", match[2]) for match in _HEADING.finditer(without_code(text, spans=False))]
 
 
 def anchors(text: str) -> set[str]:
@@ -79,3 +79,19 @@ def anchors(text: str) -> set[str]:
         found.add(f"{name}-{seen[name]}" if seen[name] else name)
         seen[name] += 1
     return found
+
+
+def with_lists_apart(text: str) -> str:
+    r"""Put an empty line before a list that follows a paragraph: GitHub does without, the site's Markdown does not.
+
+    >>> with_lists_apart("a:\n- b\n- c")
+    'a:\n\n- b\n- c'
+    """
+    out: list[str] = []
+    shown = without_code(text, spans=False).split("\n")
+    for line, prose in zip(text.split("\n"), shown, strict=True):
+        before = out[-1] if out else ""
+        if _ITEM.match(prose) and before.strip() and not before.startswith(" ") and not _ITEM.match(before):
+            out.append("")
+        out.append(line)
+    return "\n".join(out)

@@ -10,6 +10,7 @@ from fcil.registry import method_class, method_names
 from fcil.report.methods import MethodInfo, method_info
 
 from .docstrings import markdown
+from .links import headings, slug
 from .tables import cell, settings_table, table
 from .traffic import Rehearsed, traffic_section
 from .trouble import Trouble
@@ -19,8 +20,8 @@ __all__ = ["GROUPS", "file_of", "grouped", "method_nav", "method_pages"]
 GROUPS = {
     "Merges": (
         "Clients train in every task; the server makes one model of theirs, over clients, over tasks or both.",
-        "fedavg ffa rolora fedex flora flexlora lorm regmean fisher mats task_arithmetic ties dare knots core_space tsv iso opcm "
-        "magmax consensus emr kinship compose vpt",
+        "fedavg ffa rolora fedex flora flexlora lorm regmean fisher mats task_arithmetic ties dare knots core_space "
+        "tsv iso opcm magmax consensus emr kinship compose vpt",
     ),
     "Closed forms": (
         "The head is solved from sums that clients send once a task. Hybrids adapt the backbone first.",
@@ -28,7 +29,8 @@ GROUPS = {
     ),
     "Baselines": (
         "Methods of federated and of continual learning, to compare with, and the two bounds.",
-        "fedprox scaffold fedavgm fedadam fedproto lwf ewc er derpp icarl l2p dualprompt codaprompt pilora fot dolfin joint sequential",
+        "fedprox scaffold fedavgm fedadam fedproto lwf ewc er derpp icarl l2p dualprompt codaprompt pilora fot dolfin "
+        "joint sequential",
     ),
 }
 """Group -> what its methods have in common, and their names in the order of the site."""
@@ -45,7 +47,7 @@ def grouped() -> dict[str, list[str]]:
     wrong = {n for n in listed if listed.count(n) > 1} | set(listed) ^ set(method_names())
     if wrong:
         raise Trouble(
-            f"docs/sitebuilder/methods.py: GROUPS has to hold each shipped method once; see to {', '.join(sorted(wrong))}"
+            f"docs/sitebuilder/methods.py: GROUPS must hold each shipped method once; see to {', '.join(sorted(wrong))}"
         )
     return groups
 
@@ -68,7 +70,9 @@ def _facts(info: MethodInfo, kind: type[Method], seen_on: Iterable[tuple[str, st
         ("Clients report beside weights", cell(info.reports)),
     ]
     rows += [("Source", _paper(info))] if info.source else []
-    rows += [("Pages that speak of it", ", ".join(f"[{title}](../{page})" for page, title in seen_on))] if seen_on else []
+    rows += (
+        [("Pages that speak of it", ", ".join(f"[{title}](../{page})" for page, title in seen_on))] if seen_on else []
+    )
     rows += [("Code", f"`{kind.__name__}` in `strategies/{file_of(info.name)[:-3]}.py`")]
     body = "\n".join(f"| **{what}** | {value} |" for what, value in rows)
     return f'<div class="facts" markdown>\n\n| | |\n| --- | --- |\n{body}\n\n</div>\n\n'
@@ -91,9 +95,9 @@ def method_page(name: str, seen_on: Iterable[tuple[str, str]], rehearsed: Rehear
 def _index(groups: Mapping[str, list[str]]) -> str:
     count = sum(map(len, groups.values()))
     parts = [
-        f"# Methods\n\nThere are {count}. Each page is generated from the method's class: what it does, its equations, its settings, "
-        "and what it sends.\n`fcil methods` lists them, `fcil methods NAME` shows one. A method of your own is one class in a file "
-        "of yours: [write your own method](../adding-a-method.md).\n"
+        f"# Methods\n\nThere are {count}. Each page is generated from the method's class: what it does, its equations, "
+        "its settings, and what it sends.\n`fcil methods` lists them, `fcil methods NAME` shows one. A method of your "
+        "own is one class in a file of yours: [write your own method](../adding-a-method.md).\n"
     ]
     for group, names in groups.items():
         infos = map(method_info, names)
@@ -103,8 +107,20 @@ def _index(groups: Mapping[str, list[str]]) -> str:
 
 
 def _seen_on(name: str, pages: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """List the pages that name a method, each with its title; those with a section on it first, at that section."""
     named = re.compile(rf"`(?:name = \"|method\.name=)?{re.escape(name)}(?:\(.*?\))?\"?`")
-    return [(page, title) for page, (title, text) in pages.items() if named.search(text)]
+    found: dict[str, tuple[str, str]] = {}
+    for page, (title, text) in pages.items():
+        about = [h for h in headings(text)[1:] if name in re.split(r", | and |: ", _as_name(h))]
+        if about:
+            found[page] = (f"{page}#{slug(about[0])}", f"{title}: {about[0]}")
+    others = {page: (page, title) for page, (title, text) in pages.items() if named.search(text)}
+    return list({**found, **{page: link for page, link in others.items() if page not in found}}.values())
+
+
+def _as_name(heading: str) -> str:
+    """Write a heading as names of methods are written: `DER++` is `derpp`."""
+    return re.sub(r"[`*-]", "", heading).lower().replace("++", "pp")
 
 
 def method_pages(pages: Mapping[str, tuple[str, str]], rehearsed: Mapping[str, Rehearsed]) -> dict[str, str]:

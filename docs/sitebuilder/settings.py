@@ -14,8 +14,9 @@ __all__ = ["settings_page"]
 
 _TOP = """# Settings
 
-Every setting of a run, with its default and the values that it admits; `fcil settings` prints the same. A configuration holds
-only differences from these. In a file they stand in a section, on the command line they are written `--set section.key=value`:
+Every setting of a run, with its default and the values that it admits; `fcil settings` prints the same. A configuration
+holds only differences from these. In a file they stand in a section, on the command line they are written
+`--set section.key=value`:
 
 ```toml
 [partition]
@@ -39,8 +40,8 @@ def settings_page() -> str:
         parts += [f"## [{name}]\n", markdown(doc[:1].upper() + doc[1:]), "", settings_table(describe(schema))]
     parts += [
         "## What clients train\n",
-        'The value of `method.adapter`: a name, or a name with settings, `adapter = "snella(sparsity = 0.8)"`. The rank is\n'
-        "`method.rank`. What each is, and which merges take it: [what clients train](adapters.md).\n",
+        'The value of `method.adapter`: a name, or a name with settings, `adapter = "snella(sparsity = 0.8)"`. The\n'
+        "rank is `method.rank`. What each is, and which merges take it: [what clients train](adapters.md).\n",
     ]
     for name, kind in ADAPTERS.items():
         doc = cleandoc(kind.__doc__ or "").partition("\n")[0]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from os.path import relpath
 from pathlib import Path, PurePosixPath
 
-from .links import replaced
+from .links import replaced, with_lists_apart
 from .trouble import Trouble
 
 __all__ = ["LANGUAGES", "Staging", "own_pages"]
@@ -54,7 +54,8 @@ class Staging:
         """Write a page; its links may lead to files of the repository, as seen from `docs/`."""
         path = self.pages / page
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(replaced(text, lambda target: self._target(page, target)), encoding="utf-8")
+        text = replaced(with_lists_apart(text), lambda target: self._target(page, target))
+        path.write_text(text, encoding="utf-8")
 
     def copy(self, left_out: set[str]) -> None:
         """Copy pages, pictures and other files.
@@ -79,7 +80,9 @@ class Staging:
             language = LANGUAGES.get(path.suffix, "text")
             text = path.read_text(encoding="utf-8")
             fence = "`" * 4
-            page = f"{HIDDEN}# {path.name}\n\n`{name}`, as it is in the repository.\n\n{fence}{language}\n{text}{fence}\n"
+            page = (
+                f"{HIDDEN}# {path.name}\n\n`{name}`, as it is in the repository.\n\n{fence}{language}\n{text}{fence}\n"
+            )
             target = self.pages / self._source_page(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(page, encoding="utf-8")

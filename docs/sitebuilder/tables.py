@@ -52,4 +52,5 @@ def settings_table(settings: Iterable[Described]) -> str:
     units = any(row[3] for row in rows)
     header = ("setting", "default", "admits", "unit", "meaning")
     keep = [column for column in range(5) if column != 3 or units]
-    return table([header[c] for c in keep], [[row[c] for c in keep] for row in rows])
+    body = table([header[c] for c in keep], [[row[c] for c in keep] for row in rows])
+    return f'<div class="settings" markdown>\n\n{body}\n</div>\n'
