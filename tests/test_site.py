@@ -86,9 +86,12 @@ def test_a_generated_folder_stands_for_its_pages_and_an_unknown_one_is_an_error(
         navigation.expanded([{"X": ["other/"]}], folders)
 
 
-def test_a_method_in_no_group_is_an_error(monkeypatch):
-    monkeypatch.setattr(methods, "method_names", lambda: [*method_names(), "brand_new"])
-    with pytest.raises(Trouble, match="see to brand_new"):
+def test_every_shipped_method_is_in_one_group_and_a_name_that_is_none_is_an_error(monkeypatch):
+    groups = methods.grouped()
+    assert sorted(name for names in groups.values() for name in names) == sorted(method_names())
+    assert {"joint", "alone"} <= set(groups["Bounds"])  # one is listed, one is found by who has its data
+    monkeypatch.setitem(methods.GROUPS, "Baselines", ("", "lorm brand_new"))
+    with pytest.raises(Trouble, match=r"must be brand_new, lorm$"):
         methods.grouped()
 
 
