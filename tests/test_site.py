@@ -149,6 +149,12 @@ def test_a_link_that_the_site_cannot_follow_is_an_error(repository, link, why):
         repository(f"[a]({link})\n")
 
 
+def test_a_fence_that_the_site_would_not_see_is_an_error(repository):
+    repository("- a\n\n    ```\n    b\n    ```\n")
+    with pytest.raises(Trouble, match=r"docs/more/b\.md, line 3: indent"):
+        repository("- a\n\n  ```\n  b\n  ```\n")
+
+
 def test_the_html_is_checked_for_links_anchors_and_what_is_loaded_from_elsewhere(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "index.html").write_text('<h1 id="here">x</h1><a href="../a.html#top">a</a>')

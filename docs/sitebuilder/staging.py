@@ -8,6 +8,7 @@ any other text file                   a page that shows the file, in no navigati
 a folder of docs/                     its `index.md`
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from os.path import relpath
@@ -20,6 +21,7 @@ __all__ = ["LANGUAGES", "Staging", "own_pages"]
 
 LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "bash", ".cff": "yaml", ".txt": "text", ".md": "markdown"}
 """Endings of files that get a page, with the language that colours them."""
+_SHALLOW = re.compile(r"^ {1,3}(?:```|~~~)", re.MULTILINE)
 TEXT = ("Makefile", "LICENSE")
 BUILDER = "sitebuilder"
 """The folder of `docs/` that holds this code."""
@@ -54,6 +56,11 @@ class Staging:
         """Write a page; its links may lead to files of the repository, as seen from `docs/`."""
         path = self.pages / page
         path.parent.mkdir(parents=True, exist_ok=True)
+        if shallow := _SHALLOW.search(text):
+            line = text.count("\n", 0, shallow.start()) + 1
+            raise Trouble(
+                f"docs/{page}, line {line}: indent a fence in a list by four spaces: the site takes fewer for none"
+            )
         text = replaced(with_lists_apart(text), lambda target: self._target(page, target))
         path.write_text(text, encoding="utf-8")
 
