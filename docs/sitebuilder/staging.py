@@ -36,6 +36,13 @@ def own_pages(docs: Path) -> Iterator[str]:
             yield path.relative_to(docs).as_posix()
 
 
+def _check_fences(page: str, text: str) -> None:
+    """Refuse a fence in a list that GitHub sees and the site does not."""
+    if shallow := _SHALLOW.search(text):
+        line = text.count("\n", 0, shallow.start()) + 1
+        raise Trouble(f"docs/{page}, line {line}: indent a fence in a list by four spaces, as the site needs it")
+
+
 class Staging:
     """A copy of `docs/` on its way to the site."""
 
@@ -56,11 +63,6 @@ class Staging:
         """Write a page; its links may lead to files of the repository, as seen from `docs/`."""
         path = self.pages / page
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shallow := _SHALLOW.search(text):
-            line = text.count("\n", 0, shallow.start()) + 1
-            raise Trouble(
-                f"docs/{page}, line {line}: indent a fence in a list by four spaces: the site takes fewer for none"
-            )
         text = replaced(with_lists_apart(text), lambda target: self._target(page, target))
         path.write_text(text, encoding="utf-8")
 
@@ -75,7 +77,9 @@ class Staging:
             if BUILDER in path.parts or path.is_dir() or path.suffix in (".py", ".toml", ".pyc"):
                 continue
             if path.suffix == ".md":
-                self.write(name, (HIDDEN if name in left_out else "") + path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8")
+                _check_fences(name, text)
+                self.write(name, (HIDDEN if name in left_out else "") + text)
             else:
                 (self.pages / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, self.pages / name)
