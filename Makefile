@@ -1,12 +1,13 @@
 # make quickstart   environment, install, and one run on the embedded data
 # make test         environment, install, lint, types, and the default test suite on two cores (minutes)
+# make docs         the documentation as a site, in build/docs/site
 # make test-all     also the slow tests: whole Flower runtimes, kills, wheels
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all lint install
+.PHONY: quickstart test test-all docs lint install
 
 quickstart: $(INSTALLED)
 	$(BIN)/fcil run configs/quickstart.toml
@@ -16,6 +17,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+docs: $(INSTALLED)
+	PYTHONPATH=docs $(BIN)/python -m sitebuilder build/docs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -254,13 +254,6 @@ def test_the_example_study_runs_and_is_a_notebook_in_the_percent_format(elsewher
         assert all(line.startswith("#") for line in lines) == (kind == " [markdown]"), cell
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    assert not missing
-
-
 def test_commands_in_the_docs_name_existing_subcommands_and_settings():
     from fcil.cli.main import _parser
     from fcil.config import grid, load_config, load_variant, rows_have_bases, variant_names

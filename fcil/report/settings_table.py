@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fcil.options import Described
 
-__all__ = ["method_table"]
+__all__ = ["admits", "method_table"]
 
 
 def _range(setting: Described) -> str:
@@ -23,6 +23,11 @@ def _range(setting: Described) -> str:
         if bound is not None
     ]  # fmt: skip
     return ", ".join(bounds)
+
+
+def admits(setting: Described) -> str:
+    """Say which values a setting admits: type and range, without its unit."""
+    return " ".join(part for part in (setting.type, _range(setting)) if part)
 
 
 def _default(value: object) -> str:
@@ -38,6 +43,6 @@ def method_table(described: Sequence[Described], doc: str) -> Group:
     """Show a method's docstring and settings: type, default, range, unit, meaning."""
     table = Table("setting", "default", "admits", "meaning", box=None)
     for setting in described:
-        admits = " ".join(part for part in (setting.type, _range(setting), setting.option.unit) if part)
-        table.add_row(setting.name, Text(_default(setting.default)), Text(admits), Text(setting.option.help))
+        values = f"{admits(setting)} {setting.option.unit}".rstrip()
+        table.add_row(setting.name, Text(_default(setting.default)), Text(values), Text(setting.option.help))
     return Group(Text(cleandoc(doc)), Text(), table)
