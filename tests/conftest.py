@@ -36,6 +36,7 @@ def digits_config():
 
     base = {
         "data": {"name": "digits", "train_limit": 240, "test_limit": 100},
+        "model": {"image_size": 16},
         "tasks": {"count": 2},
         "partition": {"clients": 3, "min_samples": 2},
         "train": {"rounds": 2, "epochs": 1},

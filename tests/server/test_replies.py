@@ -136,7 +136,9 @@ def test_bad_sums_are_refused_whole(bad, reason):
     assert replies.missing == 2
 
 
-@pytest.mark.parametrize("name", mostly_slow(ADDITIVE))
+@pytest.mark.parametrize(
+    "name", [n if n in ("lorm", "ridge", "lorm+ranpac") else pytest.param(n, marks=pytest.mark.slow) for n in ADDITIVE]
+)
 @pytest.mark.parametrize("clients", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_group_of_one_is_merged_too(name, clients, digits_config, tmp_path):
     """Three clients make groups of two and one."""
