@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import BACKBONE, mostly_slow, phase, representatives, small_settings
+from small import BACKBONE, phase, representatives, small_settings
 
 from fcil.arrays import total
 from fcil.engine.simulation import prepare, simulate
