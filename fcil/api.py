@@ -18,6 +18,7 @@ from fcil.engine.folders import run_folder
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
+from fcil.loggers import Logger
 from fcil.method import Method
 from fcil.registry import installed_names, method_names
 from fcil.report.comparison_result import Comparison
@@ -117,6 +118,7 @@ def run(
     output: str | Path | None = None,
     method: Method | str | Section | None = None,
     exchange: Literal["inline", "ray"] | None = None,
+    loggers: Sequence[Logger] = (),
     progress: bool = False,
     **sections: Section,
 ) -> Run:
@@ -129,6 +131,7 @@ def run(
         method: a method's name, its section, or a method itself, `LoRM(rank=4)`. One whose class other processes cannot
             import, because it is defined in a notebook or in the script itself, works with the inline exchange only.
         exchange: clients in this process, or on Ray workers, in place of `run.exchange`; the same bits.
+        loggers: objects that are told of the run, beside those that `run.log` names; see docs/loggers.md.
         progress: show how far it is.
 
     Raises:
@@ -145,7 +148,7 @@ def run(
         changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
-    carry_out(checked(resolved, folder, instance), folder, _console(progress))
+    carry_out(checked(resolved, folder, instance), folder, _console(progress), loggers)
     return Run(folder)
 
 
@@ -169,6 +172,7 @@ def compare(
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
     jobs: int = 1,
+    loggers: Sequence[Logger] = (),
     progress: bool = False,
     **sections: Section,
 ) -> Comparison:
@@ -183,6 +187,7 @@ def compare(
             over the values of a setting under [sweep].
         output: the folder; by default one in runs/ for each configuration with its overrides and sweep.
         jobs: runs at a time, each in a process of its own; 0 for as many as there are cores.
+        loggers: objects that are told of every run, one after another; with one job only.
 
     Raises:
         ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
@@ -196,7 +201,7 @@ def compare(
     planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder, sweep or {})
     from fcil.report.grid_running import carry_out_grid, check_missing
 
-    tables = carry_out_grid(folder, planned, jobs, _console(progress))
+    tables = carry_out_grid(folder, planned, jobs, _console(progress), loggers=loggers)
     check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
     done = figures(planned, {cell.folder: Run(cell.folder).summary for cell in planned})

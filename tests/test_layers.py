@@ -116,7 +116,7 @@ ORDER = (
     ("arrays", "options", "seeding", "threads"),
     ("method", "data", "merging", "secure"),
     ("scenario", "model", "registry"),
-    ("statistics", "client", "filters"),
+    ("statistics", "client", "filters", "loggers"),
     ("config",),
     ("server",),
     ("exchange", "battery"),

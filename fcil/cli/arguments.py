@@ -1,6 +1,7 @@
 """Define and check command-line arguments that several commands share."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """The values of --set, and those of --exchange, --workers and --ray-address as settings.
+    """The values of --set, and those of --exchange, --workers, --ray-address and --log as settings.
 
     Raises:
         ConfigError: --ray-address together with an exchange that has no use for it.
@@ -85,4 +86,5 @@ def overrides(args: argparse.Namespace) -> list[str]:
         *([f'run.exchange="{chosen}"'] if chosen else []),
         *([f"run.workers={args.workers}"] if args.workers is not None else []),
         *([f'run.ray_address="{address}"'] if address else []),
+        *([f"run.log={json.dumps(args.log)}"] if args.log else []),
     ]

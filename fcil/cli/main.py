@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import output_folder, overrides, set_argument
+from fcil.cli.arguments import comma_separated, output_folder, overrides, set_argument
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.compare import compare_arguments, compare_command, watch_command
@@ -105,6 +105,7 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (implies --exchange ray)")
+    parser.add_argument("--log", type=comma_separated, metavar="A,B", help="also tell: tensorboard, wandb, csv, ...")
 
 
 Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser]

@@ -83,5 +83,5 @@ def tune_command(
     parser.add_argument("--jobs", type=at_least_1("processes"), default=1, metavar="N", help="runs at a time")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-tuned, with what --set changed")
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
-    parser.set_defaults(workers=None, ray_address=None)
+    parser.set_defaults(workers=None, ray_address=None, log=None)
     set_argument(parser)

@@ -70,9 +70,16 @@ class Run:
         Option("kinship of clients and tasks, spectra and intruder dimensions go to the run folder; changes no result"),
     ] = False
     evaluation_batch: Annotated[int, Option("images per batch in evaluation", "images", low=1)] = 64
+    log: Annotated[
+        tuple[str, ...],
+        Option(
+            "also told of the run: tensorboard, wandb, mlflow, trackio, csv, path/to/my_logger.py; no result changes"
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         parse_filter(self.filter)
+        object.__setattr__(self, "log", tuple(map(absolute, self.log)))
 
 
 @dataclass(frozen=True)

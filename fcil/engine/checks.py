@@ -8,6 +8,7 @@ from fcil.config import Config
 from fcil.data import family
 from fcil.errors import ConfigError
 from fcil.filters import parse_filter
+from fcil.loggers import check_loggers
 from fcil.method import Method
 from fcil.registry import build_method
 from fcil.scenario.tasks import check_order, make_tasks
@@ -41,6 +42,7 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"run.min_clients = {config.run.min_clients}: there are only partition.clients = {config.partition.clients}"
         )
     check_order(config.tasks)
+    check_loggers(config.run.log)
     _check_split(config)
     if config.run.aggregate_on_worker and not method.additive:
         raise ConfigError(

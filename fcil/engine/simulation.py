@@ -1,17 +1,20 @@
 """Carries out a run from its settings: checks them, lets the loop walk through the phases, and records its events."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fcil.config import Config, identity, to_table
+from fcil.data.progress import tell
 from fcil.engine.client_events import Summary
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
+from fcil.engine.run_loggers import RunLoggers, named
 from fcil.engine.session import Session, prepare
 from fcil.engine.summary import summary_of
 from fcil.errors import ConfigError
+from fcil.loggers import Logger
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Progress, initial_progress
 from fcil.server.replies import Emit
@@ -101,12 +104,14 @@ def simulate(
     folder: Path,
     listen: Callable[[Emit, Progress], Emit] | None = None,
     exchange: Exchange | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Carry out a run, or what is left of it, in `folder`; returns the figures of the finished run. Draws nothing.
 
     Args:
         listen: (the recorder's emit, where the run stands) -> what to call with every event, for a live display.
         exchange: used in place of the one that the settings name; closed at the end, whatever happens.
+        loggers: told of the run beside those that `run.log` names.
 
     Raises:
         ConfigError: the folder holds other files or another run; or the data are no images but a stand-in.
@@ -120,7 +125,9 @@ def simulate(
             ending.callback(exchange.close)
         if (finished := read_summary(folder)) is not None:
             check_same_run(folder, plan.config, session.provenance())
+            _tell_finished(session, folder, loggers, finished)
             return finished
+        told = named(plan.config.run.log, loggers)
         recorder, progress, warnings = open_folder(folder, plan.config, session)
         ending.callback(recorder.close)
         if (finished := read_summary(folder)) is not None:  # by another process, since we looked
@@ -128,6 +135,7 @@ def simulate(
         progress = progress.add(resumed=1) if progress else initial_progress(plan)
         record: Emit = Summary(recorder.emit) if plan.config.run.client_events == "summary" else recorder.emit
         emit = listen(record, progress) if listen else record
+        log = ending.enter_context(_loggers(session, folder, told, progress.position, emit))
         for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})
 
@@ -135,6 +143,7 @@ def simulate(
             recorder.save(now)
             if plan.ends_task(now.position - 1):
                 recorder.write_matrix(now.correct, plan.census.totals)
+            log.follow(now.position)
 
         if exchange is None:
             exchange = session.exchange(folder)
@@ -148,7 +157,28 @@ def simulate(
         recorder.write_matrix(done.correct, plan.census.totals)
         summary = summary_of(plan, done)
         recorder.finish(summary)
+        log.finish(summary)
         return summary
+
+
+def _loggers(session: Session, folder: Path, loggers: Mapping[str, Logger], done: int, emit: Emit) -> RunLoggers:
+    """Start the loggers of a run; of one that fails there is an event `warning`."""
+    plan = session.plan
+
+    def warn(text: str) -> None:
+        emit({"event": "warning", "reason": text})
+
+    return RunLoggers(folder, loggers, warn, done, len(plan.phases), plan.census.classes)
+
+
+def _tell_finished(session: Session, folder: Path, objects: Sequence[Logger], summary: Mapping[str, Any]) -> None:
+    """Tell loggers what they have not been told of a run that is finished; all of it, where one is new."""
+    if not (session.plan.config.run.log or objects):
+        return
+    loggers, done = named(session.plan.config.run.log, objects), len(session.plan.phases)
+    with _loggers(session, folder, loggers, done, lambda event: tell(f"warning: {event['reason']}")) as log:
+        log.follow(done)
+        log.finish(summary)
 
 
 def resume(folder: Path) -> Session:

@@ -16,7 +16,7 @@ from fcil.engine.grid import run_state, write_grid
 from fcil.engine.jobs import Jobs, in_process, jobs_of
 from fcil.engine.queue import Outcome, Queue, carry_out_free
 from fcil.engine.reuse import Reuse
-from fcil.errors import RunError
+from fcil.errors import ConfigError, RunError
 from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
 from fcil.report.running import carry_out, left_out_settings
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fcil.engine.comparison import Cell
+    from fcil.loggers import Logger
     from fcil.report.rows import Row
 
 __all__ = ["carry_out_grid", "check_missing", "join_grid"]
@@ -42,7 +43,13 @@ class _Runner:
     """Carries out runs one after another in this process, which keeps what they have in common."""
 
     def __init__(
-        self, out: Path, runs: Sequence[Cell], console: Console | None, reuse: Reuse, beside_others: bool = False
+        self,
+        out: Path,
+        runs: Sequence[Cell],
+        console: Console | None,
+        reuse: Reuse,
+        beside_others: bool = False,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         """Keep in the comparison's folder what runs take from each other.
 
@@ -53,7 +60,7 @@ class _Runner:
         self.several = {kin for kin, count in kins.items() if count > 1}
         self.memo = Memo(out / MEMO, reuse.share) if reuse.memo else None
         self.features = Features(out / FEATURES, reuse.share) if reuse.features else None
-        self.console, self.shared = console, Shared(beside_others=beside_others)
+        self.console, self.loggers, self.shared = console, loggers, Shared(beside_others=beside_others)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""
@@ -65,7 +72,7 @@ class _Runner:
         # where a client's error costs its update alone, so would the alarm of a check
         self.shared.features = None if cell.config.run.on_client_error == "skip" else self.features
         try:
-            return carry_out(cell.session(self.shared), cell.folder, self.console)
+            return carry_out(cell.session(self.shared), cell.folder, self.console, self.loggers)
         except BaseException:
             self.shared.close()  # workers among it, which may have been the reason
             raise
@@ -98,26 +105,34 @@ def carry_out_grid(
     jobs: int = 1,
     console: Console | None = None,
     reuse: Reuse = EVERYTHING,
+    loggers: Sequence[Logger] = (),
 ) -> Mapping[str, Sequence[Row]]:
     """Carry out all runs that are not finished, and write tables and plots; one that fails ends no other.
 
     Args:
         jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores.
         reuse: what runs take from each other.
+        loggers: objects that are told of every run, one after another, beside those that `run.log` names.
 
     Returns:
         The rows of the table at each point of the sweep, of those that have a finished run; `check_missing` says of
         which runs they lack.
 
     Raises:
-        ConfigError: a run's folder holds something else: found before any run begins.
+        ConfigError: a run's folder holds something else: found before any run begins; or objects as loggers with
+            several processes, which they cannot go to.
     """
     from fcil.report.comparison import write_comparison
     from fcil.report.published import write_published
 
     jobs = jobs_of(jobs, runs)
+    if jobs > 1 and loggers:
+        raise ConfigError(
+            f"loggers: objects of this process cannot be told of runs in {jobs} others; use jobs=1, or name a file, "
+            'run.log = ["path/to/my_logger.py"]'
+        )
     runs = in_process(runs) if jobs > 1 else runs
-    with closing(_Runner(out, runs, console, reuse)) as run:
+    with closing(_Runner(out, runs, console, reuse, loggers=loggers)) as run:
         _check_begun(runs, run)
         write_grid(out, runs)
         queue = Queue.of(out, runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fcil.config import Config
     from fcil.engine.simulation import Session
+    from fcil.loggers import Logger
     from fcil.method import Method
     from fcil.server.plan import Progress
     from fcil.server.replies import Emit
@@ -51,11 +52,14 @@ def checked(config: Config, folder: Path | None = None, method: Method | None = 
     return prepare(config, folder, method)
 
 
-def carry_out(session: Session, folder: Path, console: Console | None = None) -> dict[str, Any]:
+def carry_out(
+    session: Session, folder: Path, console: Console | None = None, loggers: Sequence[Logger] = ()
+) -> dict[str, Any]:
     """Carry out a run, or what is left of it, and draw its plots; return the figures of the finished run.
 
     Args:
         console: where progress is shown; nowhere without one.
+        loggers: told of the run beside those that `run.log` names.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -67,6 +71,6 @@ def carry_out(session: Session, folder: Path, console: Console | None = None) ->
 
     silent: AbstractContextManager[Callable[[Emit, Progress], Emit] | None] = nullcontext()
     with live(session.plan, console) if console else silent as listen:
-        summary = simulate(session, folder, listen)
+        summary = simulate(session, folder, listen, loggers=loggers)
     draw_run(session, folder, summary)
     return summary
