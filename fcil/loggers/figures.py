@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["figures_of", "final_figures"]
+__all__ = ["AFTER_TASK", "figures_of", "final_figures"]
+
+AFTER_TASK = "accuracy/after_task"
+"""The figure that is drawn over tasks: methods differ in how many phases a task has."""
 
 PLACE = ("event", "phase", "task", "round", "client")
 
@@ -72,6 +75,7 @@ def _accuracies(event: Mapping[str, Any], classes: Sequence[str]) -> dict[str, f
         return {f"accuracy/{what}_{name}": right / count for name, right, count in rows if count}
 
     found = {"accuracy/all": event["accuracy"], "seconds/evaluation": event["seconds"]}
+    found |= {AFTER_TASK: event["accuracy"]} if event["event"] == "task" else {}
     found |= shares("task", event["correct"], event["total"], range(1, len(event["total"]) + 1))
     if "class_correct" in event:
         numbers = range(len(classes) + 1, len(event["class_correct"]) + 1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcil.loggers.base import Logger, RunInfo
+from fcil.loggers.figures import AFTER_TASK
 
 __all__ = ["ToMlflow"]
 
@@ -64,7 +65,8 @@ class ToMlflow(Logger):
         from mlflow.entities import Metric
 
         now, self.step = int(1000 * time.time()), step
-        rows = [Metric(_admitted(name), float(value), now, step) for name, value in figures.items()]
+        steps = {AFTER_TASK: int(figures.get("task", 0))}
+        rows = [Metric(_admitted(name), float(x), now, steps.get(name, step)) for name, x in figures.items()]
         for begin in range(0, len(rows), METRICS):
             self.client.log_batch(self.id, metrics=rows[begin : begin + METRICS])
 

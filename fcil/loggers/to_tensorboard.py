@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcil.loggers.base import Logger, RunInfo
+from fcil.loggers.figures import AFTER_TASK
 
 __all__ = ["FOLDER", "ToTensorBoard"]
 
@@ -30,7 +31,7 @@ class ToTensorBoard(Logger):
         """Write a scalar for each figure."""
         self.step = step
         for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, int(figures["task"]) if name == AFTER_TASK else step)
         self.writer.flush()
 
     def finished(self, figures: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcil.loggers.base import Logger, RunInfo
+from fcil.loggers.figures import AFTER_TASK
 
 __all__ = ["ToWandb"]
 
@@ -22,6 +23,7 @@ class ToWandb(Logger):
             config=dict(run.config), settings=wandb.Settings(console="off", silent=True),
         )  # fmt: skip
         self.run.define_metric("step", hidden=True)
+        self.run.define_metric(AFTER_TASK, step_metric="task")
         self.run.define_metric("*", step_metric="step")  # W&B's own steps count what it was sent, also twice
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:

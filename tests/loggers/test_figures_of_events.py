@@ -58,9 +58,14 @@ def test_accuracies_are_those_of_tasks_classes_and_sites_that_have_test_images()
     }  # fmt: skip
     found = figures_of([event], ["owl", "elk"])
     assert found == {
-        "accuracy/all": 0.5, "accuracy/task_1": 0.25, "accuracy/task_2": 1.0, "accuracy/class_owl": 0.5,
-        "accuracy/class_elk": 0.0, "accuracy/site_0": 2 / 3, "seconds/evaluation": 1.5,
+        "accuracy/all": 0.5, "accuracy/after_task": 0.5, "accuracy/task_1": 0.25, "accuracy/task_2": 1.0,
+        "accuracy/class_owl": 0.5, "accuracy/class_elk": 0.0, "accuracy/site_0": 2 / 3, "seconds/evaluation": 1.5,
     }  # fmt: skip
+
+
+def test_a_round_between_is_no_end_of_a_task():
+    event = {"event": "round", **PLACE, "accuracy": 0.5, "seconds": 1.0, "correct": [1], "total": [2]}
+    assert figures_of([event]) == {"accuracy/all": 0.5, "accuracy/task_1": 0.5, "seconds/evaluation": 1.0}
 
 
 def test_what_is_missing_is_counted_and_kinship_is_the_mean_over_pairs():

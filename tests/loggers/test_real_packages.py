@@ -14,7 +14,11 @@ from fcil.loggers import RunInfo, build_loggers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages, about themselves and each other
 CONFIG = {"train.lr": 0.01, "method.name": "lorm", "tasks.sizes": [5, 5], "provenance.commit": "abc"}
-STEPS = {1: {"task": 1, "accuracy/class_owl": 0.25}, 2: {"task": 1, "accuracy/class_owl": 0.5}, 3: {"task": 2}}
+STEPS = {
+    1: {"task": 1, "accuracy/class_owl": 0.25},
+    2: {"task": 1, "accuracy/class_owl": 0.5},
+    3: {"task": 2, "accuracy/after_task": 0.625},
+}
 
 
 def log(name, folder, done, steps, final=None, reason=""):
@@ -41,6 +45,7 @@ def test_tensorboard_reads_one_run_with_every_step_once(tmp_path):
     twice("tensorboard", tmp_path)
     seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in seen.Scalars("accuracy/class_owl")] == [(1, 0.25), (2, 0.5)]
+    assert [(e.step, e.value) for e in seen.Scalars("accuracy/after_task")] == [(2, 0.625)]
     assert [(e.step, e.value) for e in seen.Scalars("final/final_accuracy")] == [(3, 0.75)]
     assert "train.lr | `0.01`" in seen.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "hparams" in seen.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
@@ -62,6 +67,8 @@ def test_mlflow_goes_on_with_the_run_of_this_id(tmp_path, monkeypatch):
     assert run.data.metrics["final/final_accuracy"] == 0.75
     history = client.get_metric_history(run.info.run_id, "accuracy/class_owl")
     assert {(m.step, m.value) for m in history} == {(1, 0.25), (2, 0.5)}
+    (after_task,) = client.get_metric_history(run.info.run_id, "accuracy/after_task")
+    assert (after_task.step, after_task.value) == (2, 0.625)
 
 
 def records(path):
