@@ -1,13 +1,19 @@
 """Published methods: `strategies/x.py` defines the one that is called `x`. See docs/adding-a-method.md.
 
 Elsewhere they are imported from `fcil.strategies`, in a checkout as in a wheel: `from fcil.strategies.fedavg import
-FedAvg`, or `from fcil.strategies import LoraMethod` for the base of those that train LoRA pairs.
+FedAvg`; or for the base of a family, `from fcil.strategies import LoraMethod`, `MergeMethod`, `ClosedForm`.
 """
 
 from typing import Any
 
 FCIL = True
-BASES = {"LoraMethod": "_lora", "Rank": "_lora"}
+BASES = {
+    "ClosedForm": "_closed_form",
+    "LoraMethod": "_lora",
+    "MergeMethod": "_merging",
+    "Rank": "_lora",
+    "feature_width": "_closed_form",
+}
 
 
 def __getattr__(name: str) -> Any:

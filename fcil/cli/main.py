@@ -21,6 +21,7 @@ from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
+from fcil.cli.new_method import new_method_command
 from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
 from fcil.cli.tune import tune_command
@@ -35,6 +36,7 @@ _EXAMPLES = {
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "watch": "runs/quickstart-compare",
     "tune": "configs/quickstart.toml --methods lorm,fedavg --grid train.lr=1e-3,3e-3",
+    "new-method": "my_method --kind merge",
     "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
@@ -150,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_commands(command)
     choice_commands(command)
     check_command(command)
+    new_method_command(command)
     settings_command(command)
     merge_models_command(command)
     report_command(command)
