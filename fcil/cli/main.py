@@ -16,6 +16,7 @@ from fcil.cli.arguments import comma_separated, output_folder, overrides, set_ar
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.compare import compare_arguments, compare_command, watch_command
+from fcil.cli.completion import completion_command, offer
 from fcil.cli.data import data_commands, data_list
 from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
@@ -158,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     report_command(command)
     data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
     doctor_command(command)
+    completion_command(command)
     return parser
 
 
@@ -165,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit code 0; 1 where a run had to stop; 2 for a mistake in what was typed; 130 interrupted."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    offer(parser)
+    args = parser.parse_args(arguments)
     errors = Console(stderr=True, highlight=False)
     try:
         args.do(args, _console())
