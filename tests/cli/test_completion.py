@@ -11,6 +11,7 @@ import pytest
 
 from fcil.cli.completion import OPTIONS, SHELLS, values_of
 from fcil.cli.main import main
+from fcil.config import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,7 @@ def offered(option, prefix, *settings):
 
 def test_settings_are_completed_section_by_section():
     assert offered("set", "par") == ["partition."]
-    assert set(offered("set", "")) == {f"{n}." for n in "data tasks partition model train method run".split()}
+    assert set(offered("set", "")) == {f"{name}." for name in (*SECTIONS, "method")}
     assert offered("set", "partition.bet") == ["partition.beta="]
     assert offered("set", "nonsense.") == []
     assert offered("set", "run.nonsense=") == []
