@@ -22,16 +22,19 @@ def _merge_bench(args: argparse.Namespace, console: Console) -> None:
     from fcil.bench.merging.records import draw_all, write  # slow to import: not before the settings are read
     from fcil.bench.merging.run import run_suite
     from fcil.bench.merging.tables import expert_accuracy_text, to_rich
+    from fcil.data.progress import moving
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     results = []
-    for result in run_suite(suite, args.seeds, out, tell):
-        results.append(result)
-        tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
-        write(out, suite, results)
-    draw_all(out, results)
+    with moving(console, "checking settings, data and weights") as step:
+        for result in run_suite(suite, args.seeds, out, tell, step):
+            results.append(result)
+            tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
+            write(out, suite, results)
+        step("drawing", 1.0)
+        draw_all(out, results)
     console.print(to_rich(results))
     tell(f"{expert_accuracy_text(results)}\ntables and plots: {out}")
 

@@ -23,11 +23,12 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
     from fcil.report.running import checked
 
     session = checked(load_config(args.config, overrides(args)))
+    from fcil.data.progress import moving
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table
 
-    with console.status("rehearsing: a few steps of each round"):
-        result = forecast(session)
+    with moving(console, "loading the model") as step:
+        result = forecast(session, step)
     return forecast_table(result), result.figures()
 
 
@@ -36,11 +37,12 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
 
     numbers = args.seeds or [0, 1, 2]
     runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
+    from fcil.data.progress import moving
     from fcil.engine.table_forecast import forecast_rows
     from fcil.report.forecast import comparison_forecast_table
 
-    with console.status("rehearsing") as status:
-        result = forecast_rows(runs, len(numbers), lambda title: status.update(f"rehearsing {title}: a few steps each"))
+    with moving(console, "loading") as step:
+        result = forecast_rows(runs, len(numbers), step)
     return comparison_forecast_table(result), result.figures()
 
 

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 from fcil.data.family import File
@@ -13,14 +14,21 @@ from fcil.errors import ConfigError
 __all__ = ["fetch", "md5"]
 
 BLOCK = 1 << 20
+LARGE = 1 << 28
+"""Bytes of a file from which on its checksum takes long enough for a bar."""
 TIMEOUT = 30.0
 """Seconds without a byte after which the connection counts as lost."""
 
 
 def md5(path: Path) -> str:
     """The MD5 of a file: the hash that authors publish, which detects damage but is no protection against malice."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
+    shown = bar(f"checking {path}", size) if size > LARGE else nullcontext(lambda done: None)
+    with open(path, "rb") as file, shown as advance:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def _receive(url: str, aside: Path) -> None:

@@ -3,11 +3,13 @@
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from fcil.data.download import fetch, md5
 from fcil.data.family import Family, File
-from fcil.data.progress import tell
+from fcil.data.progress import bar
 from fcil.errors import ConfigError
 
 __all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
@@ -48,16 +50,31 @@ def _extract(path: Path, into: Path) -> None:
             for name in archive.namelist():
                 if name.startswith(("/", "\\")) or ".." in Path(name).parts:
                     raise ConfigError(f"{path}: holds the path {name!r}, which leads out of its folder; not unpacked")
-            archive.extractall(into)
+            with bar(f"unpacking {path}", len(archive.namelist())) as advance:
+                for name in archive.namelist():
+                    archive.extract(name, into)
+                    advance(1)
     else:
-        with tarfile.open(path) as archive_:
-            archive_.extractall(into, filter="data")
+        with (
+            open(path, "rb") as raw,
+            bar(f"unpacking {path}", path.stat().st_size) as advance,
+            tarfile.open(fileobj=raw) as archive_,
+        ):
+            archive_.extractall(into, _counted(archive_, raw, advance), filter="data")
+
+
+def _counted(members: Iterable[tarfile.TarInfo], raw: IO[bytes], advance: Callable[[int], None]) -> Iterator[Any]:
+    """Yield an archive's members one by one, and tell the bytes of the file that were read for each."""
+    before = 0
+    for member in members:
+        yield member
+        advance(raw.tell() - before)
+        before = raw.tell()
 
 
 def _unpack(file: File, root: Path) -> None:
     """Unpack under another name and rename, so that a folder that exists is complete."""
     path, aside = root / file.name, root / f".{file.unpacks}.unpacking"
-    tell(f"unpacking {path}")
     try:
         shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed; living ones hold the cache's lock
         _extract(path, aside)

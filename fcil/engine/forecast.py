@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fcil.data.progress import Step
 from fcil.engine.dry_run import Rehearsal, between, kind_of_work
 from fcil.engine.simulation import Session
 from fcil.errors import ConfigError
@@ -23,6 +24,10 @@ from fcil.server.plan import Plan, initial_progress
 from fcil.threads import cores
 
 __all__ = ["Forecast", "PhaseForecast", "forecast"]
+
+
+def _silent(text: str, share: float) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,11 @@ def _evaluation_seconds(plan: Plan, rehearsal: Rehearsal, workers: int) -> float
     return total
 
 
-def forecast(session: Session) -> Forecast:
+def forecast(session: Session, step: Step = _silent) -> Forecast:
     """Rehearse the run of a session and add up what it will take.
+
+    Args:
+        step: told of every phase before it is rehearsed.
 
     Raises:
         ConfigError: a phase whose replies the server would refuse.
@@ -151,6 +159,9 @@ def forecast(session: Session) -> Forecast:
     def emit(event: Mapping[str, Any]) -> None:
         if event["event"] == "refused":
             raise ConfigError(f"task {event['task'] + 1}, round {event['round']}: would be refused: {event['reason']}")
+        if event["event"] == "phase":
+            place = "report" if event["kind"] == "report" else f"round {event['round']}"
+            step(f"a few steps of task {event['task'] + 1}, {place}", event["phase"] / len(plan.phases))
         events.append(event)
 
     rehearsal = Rehearsal(session.worker, plan)

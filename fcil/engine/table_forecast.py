@@ -1,12 +1,13 @@
 """Forecasts what a whole comparison will take: every row is rehearsed once, and counted for each of its seeds."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fcil.data.progress import Step
 from fcil.engine.comparison import Cell, short_titles
 from fcil.engine.forecast import Forecast, forecast
 from fcil.engine.simulation import prepare
@@ -75,22 +76,26 @@ class TableForecast:
         return {"rows": {row.title: {"runs": row.runs, **row.one.figures()} for row in self.rows}, "total": total}
 
 
-def forecast_rows(cells: Sequence[Cell], seeds: int, begin: Callable[[str], None]) -> TableForecast:
+def forecast_rows(cells: Sequence[Cell], seeds: int, step: Step) -> TableForecast:
     """Rehearse the run of each cell, one after another.
 
     Args:
         cells: the runs of one seed.
         seeds: number of seeds that each stands for.
-        begin: called with a row's title before it is rehearsed.
+        step: told of every phase of every row before it is rehearsed.
 
     Raises:
         ConfigError: as `forecast`.
     """
     titles, rows = short_titles(list(dict.fromkeys(cell.label for cell in cells))), []
-    for cell in cells:
+    for done, cell in enumerate(cells):
         title = " ".join(filter(None, [cell.value, titles[cell.label]]))
-        begin(title)
-        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config))))
+
+        def of_row(text: str, share: float, title: str = title, done: int = done) -> None:
+            step(f"{title}: {text}", (done + share) / len(cells))
+
+        of_row("loading", 0.0)
+        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config), of_row)))
         gc.collect()  # the last row's model goes before the next one's memory is measured
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

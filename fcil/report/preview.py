@@ -17,6 +17,7 @@ from fcil.config import Config
 from fcil.data import FAMILIES, load
 from fcil.data.dataset import Dataset
 from fcil.data.family import Family
+from fcil.data.progress import moving
 from fcil.data.sites import load_sites
 from fcil.data.transforms import render
 from fcil.errors import ConfigError
@@ -130,16 +131,19 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     size = config.model.image_size
     sites = config.partition.kind == "sites"
     data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
-    scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
-    census = scenario.census(data)
-    if not config.data.class_counts:
-        census = replace(census, by_class=None)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_holders(folder / "clients.png", census)
-        samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+    with moving(console, "sharing images among clients") as step:
+        scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
+        census = scenario.census(data)
+        if not config.data.class_counts:
+            census = replace(census, by_class=None)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            step("drawing who holds what", 0.3)
+            draw_holders(folder / "clients.png", census)
+            step("drawing what the model sees", 0.6)
+            samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
     used = int(census.train.sum() if census.distinct is None else census.distinct.sum())
     held = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
     train = f"{held}{len(data.train):,} training"

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -97,8 +98,13 @@ def test_wandb_offline_has_both_parts_under_one_id(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     log("wandb", tmp_path, 0, [1], reason="KeyboardInterrupt")
+    time.sleep(1.0 - time.time() % 1.0)  # W&B names a part after the second in which it began
     log("wandb", tmp_path, 1, [2, 3], {"final_accuracy": 0.75})
-    parts = [list(records(path)) for path in tmp_path.glob("wandb/offline-run-*/run-0123456789ab.wandb")]
+    for _ in range(100):  # W&B's own process writes, and may not be done yet
+        parts = [list(records(path)) for path in tmp_path.glob("wandb/offline-run-*/run-0123456789ab.wandb")]
+        if sum(record.HasField("exit") for part in parts for record in part) == 2:
+            break
+        time.sleep(0.1)
     runs = [record.run for part in parts for record in part if record.WhichOneof("record_type") == "run"]
     assert {(r.run_id, r.project, r.display_name, r.run_group) for r in runs} == {
         ("0123456789ab", "fcil", "lorm-seed0", "pair")

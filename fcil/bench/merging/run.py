@@ -15,6 +15,7 @@ from fcil.bench.merging.fine_tuning import (
 from fcil.bench.merging.records import make_folder
 from fcil.bench.merging.settings import Candidate, Entry, Suite
 from fcil.bench.merging.setup import BenchSetup, make_setup
+from fcil.data.progress import Step
 from fcil.errors import ConfigError
 from fcil.seeding import generator
 
@@ -28,11 +29,20 @@ def draw_tasks(count: int, all_tasks: int, seed: int) -> tuple[int, ...]:
 
 
 def choose_settings(
-    entry: Entry, experts: Sequence[TrainedExpert], held_out: Evaluator, by: str
+    entry: Entry,
+    experts: Sequence[TrainedExpert],
+    held_out: Evaluator,
+    by: str,
+    begin: Callable[[str], None] = lambda text: None,
 ) -> tuple[Candidate, MergedModel]:
-    """Choose the candidate that is best on held-out images, the first of equals; return it and its merged model."""
+    """Choose the candidate that is best on held-out images, the first of equals; return it and its merged model.
+
+    Args:
+        begin: called with the name of each candidate before it is merged.
+    """
     best: tuple[float, Candidate, MergedModel] | None = None
     for candidate in entry.candidates:
+        begin(f"{entry.text} {candidate}".rstrip())
         merged = merge_experts(held_out.setup, candidate.method, experts)
         if len(entry.candidates) == 1:
             return candidate, merged
@@ -46,8 +56,14 @@ def choose_settings(
 
 
 def _results(
-    suite: Suite, model: str, setup: BenchSetup, experts: Sequence[TrainedExpert], tell: Callable[[str], None]
+    suite: Suite,
+    model: str,
+    setup: BenchSetup,
+    experts: Sequence[TrainedExpert],
+    tell: Callable[[str], None],
+    begin: Callable[[str], None],
 ) -> Iterator[Result]:
+    begin("the experts themselves")
     test = Evaluator(setup, experts, "test")
     for warning in test.weak_expert_warnings():
         tell(f"warning: {model}, seed {setup.config.run.seed}: {warning}")
@@ -55,9 +71,10 @@ def _results(
     held_out = Evaluator(setup, experts, "held-out") if any_grid else test
     for count in suite.bench.experts or (len(experts),):
         tasks = draw_tasks(count, len(experts), setup.config.run.seed)
+        begin("references")
         yield from reference_results(test, model, tasks)
         for entry in suite.entries:
-            candidate, merged = choose_settings(entry, [experts[t] for t in tasks], held_out, suite.bench.choose)
+            candidate, merged = choose_settings(entry, [experts[t] for t in tasks], held_out, suite.bench.choose, begin)
             scores = test.scores(candidate.method, merged.arrays)
             yield test.result(model, tasks, entry.text, scores, str(candidate), merged.seconds)
             setup.forget_reports()
@@ -75,13 +92,34 @@ def _check(suite: Suite, setup: BenchSetup) -> None:
             check_merge(setup, candidate.method, entry.text)
 
 
-def run_suite(suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str], None]) -> Iterator[Result]:
+class _Counter:
+    """Counts pieces of work, equal in length for want of a better guess, and tells the share that is done."""
+
+    def __init__(self, total: int, step: Step) -> None:
+        self.total, self.step, self.done = total, step, 0
+
+    def begin(self, text: str) -> None:
+        """Begin a piece of work, whatever was begun before being done."""
+        self.step(text, self.done / self.total)
+        self.done += 1
+
+
+def _pieces(suite: Suite, setups: Sequence[tuple[str, BenchSetup]]) -> int:
+    """The number of experts, and of merges and references to evaluate, in all."""
+    merges = 1 + sum(len(entry.candidates) for entry in suite.entries)  # 1: the references
+    return sum(len(setup.plan.census.tasks) + 1 + max(1, len(suite.bench.experts)) * merges for _, setup in setups)
+
+
+def run_suite(
+    suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str], None], step: Step = lambda text, share: None
+) -> Iterator[Result]:
     """Run a benchmark, yielding each result as it is found; all that can be checked is checked before the first.
 
     Args:
         seeds: seeds of the benchmark; each has its own split, experts and merges.
         out: the benchmark's folder, which is made once all is checked; experts are kept there.
         tell: called with a line of text as the work goes on.
+        step: told of every expert and merge before the work on it begins.
 
     Raises:
         ConfigError: settings, data or weights that cannot work.
@@ -92,12 +130,14 @@ def run_suite(suite: Suite, seeds: Sequence[int], out: Path, tell: Callable[[str
     setups = [(label, make_setup(suite.config(label, seed), share)) for label in suite.configs for seed in seeds]
     for _, setup in setups:
         _check(suite, setup)
-    folder = make_folder(out)
+    folder, counter = make_folder(out), _Counter(_pieces(suite, setups), step)
     while setups:
         label, setup = setups.pop(0)  # its backbone goes with it
+        where = f"{label}, seed {setup.config.run.seed}"
         experts = []
         for task in setup.plan.census.tasks:
+            counter.begin(f"{where}: expert {task.index + 1}")
             expert, trained = load_or_train(setup, task, folder)
-            tell(f"{label}, seed {setup.config.run.seed}: expert {task.index + 1} {'trained' if trained else 'found'}")
+            tell(f"{where}: expert {task.index + 1} {'trained' if trained else 'found'}")
             experts.append(expert)
-        yield from _results(suite, label, setup, experts, tell)
+        yield from _results(suite, label, setup, experts, tell, counter.begin)
