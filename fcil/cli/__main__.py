@@ -2,6 +2,6 @@
 
 import sys
 
-from fcil.cli.main import main
+from fcil.cli import start
 
-sys.exit(main())
+sys.exit(start())

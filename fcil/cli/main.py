@@ -47,6 +47,8 @@ _EXAMPLES = {
 }
 
 
+_GO_ON = ("run", "resume", "compare", "tune", "merge-bench")
+"""Commands that keep what they have done, and do not do it again."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO)
 """Errors that are the disk's: full, read-only, not ours, broken. Any other OSError keeps its traceback."""
 
@@ -177,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
         return error.exit_code
     except KeyboardInterrupt:
-        errors.print("fcil: interrupted; the same command goes on with what is done so far", soft_wrap=True)
+        rest = "; the same command goes on with what is done so far" if args.command in _GO_ON else ""
+        errors.print(f"fcil: interrupted{rest}", soft_wrap=True)
         return 130
     except BrokenPipeError:
         return 0
