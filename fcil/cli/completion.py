@@ -81,7 +81,7 @@ def values_of(kind: Any) -> list[str]:
     return [word for part in get_args(kind) if part is not kind for word in values_of(part)]
 
 
-def _settings(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+def _settings(prefix: str, parsed_args: argparse.Namespace, **others: object) -> list[str]:
     """Complete `section.key=value`: the keys, and values where they are words."""
     from typing import get_type_hints
 

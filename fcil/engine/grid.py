@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
 from fcil.engine.comparison import Cell
 from fcil.engine.folder_lock import is_locked
-from fcil.engine.records import CONFIG, EVENTS, FAILED, SUMMARY, read_config, write_atomic
+from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config, write_atomic
 from fcil.errors import ConfigError
 from fcil.server.plan import phase_weights
 
@@ -21,8 +21,6 @@ __all__ = [
     "write_grid",
 ]  # fmt: skip
 
-GRID = "grid.json"
-"""Name of the file, in the folder of a comparison, that lists its runs."""
 RunState = Literal["finished", "running", "failed", "stopped", "not begun"]
 
 

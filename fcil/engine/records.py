@@ -40,6 +40,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "FAILED",
+    "GRID",
     "PLOTS",
     "SUMMARY",
     "Recorder",
@@ -54,6 +55,8 @@ __all__ = [
 KEPT = 2
 FAILED = "failed.txt"
 """Name of the file that says why a run of a comparison failed; gone when the run is tried again."""
+GRID = "grid.json"
+"""Name of the file, in the folder of a comparison, that lists its runs."""
 CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
     "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
 )  # fmt: skip

@@ -14,8 +14,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from fcil.config import to_table
-from fcil.engine.grid import GRID, flat
-from fcil.engine.records import EVENTS, read_config, read_provenance, write_atomic
+from fcil.engine.records import EVENTS, GRID, read_config, read_provenance, write_atomic
 from fcil.loggers import Logger, RunInfo, build_loggers, figures_of, final_figures
 
 __all__ = ["LOGGERS", "RunLoggers", "named"]
@@ -71,7 +70,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     for name, value in about.items():
         entries = value.items() if isinstance(value, Mapping) else [("", value)]
         table[f"provenance.{name}"] = dict(entries)
-    return {name.removesuffix("."): value for name, value in flat(table).items()}
+    pairs = [(f"{section}.{key}", value) for section, entries in table.items() for key, value in entries.items()]
+    return {name.removesuffix("."): value for name, value in pairs}
 
 
 class RunLoggers:

@@ -136,7 +136,10 @@ def suite_of(tmp_path):
 
 
 def test_merges_take_the_experts_adapter(suite_of, tmp_path):
-    results = list(run_suite(suite_of("full", "task_arithmetic"), [0], tmp_path / "out", lambda line: None))
+    shares = []
+    told = [lambda line: None, lambda text, share: shares.append(share)]
+    results = list(run_suite(suite_of("full", "task_arithmetic"), [0], tmp_path / "out", *told))
+    assert shares == pytest.approx([k / len(shares) for k in range(len(shares))])  # what a bar shows: all, each once
     setup = make_setup(suite_of("full", "task_arithmetic").config("fcil_vit_tiny", 0), 0.2)
     each = [load_or_train(setup, task, tmp_path / "out")[0] for task in setup.plan.census.tasks]
     mean = {n: np.mean([e.module[n] for e in each], 0, np.float64).astype(np.float32) for n in each[0].module}

@@ -95,9 +95,7 @@ methods = ["task_arithmetic", "lorm"]
     [
         ("run small.toml --output out", "task 1/2, round 1"),
         ("compare small.toml --methods fedavg,ties --seeds 0 --jobs 2 --output out", "jobs"),
-        ("tune small.toml --methods fedavg --grid train.lr=1e-3,3e-3 --output out", "task 1/2, round 1"),
         ("merge-bench small.toml --output out", "expert 1"),
-        ("plan small.toml", ""),
         ("data preview small.toml --output out", ""),
     ],
 )
@@ -111,7 +109,9 @@ def test_after_ctrl_c_the_same_command_ends_well(words, awaited, tmp_path):
     while awaited and awaited not in process.stdout.readline():
         if awaited == "jobs" and (tmp_path / "out" / "jobs" / "2.log").exists():
             break
-    time.sleep(0.2 if awaited else 1.5)
+        time.sleep(0.01)
+    while not awaited and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)  # while it imports torch
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -50,7 +50,9 @@ def session_of(config, method, store=None):
 
 def agrees(session, folder):
     """Forecast, then run; equal phase by phase and in all."""
-    result = forecast(session)
+    shares = []
+    result = forecast(session, lambda text, share: shares.append(share))
+    assert shares == pytest.approx([k / len(result.phases) for k in range(len(result.phases))])
     summary = simulate(session, folder)
     assert not summary["refused"]
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
