@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from fcil.config import to_table
 from fcil.engine.records import EVENTS, GRID, read_config, read_provenance, write_atomic
+from fcil.errors import ConfigError
 from fcil.loggers import Logger, RunInfo, build_loggers, figures_of, final_figures
 
 __all__ = ["LOGGERS", "RunLoggers", "named"]
@@ -38,10 +39,15 @@ def named(names: Sequence[str], objects: Sequence[Logger] = ()) -> dict[str, Log
     """Make the loggers of `run.log`, and put objects beside them under the names of their classes.
 
     Raises:
-        ConfigError: as `build_loggers`.
+        ConfigError: as `build_loggers`; or an object is no `Logger`.
     """
     loggers = build_loggers(names)
     for logger in objects:
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"loggers: {logger!r} is no logger; make its class a subclass of fcil.loggers.Logger, or name a package "
+                'by run.log = ["tensorboard"]'
+            )
         name = type(logger).__qualname__
         loggers[name if name not in loggers else f"{name} {len(loggers)}"] = logger
     return loggers
@@ -115,7 +121,7 @@ class RunLoggers:
             identifier = str(content["id"])
         except (OSError, ValueError, KeyError, TypeError):
             told, identifier = {}, uuid4().hex[:12]
-        size = (self.folder / EVENTS).stat().st_size
+        size = (self.folder / EVENTS).stat().st_size if (self.folder / EVENTS).exists() else 0
         # a run whose newest checkpoint was damaged goes on from the one before, and its log was cut back
         told = {name: Told(size, done) if entry.phases > done else entry for name, entry in told.items()}
         return identifier, {**told, **{name: told.get(name, Told()) for name in loggers}}
@@ -153,7 +159,7 @@ class RunLoggers:
         Args:
             done: number of phases done.
         """
-        if not self.loggers:
+        if not self.loggers or not (self.folder / EVENTS).exists():
             return
         first = min(self.told[name].bytes for name in self.loggers)
         with open(self.folder / EVENTS, "rb") as file:

@@ -130,6 +130,12 @@ def test_one_that_fails_costs_one_warning_and_is_told_the_rest_the_next_time(con
     assert [name for name, *_ in mended.calls[-2:]] == ["finished", "closed"]
 
 
+def test_what_is_no_logger_is_refused_before_anything_is_written(config, tmp_path):
+    with pytest.raises(ConfigError, match="'tensorboard' is no logger; make its class a subclass"):
+        run(config, tmp_path / "run", "tensorboard")
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
 @pytest.mark.parametrize("fails", ["started", "finished", "closed"])
 def test_wherever_it_fails_the_run_ends_well(fails, config, tmp_path):
     recorder = Recorder.create(tmp_path / "run", config, {})
@@ -163,7 +169,9 @@ def test_a_log_that_was_cut_back_further_than_what_was_told_is_followed_from_its
     assert (again.calls[0], again.steps()) == (("started", 2), [3, 4])
 
 
-def test_a_comparison_tells_of_each_run_with_its_group_and_csv_is_written(config, tmp_path):
+def test_a_comparison_tells_of_each_run_with_its_group_and_csv_is_written(config, tmp_path, monkeypatch):
+    for drawn in ("fcil.report.run.draw_run", "fcil.report.comparison.write_comparison"):
+        monkeypatch.setattr(drawn, lambda *_: {})  # which takes longer than the run
     told = replace(config, run=replace(config.run, log=("csv",)))
     runs = cells(to_table(told), ["fedavg"], [1], {}, tmp_path / "pair")
     listener = Listener()

@@ -6,14 +6,15 @@ import json
 from flower_runs import TABLE, InProcess
 from flwr.app import Context, RecordDict
 
-from fcil.cli.server_app import main
+from fcil.cli import server_app
 from fcil.exchange.flower.client_app import app
 
 
-def test_the_server_app_writes_what_run_log_names(tmp_path):
-    table = TABLE | {"method": {"name": "ridge"}, "run": TABLE["run"] | {"log": ["csv"]}}
+def test_the_server_app_writes_what_run_log_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(server_app, "draw_run", lambda *_: None)  # which takes longer than the run
+    table = TABLE | {"method": {"name": "ridge"}, "model": {"image_size": 16}, "run": TABLE["run"] | {"log": ["csv"]}}
     run_config = {"settings": json.dumps([["test", table]]), "output": str(tmp_path / "run")}
-    main(InProcess(app), Context(1, 1, {}, RecordDict(), run_config))
+    server_app.main(InProcess(app), Context(1, 1, {}, RecordDict(), run_config))
     rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
     final = json.loads((tmp_path / "run" / "summary.json").read_text())["final_accuracy"]
     assert [float(row["value"]) for row in rows if row["name"] == "final/final_accuracy"] == [final]
