@@ -45,8 +45,8 @@ def named(names: Sequence[str], objects: Sequence[Logger] = ()) -> dict[str, Log
     for logger in objects:
         if not isinstance(logger, Logger):
             raise ConfigError(
-                f"loggers: {logger!r} is no logger; make its class a subclass of fcil.loggers.Logger, or name a package "
-                'by run.log = ["tensorboard"]'
+                f"loggers: {logger!r} is no logger; make its class a subclass of fcil.loggers.Logger, or "
+                'name a package, run.log = ["tensorboard"]'
             )
         name = type(logger).__qualname__
         loggers[name if name not in loggers else f"{name} {len(loggers)}"] = logger
