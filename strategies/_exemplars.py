@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from fcil.method import Client, Store
+from fcil.method import Client, Step, Store
 
-__all__ = ["EXEMPLARS", "choose", "exemplars", "herded", "normalised_features"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["EXEMPLARS", "choose", "exemplars", "herded", "normalised_features", "with_exemplars"]
 
 EXEMPLARS = "exemplars"
 """In a client's store: its exemplars, (kept,) int64 indices into its own data; of a class as herding chose them."""
@@ -17,6 +22,24 @@ CHUNK = 64
 def exemplars(store: Store) -> np.ndarray:
     """The samples that the client keeps, (kept,) int64."""
     return store.get(EXEMPLARS, np.zeros(0, np.int64))
+
+
+def with_exemplars(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """The batch and the exemplars that join it: images (n, 3, h, w), labels (n,), features (n, width).
+
+    Exemplars are not shuffled among the task's samples, as in the papers: each joins a batch with the chance that a
+    sample has to be in it, so that an epoch sees each once in the mean.
+    """
+    import torch
+
+    client, images, labels, features = step.client, step.images, step.labels, step.features
+    kept = exemplars(client.store)
+    joined = kept[client.generator("exemplars").random(len(kept)) < len(labels) / len(client.samples)]
+    if len(joined):
+        more = client.images(joined, augment=True)
+        images, labels = torch.cat([images, more]), torch.cat([labels, client.labels(joined)])
+        features = torch.cat([features, step.model.features(more)])
+    return images, labels, features
 
 
 def normalised_features(client: Client, samples: np.ndarray) -> np.ndarray:
@@ -55,19 +78,23 @@ def herded(features: np.ndarray, count: int) -> list[int]:
     return order
 
 
-def choose(client: Client, size: int) -> None:
-    """Add exemplars of the current task's classes, and cut those of the old ones: size / classes of each.
+def choose(client: Client, size: int, samples: np.ndarray | None = None) -> None:
+    """Add exemplars of classes that are new among the client's, and cut those of the others: size / classes of each.
 
     Classes are those that this client has seen, of which others may have more.
+
+    Args:
+        samples: (n,) of the new classes' own samples; those of the current task unless given.
     """
+    samples = client.samples if samples is None else samples
     old = exemplars(client.store)
-    old_labels, labels = client.labels(old).cpu().numpy(), client.labels(client.samples).cpu().numpy()
+    old_labels, labels = client.labels(old).cpu().numpy(), client.labels(samples).cpu().numpy()
     new = [label for label in np.unique(labels) if label not in old_labels]
     share = size // max(1, len(np.unique(old_labels)) + len(new))
     kept = [old[old_labels == label][:share] for label in np.unique(old_labels)]
     if new:
-        features = normalised_features(client, client.samples)
+        features = normalised_features(client, samples)
         for label in new:
             of_class = np.flatnonzero(labels == label)
-            kept.append(client.samples[of_class[herded(features[of_class], share)]])
+            kept.append(samples[of_class[herded(features[of_class], share)]])
     client.store[EXEMPLARS] = np.concatenate([np.zeros(0, np.int64), *kept])

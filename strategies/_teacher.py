@@ -13,7 +13,7 @@ from fcil.method.averaging import FIXED
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TEACHER", "distillation", "old_logits", "old_tasks", "teacher_of", "teacher_references"]
+__all__ = ["TEACHER", "distillation", "old_logits", "old_outputs", "old_tasks", "teacher_of", "teacher_references"]
 
 TEACHER = "teacher"
 """The state's group of the model at the last task's end; among the references, before a slash."""
@@ -35,14 +35,20 @@ def old_tasks(step: Step) -> tuple[int, ...]:
     return tuple(range(step.phase.task.index))
 
 
-def old_logits(step: Step, images: Tensor) -> Tensor:
-    """The teacher's logits of images, (n, old classes), without a gradient."""
+def old_outputs(step: Step, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's features of images, (n, width), and logits, (n, old classes), without a gradient."""
     import torch
 
     names = [name for name in step.references if name.partition("/")[0] in (TEACHER, FIXED)]
     teacher = {name.partition("/")[2]: step.constant(name) for name in names}
     with torch.no_grad(), step.model.using(teacher):
-        return step.model.logits(step.model.features(images), old_tasks(step))
+        features = step.model.features(images)
+        return features, step.model.logits(features, old_tasks(step))
+
+
+def old_logits(step: Step, images: Tensor) -> Tensor:
+    """The teacher's logits of images, (n, old classes), without a gradient."""
+    return old_outputs(step, images)[1]
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

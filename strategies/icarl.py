@@ -28,7 +28,7 @@ from fcil.method.averaging import fixed_arrays
 from fcil.options import Option
 
 from ._adapters import AdapterAveraging
-from ._exemplars import choose, exemplars, normalised_features
+from ._exemplars import choose, exemplars, normalised_features, with_exemplars
 from ._teacher import TEACHER, distillation, old_logits, old_tasks, teacher_of, teacher_references
 
 if TYPE_CHECKING:
@@ -98,16 +98,9 @@ class ICaRL(AdapterAveraging):
 
     def loss(self, step: Step) -> Tensor:
         """The paper's objective, or LANDER's, on the batch and the exemplars that join it."""
-        import torch
         from torch.nn import functional as F
 
-        client, images, labels, features = step.client, step.images, step.labels, step.features
-        kept = exemplars(client.store)
-        joined = kept[client.generator("exemplars").random(len(kept)) < len(labels) / len(client.samples)]
-        if len(joined):
-            more = client.images(joined, augment=True)
-            images, labels = torch.cat([images, more]), torch.cat([labels, client.labels(joined)])
-            features = torch.cat([features, step.model.features(more)])
+        images, labels, features = with_exemplars(step)
         logits, old = step.model.logits(features), old_logits(step, images) if old_tasks(step) else None
         if self.objective == "softmax":
             loss = F.cross_entropy(logits, labels)

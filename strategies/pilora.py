@@ -13,6 +13,7 @@ from fcil.merging.prototypes import reweighted
 from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Modules, Pass, Phase, Step, head
 from fcil.model.lora import DELTA, A, B, Lora, layers_of
 from fcil.options import Option
+from fcil.seeding import generator
 from fcil.statistics.features import FeatureSums, class_sums, counts
 
 from ._lora import LoraMethod
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PILoRA"]
 
-PAST = "past"
-"""The state's group of earlier tasks' pairs; among the references, before a slash."""
+PAST, DRAWN = "past", "drawn"
+"""The state's groups of earlier tasks' pairs, among the references before a slash, and of the prototypes of all classes
+as they were drawn, (classes, width): one array, of the same name among the references."""
+SPREAD = 0.1
+"""Standard deviation of a prototype's entries before it has trained."""
 
 
 def _earlier_changes(references: Arrays) -> dict[str, np.ndarray]:
@@ -72,6 +76,10 @@ class PILoRA(LoraMethod):
     sparsity: Annotated[float, Option("weight of |A|_1; 0.01 in public code", low=0)] = 0.0
     sharpness: Annotated[float, Option("by which normalised similarities are multiplied in the softmax", low=0)] = 5.0
     prototype_lr: Annotated[float, Option("learning rate of prototypes; 0: train.lr", low=0)] = 0.0
+    classes: Annotated[
+        Literal["all", "seen"],
+        Option("classes that a sample's own is told from in training: also those to come, or those seen"),
+    ] = "all"
     combine: Annotated[
         Literal["sum", "code"], Option("sum_j B_j A_j, or what public code runs: the first pair and the last, summed")
     ] = "sum"
@@ -114,7 +122,10 @@ class PILoRA(LoraMethod):
         from torch.nn import functional as F
 
         arrays, features = step.model.arrays, step.features
-        prototypes = torch.cat([arrays[head.weight(task)] for task in self.head_tasks(step.phase)])
+        rows = [arrays[head.weight(task)] for task in self.head_tasks(step.phase)]
+        if self.classes == "all":
+            rows.append(step.constant(DRAWN)[step.phase.task.seen :])
+        prototypes = torch.cat(rows)
         squares = (features[:, None] - prototypes).square().mean(2)
         distances = squares.clamp_min(1e-12).sqrt()
         loss = F.cross_entropy(-distances / self.temperature, step.labels)
@@ -130,18 +141,29 @@ class PILoRA(LoraMethod):
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
+    def init(self, backbone: Backbone, classes: int, seed: int) -> State:
+        """Draw the prototypes of all classes of the run, where those to come take part from the start."""
+        state = super().init(backbone, classes, seed)
+        if self.classes == "seen":
+            return state
+        drawn = generator(seed, "prototypes").normal(0, SPREAD, (classes, backbone.width))
+        return {**state, DRAWN: {DRAWN: drawn.astype(np.float32)}}
+
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """A new pair, and prototypes of the new classes."""
-        modules = Modules.of(super().begin(state, phase, backbone))
-        drawn = phase.generator("prototypes").normal(0, 0.1, (phase.task.size, backbone.width))
-        rows = {head.weight(phase.task.index): drawn.astype(np.float32)}
-        rows |= {head.bias(phase.task.index): np.zeros(phase.task.size, np.float32)}
+        modules, task = Modules.of(super().begin(state, phase, backbone)), phase.task
+        if self.classes == "all":
+            drawn = state[DRAWN][DRAWN][task.first : task.seen]
+        else:
+            drawn = phase.generator("prototypes").normal(0, SPREAD, (task.size, backbone.width))
+        rows = {head.weight(task.index): drawn.astype(np.float32)}
+        rows |= {head.bias(task.index): np.zeros(task.size, np.float32)}
         return modules.with_module(modules.module, rows)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
-        """The task's pair and all prototypes; as references the pairs of earlier tasks, each sent once."""
+        """The task's pair and prototypes; as references, each sent once, earlier pairs and prototypes as drawn."""
         sent, past = super().broadcast(state, phase), Modules.of(state).past
-        return replace(sent, references={f"{PAST}/{name}": a for name, a in past.items()})
+        return replace(sent, references={**{f"{PAST}/{name}": a for name, a in past.items()}, **state.get(DRAWN, {})})
 
     def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
         """Say why no samples have these sums."""

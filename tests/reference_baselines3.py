@@ -46,3 +46,44 @@ def pilora_prototype(prototypes, means, sharpness):
     scaled = [(one - min(s)) / (max(s) - min(s)) for one in s]
     powers = [math.exp(sharpness * one) for one in scaled]
     return sum(w / sum(powers) * p for w, p in zip(powers, prototypes, strict=True))
+
+
+def sigmoid(value):
+    return 1 / (1 + math.exp(-value))
+
+
+def binary_cross_entropy(value, target):
+    """Of one logit and one target between 0 and 1."""
+    return -target * math.log(sigmoid(value)) - (1 - target) * math.log(1 - sigmoid(value))
+
+
+def glfc_weights(logits, labels, first):
+    """GLFC, arXiv 2203.11473, equations 3 and 4: |sigmoid(z_y) - 1| over its mean among old, or among new samples."""
+    slopes = [abs(sigmoid(z[y]) - 1) for z, y in zip(logits, labels, strict=True)]
+    weights = []
+    for slope, y in zip(slopes, labels, strict=True):
+        group = [other for other, label in zip(slopes, labels, strict=True) if (label < first) == (y < first)]
+        weights.append(slope / (sum(group) / len(group)))
+    return weights
+
+
+def glfc_loss(logits, labels, first, weights, old, relation):
+    """GLFC's two terms; old: the old model's logits of the `first` old classes, or None."""
+    compensated, related, classes = 0.0, 0.0, len(logits[0])
+    for n, (z, y) in enumerate(zip(logits, labels, strict=True)):
+        for c in range(classes):
+            own = float(c == y)
+            compensated += weights[n] * binary_cross_entropy(z[c], own)
+            if old is not None:
+                related += binary_cross_entropy(z[c], sigmoid(old[n][c]) if c < first else own)
+    share = 0.0 if old is None else relation
+    return ((1 - share) * compensated + share * related) / (len(labels) * classes)
+
+
+def entropy(logits):
+    """Mean entropy of the softmax, in nats."""
+    total = 0.0
+    for z in logits:
+        whole = sum(math.exp(value) for value in z)
+        total -= sum(math.exp(v) / whole * math.log(math.exp(v) / whole) for v in z)
+    return total / len(logits)
