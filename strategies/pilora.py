@@ -13,7 +13,6 @@ from fcil.merging.prototypes import reweighted
 from fcil.method import Backbone, Broadcast, ClientUpdate, Local, Modules, Pass, Phase, Step, head
 from fcil.model.lora import DELTA, A, B, Lora, layers_of
 from fcil.options import Option
-from fcil.seeding import generator
 from fcil.statistics.features import FeatureSums, class_sums, counts
 
 from ._lora import LoraMethod
@@ -76,10 +75,11 @@ class PILoRA(LoraMethod):
     sparsity: Annotated[float, Option("weight of |A|_1; 0.01 in public code", low=0)] = 0.0
     sharpness: Annotated[float, Option("by which normalised similarities are multiplied in the softmax", low=0)] = 5.0
     prototype_lr: Annotated[float, Option("learning rate of prototypes; 0: train.lr", low=0)] = 0.0
+    lora_lr: Annotated[float, Option("learning rate of pairs; 0: train.lr", low=0)] = 1e-5
     classes: Annotated[
-        Literal["all", "seen"],
-        Option("classes that a sample's own is told from in training: also those to come, or those seen"),
-    ] = "all"
+        Literal["seen", "all"],
+        Option("classes that a sample's own is told from in training: those seen, or also those to come"),
+    ] = "seen"
     combine: Annotated[
         Literal["sum", "code"], Option("sum_j B_j A_j, or what public code runs: the first pair and the last, summed")
     ] = "sum"
@@ -112,7 +112,8 @@ class PILoRA(LoraMethod):
     def local(self, phase: Phase) -> Local:
         """Train the pair and the task's prototypes beside earlier pairs; then sum features by class."""
         own = head.weight(phase.task.index)
-        rates = {own: self.prototype_lr} if self.prototype_lr else {}
+        rates = {own: self.prototype_lr} | dict.fromkeys(self.trains(phase), self.lora_lr)
+        rates = {pattern: rate for pattern, rate in rates.items() if rate}
         local = Local((*self.trains(phase), own), lr=rates, passes=(Pass((self.statistic(phase),)),))
         return replace(local, frozen=_earlier_changes) if self.combine == "sum" else local
 
@@ -142,22 +143,21 @@ class PILoRA(LoraMethod):
     # ---- server half -------------------------------------------------------------------------------------------------
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
-        """Draw the prototypes of all classes of the run, where those to come take part from the start."""
-        state = super().init(backbone, classes, seed)
-        if self.classes == "seen":
-            return state
-        drawn = generator(seed, "prototypes").normal(0, SPREAD, (classes, backbone.width))
-        return {**state, DRAWN: {DRAWN: drawn.astype(np.float32)}}
+        """Make room for the prototypes of all classes of the run, where those to come take part from the start."""
+        room = {DRAWN: {DRAWN: np.zeros((classes, backbone.width), np.float32)}} if self.classes == "all" else {}
+        return {**super().init(backbone, classes, seed), **room}
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """A new pair, and prototypes of the new classes."""
-        modules, task = Modules.of(super().begin(state, phase, backbone)), phase.task
+        """A new pair, and prototypes of the new classes; the first task draws those of all where all take part."""
+        task, rng = phase.task, phase.generator("prototypes")
+        if self.classes == "all" and not Modules.of(state).head:
+            state = {**state, DRAWN: {DRAWN: rng.normal(0, SPREAD, state[DRAWN][DRAWN].shape).astype(np.float32)}}
+        modules = Modules.of(super().begin(state, phase, backbone))
         if self.classes == "all":
             drawn = state[DRAWN][DRAWN][task.first : task.seen]
         else:
-            drawn = phase.generator("prototypes").normal(0, SPREAD, (task.size, backbone.width))
-        rows = {head.weight(task.index): drawn.astype(np.float32)}
-        rows |= {head.bias(task.index): np.zeros(task.size, np.float32)}
+            drawn = rng.normal(0, SPREAD, (task.size, backbone.width)).astype(np.float32)
+        rows = {head.weight(task.index): drawn, head.bias(task.index): np.zeros(task.size, np.float32)}
         return modules.with_module(modules.module, rows)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:

@@ -87,3 +87,20 @@ def entropy(logits):
         whole = sum(math.exp(value) for value in z)
         total -= sum(math.exp(v) / whole * math.log(math.exp(v) / whole) for v in z)
     return total / len(logits)
+
+
+def mean_square(a, b):
+    """Over all entries of two arrays of rows."""
+    squares = [(x - y) ** 2 for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)]
+    return sum(squares) / len(squares)
+
+
+def lander_loss(cross_entropy, mapped, anchors, pull, radius):
+    """LANDER, arXiv 2403.14101, in the first task: mapped features and the anchors of their classes, (n, dimension)."""
+    return cross_entropy + pull * max(0.0, mean_square(mapped, anchors) - radius)
+
+
+def lander_later(new, taught, seen, old, current, previous):
+    """And in later tasks, of `lander_loss` and what the last model teaches, weighted by numbers of classes."""
+    alpha, beta = math.log(seen / 2 + 1, 2), (old / seen) ** 0.5
+    return current * (1 + 1 / alpha) / beta * new + previous * alpha * beta * taught

@@ -69,7 +69,7 @@ def test_promises_are_asked_of_those_that_make_them():
     assert asked["copies_of_a_client_are_that_client"] == means
     assert {"fedavg", "lorm", "compose", "flora", "flexlora", "ties", "lorm+ranpac"} <= means
     assert asked["additive_merges_add"] == {name for name in NAMES if trial(name).method.additive}
-    assert {"derpp", "er", "icarl", "scaffold"} <= asked["stores_survive_storage"]
+    assert {"derpp", "er", "glfc", "icarl", "scaffold"} <= asked["stores_survive_storage"]
 
 
 def everywhere(name):

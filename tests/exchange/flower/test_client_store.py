@@ -45,7 +45,8 @@ def test_hooks_and_store_do_the_same_as_inline(tmp_path, monkeypatch):
         *(
             pytest.param({"name": name, "rank": 2, **more}, marks=pytest.mark.slow)
             for name, more in (
-                ("scaffold", {"option": "I"}), ("scaffold", {}), ("derpp", {"size": 6}), ("er", {"size": 6})
+                ("scaffold", {"option": "I"}), ("scaffold", {}), ("derpp", {"size": 6}), ("er", {"size": 6}),
+                ("glfc", {"size": 6, "transition": "entropy", "threshold": 0.1}),
             )
         ),
     ],

@@ -66,6 +66,7 @@ def test_methods_in_files_and_other_adapters_end_in_the_same_bits_on_two_workers
         {"name": "derpp", "rank": 2, "size": 6}, {"name": "icarl", "rank": 2, "size": 6},
         {"name": "l2p", "size": 4, "top": 2}, {"name": "codaprompt", "size": 8}, {"name": "ccvr", "rank": 2},
         {"name": "fedproto", "rank": 2}, {"name": "fot", "rank": 2}, {"name": "dolfin", "rank": 2},
+        {"name": "glfc", "rank": 2, "size": 6, "old_model": "best"}, {"name": "lander", "rank": 2, "dimension": 12},
         {"name": "lorm+ranpac", "rank": 2, "size": 30, "adapt": "every_task", "concat": True, "transport": True},
     ],
     ids=lambda method: method["name"],
