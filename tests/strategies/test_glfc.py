@@ -22,7 +22,7 @@ from fcil.registry import build_method
 from strategies._compensation import compensation
 from strategies._exemplars import EXEMPLARS, exemplars
 from strategies._teacher import TEACHER
-from strategies.glfc import BEST, GLFC, NOTICED, RIGHT
+from strategies.glfc import BEST, ENTROPY, GLFC, NOTICED, RIGHT
 
 SIZE = 6
 METHOD = GLFC(rank=2, size=SIZE, relation=0.3)
@@ -47,9 +47,9 @@ def test_samples_that_are_right_beyond_doubt_have_no_weight():
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
-def begun(method, record):
+def begun(method, record, **kept):
     """Client 1 at the start of a phase, without augmentation, and a batch of its samples."""
-    client = session(trial(METHOD), record, store={n: a.copy() for n, a in record.stores[1][0].items()})
+    client = session(trial(METHOD), record, store={n: a.copy() for n, a in record.stores[1][0].items()} | kept)
     client.data = replace(client.data, dataset=replace(client.data.dataset, train_view=View()))
     method.client_begin(client)
     return client, batch(client)
@@ -111,8 +111,9 @@ def test_a_client_notices_a_task_when_entropy_has_risen_enough(rise, noticed):
     record = trial(METHOD).records[2]
     client = session(trial(METHOD), record)
     z = logits(trial(METHOD), record.broadcast.arrays, client.images(client.samples), (0, 1))
-    method = replace(METHOD, transition="entropy", threshold=literal.entropy(z) - rise)
-    client, step = begun(method, record)
+    method = replace(METHOD, transition="entropy", threshold=literal.entropy(z) - 0.5 - rise)
+    client, step = begun(method, record, **{ENTROPY: np.array(0.5)})
+    assert client.store[ENTROPY] == pytest.approx(literal.entropy(z), rel=1e-5)
     assert (client.store.get(NOTICED, -1) == 1) == noticed
     if not noticed:  # it goes on as if nothing had happened
         assert not len(exemplars(client.store))

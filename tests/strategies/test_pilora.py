@@ -6,11 +6,14 @@ import reference_baselines3 as literal
 from sessions import batch, session
 from trials import trial
 
+from fcil.arrays import names_matching
+from fcil.battery.tiny import WIDTH
 from fcil.battery.trial import pictures
 from fcil.merging.prototypes import reweighted
 from strategies.pilora import PILoRA
 
 METHOD = PILoRA(rank=2, pull=0.3, orthogonality=0.7, sparsity=0.2, temperature=0.5)
+ALL = PILoRA(rank=2, pull=0.3, classes="all")
 CODE = PILoRA(rank=2, combine="code")
 LAYER = "blocks.0.attn.qkv"
 
@@ -28,6 +31,31 @@ def test_the_loss_is_the_literal_one(number):
     if number == 3:
         wanted += 0.7 * np.abs(own @ record.broadcast.references[f"past/task0/{LAYER}.lora_A"].T).sum()
     np.testing.assert_allclose(METHOD.loss(step).item(), wanted, rtol=1e-5)
+
+
+def test_classes_to_come_take_part_where_public_code_has_them():
+    """Also those that have never trained, at the places from which they begin when their task comes."""
+    record = trial(ALL).records[1]
+    drawn, sent = record.broadcast.references["drawn"], record.broadcast.arrays["head.0.weight"]
+    step = batch(session(trial(ALL), record))
+    features = step.features.detach().double().numpy()
+    wanted = literal.pilora_loss(
+        features, step.labels.tolist(), [*sent.astype(float), *drawn[2:].astype(float)], 1, 0.3
+    )
+    np.testing.assert_allclose(ALL.loss(step).item(), wanted, rtol=1e-5)
+    assert drawn.shape == (4, WIDTH)
+    for number, rows in ((0, drawn[:2]), (2, drawn[2:])):
+        later = trial(ALL).records[number]
+        np.testing.assert_array_equal(later.broadcast.arrays[f"head.{later.phase.task.index}.weight"], rows)
+        np.testing.assert_array_equal(later.broadcast.references["drawn"], drawn)
+
+
+def test_pairs_and_prototypes_have_rates_of_their_own():
+    names = [f"{LAYER}.lora_A", f"{LAYER}.lora_B", "head.0.weight"]
+    for settings, wanted in (({}, [1e-5, 1e-5, None]), ({"lora_lr": 0.0, "prototype_lr": 0.3}, [None, None, 0.3])):
+        rates = PILoRA(rank=2, **settings).local(trial(METHOD).records[0].phase).lr
+        matching = [[rate for pattern, rate in rates.items() if names_matching([name], (pattern,))] for name in names]
+        assert [found[0] if found else None for found in matching] == wanted
 
 
 def test_earlier_pairs_and_prototypes_keep_their_bits_and_pairs_add_up():
