@@ -25,7 +25,7 @@ def frame(classes: int, dimension: int, rng: np.random.Generator) -> np.ndarray:
     So the mean square of their entries is 1, and any two are at a mean square distance of 2.
     """
     rows = orthonormal_rows(np.zeros((0, dimension)), classes, rng)
-    return (np.sqrt(dimension) * rows).astype(np.float32)
+    return np.asarray(np.sqrt(dimension) * rows, np.float32)
 
 
 def read_anchors(path: str, classes: int) -> np.ndarray:
