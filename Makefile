@@ -55,7 +55,7 @@ test-lowest:
 	test -x $(LOWEST)/bin/uv || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[test]"
-	$(LOWEST)/bin/python -m pytest -q $(QUICK)
+	$(LOWEST)/bin/python -m pytest -q -W default $(QUICK)  # old versions warn of newer ones
 
 dist: $(INSTALLED)
 	rm -rf dist build/again
