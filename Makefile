@@ -1,16 +1,29 @@
-# make quickstart   environment, install, and one run on the embedded data
+# make quickstart   environment, install, and a small comparison on the embedded data
 # make test         environment, install, lint, types, and the default test suite on two cores (minutes)
 # make docs         the documentation as a site, in build/docs/site
 # make test-all     also the slow tests: whole Flower runtimes, kills, wheels
+# make test-lowest  quick tests with the lower bounds of all dependencies, in an environment of their own (5 GB)
+# make dist         wheel and sdist, built twice and compared, checked
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all docs lint install
+.PHONY: quickstart test test-all test-lowest docs lint install dist
 
 quickstart: $(INSTALLED)
-	$(BIN)/fcil run configs/quickstart.toml
+	@echo "three methods learn ten digits in five tasks of two, each from the same five clients; about a minute"
+	@$(BIN)/fcil compare configs/first_minute.toml --methods lorm,fedavg,ridge --seeds 0 --jobs 2
+	@echo
+	@echo "What it means: 'final' is the accuracy on all ten digits at the end, 'forgetting' what earlier tasks lost by then."
+	@echo "Methods that train (lorm, fedavg) forget; ridge solves its head in closed form from sums that the clients send, and"
+	@echo "forgets almost nothing. One seed and few rounds: a few points between lorm and fedavg say nothing."
+	@echo "The plot: runs/first_minute-compare/accuracy.png (accuracy after each task)."
+	@echo
+	@echo "Try next:"
+	@echo "  $(BIN)/fcil compare configs/quickstart.toml --seeds 0,1,2 --jobs 2   # with spread; some minutes"
+	@echo "  $(BIN)/fcil run configs/quickstart.toml --set partition.beta=0.1      # one run, clients more unlike each other"
+	@echo "  $(BIN)/fcil methods lorm                                              # its idea, paper, settings; all: fcil methods"
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -28,8 +41,25 @@ lint: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml fcil/hatch_build.py
+$(INSTALLED): pyproject.toml fcil/hatch_build.py fcil/install_checkout.py
 	@$(PYTHON) -c 'import sys; sys.exit("fcil needs Python 3.11 or newer; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(PYTHON) -P fcil/install_checkout.py $(VENV) ".[dev]"
 	@touch $(INSTALLED)
+
+# uv is there for --resolution lowest-direct: each bound of pyproject.toml as it is written
+LOWEST ?= .venv-lowest
+QUICK := tests/test_config.py tests/test_options.py tests/test_api.py tests/test_arrays.py tests/model tests/merging \
+	tests/statistics tests/secure tests/data tests/client tests/report
+
+test-lowest:
+	test -x $(LOWEST)/bin/uv || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[test]"
+	$(LOWEST)/bin/python -m pytest -q -W default $(QUICK)  # old versions warn of newer ones
+
+dist: $(INSTALLED)
+	rm -rf dist build/again
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --outdir build/again
+	diff -r dist build/again
+	$(BIN)/twine check --strict dist/*

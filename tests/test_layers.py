@@ -113,7 +113,7 @@ def test_nothing_in_fcil_imports_or_names_a_strategy():
 
 ORDER = (
     ("errors", "checkout"),
-    ("arrays", "options", "seeding", "threads"),
+    ("arrays", "locks", "options", "seeding", "threads"),
     ("method", "data", "merging", "secure"),
     ("scenario", "model", "registry"),
     ("statistics", "client", "filters", "loggers"),
@@ -134,7 +134,7 @@ def room_of(module):
 
 
 def test_every_room_has_its_floor():
-    assert {room_of(name) for name in MODULES} - {None, "hatch_build"} == set(FLOOR)
+    assert {room_of(name) for name in MODULES} - {None, "hatch_build", "install_checkout"} == set(FLOOR)
 
 
 def test_rooms_import_only_from_rooms_below_them():

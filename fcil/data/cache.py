@@ -5,7 +5,6 @@ and labels; `manifest.json`, written last. A folder is built under another name 
 complete; changes made to it since are detected by size, modification time and hash.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from fcil.data.decode import decoded
 from fcil.data.family import Part
 from fcil.data.progress import bar
 from fcil.data.transforms import To
+from fcil.locks import fcntl
 
 __all__ = ["Stale", "locked", "open_part", "write_part"]
 

@@ -1,12 +1,12 @@
 """Locks a run folder by its event log, so that no two processes go on with the same run."""
 
 import errno
-import fcntl
 import time
 from pathlib import Path
 from typing import BinaryIO
 
 from fcil.errors import ConfigError, FolderInUse
+from fcil.locks import fcntl
 
 __all__ = ["is_locked", "open_locked"]
 

@@ -10,6 +10,9 @@ __all__ = ["PACKAGES", "code_sha256", "versions"]
 
 PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "flwr", "ray")
 
+NOT_IN_WHEELS = ("hatch_build.py", "install_checkout.py")
+"""Files of `fcil/` that make a wheel or an environment: pyproject.toml leaves them out of wheels."""
+
 
 def versions() -> dict[str, str]:
     """Package -> its installed version, or "not installed"."""
@@ -30,7 +33,7 @@ def code_sha256() -> str:
         root = Path(str(import_module(package).__file__)).parent
         strategies = root / "strategies"  # in a wheel they lie inside fcil, in a checkout beside it
         files = (p for p in root.rglob("*.py") if package != "fcil" or strategies not in p.parents)
-        for path in sorted(p for p in files if p.name != "hatch_build.py"):  # makes the wheel, and is not in it
+        for path in sorted(p for p in files if p.name not in NOT_IN_WHEELS):
             sha.update(f"{package} {path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
             sha.update(path.read_bytes())
     return sha.hexdigest()

@@ -1,6 +1,5 @@
 """Finds a node's resident process, and talks to it: over a Unix socket in a folder of the user's own."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import fcil
 from fcil.errors import ConfigError
+from fcil.locks import fcntl
 
 __all__ = ["ALIVE", "BEGUN", "FAILED", "REPLY", "REQUEST", "Place", "peer", "process_mark", "receive", "send"]
 
