@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fcil.cli.arguments import figure_arguments
 from fcil.errors import ConfigError
 
 __all__ = ["report", "report_command"]
@@ -43,6 +44,7 @@ def report_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `report`."""
     parser = command("report", report, "draw the diagnostics of runs into their plots/")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, finished or not")
+    figure_arguments(parser)
     parser.add_argument(
         "--reach", type=float, metavar="SHARE", help="say after how many rounds and MB this accuracy was first reached"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.html import html_table
 from fcil.report.paired import Difference, differences, differences_markdown
@@ -48,8 +49,9 @@ class Comparison:
 
     @property
     def plots(self) -> list[Path]:
-        """The pictures' paths: accuracy over tasks and against traffic; with a sweep, those of each point too."""
-        return sorted(path for value in {"", *self.tables} for path in (self.folder / value).glob("*.png"))
+        """The pictures' paths: accuracy over tasks, against traffic and time; with a sweep, those of each point too."""
+        folders = [self.folder / value for value in {"", *self.tables}]
+        return sorted(path for folder in folders for kind in FORMATS for path in folder.glob(f"*.{kind}"))
 
     def markdown(self) -> str:
         """Format the table for a README; with a sweep, one under each point."""

@@ -8,6 +8,7 @@ from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.engine.records import PLOTS
 from fcil.engine.simulation import Session
 from fcil.report.diagnostics import diagnostics_plots
+from fcil.report.figure import Target, drawn_files
 from fcil.report.missing_updates import missing_updates
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
 from fcil.scenario.census import Census
@@ -17,14 +18,14 @@ __all__ = ["draw_holders", "draw_run", "write_plots"]
 PICTURES = ("accuracy.png", "matrix.png", "clients.png")
 
 
-def draw_holders(path: Path, census: Census) -> None:
+def draw_holders(target: Target, census: Census) -> None:
     """Draw which client holds which classes; or images of which task, where clients do not tell their classes."""
     sizes = [task.size for task in census.tasks]
     if census.by_class is not None:
         seen = census.tasks[-1].seen  # of classes that no task brings nobody trains on anything
-        class_holders(path, census.by_class[:, :seen], census.classes[:seen], sizes)
+        class_holders(target, census.by_class[:, :seen], census.classes[:seen], sizes)
         return
-    class_holders(path, census.train.T, [f"task {t + 1}" for t in range(len(census.train))], [1] * len(census.train))
+    class_holders(target, census.train.T, [f"task {t + 1}" for t in range(len(census.train))], [1] * len(census.train))
 
 
 def write_plots(
@@ -46,7 +47,7 @@ def write_plots(
 
 def draw_run(session: Session, folder: Path, summary: Mapping[str, Any]) -> None:
     """Draw the plots of a finished run and of its diagnostics, unless the run's plots exist."""
-    if all((folder / PLOTS / name).exists() for name in PICTURES):
+    if all(path.exists() for name in PICTURES for path in drawn_files(folder / PLOTS / name)):
         return
     plan = session.plan
     label, missing = plan.config.method.label, missing_updates([summary])

@@ -14,6 +14,7 @@ from fcil.engine.figures import Reached, class_matrix, first_reached
 from fcil.engine.reading import read_events, read_matrix
 from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
 from fcil.errors import ConfigError
+from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.further_figures import FIGURES, further_figures
 from fcil.report.html import html_table
@@ -188,7 +189,7 @@ class Run:
     @property
     def plots(self) -> list[Path]:
         """The pictures that were drawn when the run was finished."""
-        return sorted((self.folder / PLOTS).glob("*.png"))
+        return sorted(path for kind in FORMATS for path in (self.folder / PLOTS).glob(f"*.{kind}"))
 
     def state(self) -> State:
         """The server's arrays after the last phase done: group -> name -> array.

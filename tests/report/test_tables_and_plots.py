@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from fcil.options import Described, Option
-from fcil.report import figure, plots, settings_table, tables
+from fcil.report import cost_plots, figure, plots, settings_table, tables
 from fcil.report import live as live_module
 from fcil.report import rows as rows_of
 from fcil.report.live import Live
@@ -189,8 +189,8 @@ PICTURES = {
         p, np.arange(10_000).reshape(50, 200) % 7, ["a very long name of a class"] * 200, [120, 60, 20]
     ),
     "nobody": lambda p: plots.class_holders(p, np.zeros((2, 3), int), ["a", "b", "c"], [3]),
-    "traffic": lambda p: plots.accuracy_against_traffic(p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}),
-    "traffic of one": lambda p: plots.accuracy_against_traffic(p, {"a": (0.8, 0.0, 0.03)}),
+    "traffic": lambda p: cost_plots.accuracy_against_traffic(p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}),
+    "traffic of one": lambda p: cost_plots.accuracy_against_traffic(p, {"a": (0.8, 0.0, 0.03)}),
 }  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="4 classes, 3 names"):
         plots.class_holders("never.png", np.ones((2, 4), int), ["a", "b", "c"], [4])
     with pytest.raises(ValueError, match="megabytes"):
-        plots.accuracy_against_traffic("never.png", {"a": (0.5, 0.0, 0.0)})
+        cost_plots.accuracy_against_traffic("never.png", {"a": (0.5, 0.0, 0.0)})
 
 
 # ---- the live display ------------------------------------------------------------------------------------------------
