@@ -2,12 +2,14 @@
 
 import csv
 import io
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcil.engine.records import write_atomic
 from fcil.report.comparison_plots import draw_table_plots
+from fcil.report.comparison_result import open_comparison
 from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.published import published_markdown
@@ -16,7 +18,7 @@ from fcil.report.run_rows import runs_csv
 from fcil.report.sweep_plot import draw_sweep
 from fcil.report.tables import to_csv, to_latex, to_markdown
 
-__all__ = ["write_comparison"]
+__all__ = ["draw_again", "write_comparison"]
 
 MISSING = "missing.md"
 """Name of the file that says which runs the tables of a comparison lack."""
@@ -39,6 +41,22 @@ def write_comparison(
     if any(points):
         _write_sweep_tables(out, points, tables)
     return tables
+
+
+def draw_again(out: Path) -> list[Path]:
+    """Draw the plots of a comparison from its records, as far as runs are finished; return the files.
+
+    Raises:
+        ConfigError: the folder holds no comparison.
+    """
+    comparison, before = open_comparison(out), time.time_ns()
+    tables = {value: rows for value, rows in comparison.tables.items() if rows}
+    for value, rows in tables.items():
+        draw_table_plots(out / value, rows, [run for run in comparison.figures if run["value"] == value])
+    points = {value: comparison.points[value] for value in tables}
+    if any(points.values()):
+        draw_sweep(out, points, tables)
+    return [path for path in comparison.plots if path.stat().st_mtime_ns >= before]
 
 
 def _write_missing(path: Path, missing: Mapping[str, str]) -> None:

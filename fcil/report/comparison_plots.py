@@ -33,12 +33,10 @@ def traffic_points(rows: Sequence[Row]) -> Points:
 
 
 def seconds_points(rows: Sequence[Row]) -> Points:
-    """Title of each row that has times of runs alone -> final accuracy, its spread, and seconds of such a run."""
+    """Title of each row -> final accuracy, its spread, and seconds of a run alone; NaN for a row without such times."""
     figures = {row.title: row.figures for row in rows}
     return {
-        title: (f["final_accuracy_mean"], f["final_accuracy_std"], f["seconds_mean"])
-        for title, f in figures.items()
-        if f["seconds_mean"] > 0
+        title: (f["final_accuracy_mean"], f["final_accuracy_std"], f["seconds_mean"]) for title, f in figures.items()
     }
 
 
@@ -46,9 +44,8 @@ def draw_table_plots(out: Path, rows: Sequence[Row], runs: Sequence[Mapping[str,
     """Draw accuracy, traffic and seconds of the rows of a table; the last is left out where no row has honest times."""
     accuracy_over_tasks(out / "accuracy.png", curves_of(rows, runs))
     accuracy_against_traffic(out / "traffic.png", traffic_points(rows))
-    timed = seconds_points(rows)
-    if timed:
-        accuracy_against_seconds(out / "seconds.png", timed, len(rows) - len(timed))
+    if any(row.untimed < row.runs for row in rows):
+        accuracy_against_seconds(out / "seconds.png", seconds_points(rows))
     else:
         for path in drawn_files(out / "seconds.png"):
             path.unlink(missing_ok=True)  # of a time when some row had

@@ -103,21 +103,23 @@ def _cost_axis(axes: Axes, costs: np.ndarray, name: str) -> None:
 
 
 def _against(target: Target, points: Points, name: str, remark: str) -> None:
-    means, stds, costs = np.array(list(points.values()), float).T
+    known = [label for label, (_, _, cost) in points.items() if cost > 0]
+    looks = [mark(i) for i, label in enumerate(points) if label in known]  # the same as in other figures of these rows
+    means, stds, costs = np.array([points[label] for label in known], float).T
     means, stds = 100 * means, 100 * np.nan_to_num(stds)
 
     def paint(figure: Figure, axes: Axes) -> None:
         bar: dict[str, Any] = {"markersize": 5, "capsize": 2, "linewidth": 0.8}
-        for i, (x, y, std) in enumerate(zip(costs, means, stds, strict=True)):
-            axes.errorbar(x, y, std or None, color=mark(i).colour, marker=mark(i).marker, **bar)
+        for x, y, std, look in zip(costs, means, stds, looks, strict=True):
+            axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
         _cost_axis(axes, costs, name)
         said = "; ".join(filter(None, ["bars: ± 1 std over seeds" if stds.any() else "", remark]))
         axes.set_title(said, loc="left", color="0.35", fontsize=7, wrap=True)
         percent_axis(axes, np.concatenate([means - stds, means + stds]))
-        _label(figure, axes, list(points), np.stack([costs, means], 1), stds)
+        _label(figure, axes, known, np.stack([costs, means], 1), stds)
 
     width = form().inches(5.2)
-    draw(target, (width, max(2.6, 0.6 * width) + 0.02 * len(points)), paint)
+    draw(target, (width, max(2.6, 0.6 * width) + 0.02 * len(known)), paint)
 
 
 def accuracy_against_traffic(target: Target, points: Points) -> None:
@@ -132,15 +134,14 @@ def accuracy_against_traffic(target: Target, points: Points) -> None:
     _against(target, points, "traffic of the run, up and down, MB", "")
 
 
-def accuracy_against_seconds(target: Target, points: Points, left_out: int = 0) -> None:
+def accuracy_against_seconds(target: Target, points: Points) -> None:
     """Plot final accuracy against the seconds that a run takes alone; left and up is better.
 
     Args:
         target: the file to write.
-        points: cost in seconds of a whole run.
-        left_out: methods without such times; the picture says how many.
+        points: cost in seconds of a whole run; NaN for methods without such times, which are counted in words.
     """
-    if not points or any(seconds <= 0 for _, _, seconds in points.values()):
-        raise ValueError("accuracy_against_seconds: needs points, each with more than 0 seconds")
-    remark = f"{left_out} rows without times of their own left out" if left_out else ""
-    _against(target, points, "time of the run, s", remark)
+    untimed = sum(not seconds > 0 for _, _, seconds in points.values())
+    if untimed == len(points):
+        raise ValueError("accuracy_against_seconds: needs points, one at least with more than 0 seconds")
+    _against(target, points, "time of the run, s", f"not timed alone, so left out: {untimed}" if untimed else "")

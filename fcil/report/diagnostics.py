@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fcil.engine.diagnostics import TOP
 from fcil.engine.records import EVENTS, PLOTS
 from fcil.errors import ConfigError
+from fcil.merging.similarity import TOP
 from fcil.report.figure import SMALL, Target, draw, drawn_files, label_indices, legend, mark
 from fcil.report.form import form
 from fcil.report.missing_updates import missing_updates_text
 
-__all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
+__all__ = ["diagnostics_plots", "intruders_by_kind", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 
 PANELS = 5
 PANEL = 1.35
@@ -127,7 +127,7 @@ def intruders_over_tasks(
     draw(target, (form().inches(4.4), 2.4), paint)
 
 
-def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def intruders_by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Average the intruder counts over layers of a kind: last part of the layers' names -> mean after each task."""
     kinds = dict.fromkeys(layer.rpartition(".")[2] for event in ends for layer in event["intruders"])
 
@@ -156,5 +156,7 @@ def diagnostics_plots(folder: Path) -> list[Path]:
         )
     if ends and all(event["intruders"] for event in ends):
         drawn.append(folder / PLOTS / "intruders.png")
-        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP, missing.strip())
+        intruders_over_tasks(
+            drawn[-1], [event["task"] + 1 for event in ends], intruders_by_kind(ends), TOP, missing.strip()
+        )
     return [file for path in drawn for file in drawn_files(path)]

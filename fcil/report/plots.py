@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from fcil.report.figure import SMALL, Mark, Target, draw, label_indices, legend, mark
 from fcil.report.form import form
 
-__all__ = ["accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders", "percent_axis"]
+__all__ = ["accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders", "mean_and_std", "percent_axis"]
 
 COLUMN = 3.4
 """Inches of one column of print."""
 
 
-def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sample std over seeds (rows) of the finite values; the std is NaN where fewer than two are finite."""
     finite = np.isfinite(values)
     count = finite.sum(0)
@@ -31,7 +31,7 @@ def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
     """Plot one method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
     tasks = np.arange(1, seeds.shape[1] + 1)
-    mean, std = _mean_and_std(seeds)
+    mean, std = mean_and_std(seeds)
     if len(seeds) > 1:
         if thin:
             axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
@@ -83,7 +83,7 @@ def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> Non
         else:
             axes.set_title(about, loc="left", color="0.35", fontsize=7)
             handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
-            final = [_mean_and_std(seeds)[0][-1] for seeds in values.values()]
+            final = [mean_and_std(seeds)[0][-1] for seeds in values.values()]
             order = sorted(range(len(final)), key=lambda i: -np.nan_to_num(final[i], nan=-1.0))
             legend(figure, [handles[i] for i in order], [list(values)[i] for i in order], 4.2)
         last = max(seeds.shape[1] for seeds in values.values())

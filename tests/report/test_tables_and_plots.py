@@ -189,7 +189,9 @@ PICTURES = {
         p, np.arange(10_000).reshape(50, 200) % 7, ["a very long name of a class"] * 200, [120, 60, 20]
     ),
     "nobody": lambda p: plots.class_holders(p, np.zeros((2, 3), int), ["a", "b", "c"], [3]),
-    "traffic": lambda p: cost_plots.accuracy_against_traffic(p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}),
+    "traffic": lambda p: cost_plots.accuracy_against_traffic(
+        p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}
+    ),
     "traffic of one": lambda p: cost_plots.accuracy_against_traffic(p, {"a": (0.8, 0.0, 0.03)}),
 }  # fmt: skip
 
@@ -258,7 +260,7 @@ def test_legend_sizes_are_round_and_not_above_the_highest(highest, sizes):
 
 
 def test_mean_and_deviation_over_the_seeds_that_are_there():
-    mean, std = plots._mean_and_std(np.array([[0.5, 0.2, np.nan], [0.7, np.nan, np.nan]]))
+    mean, std = plots.mean_and_std(np.array([[0.5, 0.2, np.nan], [0.7, np.nan, np.nan]]))
     np.testing.assert_allclose(mean, [0.6, 0.2, np.nan])
     np.testing.assert_allclose(std, [0.1 * np.sqrt(2), np.nan, np.nan])
 
