@@ -79,7 +79,13 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[str], places: np.ndarray
     for i, (text, box) in enumerate(zip(texts, boxes, strict=True)):
         text.remove()
         middle, nearest = (box[:2] + box[2:]) / 2, np.clip(dots[i], box[:2], box[2:])
-        at = {"xycoords": "data", "textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SMALL}
+        at: dict[str, Any] = {
+            "xycoords": "data",
+            "textcoords": "offset points",
+            "ha": "center",
+            "va": "center",
+            "fontsize": SMALL,
+        }
         shown = axes.annotate(labels[i], tuple(places[i]), tuple((middle - dots[i]) / unit), **at)
         shown.set_in_layout(False)
         if np.hypot(*(nearest - dots[i])) > FAR * unit:

@@ -72,7 +72,8 @@ def draw_recorded(run: Run) -> list[Path]:
     Raises:
         ConfigError: not a run folder.
     """
-    config, into, drawn = run.config, run.folder / PLOTS, []
+    config, into = run.config, run.folder / PLOTS
+    drawn: list[str] = []
     if len(run.accuracy):
         _draw_accuracies(into, run.accuracies, run.accuracy, config.method.label, config.data.name, run.missing)
         drawn += PICTURES[:2]

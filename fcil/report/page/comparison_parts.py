@@ -21,16 +21,15 @@ from fcil.report.sweep_plot import accuracy_in_panels, sweep_panels
 from fcil.report.tables import to_cells
 from fcil.report.units import percent
 
-__all__ = ["filter_form", "runs_table", "subject_sections"]
+__all__ = ["filter_form", "results_sections", "runs_table", "standing"]
 
 MOST_VALUES = 40
 """Values of a setting that a filter offers; of one with more, each run has its own, and the text field finds them."""
 
 
-def subject_sections(subject: Subject, view: GridView | None = None) -> list[Section]:
-    """Tell of the runs together: where they stand, the tables at each point of a sweep, and the sweep's charts."""
-    sections = [Section("Where the runs stand", _standing(view))] if view else []
-    comparison = subject.comparison
+def results_sections(subject: Subject) -> list[Section]:
+    """Tell of the finished runs together: tables and charts at each point of a sweep, and the sweep's charts."""
+    sections, comparison = [], subject.comparison
     for value, rows in comparison.tables.items():
         runs = [run for run in comparison.figures if run["value"] == value]
         if rows:
@@ -39,7 +38,7 @@ def subject_sections(subject: Subject, view: GridView | None = None) -> list[Sec
     return [*sections, Section("Over the swept settings", _sweep(subject))]
 
 
-def _standing(view: GridView) -> str:
+def standing(view: GridView) -> str:
     """Say how many runs are in each state, and of those that are not finished how far each is."""
     standings = view.look()
     lines = [

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -10,11 +11,12 @@ from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
-from fcil.engine.grid import GRID
+from fcil.engine.grid import GRID, run_state
+from fcil.errors import ConfigError
 from fcil.report.grid_view import GridView
-from fcil.report.page.comparison_parts import filter_form, runs_table, subject_sections
+from fcil.report.page.comparison_parts import filter_form, results_sections, runs_table, standing
 from fcil.report.page.parts import Section, paragraph
-from fcil.report.page.run_parts import run_sections
+from fcil.report.page.run_parts import phase_name, run_sections
 from fcil.report.page.subject import Subject, of_comparison, of_runs
 from fcil.report.run_result import Run
 
@@ -78,11 +80,20 @@ def run_page(run: Run, seconds: float = 0, back: str = "") -> str:
         seconds: see `_document`.
         back: where the page of the comparison is that the run belongs to.
     """
+    state, name = run_state(run.folder), run.folder.resolve().name
+    link = f'<p><a href="{escape(back)}">All runs</a></p>' if back else ""
+    if state == "not begun":
+        return _document(name, paragraph("not begun") + link, [], seconds)
     data, census = run.config.data.name, run.census
     clients = f", {census.clients} clients" if census else ""
-    lead = paragraph(f"{data}{clients}, run folder {run.folder.resolve().name}")
-    lead += f'<p><a href="{escape(back)}">All runs</a></p>' if back else ""
+    lead = paragraph(f"{data}{clients}, run folder {name}; {state}{_place(run) if state == 'running' else ''}") + link
     return _document(run.title, lead, [(_anchor(s.title), s) for s in run_sections(run)], seconds)
+
+
+def _place(run: Run) -> str:
+    """Say in which phase a run is."""
+    phases = [event for event in run.events if event["event"] == "phase"]
+    return f", task {phases[-1]['task'] + 1}, {phase_name(phases[-1])}" if phases else ""
 
 
 def _run_folds(subject: Subject) -> str:
@@ -93,7 +104,7 @@ def _run_folds(subject: Subject) -> str:
         title = f"{entry.label}, seed {entry.facts['seed']}" + ("" if entry.state == "finished" else f", {entry.state}")
         varied = ", ".join(f"{k} = {v}" for k, v in entry.facts.items() if k not in ("method", "seed"))
         inner = "".join(s.html(f"{place}-{_anchor(s.title)}", 3) for s in _sections_of(entry.run, entry.state))
-        facts = escape(_json({**entry.facts, "state": entry.state}))
+        facts = escape(json.dumps({**entry.facts, "state": entry.state}))
         summary = escape(f"{title}{f' ({varied})' if varied else ''}")
         parts.append(
             f'<details class="run" id="{place}" data-facts="{facts}" data-text="{summary}">'
@@ -106,14 +117,12 @@ def _sections_of(run: Run, state: str) -> list[Section]:
     return run_sections(run) if state != "not begun" else []
 
 
-def _json(facts: dict[str, str]) -> str:
-    import json
-
-    return json.dumps(facts)
-
-
 def subject_page(
-    subject: Subject, seconds: float = 0, targets: Sequence[str] = (), view: GridView | None = None
+    subject: Subject,
+    seconds: float = 0,
+    targets: Sequence[str] = (),
+    view: GridView | None = None,
+    results: Sequence[Section] | None = None,
 ) -> str:
     """Write the page of several runs.
 
@@ -121,9 +130,10 @@ def subject_page(
         seconds: see `_document`.
         targets: where the page of each run is; without them their parts are in this one, folded.
         view: where the runs of a comparison stand.
+        results: `results_sections` of the subject, where they are made already.
     """
-    sections = subject_sections(subject, view)
-    entries = subject.entries
+    entries, sections = subject.entries, [Section("Where the runs stand", standing(view))] if view else []
+    sections += results_sections(subject) if results is None else results
     places = targets or [f"#run-{i + 1}" for i in range(len(entries))] if len(entries) <= MOST_RUNS else targets
     sections.append(Section("Runs", filter_form(entries) + runs_table(entries, places)))
     if not targets:
@@ -140,8 +150,6 @@ def report_page(folders: Sequence[Path]) -> str:
     Raises:
         ConfigError: a folder that holds neither, or a comparison among others.
     """
-    from fcil.errors import ConfigError
-
     comparisons = [folder for folder in folders if (folder / GRID).exists()]
     if comparisons and len(folders) > 1:
         raise ConfigError(f"{comparisons[0]}: is a comparison, which has a page of its own; name it alone")

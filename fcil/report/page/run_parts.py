@@ -18,7 +18,7 @@ from fcil.report.tables import run_figures
 from fcil.report.units import MEGA, percent
 from fcil.scenario.census import Census
 
-__all__ = ["run_sections"]
+__all__ = ["phase_name", "run_sections"]
 
 MOST_CLIENTS, MOST_REMARKS = 100, 200
 """Clients and remarks that are shown; a line says how many more there are, and where."""
@@ -62,11 +62,10 @@ def _accuracy(run: Run) -> str:
     )  # fmt: skip
     said = f"line: accuracy on all classes seen after each of {tasks} tasks, at last {percent(pooled[-1])} %"
     drawn = inline_svg(accuracy_over_tasks, {run.title: pooled}, label=said)
-    names = [f"task {t + 1}" for t in range(matrix.shape[1])]
-    square = matrix_table(
-        "accuracy on each task (columns) after each task (rows), %", "after", names,
-        list(zip(names, _percents(matrix), strict=False)),
-    )  # fmt: skip
+    numbers = [str(t + 1) for t in range(matrix.shape[1])]
+    lines = [(f"after task {t}", cells) for t, cells in zip(numbers, _percents(matrix), strict=False)]
+    caption, groups = "accuracy on each task (columns) after each task (rows), %", [("", 1), ("task", len(numbers))]
+    square = matrix_table(caption, "", numbers, lines, groups)
     return charts([chart(drawn, "accuracy on all classes seen", table), square])
 
 
@@ -158,10 +157,14 @@ DIGITS = (3, 3, 2, 3, 2)
 """Decimals of the columns of a phase's numbers."""
 
 
+def phase_name(phase: Mapping[str, Any]) -> str:
+    """Name the phase of a `phase` event inside its task."""
+    return "report" if phase["kind"] == "report" else f"round {phase['round']}"
+
+
 def _phase(phase: Mapping[str, Any], evaluation: float | None) -> tuple[str, str, list[float | None]]:
     values = [phase["upload_bytes"] / MEGA, phase["download_bytes"] / MEGA, phase["seconds_clients"]]
-    kind = "report" if phase["kind"] == "report" else f"round {phase['round']}"
-    place = f"task {phase['task'] + 1}, {kind}"
+    place = f"task {phase['task'] + 1}, {phase_name(phase)}"
     updates = f"{phase['updates']} of {len(phase['clients'])}"
     return place, updates, [*values, phase["seconds_merge"], evaluation]
 

@@ -51,16 +51,22 @@ function replace(text) {
   scrollTo(...place);
 }
 let version = "";
+function say(text) {
+  if (live.textContent !== text) live.textContent = text; // else a screen reader would tell it again and again
+}
 async function look() {
   try {
-    const reply = await fetch(location.href, { headers: version ? { "If-None-Match": version } : {}, cache: "no-store" });
-    if (reply.status === 200) {
-      version = reply.headers.get("ETag") ?? "";
-      replace(await reply.text());
+    if (!document.hidden) {
+      const headers = version ? { "If-None-Match": version } : {};
+      const reply = await fetch(location.pathname, { headers, cache: "no-store" });
+      if (reply.status === 200) {
+        version = reply.headers.get("ETag") ?? "";
+        replace(await reply.text());
+      }
+      say(reply.status < 400 ? "live" : `not live: ${await reply.text()}`);
     }
-    live.textContent = "live";
   } catch {
-    live.textContent = "not live: fcil watch has ended";
+    say("not live: fcil watch has ended");
   }
   setTimeout(look, 1000 * Number(live.dataset.seconds));
 }

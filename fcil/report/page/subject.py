@@ -1,5 +1,6 @@
 """Gather what a page tells of several runs: those of a comparison, or any that were named together."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ def of_comparison(folder: Path) -> Subject:
         known = figures.get(run.folder, {})
         settings = {**known.get("settings", {}), **dict(cell.point.settings)}
         entries.append(_entry(run, titles[cell.label], cell.seed, settings, varied, known))
-    return Subject(folder.resolve().name, comparison, entries, cells)
+    return Subject(f"Comparison {folder.resolve().name}", comparison, entries, cells)
 
 
 def of_runs(folders: Sequence[Path]) -> Subject:
@@ -67,6 +68,11 @@ def of_runs(folders: Sequence[Path]) -> Subject:
     runs = [Run(folder) for folder in folders]
     settings = [settings_of(run) for run in runs]
     labels = _labels([run.config.method.label for run in runs], settings)
+    seeds = Counter(zip(labels, [run.seed for run in runs], strict=True))
+    labels = [
+        f"{label} in {run.folder.resolve().name}" if seeds[label, run.seed] > 1 else label
+        for label, run in zip(labels, runs, strict=True)
+    ]  # the same run twice is no second seed
     figures: list[dict[str, Any]] = [
         {**run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": of_run}
         for run, label, of_run in zip(runs, labels, settings, strict=True)
