@@ -2,7 +2,6 @@
 
 import csv
 import io
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fcil.engine.records import write_atomic
 from fcil.report.comparison_plots import draw_table_plots
 from fcil.report.comparison_result import open_comparison
+from fcil.report.figure import drawn_files
 from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.published import published_markdown
@@ -49,14 +49,14 @@ def draw_again(out: Path) -> list[Path]:
     Raises:
         ConfigError: the folder holds no comparison.
     """
-    comparison, before = open_comparison(out), time.time_ns()
+    comparison, drawn = open_comparison(out), list[Path]()
     tables = {value: rows for value, rows in comparison.tables.items() if rows}
     for value, rows in tables.items():
-        draw_table_plots(out / value, rows, [run for run in comparison.figures if run["value"] == value])
+        drawn += draw_table_plots(out / value, rows, [run for run in comparison.figures if run["value"] == value])
     points = {value: comparison.points[value] for value in tables}
     if any(points.values()):
-        draw_sweep(out, points, tables)
-    return [path for path in comparison.plots if path.stat().st_mtime_ns >= before]
+        drawn += draw_sweep(out, points, tables)
+    return [file for path in drawn for file in drawn_files(path)]
 
 
 def _write_missing(path: Path, missing: Mapping[str, str]) -> None:

@@ -40,12 +40,13 @@ def seconds_points(rows: Sequence[Row]) -> Points:
     }
 
 
-def draw_table_plots(out: Path, rows: Sequence[Row], runs: Sequence[Mapping[str, Any]]) -> None:
-    """Draw accuracy, traffic and seconds of the rows of a table; the last is left out where no row has honest times."""
+def draw_table_plots(out: Path, rows: Sequence[Row], runs: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Draw accuracy, traffic and, where any row has honest times, seconds of the rows of a table; return the paths."""
     accuracy_over_tasks(out / "accuracy.png", curves_of(rows, runs))
     accuracy_against_traffic(out / "traffic.png", traffic_points(rows))
     if any(row.untimed < row.runs for row in rows):
         accuracy_against_seconds(out / "seconds.png", seconds_points(rows))
-    else:
-        for path in drawn_files(out / "seconds.png"):
-            path.unlink(missing_ok=True)  # of a time when some row had
+        return [out / "accuracy.png", out / "traffic.png", out / "seconds.png"]
+    for path in drawn_files(out / "seconds.png"):
+        path.unlink(missing_ok=True)  # of a time when some row had
+    return [out / "accuracy.png", out / "traffic.png"]

@@ -149,12 +149,19 @@ Tables = Mapping[str, Sequence[Row]]
 """Name of a point -> its rows."""
 
 
-def draw_sweep(out: Path, points: Points, tables: Tables) -> None:
-    """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side."""
+def draw_sweep(out: Path, points: Points, tables: Tables) -> list[Path]:
+    """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side.
+
+    Returns:
+        The paths.
+    """
+    drawn = []
     several = len(next(iter(points.values()))) > 1
     for setting, values, panels, columns in sweep_panels(points, tables):
         name = f"sweep-{setting}.png" if several and ", " not in setting else "sweep.png"
         accuracy_in_panels(out / name, setting, values, panels, columns)
+        drawn.append(out / name)
+    return drawn
 
 
 def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str], dict[str, Curves], int]]:

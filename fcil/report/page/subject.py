@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.engine.comparison import Cell, short_titles
 from fcil.engine.grid import read_grid, run_state
+from fcil.registry import method_class, method_names
 from fcil.report.comparison_result import Comparison, open_comparison
 from fcil.report.page.settings_parts import settings_of
 from fcil.report.rows import compare_rows, setting_text
@@ -74,7 +75,7 @@ def of_runs(folders: Sequence[Path]) -> Subject:
         for label, run in zip(labels, runs, strict=True)
     ]  # the same run twice is no second seed
     figures: list[dict[str, Any]] = [
-        {**run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": of_run}
+        {**run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": of_run, **_stream(run)}
         for run, label, of_run in zip(runs, labels, settings, strict=True)
     ]
     varied = differing_settings(figures)
@@ -86,6 +87,12 @@ def of_runs(folders: Sequence[Path]) -> Subject:
     comparison = Comparison(folders[0], {"": compare_rows(done)}, tuple(runs), {"": {}}, done)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
     return Subject(title, comparison, entries)
+
+
+def _stream(run: Run) -> dict[str, str]:
+    """Tell who has the data, by a shipped method: a file of the user's own is not run for a report."""
+    name = run.config.method.name
+    return {"stream": method_class(name).stream} if name in method_names() else {}
 
 
 def _labels(methods: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
