@@ -88,7 +88,9 @@ class Census:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "Census":
         """Read what `to_table` wrote."""
-        counts = {name: None if table[name] is None else np.array(table[name], np.int64) for name in COUNTS}
+        counts: dict[str, Any] = {
+            name: None if table[name] is None else np.array(table[name], np.int64) for name in COUNTS
+        }
         return cls(tuple(Task(**task) for task in table["tasks"]), tuple(table["classes"]), **counts)
 
     def check(self) -> "Census":

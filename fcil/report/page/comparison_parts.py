@@ -28,14 +28,15 @@ MOST_VALUES = 40
 
 
 def results_sections(subject: Subject) -> list[Section]:
-    """Tell of the finished runs together: tables and charts at each point of a sweep, and the sweep's charts."""
-    sections, comparison = [], subject.comparison
+    """Tell of the finished runs together: a sweep's charts, and tables and charts at each of its points."""
+    comparison = subject.comparison
+    sections = [Section("Over the swept settings", _sweep(subject))]
     for value, rows in comparison.tables.items():
         runs = [run for run in comparison.figures if run["value"] == value]
         if rows:
             found = comparison.differences[value]
             sections.append(Section(value or "Results", _tables(rows, runs, found) + _charts(rows, runs)))
-    return [*sections, Section("Over the swept settings", _sweep(subject))]
+    return sections
 
 
 def standing(view: GridView) -> str:
