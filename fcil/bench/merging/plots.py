@@ -68,8 +68,9 @@ def accuracy_by_method(target: Target, lines: Sequence[Line], title: str = "") -
             _dots(right, order, JOINT + k, marker, filled)
         left.set_yticks(range(len(order)), names)
         left.set_ylim(len(order) - 0.5, -0.5)
-        left.set(xlabel="accuracy per task, % of expert's")
-        right.set(xlabel="joint accuracy, tasks not told, %")
+        comma = ",\n" if form().narrow else ", "
+        left.set(xlabel=f"accuracy per task{comma}% of expert's")
+        right.set(xlabel=f"joint accuracy{comma}tasks not told, %")
         left.set_title(title, loc="left")
         right.set_title("± 1 std over seeds" if several else "", loc="right", color="0.35", fontsize=7)
         for panel in (left, right):
@@ -77,7 +78,7 @@ def accuracy_by_method(target: Target, lines: Sequence[Line], title: str = "") -
             panel.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
             panel.tick_params(axis="y", length=0)
             if not form().zoom:
-                panel.set_xlim(-2, max(102, panel.get_xlim()[1]))
+                panel.set_xlim(-2, max(102, panel.get_xlim()[1] + 3))
             panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         figure.legend(_hits_handles(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
@@ -97,7 +98,7 @@ def _panel(axes: Axes, lines: Sequence[Line], labels: Sequence[str], column: int
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not form().zoom:
-        axes.set_ylim(0, max(100, axes.get_ylim()[1]))
+        axes.set_ylim(-2, max(102, axes.get_ylim()[1] + 3))
     axes.grid(axis="y")
 
 
