@@ -16,7 +16,8 @@ from fcil.errors import ConfigError
 from fcil.report.grid_view import GridView
 from fcil.report.page.comparison_parts import filter_form, results_sections, runs_table, standing
 from fcil.report.page.parts import Section, paragraph
-from fcil.report.page.run_parts import phase_name, run_sections
+from fcil.report.page.phase_parts import phase_name
+from fcil.report.page.run_parts import run_sections
 from fcil.report.page.subject import Subject, of_comparison, of_runs
 from fcil.report.run_result import Run
 
