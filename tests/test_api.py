@@ -342,7 +342,7 @@ def test_a_comparison_has_rows_runs_and_tables(comparison, place):
     assert comparison.rows[0].figures["final_accuracy_mean"] == pytest.approx(np.mean(final))
     assert comparison.rows[0].figures["final_accuracy_std"] == pytest.approx(np.std(final, ddof=1))
     assert comparison.markdown() == (place / "pair" / "comparison.md").read_text()
-    assert [path.name for path in comparison.plots] == ["accuracy.png", "traffic.png"]
+    assert [path.name for path in comparison.plots] == ["accuracy.png", "seconds.png", "traffic.png"]
     assert "<Comparison" in repr(comparison)
     assert "ridge" in repr(comparison)
     html = comparison._repr_html_()
@@ -371,7 +371,11 @@ def test_a_sweep_from_a_dict_has_a_table_for_each_value(comparison, place):
     )
     assert list(swept.tables) == ["partition.beta=0.5", "partition.beta=5.0"]
     assert swept.markdown() == (place / "swept" / "comparison.md").read_text()
-    assert len(swept.plots) == 5, "two of each value, and one over the values"
+    names = [str(path.relative_to(swept.folder)) for path in swept.plots]
+    of_each = [f"{value}/{name}.png" for value in swept.tables for name in ("accuracy", "traffic")]
+    assert {*of_each, "sweep.png"} <= set(names)
+    timed = [value for value, rows in swept.tables.items() if not rows[0].untimed]
+    assert {name for name in names if "seconds" in name} == {f"{value}/seconds.png" for value in timed}
     assert swept._repr_html_().count("<caption>partition.beta=") == 2
     with pytest.raises(fcil.ConfigError, match=r"settings sweeps over it"):
         fcil.compare({**SMALL, "sweep": {"partition.beta": [0.5]}}, {"partition.beta": 1.0}, methods=["ridge"])

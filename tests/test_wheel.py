@@ -24,7 +24,7 @@ def test_only_fcil_is_at_the_top_level(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fcil"}
     assert {"fcil/strategies/lorm.py", "fcil/strategies/fedavg.py", "fcil/configs/quickstart.toml"} <= set(names)
     assert "fcil/assets/vit_tiny_fashion.safetensors" in names
-    assert "fcil/py.typed" in names
+    assert {"fcil/py.typed", "fcil/report/page/style.css", "fcil/report/page/script.js"} <= set(names)
     assert not [name for name in names if "test" in name or "hatch_build" in name or "install_checkout" in name]
 
 

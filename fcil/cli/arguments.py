@@ -8,10 +8,11 @@ from pathlib import Path
 from fcil.engine.folders import run_folder
 from fcil.errors import ConfigError
 from fcil.options import split_list
+from fcil.report.form import FORMATS, WIDTHS, Form
 
 __all__ = [
-    "at_least_1", "comma_separated", "methods", "output_folder", "overrides", "pixels", "seeds", "set_argument",
-    "sweep_argument",
+    "at_least_1", "comma_separated", "figure_arguments", "figure_form", "methods", "output_folder", "overrides",
+    "pixels", "seeds", "set_argument", "sweep_argument",
 ]  # fmt: skip
 
 
@@ -64,6 +65,29 @@ def sweep_argument(parser: argparse.ArgumentParser) -> None:
         "--sweep", action="append", default=[], metavar="SECTION.KEY=A,B",
         help="compare at each value; several: at all combinations, or side by side with zip=true",
     )  # fmt: skip
+
+
+def figure_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that draws: file formats, a width for print, and zoomed axes."""
+    parser.add_argument(
+        "--format", type=comma_separated, default=["png"], metavar="A,B", dest="formats",
+        help=f"of figures: {','.join(FORMATS)} (default: png)",
+    )  # fmt: skip
+    widths = ", ".join(f"{name} {inches} in" for name, inches in WIDTHS.items())
+    parser.add_argument("--width", choices=WIDTHS, help=f"of figures, for print: {widths} (default: as suits each)")
+    parser.add_argument(
+        "--zoom", action="store_true", help="accuracy axes that hold the values closely, in place of 0 to 100 %%"
+    )
+
+
+def figure_form(args: argparse.Namespace) -> Form:
+    """Read the form of figures; that of a command without these options is the default.
+
+    Raises:
+        ConfigError: a format that is not known.
+    """
+    formats = tuple(dict.fromkeys(getattr(args, "formats", Form.formats)))
+    return Form(formats, getattr(args, "width", None) or "", getattr(args, "zoom", False))
 
 
 def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -> Path:

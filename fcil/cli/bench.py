@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli.arguments import at_least_1, output_folder, seeds, set_argument
+from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument
 from fcil.errors import ConfigError
 
 __all__ = ["bench_commands"]
@@ -61,6 +61,7 @@ def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--output", type=Path, metavar="DIR", help="default: runs/merge-bench-NAME, with what --set changed"
     )
     merges.add_argument("--seeds", type=seeds, default=[0], metavar="0,1,2", help="default: 0")
+    figure_arguments(merges)
     speed = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
     add = speed.add_argument
     add("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")

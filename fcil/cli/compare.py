@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_arguments", "compare_command", "watch_command"]
 
 SEEDS = [0, 1, 2]
+PORT = 8400
 
 
 def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
@@ -125,6 +126,10 @@ def _jobs(text: str) -> int:
 
 
 def _watch(args: argparse.Namespace, console: Console) -> None:
+    if args.serve is not None:
+        from fcil.report.page.serving import serve
+
+        return serve(args.folder, args.serve, lambda text: console.print(text, soft_wrap=True, markup=False))
     from rich.live import Live
 
     from fcil.engine.grid import watched
@@ -134,12 +139,13 @@ def _watch(args: argparse.Namespace, console: Console) -> None:
     standings = view.look()
     if not console.is_terminal:
         console.print(view.draw(standings, len(standings)))
-        return
+        return None
     with Live(view.draw(standings), console=console, auto_refresh=False) as screen:
         while any(standing.state not in ("finished", "failed") for standing in standings):
             time.sleep(1)
             standings = view.look()
             screen.update(view.draw(standings), refresh=True)
+    return None
 
 
 def watch_command(
@@ -147,4 +153,15 @@ def watch_command(
 ) -> None:
     """Add the command `watch`."""
     text = "show where the runs of a comparison stand, or one run, also those of other processes"
-    command("watch", _watch, text).add_argument("folder", type=Path, metavar="DIR", help="its folder")
+    parser = command("watch", _watch, text)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="its folder")
+    parser.add_argument(
+        "--serve", type=_port, nargs="?", const=PORT, metavar="PORT",
+        help=f"show the page of `fcil report --html` live on 127.0.0.1 (default: port {PORT}; 0: any that is free)",
+    )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a port, 0 to 65535")
+    return int(text)

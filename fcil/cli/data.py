@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli.arguments import output_folder, pixels, set_argument
+from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument
 
 __all__ = ["data_commands", "data_list"]
 
@@ -67,4 +67,5 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     set_argument(show)
+    figure_arguments(show)
     show.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-preview, with what --set changed")

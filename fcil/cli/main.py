@@ -12,7 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import comma_separated, output_folder, overrides, set_argument
+from fcil.cli.arguments import (
+    comma_separated,
+    figure_arguments,
+    figure_form,
+    output_folder,
+    overrides,
+    set_argument,
+)
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.compare import compare_arguments, compare_command, watch_command
@@ -27,6 +34,7 @@ from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
 from fcil.cli.tune import tune_command
 from fcil.errors import FcilError
+from fcil.report.form import written_as
 
 __all__ = ["main"]
 
@@ -107,6 +115,8 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     set_argument(parser)
     if output:
         parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
+    if output:
+        figure_arguments(parser)
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
     parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (implies --exchange ray)")
@@ -120,9 +130,9 @@ Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], ar
 def _run_commands(command: Command) -> None:
     """Add `run`, `resume`, `plan`, `compare`, `watch` and `tune`."""
     _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
-    command("resume", _resume, "go on with a run that was stopped").add_argument(
-        "run", type=Path, metavar="RUN", help="its folder"
-    )
+    resume = command("resume", _resume, "go on with a run that was stopped")
+    resume.add_argument("run", type=Path, metavar="RUN", help="its folder")
+    figure_arguments(resume)
     plan = command("plan", plan_command, "show what a run will take: samples, steps, traffic, memory and time")
     _settings(plan, output=False)
     plan_arguments(plan)
@@ -174,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     errors = Console(stderr=True, highlight=False)
     try:
-        args.do(args, _console())
+        with written_as(figure_form(args)):
+            args.do(args, _console())
     except FcilError as error:
         errors.print(f"fcil: {error}", soft_wrap=True, markup=False)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Run `fcil report RUN...`: draw the diagnostics that runs recorded, and say when they reached an accuracy."""
+"""Run `fcil report RUN...`: draw what runs recorded, write it as a page, and say when they reached an accuracy."""
 
 import argparse
 from collections.abc import Callable
@@ -6,23 +6,51 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fcil.cli.arguments import figure_arguments
 from fcil.errors import ConfigError
 
 __all__ = ["report", "report_command"]
 
 
 def report(args: argparse.Namespace, console: Console) -> None:
-    """Draw the diagnostics of runs and print the pictures' names (`fcil report RUN...`)."""
-    from fcil.report.diagnostics import diagnostics_plots
-
+    """Draw what runs and comparisons recorded, or write it as a page (`fcil report RUN...`)."""
     if args.reach is not None and not 0 <= args.reach <= 1:
         raise ConfigError(f"--reach {args.reach:g}: a share from 0 to 1, as 0.8 for 80 %")
+    if args.html is not None:
+        _write_page(args.runs, args.html, console)
     for folder in args.runs:
-        drawn = diagnostics_plots(folder)
-        text = ", ".join(path.name for path in drawn) or "no diagnostics recorded; set run.diagnostics = true"
-        console.print(f"{folder}: {text}", soft_wrap=True, markup=False)
+        if args.html is None:
+            console.print(f"{folder}: {_drawn(folder)}", soft_wrap=True, markup=False)
         if args.reach is not None:
             console.print(f"{folder}: {_reached(folder, args.reach)}", soft_wrap=True, markup=False)
+
+
+def _drawn(folder: Path) -> str:
+    """Draw a run or a comparison into its folder, and name the pictures."""
+    from fcil.engine.grid import GRID
+    from fcil.report.run import draw_recorded
+    from fcil.report.run_result import Run
+
+    if (folder / GRID).exists():
+        from fcil.report.comparison import draw_again
+
+        return ", ".join(str(path.relative_to(folder)) for path in draw_again(folder)) or "no run is finished"
+    run = Run(folder)
+    drawn = ", ".join(path.name for path in draw_recorded(run)) or "nothing recorded yet"
+    return drawn if run.config.run.diagnostics else f"{drawn}; no diagnostics recorded; set run.diagnostics = true"
+
+
+def _write_page(folders: list[Path], file: Path, console: Console) -> None:
+    from fcil.engine.records import write_atomic
+    from fcil.report.page.document import report_page
+
+    page = report_page(folders).encode()
+    try:
+        write_atomic(file, page)
+    except OSError as error:
+        told = f"--html {file}: cannot be written ({error.strerror}); name a file in a folder that exists"
+        raise ConfigError(told) from None
+    console.print(f"{file}: {len(page) / 1000:,.0f} kB, opens in any browser", soft_wrap=True, markup=False)
 
 
 def _reached(folder: Path, accuracy: float) -> str:
@@ -41,8 +69,14 @@ def _reached(folder: Path, accuracy: float) -> str:
 
 def report_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `report`."""
-    parser = command("report", report, "draw the diagnostics of runs into their plots/")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, finished or not")
+    parser = command("report", report, "draw what runs recorded into their plots/, or write it as one page of HTML")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, finished or not, or of a comparison"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page that needs nothing else, in place of pictures"
+    )
+    figure_arguments(parser)
     parser.add_argument(
         "--reach", type=float, metavar="SHARE", help="say after how many rounds and MB this accuracy was first reached"
     )

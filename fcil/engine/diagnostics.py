@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 from fcil.arrays import Arrays, State, as_float32
 from fcil.engine.records import left_aside, write_atomic
 from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
-from fcil.merging.similarity import intruders, kinships, left_vectors
+from fcil.merging.similarity import EPSILON, TOP, intruders, kinships, left_vectors
 from fcil.method import Adapter, ClientUpdate, Phase
 from fcil.method.state import TRAINED
 from fcil.model.backbone import load_backbone
@@ -34,11 +34,9 @@ from fcil.server.loop import Request
 from fcil.server.plan import Plan
 from fcil.threads import threads
 
-__all__ = ["DIAGNOSTICS", "EPSILON", "TOP", "Diagnostics", "changes_in"]
+__all__ = ["DIAGNOSTICS", "Diagnostics", "changes_in"]
 
 DIAGNOSTICS = "diagnostics"
-EPSILON, TOP = 0.5, 10
-"""An intruder's largest cosine with a direction of W0, and how many directions of each layer are looked at."""
 
 
 def changes_in(arrays: Arrays, adapter: Adapter | None = None) -> Mapping[str, Change]:

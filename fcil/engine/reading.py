@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fcil.engine.records import EVENTS, MATRIX
+from fcil.engine.records import CENSUS, EVENTS, MATRIX
+from fcil.scenario.census import Census
 
-__all__ = ["read_events", "read_matrix"]
+__all__ = ["read_census", "read_events", "read_matrix"]
+
+
+def read_census(folder: Path) -> Census | None:
+    """Read how many images are held where; None of a run that an earlier version recorded, which did not write it."""
+    try:
+        return Census.from_table(json.loads((folder / CENSUS).read_text()))
+    except FileNotFoundError:
+        return None
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Reads and writes a run folder: settings, events, figures and checkpoints. Append-only or atomic; no pickle.
 
 config.toml          resolved settings, and under [provenance] the method's defaults, versions, commit and hashes
+census.json          classes in their order of arrival, and how many images of each task and class are held where
 metrics.jsonl        one line per event
 accuracy_matrix.csv  row: after task t, column: task
 summary.json         only in a finished run
@@ -33,10 +34,12 @@ from fcil.engine.figures import completed
 from fcil.engine.folder_lock import open_locked
 from fcil.engine.metrics import accuracy_matrix
 from fcil.errors import ConfigError, FolderInUse, RunError
+from fcil.scenario.census import Census
 from fcil.server.plan import Progress, Storage
 from fcil.server.traffic import Ledger
 
 __all__ = [
+    "CENSUS",
     "CONFIG",
     "EVENTS",
     "FAILED",
@@ -57,8 +60,8 @@ FAILED = "failed.txt"
 """Name of the file that says why a run of a comparison failed; gone when the run is tried again."""
 GRID = "grid.json"
 """Name of the file, in the folder of a comparison, that lists its runs."""
-CONFIG, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
-    "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
+CONFIG, CENSUS, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
+    "config.toml", "census.json", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
 )  # fmt: skip
 
 
@@ -277,6 +280,11 @@ class Recorder:
         with _writing(self.folder):
             os.fsync(self._events.fileno())
             _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
+
+    def write_census(self, census: Census) -> None:
+        """Write census.json."""
+        with _writing(self.folder):
+            write_atomic(self.folder / CENSUS, (json.dumps(census.to_table()) + "\n").encode())
 
     def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
         """Write accuracy_matrix.csv, with empty cells for tasks not seen yet."""

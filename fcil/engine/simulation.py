@@ -132,6 +132,7 @@ def simulate(
         ending.callback(recorder.close)
         if (finished := read_summary(folder)) is not None:  # by another process, since we looked
             return finished
+        recorder.write_census(plan.census)
         progress = progress.add(resumed=1) if progress else initial_progress(plan)
         record: Emit = Summary(recorder.emit) if plan.config.run.client_events == "summary" else recorder.emit
         emit = listen(record, progress) if listen else record

@@ -10,7 +10,20 @@ import numpy as np
 from fcil.errors import MergeError
 from fcil.merging.lowrank import Change, LowRank, dense, inner, product_svd
 
-__all__ = ["cosines", "grams", "intruders", "kinships", "left_vectors", "spectra", "spectral_features"]
+__all__ = [
+    "EPSILON",
+    "TOP",
+    "cosines",
+    "grams",
+    "intruders",
+    "kinships",
+    "left_vectors",
+    "spectra",
+    "spectral_features",
+]
+
+EPSILON, TOP = 0.5, 10
+"""An intruder's largest cosine with a direction of W0, and how many directions of a layer are looked at in reports."""
 
 Changes = Mapping[str, LowRank]
 """Layer name -> change of the layer's weight."""

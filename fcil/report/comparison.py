@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fcil.engine.metrics import pooled_accuracies
 from fcil.engine.records import write_atomic
+from fcil.report.comparison_plots import draw_table_plots
+from fcil.report.comparison_result import open_comparison
+from fcil.report.figure import drawn_files
 from fcil.report.figures_table import figures_csv, figures_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
-from fcil.report.plots import accuracy_against_traffic, accuracy_over_tasks
 from fcil.report.published import published_markdown
 from fcil.report.rows import Row, compare_rows, setting_text
 from fcil.report.run_rows import runs_csv
 from fcil.report.sweep_plot import draw_sweep
 from fcil.report.tables import to_csv, to_latex, to_markdown
-from fcil.report.units import MEGA
 
-__all__ = ["write_comparison"]
+__all__ = ["draw_again", "write_comparison"]
 
 MISSING = "missing.md"
 """Name of the file that says which runs the tables of a comparison lack."""
@@ -43,6 +41,22 @@ def write_comparison(
     if any(points):
         _write_sweep_tables(out, points, tables)
     return tables
+
+
+def draw_again(out: Path) -> list[Path]:
+    """Draw the plots of a comparison from its records, as far as runs are finished; return the files.
+
+    Raises:
+        ConfigError: the folder holds no comparison.
+    """
+    comparison, drawn = open_comparison(out), list[Path]()
+    tables = {value: rows for value, rows in comparison.tables.items() if rows}
+    for value, rows in tables.items():
+        drawn += draw_table_plots(out / value, rows, [run for run in comparison.figures if run["value"] == value])
+    points = {value: comparison.points[value] for value in tables}
+    if any(points.values()):
+        drawn += draw_sweep(out, points, tables)
+    return [file for path in drawn for file in drawn_files(path)]
 
 
 def _write_missing(path: Path, missing: Mapping[str, str]) -> None:
@@ -83,7 +97,7 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """Write comparison.csv, .md and .tex, figures.csv and .md, and plot accuracy over tasks and against traffic."""
+    """Write comparison.csv, .md and .tex, figures.csv and .md, and draw the plots."""
     rows = compare_rows(runs)
     found = differences(runs)
     md = "\n".join(filter(None, [_markdown(rows), differences_markdown(found)]))
@@ -92,15 +106,5 @@ def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     write_atomic(out / "differences.csv", differences_csv(found).encode())
     for name, text in (("csv", figures_csv(runs)), ("md", figures_markdown(runs))):
         write_atomic(out / f"figures.{name}", text.encode())
-    curves = {}
-    points = {}
-    for row in rows:
-        label_runs = [run for run in runs if run["label"] == row.label]
-        curves[row.title] = np.stack([pooled_accuracies(run["correct"], run["total"]) for run in label_runs])
-        final = [run["final_accuracy"] for run in label_runs]
-        megabytes = [(run["upload_bytes"] + run["download_bytes"]) / MEGA for run in label_runs]
-        std = float(np.std(final, ddof=1)) if len(final) > 1 else 0.0
-        points[row.title] = (float(np.mean(final)), std, float(np.mean(megabytes)))
-    accuracy_over_tasks(out / "accuracy.png", curves)
-    accuracy_against_traffic(out / "traffic.png", points)
+    draw_table_plots(out, rows, runs)
     return rows

@@ -8,15 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
+from fcil.engine.comparison import figures
+from fcil.engine.grid import read_grid
+from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.html import html_table
 from fcil.report.paired import Difference, differences, differences_markdown
 from fcil.report.published import published_cells, published_markdown, published_rich
-from fcil.report.rows import Row, any_published, caption, setting_text
+from fcil.report.rows import Row, any_published, caption, compare_rows, setting_text
 from fcil.report.run_result import Run
 from fcil.report.tables import to_cells, to_markdown, to_rich
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "open_comparison"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +51,9 @@ class Comparison:
 
     @property
     def plots(self) -> list[Path]:
-        """The pictures' paths: accuracy over tasks and against traffic; with a sweep, those of each point too."""
-        return sorted(path for value in {"", *self.tables} for path in (self.folder / value).glob("*.png"))
+        """The pictures' paths: accuracy over tasks, against traffic and time; with a sweep, those of each point too."""
+        folders = [self.folder / value for value in {"", *self.tables}]
+        return sorted(path for folder in folders for kind in FORMATS for path in folder.glob(f"*.{kind}"))
 
     def markdown(self) -> str:
         """Format the table for a README; with a sweep, one under each point."""
@@ -96,3 +100,17 @@ class Comparison:
             + (html_table("published figures", *published_cells(rows)) if any_published(rows) else "")
             for value, rows in self.tables.items()
         )
+
+
+def open_comparison(folder: Path) -> Comparison:
+    """Open the comparison in a folder with what is finished of it; nothing is carried out.
+
+    Raises:
+        ConfigError: the folder holds no comparison.
+    """
+    cells = read_grid(folder)
+    runs = tuple(Run(cell.folder) for cell in cells)
+    done = figures(cells, {run.folder: run.summary for run in runs if run.finished})
+    values = dict.fromkeys(cell.value for cell in cells)
+    tables = {value: compare_rows([run for run in done if run["value"] == value]) for value in values}
+    return Comparison(folder, tables, runs, {cell.value: dict(cell.point.settings) for cell in cells}, done)

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fcil.engine.diagnostics import TOP
 from fcil.engine.records import EVENTS, PLOTS
 from fcil.errors import ConfigError
-from fcil.report.figure import SMALL, draw, label_indices, legend, mark
+from fcil.merging.similarity import TOP
+from fcil.report.figure import SMALL, Target, draw, drawn_files, label_indices, legend, mark
+from fcil.report.form import form
 from fcil.report.missing_updates import missing_updates_text
 
-__all__ = ["diagnostics_plots", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
+__all__ = ["diagnostics_plots", "intruders_by_kind", "intruders_over_tasks", "kinship_heatmaps", "read_diagnostics"]
 
 PANELS = 5
 PANEL = 1.35
@@ -53,14 +54,14 @@ def _missing_updates(folder: Path) -> str:
     return f"\n{text}" if text else ""
 
 
-def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
+def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int], side: float) -> Any:
     image = axes.imshow(matrix, cmap="RdBu", norm=Normalize(-1, 1), interpolation="nearest")
-    labelled = label_indices(len(names), PANEL, 11)
+    labelled = label_indices(len(names), side, 11)
     axes.set_xticks(list(labelled), [str(names[i]) for i in labelled])
     axes.set_yticks(list(labelled), [str(names[i]) for i in labelled])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if PANEL * 72 / len(names) >= 2.4 * SMALL:
+    if side * 72 / len(names) >= 2.4 * SMALL:
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else "black"
             axes.text(column, row, f"{round(value, 1) + 0:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
@@ -68,24 +69,26 @@ def _panel(axes: Axes, matrix: np.ndarray, names: Sequence[int]) -> Any:
 
 
 def kinship_heatmaps(
-    path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[int]]], label: str, title: str
+    target: Target, panels: Mapping[str, tuple[np.ndarray, Sequence[int]]], label: str, title: str
 ) -> None:
     """Plot cosines between weight updates as heat maps, on a scale from -1 to 1 in every picture.
 
     Args:
-        path: the PNG to write.
-        panels: title -> ((n, n) kinship, the n clients' or tasks' numbers); of more than five, five evenly spread.
+        target: the file to write.
+        panels: title -> ((n, n) kinship, the n clients' or tasks' numbers); evenly spread ones if not all fit.
         label: axis label, what rows and columns are.
         title: title of the figure.
     """
-    chosen = sorted({round(i) for i in np.linspace(0, len(panels) - 1, min(len(panels), PANELS))})
+    room = int((form().inches(100) - 0.9) / (0.6 * PANEL + 0.3))
+    chosen = sorted({round(i) for i in np.linspace(0, len(panels) - 1, min(len(panels), PANELS, room))})
     shown = [list(panels.items())[i] for i in chosen]
+    side = min(PANEL, (form().inches(100) - 0.9) / len(shown) - 0.3)
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.remove()
         row = figure.subplots(1, len(shown), squeeze=False)[0]
         for position, (panel, (name, (matrix, names))) in enumerate(zip(row, shown, strict=True)):
-            image = _panel(panel, matrix, names)
+            image = _panel(panel, matrix, names, side)
             panel.set_title(name, loc="left", fontsize=7)
             panel.set(xlabel=label, ylabel=label if position == 0 else "")
         figure.suptitle(title, x=0.02, ha="left", fontsize=8)
@@ -93,16 +96,16 @@ def kinship_heatmaps(
         bar.outline.set_visible(False)
         bar.ax.set_title("cosine", fontsize=7)
 
-    draw(path, (0.9 + (PANEL + 0.3) * len(shown), PANEL + 0.95), paint)
+    draw(target, (form().inches(0.9 + (PANEL + 0.3) * len(shown)), side + 0.95), paint)
 
 
 def intruders_over_tasks(
-    path: Path, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int, title: str = ""
+    target: Target, tasks: Sequence[int], counts: Mapping[str, Sequence[float]], top: int, title: str = ""
 ) -> None:
     """Plot the deployed model's intruder dimensions after each task, as means over the layers of each kind.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         tasks: their numbers, from 1.
         counts: kind of layer -> mean number of intruders among the `top` first directions, after each task.
         top: directions looked at in each layer.
@@ -121,10 +124,10 @@ def intruders_over_tasks(
         handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
         legend(figure, handles, list(counts), 4.2)
 
-    draw(path, (4.4, 2.4), paint)
+    draw(target, (form().inches(4.4), 2.4), paint)
 
 
-def _by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def intruders_by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Average the intruder counts over layers of a kind: last part of the layers' names -> mean after each task."""
     kinds = dict.fromkeys(layer.rpartition(".")[2] for event in ends for layer in event["intruders"])
 
@@ -153,5 +156,7 @@ def diagnostics_plots(folder: Path) -> list[Path]:
         )
     if ends and all(event["intruders"] for event in ends):
         drawn.append(folder / PLOTS / "intruders.png")
-        intruders_over_tasks(drawn[-1], [event["task"] + 1 for event in ends], _by_kind(ends), TOP, missing.strip())
-    return drawn
+        intruders_over_tasks(
+            drawn[-1], [event["task"] + 1 for event in ends], intruders_by_kind(ends), TOP, missing.strip()
+        )
+    return [file for path in drawn for file in drawn_files(path)]

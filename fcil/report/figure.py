@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["DPI", "SMALL", "Mark", "draw", "label_indices", "legend", "mark"]
+from fcil.report.form import form
+
+__all__ = ["DPI", "SMALL", "Mark", "Target", "draw", "drawn_files", "label_indices", "legend", "mark"]
+
+Target = Path | StringIO
+"""Where a plot goes: a file, whose suffix is replaced by that of each format of `fcil.report.form`; or SVG as text."""
 
 DPI = 200
 SMALL = 6.5
@@ -22,7 +28,15 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "xtick.major.size": 2.5, "ytick.major.size": 2.5, "lines.linewidth": 1.4, "lines.markersize": 4.5,
     "grid.color": "0.88", "grid.linewidth": 0.5, "axes.axisbelow": True, "text.parse_math": False,
+    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "fcil",
 }  # fmt: skip
+
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+}
+"""Without dates and programs' versions, which would make equal figures differ."""
 
 # Okabe and Ito's palette without its yellow, which vanishes on white, dark and light in turn. Seven colours, six
 # markers and five dashes: 210 lines all differ, and neighbours differ in all three, also in grey.
@@ -51,24 +65,44 @@ def label_indices(count: int, inches: float, points: float = SMALL + 2) -> range
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], ems: float) -> None:
-    """Add a legend right of the axes, its samples `ems` long, long labels folded."""
+    """Add a legend right of the axes, its samples `ems` long, long labels folded; below where the figure is narrow."""
     folded = [textwrap.fill(label, 26) for label in labels]
-    figure.legend(handles, folded, loc="outside right upper", handlelength=ems, labelspacing=0.6)
+    look: dict[str, Any] = {"handlelength": ems, "labelspacing": 0.6}
+    if not form().narrow:
+        figure.legend(handles, folded, loc="outside right upper", **look)
+        return
+    columns = 2 if max(map(len, labels)) <= 18 and len(labels) > 1 else 1
+    lines = sum(label.count("\n") + 1 for label in folded) / columns
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines + 0.1)
+    figure.legend(handles, folded, loc="outside lower left", ncols=columns, **look)
 
 
-def draw(path: Path, size: tuple[float, float], paint: Callable[[Figure, Axes], None]) -> None:
-    """Call `paint` with an empty figure of `size` inches and save it as a PNG, written aside and then renamed.
+def drawn_files(path: Path) -> list[Path]:
+    """Name the files that `draw` writes for a path: one of each format."""
+    return [path.with_suffix(f".{kind}") for kind in form().formats]
+
+
+def draw(target: Target, size: tuple[float, float], paint: Callable[[Figure, Axes], None]) -> None:
+    """Call `paint` with an empty figure of `size` inches and save it in each format, written aside and then renamed.
 
     The same input gives the same bytes with the same matplotlib: its own defaults, no user's style file, no date.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         paint(figure, figure.add_subplot())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(aside, format="png", dpi=DPI, metadata={"Software": None})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        if isinstance(target, StringIO):
+            figure.savefig(target, format="svg", metadata=METADATA["svg"], transparent=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in drawn_files(target):
+            _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    aside, kind = path.with_name(f".{path.name}.{os.getpid()}"), path.suffix[1:]
+    try:
+        figure.savefig(aside, format=kind, dpi=DPI, metadata=METADATA[kind])
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from fcil.report.rows import Column
 from fcil.report.tables import cells_markdown
 from fcil.report.units import MEGA
 
-__all__ = ["figures_csv", "figures_markdown"]
+__all__ = ["figures_cells", "figures_csv", "figures_markdown"]
 
 Runs = Sequence[Mapping[str, Any]]
 NAN = float("nan")
@@ -62,12 +62,17 @@ def _text(column: Column, mean: float, std: float) -> str:
     return "-" if np.isnan(mean) else f"{mean * column.factor:.{column.digits}f}{spread}"
 
 
-def figures_markdown(runs: Runs) -> str:
-    """Format the table as Markdown; a column that no row has is left out."""
+def figures_cells(runs: Runs) -> tuple[list[str], list[list[str]]]:
+    """Make the heads and lines of the table; a column that no row has is left out."""
     rows = _values(runs)
     shown = [i for i in range(len(COLUMNS)) if any(not np.isnan(row[i][1]) for row in rows.values())]
     heads = ["method", *(f"{COLUMNS[i].head} [{COLUMNS[i].unit}]" for i in shown)]
-    return cells_markdown(heads, [[label, *(_text(*row[i]) for i in shown)] for label, row in rows.items()])
+    return heads, [[label, *(_text(*row[i]) for i in shown)] for label, row in rows.items()]
+
+
+def figures_markdown(runs: Runs) -> str:
+    """Format the table as Markdown; a column that no row has is left out."""
+    return cells_markdown(*figures_cells(runs))
 
 
 def figures_csv(runs: Runs) -> str:

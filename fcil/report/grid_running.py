@@ -19,6 +19,7 @@ from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
+from fcil.report.form import form
 from fcil.report.running import carry_out, left_out_settings
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, 
     moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
     screen: AbstractContextManager[Any] = moving or nullcontext()
     number = min(jobs, len(runs) - states.count("finished"))
-    with Jobs(out, number, reuse.options()) as processes, screen:
+    with Jobs(out, number, [*reuse.options(), *form().options()]) as processes, screen:
         while processes.running:
             time.sleep(LOOK_SECONDS)
             standings = view.look()

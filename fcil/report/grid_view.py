@@ -10,9 +10,10 @@ from fcil.engine.comparison import Cell
 from fcil.engine.following import Follower, Standing
 from fcil.report.live import clock
 
-__all__ = ["GridView"]
+__all__ = ["HEAD", "GridView"]
 
 STYLES = {"finished": "green", "running": "bold", "failed": "red", "stopped": "yellow", "not begun": "dim"}
+HEAD = ("run", "state", "done", "left", "accuracy", "at")
 LINES = 24
 """Runs that are shown, at most; of others only the numbers."""
 FIRST = ("running", "failed", "stopped", "not begun", "finished")
@@ -66,22 +67,24 @@ class GridView:
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("run", overflow="fold")
         table.add_column("state")
-        for name in ("done", "left", "accuracy"):
+        for name in HEAD[2:5]:
             table.add_column(name, justify="right")
         table.add_column("at", overflow="fold")
         for i in sorted(shown):
-            table.add_row(*self._row(self.runs[i], standings[i]))
+            name, state, *others = self.cells(self.runs[i], standings[i])
+            table.add_row(Text(name), Text(state, STYLES[state]), *map(Text, others))
         if len(shown) < len(standings):
             table.add_row(Text(f"and {len(standings) - len(shown)} more", "dim"))
         return table
 
-    def _row(self, cell: Cell, standing: Standing) -> list[Text]:
+    def cells(self, cell: Cell, standing: Standing) -> list[str]:
+        """Write a run's line of the table, a text for each name in `HEAD`."""
         left = standing.seconds_left if standing.state == "running" else None
         return [
-            Text(cell.name),
-            Text(standing.state, STYLES[standing.state]),
-            Text(f"{100 * standing.share:.0f} %" if standing.share else ""),
-            Text(clock(left) if left else ""),
-            Text("" if standing.accuracy is None else f"{100 * standing.accuracy:.1f} %"),
-            Text(standing.place),
+            cell.name,
+            standing.state,
+            f"{100 * standing.share:.0f} %" if standing.share else "",
+            clock(left) if left else "",
+            "" if standing.accuracy is None else f"{100 * standing.accuracy:.1f} %",
+            standing.place,
         ]

@@ -1,24 +1,83 @@
-"""Make tables for notebooks: plain HTML with a caption and headed rows and columns, which screen readers can tell."""
+"""Make tables in HTML, with a caption and headed rows and columns, which screen readers can tell.
 
-from collections.abc import Iterable, Sequence
+For notebooks they stand alone; a report's page gives them a look, which its style sheet knows.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
-__all__ = ["html_table"]
+import numpy as np
+
+__all__ = ["Cell", "Link", "Shade", "html_table"]
 
 
-def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+@dataclass(frozen=True)
+class Shade:
+    """A cell of a report's page whose number is also shown by colour, or by the length of a bar."""
+
+    text: str
+    share: float
+    """Of the darkest colour or the longest bar; from -1 for colours with two ends; NaN for none."""
+    kind: Literal["heat", "bar"] = "heat"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads somewhere."""
+
+    text: str
+    target: str
+
+
+Cell = str | Shade | Link
+"""A text, which is escaped; or one with a shade or a link."""
+
+
+def _inner(cell: Cell) -> str:
+    if isinstance(cell, Link):
+        return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
+    return escape(cell if isinstance(cell, str) else cell.text)
+
+
+def _cell(cell: Cell, style: str) -> str:
+    if not isinstance(cell, Shade):
+        return f"<td{style}>{_inner(cell)}</td>"
+    if np.isnan(cell.share) or not cell.share:
+        return f"<td>{escape(cell.text)}</td>"
+    kind = "bar" if cell.kind == "bar" else "heat" if cell.share > 0 else "heat below"
+    return f'<td class="{kind}" style="--v:{100 * abs(cell.share):.3g}%">{escape(cell.text)}</td>'
+
+
+def html_table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    look: str = "",
+    groups: Sequence[tuple[str, int]] = (),
+    facts: Sequence[Mapping[str, str]] = (),
+) -> str:
     """Make a table whose first column names its rows; every text is escaped.
 
     Args:
         head: the names of all columns; none for a table without them.
-        rows: texts, the row's name first.
+        rows: cells, the row's name first.
+        look: classes for a style sheet; without one, cells are aligned by attributes of their own.
+        groups: text and number of columns of a row of heads above the others.
+        facts: for each row, by which it is filtered.
     """
+    left, right = ("", "") if look else (' style="text-align:left"', ' style="text-align:right"')
+    lines = []
+    for number, (name, *cells) in enumerate(rows):
+        known = f' data-facts="{escape(json.dumps(dict(facts[number])))}"' if facts else ""
+        cells_text = "".join(_cell(cell, right) for cell in cells)
+        lines.append(f'<tr{known}><th scope="row"{left}>{_inner(name)}</th>{cells_text}</tr>')
+    above = "".join(f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' for text, count in groups)
     heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    lines = "".join(
-        f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
-        + "".join(f'<td style="text-align:right">{escape(cell)}</td>' for cell in cells)
-        + "</tr>"
-        for name, *cells in rows
-    )
-    above = f"<thead><tr>{heads}</tr></thead>" if head else ""
-    return f"<table><caption>{escape(caption)}</caption>{above}<tbody>{lines}</tbody></table>"
+    top = "".join(f"<tr>{line}</tr>" for line in (above, heads) if line)
+    top = f"<thead>{top}</thead>" if top else ""
+    opening = f'<table class="{look}">' if look else "<table>"
+    return f"{opening}<caption>{escape(caption)}</caption>{top}<tbody>{''.join(lines)}</tbody></table>"

@@ -18,7 +18,7 @@ import numpy as np
 from fcil.report.references import images_and_classes
 from fcil.report.tables import cells_markdown
 
-__all__ = ["Difference", "differences", "differences_csv", "differences_markdown"]
+__all__ = ["Difference", "differences", "differences_cells", "differences_csv", "differences_markdown"]
 
 COVERAGE = 0.95
 TINY = 1e-12
@@ -86,14 +86,16 @@ def differences_csv(found: Sequence[Difference]) -> str:
     return text.getvalue()
 
 
+def differences_cells(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
+    """Make heads and lines of the differences from the first row of a table; no lines where there are no two seeds."""
+    shown = [d for d in found if d.reference == found[0].label and d.seeds > 1]
+    return HEADS, [[d.label, d.reference, str(d.seeds), f"{100 * d.mean:+.2f}", _interval(d)] for d in shown]
+
+
 def differences_markdown(found: Sequence[Difference]) -> str:
     """Format the differences from the first row of a table as Markdown; empty where there are no two seeds."""
-    if not found:
-        return ""
-    first = found[0].label
-    shown = [d for d in found if d.reference == first and d.seeds > 1]
-    lines = [[d.label, d.reference, str(d.seeds), f"{100 * d.mean:+.2f}", _interval(d)] for d in shown]
-    return cells_markdown(HEADS, lines) if lines else ""
+    heads, lines = differences_cells(found)
+    return cells_markdown(heads, lines) if lines else ""
 
 
 def _interval(difference: Difference) -> str:

@@ -1,7 +1,6 @@
-"""Plots of runs: arrays in, one PNG out. Accuracies are shares between 0 and 1 and are shown in percent."""
+"""Plot runs: arrays in, one figure out. Accuracies are shares between 0 and 1 and are shown in percent."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,20 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from fcil.report.figure import SMALL, Mark, draw, label_indices, legend, mark
+from fcil.report.figure import SMALL, Mark, Target, draw, label_indices, legend, mark
+from fcil.report.form import form
 
-__all__ = [
-    "accuracy_against_traffic", "accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders",
-    "percent_axis",
-]  # fmt: skip
+__all__ = ["accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders", "mean_and_std", "percent_axis"]
 
 COLUMN = 3.4
 """Inches of one column of print."""
 
 
-def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sample std over seeds (rows) of the finite values; the std is NaN where fewer than two are finite."""
     finite = np.isfinite(values)
     count = finite.sum(0)
@@ -34,7 +31,7 @@ def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
     """Plot one method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
     tasks = np.arange(1, seeds.shape[1] + 1)
-    mean, std = _mean_and_std(seeds)
+    mean, std = mean_and_std(seeds)
     if len(seeds) > 1:
         if thin:
             axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
@@ -46,12 +43,16 @@ def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
 
 
 def percent_axis(axes: Axes, values: np.ndarray) -> None:
-    """Set limits that hold the values with a margin, span ten points at least and stay within 0 to 100."""
+    """Show 0 to 100; where the form is zoomed, only the values with a margin, ten points at least."""
+    axes.grid(axis="y")
+    if not form().zoom:
+        axes.set_ylim(-2, 102)  # whole markers at both ends
+        axes.yaxis.set_major_locator(MultipleLocator(20))
+        return
     low, high = np.nanmin(values), np.nanmax(values)
     air = max(0.06 * (high - low), (10 - (high - low)) / 2, 0.5)
     axes.set_ylim(max(low - air, -1), min(high + air, 101))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(axis="y")
 
 
 def _about_seeds(counts: Sequence[int]) -> str:
@@ -61,11 +62,11 @@ def _about_seeds(counts: Sequence[int]) -> str:
     return f"mean of {seeds} seeds, ± 1 std"
 
 
-def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
+def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> None:
     """Plot pooled accuracy over all classes seen so far, after each task.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         curves: label -> (tasks,), or (seeds, tasks); NaN where a run has not come that far.
     """
     if not curves:
@@ -82,7 +83,7 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
         else:
             axes.set_title(about, loc="left", color="0.35", fontsize=7)
             handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
-            final = [_mean_and_std(seeds)[0][-1] for seeds in values.values()]
+            final = [mean_and_std(seeds)[0][-1] for seeds in values.values()]
             order = sorted(range(len(final)), key=lambda i: -np.nan_to_num(final[i], nan=-1.0))
             legend(figure, [handles[i] for i in order], [list(values)[i] for i in order], 4.2)
         last = max(seeds.shape[1] for seeds in values.values())
@@ -91,7 +92,9 @@ def accuracy_over_tasks(path: Path, curves: Mapping[str, np.ndarray]) -> None:
         axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
         percent_axis(axes, np.concatenate([seeds.ravel() for seeds in values.values()]))
 
-    draw(path, (COLUMN, 2.4) if len(values) == 1 else (5.2, max(2.8, 0.19 * len(values) + 0.3)), paint)
+    beside = 0 if form().narrow else 0.19 * len(values) + 0.3  # the legend
+    size = (COLUMN, 2.4) if len(values) == 1 else (5.2, max(2.4 if form().narrow else 2.8, beside))
+    draw(target, (form().inches(size[0]), size[1]), paint)
 
 
 def _annotate(axes: Axes, percent: np.ndarray, colours: np.ndarray, cell: float) -> None:
@@ -108,25 +111,27 @@ def _annotate(axes: Axes, percent: np.ndarray, colours: np.ndarray, cell: float)
             )  # fmt: skip
 
 
-def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
+def accuracy_heatmap(target: Target, matrix: np.ndarray, title: str = "") -> None:
     """Plot accuracy on each task (columns) after each task (rows), on a scale of 0 to 100 % in every picture.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         matrix: (tasks done, tasks), NaN where a task was not seen yet.
         title: title of the plot.
     """
     percent = 100 * np.asarray(matrix, float)
     rows, columns = percent.shape
-    width = min(7.0, max(2.3, min(COLUMN, 1.1 + 0.6 * columns), 1.1 + 0.34 * columns))
+    width = form().inches(min(7.0, max(2.3, min(COLUMN, 1.1 + 0.6 * columns), 1.1 + 0.34 * columns)))
     cell = (width - 1.1) / columns
+    high = min(cell, 0.5) if form().width else cell  # a wide figure of few tasks need not be a high one
 
     def paint(figure: Figure, axes: Axes) -> None:
         extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
         image = axes.imshow(percent, cmap="cividis", norm=Normalize(0, 100), extent=extent, interpolation="nearest")
+        axes.set_aspect(high / cell)
         _annotate(axes, percent, np.asarray(image.to_rgba(percent)), cell * 72)
         axes.set_xticks([i + 1 for i in label_indices(columns, cell * columns, 12)])
-        axes.set_yticks([i + 1 for i in label_indices(rows, cell * rows, 10)])
+        axes.set_yticks([i + 1 for i in label_indices(rows, high * rows, 10)])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="accuracy on task", ylabel="after learning task")
@@ -135,7 +140,7 @@ def accuracy_heatmap(path: Path, matrix: np.ndarray, title: str = "") -> None:
         bar.outline.set_visible(False)
         bar.ax.set_title("%", fontsize=7)
 
-    draw(path, (width, max(1.4, cell * rows + 0.75)), paint)
+    draw(target, (width, max(1.4, high * rows + 0.75)), paint)
 
 
 def bubble_areas(counts: np.ndarray, largest: float) -> np.ndarray:
@@ -181,11 +186,11 @@ def _holders_axes(axes: Axes, names: Sequence[str], task_sizes: Sequence[int], i
     top.set_xlabel("task")
 
 
-def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], task_sizes: Sequence[int]) -> None:
+def class_holders(target: Target, counts: np.ndarray, class_names: Sequence[str], task_sizes: Sequence[int]) -> None:
     """Plot which client holds which classes, as bubbles whose areas are the numbers of training images.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         counts: (clients, classes), classes in their order of arrival.
         class_names: names of all classes, in the same order.
         task_sizes: number of classes of each task.
@@ -194,6 +199,7 @@ def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], ta
     if len(class_names) != classes or sum(task_sizes) != classes:
         raise ValueError(f"class_holders: {classes} classes, {len(class_names)} names, tasks of {sum(task_sizes)}")
     width = float(np.clip(0.26 * classes, COLUMN - 0.5, 6.5 if classes <= 100 else 9.5))
+    width = form().inches(width + 0.5) - 0.5
     height = min(0.26 * clients, float(np.clip(0.11 * clients, 2.2, 6.5)))
     cell = 72 * width / classes, 72 * height / clients
     largest = min(0.85 * max(cell) ** 2, 1.4 * cell[0] * cell[1], 24.0**2)
@@ -217,39 +223,4 @@ def class_holders(path: Path, counts: np.ndarray, class_names: Sequence[str], ta
         figure.legend(handles, [f"{size} images" for size in sizes], loc="outside lower right", ncols=3, **space)
 
     below = 0.06 * max(map(len, names)) + float(np.sqrt(largest)) / 72
-    draw(path, (width + 0.5, height + 0.75 + below), paint)
-
-
-def accuracy_against_traffic(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
-    """Plot final accuracy against the traffic it costs; left and up is better.
-
-    Args:
-        path: the PNG to write.
-        points: label -> (mean accuracy, its std or NaN, megabytes of a whole run, both ways, 10^6 bytes).
-    """
-    if not points or any(megabytes <= 0 for _, _, megabytes in points.values()):
-        raise ValueError("accuracy_against_traffic: needs points, each with more than 0 megabytes")
-    means, stds, megabytes = np.array(list(points.values()), float).T
-    means, stds = 100 * means, 100 * np.nan_to_num(stds)
-
-    def paint(figure: Figure, axes: Axes) -> None:
-        axes.set_xscale("log")
-        looks = [mark(i) for i in range(len(points))]
-        bar: dict[str, Any] = {"markersize": 6, "capsize": 2.5, "linewidth": 1}
-        for x, y, std, look in zip(megabytes, means, stds, looks, strict=True):
-            axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
-        decades = np.ptp(np.log10(megabytes))
-        air = 2.5 if decades < 1 else 1.6  # so that two ticks at least have a label
-        axes.set_xlim(megabytes.min() / air, megabytes.max() * air)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(axis="x")
-        axes.set(xlabel="traffic of the run, up and down, MB", ylabel="final accuracy, %")
-        axes.set_title("bars: ± 1 std over seeds" if stds.any() else "", loc="left", color="0.35", fontsize=7)
-        percent_axis(axes, np.concatenate([means - stds, means + stds]))
-        order = np.argsort(-means, kind="stable")
-        handles = [Line2D([], [], linestyle="", color=k.colour, marker=k.marker, markersize=6) for k in looks]
-        legend(figure, [handles[i] for i in order], [list(points)[i] for i in order], 1.5)
-
-    draw(path, (5.2, max(2.8, 0.19 * len(points) + 0.3)), paint)
+    draw(target, (width + 0.5, height + 0.75 + below), paint)

@@ -21,7 +21,8 @@ from fcil.data.progress import moving
 from fcil.data.sites import load_sites
 from fcil.data.transforms import render
 from fcil.errors import ConfigError
-from fcil.report.figure import SMALL, draw
+from fcil.report.figure import SMALL, Target, draw, drawn_files
+from fcil.report.form import form
 from fcil.report.run import draw_holders
 from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
@@ -80,15 +81,16 @@ def _images_of(census: Census, task: int) -> str:
     return f"{shared:,}, shared" if shared else f"{census.train[task].sum():,}"
 
 
-def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+def samples_picture(target: Target, rows: Sequence[tuple[str, np.ndarray]]) -> None:
     """Plot rows of images, the first of each as in testing, the others as augmented in training.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         rows: (name, (columns, 3, h, w) in 0..1).
     """
     columns, side = rows[0][1].shape[0], rows[0][1].shape[-1]
-    gap, cell = 0.04, 0.75
+    beside = 0.06 * max(len(name) for name, _ in rows) + 0.2
+    gap, cell = 0.04, (form().inches(0.75 * columns + beside) - beside) / columns
 
     def paint(figure: Figure, axes: Axes) -> None:
         for i, (_, images) in enumerate(rows):
@@ -104,8 +106,7 @@ def samples_picture(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
 
-    name = max(len(name) for name, _ in rows)
-    draw(path, (cell * columns + 0.06 * name + 0.2, cell * len(rows) + 0.3), paint)
+    draw(target, (cell * columns + beside, cell * len(rows) + 0.3), paint)
 
 
 def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -153,7 +154,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         console.print(data.files, soft_wrap=True, markup=False)
     if census.by_class is not None:
         console.print(skew_table(census))
-    console.print(f"who holds what: {folder / 'clients.png'}   what the model sees: {folder / 'samples.png'}")
+    held, seen = (", ".join(map(str, drawn_files(folder / name))) for name in ("clients.png", "samples.png"))
+    console.print(f"who holds what: {held}   what the model sees: {seen}", soft_wrap=True)
 
 
 def _images(family: Family) -> str:

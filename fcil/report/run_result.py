@@ -11,15 +11,17 @@ import numpy as np
 from fcil.arrays import State
 from fcil.config import Config
 from fcil.engine.figures import Reached, class_matrix, first_reached
-from fcil.engine.reading import read_events, read_matrix
+from fcil.engine.reading import read_census, read_events, read_matrix
 from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
 from fcil.errors import ConfigError
+from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.further_figures import FIGURES, further_figures
 from fcil.report.html import html_table
 from fcil.report.missing_updates import missing_updates
 from fcil.report.tables import run_figures
 from fcil.report.units import MEGA, percent
+from fcil.scenario.census import Census
 
 __all__ = ["Run"]
 
@@ -70,6 +72,11 @@ class Run:
     def seed(self) -> int:
         """The seed from which every draw is derived."""
         return self.config.run.seed
+
+    @cached_property
+    def census(self) -> Census | None:
+        """How many images of which class every client holds; None of a run that an earlier version recorded."""
+        return read_census(self.folder)
 
     @cached_property
     def accuracy(self) -> np.ndarray:
@@ -188,7 +195,7 @@ class Run:
     @property
     def plots(self) -> list[Path]:
         """The pictures that were drawn when the run was finished."""
-        return sorted((self.folder / PLOTS).glob("*.png"))
+        return sorted(path for kind in FORMATS for path in (self.folder / PLOTS).glob(f"*.{kind}"))
 
     def state(self) -> State:
         """The server's arrays after the last phase done: group -> name -> array.
@@ -218,11 +225,17 @@ class Run:
             "events": frame(list(self.events)),
         }  # fmt: skip
 
-    def _title(self) -> str:
+    @property
+    def missing(self) -> str:
+        """The number of updates that the run went without, in words; empty if none is missing."""
+        return missing_updates([self._totals])
+
+    @property
+    def title(self) -> str:
+        """The method and seed of the run, how far it is unless it is finished, and how many updates it lacks."""
         tasks = len(self.config.tasks.sizes) or self.config.tasks.count
         done = "" if self.finished else f", not finished: {len(self.accuracy)} of {tasks} tasks done"
-        missing = missing_updates([self._totals])
-        return f"{self.config.method.label}, seed {self.seed}{done}{f', {missing}' if missing else ''}"
+        return ", ".join(filter(None, [f"{self.config.method.label}, seed {self.seed}{done}", self.missing]))
 
     def __repr__(self) -> str:
         """Show what the run is, how it ended and what it took, in up to three lines."""
@@ -232,7 +245,7 @@ class Run:
             f"  final accuracy {percent(self.final_accuracy)} %, average {percent(self.average_accuracy)} %, "
             f"forgetting {percent(self.forgetting)} points\n"
         )
-        return f"<Run {self.folder}: {self._title()}>\n{figures if self.finished else ''}  {traffic}"
+        return f"<Run {self.folder}: {self.title}>\n{figures if self.finished else ''}  {traffic}"
 
     def _repr_html_(self) -> str:
         """Show two small tables in a notebook: accuracy by task, and the figures."""
@@ -242,7 +255,7 @@ class Run:
         ]
         last = "at the end" if self.finished else "now"
         tasks = html_table(
-            f"{self._title()}: accuracy [%]", ("task", "when learned", last, "all seen so far"), rows
+            f"{self.title}: accuracy [%]", ("task", "when learned", last, "all seen so far"), rows
         )  # fmt: skip
         if not self.finished:
             return tasks

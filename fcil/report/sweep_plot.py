@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from fcil.report.figure import Mark, draw, legend, mark
+from fcil.report.figure import Mark, Target, draw, legend, mark
+from fcil.report.form import form
 from fcil.report.missing_updates import missing_updates_text
 from fcil.report.plots import percent_axis
 from fcil.report.rows import Row, setting_text
@@ -70,26 +71,26 @@ def _draw_curves(axes: Axes, places: np.ndarray, curves: Curves, looks: Mapping[
         )  # fmt: skip
 
 
-def accuracy_over_values(path: Path, setting: str, values: Sequence[str], curves: Curves) -> None:
+def accuracy_over_values(target: Target, setting: str, values: Sequence[str], curves: Curves) -> None:
     """Plot the final accuracy of each row of a comparison over the swept values, with a bar of one std over seeds.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         setting: the setting's name.
         values: its values as texts; numbers stand at their place, on a logarithmic axis where they span two decades or
             would lie too close together.
         curves: label -> (mean accuracy, std) for each value; NaN where a value has no such row.
     """
-    accuracy_in_panels(path, setting, values, {"": curves})
+    accuracy_in_panels(target, setting, values, {"": curves})
 
 
 def accuracy_in_panels(
-    path: Path, setting: str, values: Sequence[str], panels: Mapping[str, Curves], columns: int = 0
+    target: Target, setting: str, values: Sequence[str], panels: Mapping[str, Curves], columns: int = 0
 ) -> None:
     """Plot the same in several panels with common axes and one legend.
 
     Args:
-        path, setting, values: as in `accuracy_over_values`.
+        target, setting, values: as in `accuracy_over_values`.
         panels: title -> curves; a label looks the same in all of them.
         columns: panels in a row; 0 for as many as fit.
     """
@@ -98,8 +99,11 @@ def accuracy_in_panels(
     spreads = 100 * np.array([pair for curves in panels.values() for curve in curves.values() for pair in curve])
     means, stds = spreads[:, 0], np.nan_to_num(spreads[:, 1])
     columns = columns or (2 if len(panels) == 4 else min(3, len(panels)))
+    aside = 0.4 if form().narrow else 0.9 if columns == 1 else 2.0
+    usual = columns * (WIDTH if columns == 1 else 2.1) + aside
+    columns = max(1, min(columns, int((form().inches(usual) - aside) / 1.4)))
     rows = -(-len(panels) // columns)
-    width = WIDTH if columns == 1 else 2.1
+    width = (form().inches(usual) - aside) / columns
     about = "bars: ± 1 std over seeds" if stds.any() else ""
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -120,8 +124,8 @@ def accuracy_in_panels(
             percent_axis(panel, np.concatenate([means - stds, means + stds]))
         _add_legend(figure, looks, panels)
 
-    height = 0.19 * len(labels) + 0.3
-    draw(path, (columns * width + (0.9 if columns == 1 else 2.0), max(2.8 if rows == 1 else 2.0 * rows, height)), paint)
+    height = 0 if form().narrow else 0.19 * len(labels) + 0.3
+    draw(target, (form().inches(usual), max(2.8 if rows == 1 else 2.0 * rows, height)), paint)
 
 
 def _add_legend(figure: Figure, looks: Mapping[str, Mark], panels: Mapping[str, Curves]) -> None:
@@ -145,12 +149,19 @@ Tables = Mapping[str, Sequence[Row]]
 """Name of a point -> its rows."""
 
 
-def draw_sweep(out: Path, points: Points, tables: Tables) -> None:
-    """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side."""
+def draw_sweep(out: Path, points: Points, tables: Tables) -> list[Path]:
+    """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side.
+
+    Returns:
+        The paths.
+    """
+    drawn = []
     several = len(next(iter(points.values()))) > 1
     for setting, values, panels, columns in sweep_panels(points, tables):
         name = f"sweep-{setting}.png" if several and ", " not in setting else "sweep.png"
         accuracy_in_panels(out / name, setting, values, panels, columns)
+        drawn.append(out / name)
+    return drawn
 
 
 def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str], dict[str, Curves], int]]:

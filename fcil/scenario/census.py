@@ -3,8 +3,10 @@
 The samples themselves are a `Scenario`, which only those have who hold the data.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from fcil.method import Task
 from fcil.seeding import generator
 
 __all__ = ["Census"]
+
+COUNTS = ("train", "test", "by_class", "test_by_class", "distinct")
+"""The fields that are numbers of images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,20 @@ class Census:
         return sorted(
             int(c) for c in generator(seed, task, round, "participants").choice(eligible, count, replace=False)
         )
+
+    def to_table(self) -> dict[str, Any]:
+        """Write the numbers as lists, in a form that `from_table` reads back."""
+        counts = {name: getattr(self, name) for name in COUNTS}
+        lists = {name: None if array is None else array.tolist() for name, array in counts.items()}
+        return {"tasks": [asdict(task) for task in self.tasks], "classes": list(self.classes), **lists}
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> "Census":
+        """Read what `to_table` wrote."""
+        counts: dict[str, Any] = {
+            name: None if table[name] is None else np.array(table[name], np.int64) for name in COUNTS
+        }
+        return cls(tuple(Task(**task) for task in table["tasks"]), tuple(table["classes"]), **counts)
 
     def check(self) -> "Census":
         """Return the census itself where it can be run.

@@ -61,8 +61,8 @@ def test_run_shows_progress_and_a_table_and_a_second_time_only_the_table(small, 
 def test_compare_writes_tables_and_plots_and_reuses_finished_runs(small, tmp_path):
     out = tmp_path / "out"
     assert main(["compare", str(small), "--seeds", "0,1", "--output", str(out)]) == 0
-    names = {"comparison.csv", "comparison.md", "comparison.tex", "accuracy.png", "traffic.png", "runs.csv"}
-    names |= {"figures.csv", "figures.md", "differences.csv", "grid.json"}
+    names = {"comparison.csv", "comparison.md", "comparison.tex", "runs.csv", "figures.csv", "figures.md"}
+    names |= {"accuracy.png", "traffic.png", "seconds.png", "differences.csv", "grid.json"}
     runs = {f"{label}-seed{seed}" for label in ("fedavg", "exact") for seed in (0, 1)}
     assert {p.name for p in out.iterdir()} == names | runs
     rows = list(csv.DictReader((out / "comparison.csv").read_text().splitlines()))

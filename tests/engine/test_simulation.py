@@ -67,7 +67,7 @@ def test_what_deploys_counts_as_merging_and_not_as_evaluation(tmp_path, monkeypa
 def test_run_folder_holds_what_it_promises(unbroken):
     summary, folder = unbroken
     assert {p.name for p in folder.iterdir()} >= {
-        "config.toml", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
+        "config.toml", "census.json", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
     }  # fmt: skip
     assert {p.name for p in (folder / "plots").iterdir()} == {"accuracy.png", "matrix.png", "clients.png"}
     assert {

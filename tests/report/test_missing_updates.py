@@ -10,7 +10,7 @@ from test_tables_and_plots import CORRECT, TOTAL, run_of, shown
 
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
-from fcil.report import comparison, figure, tables
+from fcil.report import comparison, comparison_plots, figure, tables
 from fcil.report import diagnostics as drawn_diagnostics
 from fcil.report import rows as rows_of
 from fcil.report.missing_updates import missing_updates
@@ -67,13 +67,15 @@ def curves(run, value):
 
 def test_a_sweep_keeps_its_columns_and_its_pictures_name_the_loss(tmp_path, monkeypatch):
     named = {}
-    for plot in ("accuracy_over_tasks", "accuracy_against_traffic"):
-        monkeypatch.setattr(comparison, plot, lambda path, runs: named.setdefault(path.parent.name, []).extend(runs))
+    for plot in ("accuracy_over_tasks", "accuracy_against_traffic", "accuracy_against_seconds"):
+        monkeypatch.setattr(
+            comparison_plots, plot, lambda path, runs, *_: named.setdefault(path.parent.name, []).extend(runs)
+        )
     for value in ("a.b=1", "a.b=2"):
         (tmp_path / value).mkdir()
     comparison.write_comparison(tmp_path, [curves(CLEAN, "a.b=1"), *(curves(run, "a.b=2") for run in LOSSY)])
     lost = "lorm (3 of 60 updates missing)"
-    assert named == {"a.b=1": ["fedavg"] * 2, "a.b=2": [lost] * 2}
+    assert named == {"a.b=1": ["fedavg"] * 3, "a.b=2": [lost] * 3}
     assert "missing" not in (tmp_path / "a.b=1" / "comparison.csv").read_text()
     together = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
     assert [(row["a.b"], row["updates_missing"], row["updates_asked"]) for row in together] == [

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from fcil.options import Described, Option
-from fcil.report import figure, plots, settings_table, tables
+from fcil.report import cost_plots, figure, plots, settings_table, tables
 from fcil.report import live as live_module
 from fcil.report import rows as rows_of
 from fcil.report.live import Live
@@ -189,8 +189,10 @@ PICTURES = {
         p, np.arange(10_000).reshape(50, 200) % 7, ["a very long name of a class"] * 200, [120, 60, 20]
     ),
     "nobody": lambda p: plots.class_holders(p, np.zeros((2, 3), int), ["a", "b", "c"], [3]),
-    "traffic": lambda p: plots.accuracy_against_traffic(p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}),
-    "traffic of one": lambda p: plots.accuracy_against_traffic(p, {"a": (0.8, 0.0, 0.03)}),
+    "traffic": lambda p: cost_plots.accuracy_against_traffic(
+        p, {"a": (0.8, 0.01, 12.0), "b": (0.7, float("nan"), 9000.0)}
+    ),
+    "traffic of one": lambda p: cost_plots.accuracy_against_traffic(p, {"a": (0.8, 0.0, 0.03)}),
 }  # fmt: skip
 
 
@@ -258,7 +260,7 @@ def test_legend_sizes_are_round_and_not_above_the_highest(highest, sizes):
 
 
 def test_mean_and_deviation_over_the_seeds_that_are_there():
-    mean, std = plots._mean_and_std(np.array([[0.5, 0.2, np.nan], [0.7, np.nan, np.nan]]))
+    mean, std = plots.mean_and_std(np.array([[0.5, 0.2, np.nan], [0.7, np.nan, np.nan]]))
     np.testing.assert_allclose(mean, [0.6, 0.2, np.nan])
     np.testing.assert_allclose(std, [0.1 * np.sqrt(2), np.nan, np.nan])
 
@@ -280,7 +282,7 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="4 classes, 3 names"):
         plots.class_holders("never.png", np.ones((2, 4), int), ["a", "b", "c"], [4])
     with pytest.raises(ValueError, match="megabytes"):
-        plots.accuracy_against_traffic("never.png", {"a": (0.5, 0.0, 0.0)})
+        cost_plots.accuracy_against_traffic("never.png", {"a": (0.5, 0.0, 0.0)})
 
 
 # ---- the live display ------------------------------------------------------------------------------------------------

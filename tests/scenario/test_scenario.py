@@ -1,5 +1,7 @@
 """Who has what, when; who takes part."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from small import dataset
 from fcil.config import from_table
 from fcil.engine.checks import check_settings
 from fcil.errors import ConfigError
+from fcil.method import Task
+from fcil.scenario.census import Census
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
 from fcil.scenario.tasks import Tasks
@@ -117,3 +121,22 @@ def test_a_task_without_images_is_refused():
     data = dataset(3, 4)  # the fourth class has no images
     with pytest.raises(ConfigError, match=r"task 4 has 0 training and 0 test"):
         make_scenario(data, Tasks(count=4), Partition(clients=1, min_samples=0), 0)
+
+
+@given(data=st.data(), clients=st.integers(1, 4), told=st.booleans())
+def test_a_census_is_the_same_when_it_is_read_back(data, clients, told):
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    ends = np.cumsum(sizes)
+    tasks = tuple(Task(t, int(end) - size, size) for t, (end, size) in enumerate(zip(ends, sizes, strict=True)))
+    rng = np.random.default_rng(sum(sizes))
+    shapes = [(len(sizes), clients), (2, len(sizes)), (clients, ends[-1]), (2, ends[-1]), (len(sizes),)]
+    arrays = [rng.integers(0, 9, shape) for shape in shapes]
+    census = Census(tasks, tuple(f"class {c}" for c in range(ends[-1])), *arrays[: 5 if told else 2])
+    again = Census.from_table(json.loads(json.dumps(census.to_table())))
+    assert (again.tasks, again.classes) == (census.tasks, census.classes)
+    for name in ("train", "test", "by_class", "test_by_class", "distinct"):
+        one, other = getattr(again, name), getattr(census, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == np.int64
+            np.testing.assert_array_equal(one, other)

@@ -1,8 +1,7 @@
-"""Plots of the merging benchmark: lines of its table in, one PNG out. Shares are shown in percent."""
+"""Plots of the merging benchmark: lines of its table in, one figure out. Shares are shown in percent."""
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fcil.bench.merging.evaluation import HITS
 from fcil.bench.merging.tables import Line
-from fcil.report.figure import draw, legend, mark
+from fcil.report.figure import Target, draw, legend, mark
+from fcil.report.form import form
 
 __all__ = ["accuracy_by_expert_count", "accuracy_by_method"]
 
@@ -45,11 +45,11 @@ def _hits_handles() -> list[Line2D]:
     ]
 
 
-def accuracy_by_method(path: Path, lines: Sequence[Line], title: str = "") -> None:
+def accuracy_by_method(target: Target, lines: Sequence[Line], title: str = "") -> None:
     """Plot every line of one backbone: accuracy per task in percent of the experts', and joint Hits@1, 3, 5.
 
     Args:
-        path: the PNG to write.
+        target: the file to write.
         lines: merges and references in the order of the table; merges are shown above, best first.
         title: title of the plot.
     """
@@ -57,7 +57,7 @@ def accuracy_by_method(path: Path, lines: Sequence[Line], title: str = "") -> No
         raise ValueError("accuracy_by_method: no lines")
     order = sorted(lines, key=lambda line: (not line.merge, -line.mean()[HELD_IN]))
     several = any(line.seeds > 1 for line in lines)
-    names = [textwrap.fill(line.label, 30) for line in order]
+    names = [textwrap.fill(line.label, 16 if form().narrow else 30) for line in order]
     folds = sum(name.count("\n") for name in names)
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -68,18 +68,21 @@ def accuracy_by_method(path: Path, lines: Sequence[Line], title: str = "") -> No
             _dots(right, order, JOINT + k, marker, filled)
         left.set_yticks(range(len(order)), names)
         left.set_ylim(len(order) - 0.5, -0.5)
-        left.set(xlabel="accuracy per task, % of expert's")
-        right.set(xlabel="joint accuracy, tasks not told, %")
+        comma = ",\n" if form().narrow else ", "
+        left.set(xlabel=f"accuracy per task{comma}% of expert's")
+        right.set(xlabel=f"joint accuracy{comma}tasks not told, %")
         left.set_title(title, loc="left")
         right.set_title("± 1 std over seeds" if several else "", loc="right", color="0.35", fontsize=7)
         for panel in (left, right):
             panel.grid(axis="both")
             panel.axhline(sum(line.merge for line in order) - 0.5, color="0.55", linewidth=0.6)
             panel.tick_params(axis="y", length=0)
+            if not form().zoom:
+                panel.set_xlim(-2, max(102, panel.get_xlim()[1] + 3))
             panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         figure.legend(_hits_handles(), [f"Hits@{k}" for k in HITS], loc="outside lower right", ncols=len(HITS))
 
-    draw(path, (6.8, (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
+    draw(target, (form().inches(6.8), (0.2 if not folds else 0.26) * len(order) + 1.1), paint)
 
 
 def _panel(axes: Axes, lines: Sequence[Line], labels: Sequence[str], column: int) -> None:
@@ -94,14 +97,16 @@ def _panel(axes: Axes, lines: Sequence[Line], labels: Sequence[str], column: int
             marker=look.marker, linestyle=look.dashes, linewidth=0.9, elinewidth=0.6, markersize=3.5,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not form().zoom:
+        axes.set_ylim(-2, max(102, axes.get_ylim()[1] + 3))
     axes.grid(axis="y")
 
 
-def accuracy_by_expert_count(path: Path, lines: Sequence[Line]) -> None:
+def accuracy_by_expert_count(target: Target, lines: Sequence[Line]) -> None:
     """Plot normalised accuracy on the tasks merged, and below on the others, against the number of experts.
 
     Args:
-        path: the PNG to write; a column of panels per backbone.
+        target: the file to write; a column of panels per backbone.
         lines: lines of several numbers of experts; only merges are shown.
     """
     shown = [line for line in lines if line.merge]
@@ -130,4 +135,4 @@ def accuracy_by_expert_count(path: Path, lines: Sequence[Line]) -> None:
         ]
         legend(figure, handles, labels, 3.6)
 
-    draw(path, (1.8 + 2.6 * len(models), max(4.0, 0.19 * len(labels) + 0.6)), paint)
+    draw(target, (form().inches(1.8 + 2.6 * len(models)), max(4.0, 0.19 * len(labels) + 0.6)), paint)
