@@ -41,10 +41,11 @@ def load(settings: Data, size: int, download: bool = False) -> Dataset:
     """
     from fcil.data.loading import load_family  # what reads files is slow to import; families are known without it
     from fcil.data.stand_in import stand_in
+    from fcil.data.views import shown
 
     described = family(settings.name)
     if settings.stand_in:
-        data = stand_in(described.seen(settings.view), size)
+        data = stand_in(shown(described, settings), size)
     else:
         data = load_family(described, settings, size, download)
     if settings.held_out:

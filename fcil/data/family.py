@@ -20,6 +20,12 @@ PROTOCOL_TRAIN = View(resize=224, crop="area", flip=True)
 PROTOCOL_TEST = View(resize=256, crop="centre")
 WHOLE = View()
 SQUARE = View(squash=True)
+NAMED: Mapping[str, tuple[View, View]] = {
+    "whole": (WHOLE, WHOLE),
+    "centre": (PROTOCOL_TEST, PROTOCOL_TEST),
+    "crop": (PROTOCOL_TRAIN, PROTOCOL_TEST),
+}
+"""Views for any data set: (training, test), but for their flips."""
 ZERO: RGB = (0.0, 0.0, 0.0)
 ONE: RGB = (1.0, 1.0, 1.0)
 
@@ -91,24 +97,29 @@ class Family:
     test_view: View = WHOLE
 
     def seen(self, view: ViewName) -> "Family":
-        """The data set under a view named by `data.view`.
+        """The data set under a view named by `data.view`; flip, mean and std stay its own unless said.
 
-        "squash" makes every image a square of the model's size first and loses its aspect ratio; the set's own crop is
-        taken from that square (boxes of random area straight from it), with its own flip, mean and std. It is what
-        LoRM's public code does. "identity" shows the square as it is, in 0..1: no crop, no flip, no normalisation.
+        "whole" shows everything, made a square of the model's size. "centre" is a central crop, "crop" the same in
+        tests and a box of random area in training. "squash" makes every image a square of the model's size first and
+        loses its aspect ratio; the set's own crop is taken from that square (boxes of random area straight from it).
+        It is what LoRM's public code does. "identity" shows the square as it is, in 0..1: no crop, no flip, no
+        normalisation.
         """
         if view == "default":
             return self
         if view == "identity":
             return replace(self, train_view=SQUARE, test_view=SQUARE, mean=ZERO, std=ONE)
-        train, test = (
-            replace(own, squash=True, resize=own.resize if own.crop in ("centre", "random") else 0)
-            for own in (self.train_view, self.test_view)
-        )
+        own = self.train_view, self.test_view
+        if view == "squash":
+            train, test = (
+                replace(v, squash=True, resize=v.resize if v.crop in ("centre", "random") else 0) for v in own
+            )
+        else:
+            train, test = (replace(named, flip=v.flip) for named, v in zip(NAMED[view], own, strict=True))
         return replace(self, train_view=train, test_view=test)
 
     def stored(self, view: View, size: int) -> To:
-        """The size in which a cache holds images for a view: squares where it squashes them, as Pillow rounds them."""
-        if view.squash:
+        """The size in which a cache holds images for a view: squares, as Pillow rounds them, where it makes them so."""
+        if view.squash or (self.shrunk and view == replace(WHOLE, flip=view.flip)):
             return (size, size)
         return view.shorter(size) if self.shrunk else 0

@@ -14,6 +14,7 @@ from fcil.data.progress import tell
 from fcil.data.settings import Data
 from fcil.data.splits import list_digest
 from fcil.data.transforms import To
+from fcil.data.views import shown
 from fcil.errors import ConfigError
 
 __all__ = ["load_family", "readiness"]
@@ -145,7 +146,7 @@ def load_family(family: Family, settings: Data, size: int, download: bool = Fals
     Raises:
         ConfigError: files that are missing, damaged or not official; says which files to put where.
     """
-    family = family.seen(settings.view)
+    family = shown(family, settings)
     root = _root(family, settings)
     if family.cached:
         return _cached(family, settings, size, root, download)
@@ -156,7 +157,7 @@ def load_family(family: Family, settings: Data, size: int, download: bool = Fals
 
 def readiness(family: Family, settings: Data, size: int) -> str:
     """Say in a line for people how far a data set is from being usable; decodes and downloads nothing."""
-    family = family.seen(settings.view)
+    family = shown(family, settings)
     try:
         if not family.cached:
             data = load_family(family, settings, size)

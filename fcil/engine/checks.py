@@ -6,6 +6,7 @@ them: weights, data, devices.
 
 from fcil.config import Config
 from fcil.data import family
+from fcil.data.views import shown
 from fcil.errors import ConfigError
 from fcil.filters import parse_filter
 from fcil.loggers import check_loggers
@@ -33,7 +34,7 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"{type(method).__name__} was given as an object. Keep its class in a file of its own and set "
             f'method.name = "path/to/file.py:{type(method).__name__}", or run.exchange = "inline"'
         )
-    data_set = family(config.data.name)
+    data_set = shown(family(config.data.name), config.data)
     if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
         make_tasks(data_set.classes, config.tasks)
     _check_sites(config)

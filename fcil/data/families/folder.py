@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN, Family, Listing, Part
+from fcil.data.family import PROTOCOL_TEST, Family, Listing, Part
 from fcil.data.settings import Data
 from fcil.data.splits import FilesByClass, check_no_split_file, class_folders
 from fcil.errors import ConfigError
@@ -58,6 +58,6 @@ FOLDER = Family(
     listing=_listing,
     stamp=_stamp,
     shrunk=True,
-    train_view=PROTOCOL_TRAIN,
+    train_view=PROTOCOL_TEST,
     test_view=PROTOCOL_TEST,
 )
