@@ -48,9 +48,8 @@ def load(settings: Data, size: int, download: bool = False) -> Dataset:
         data = stand_in(shown(described, settings), size)
     else:
         data = load_family(described, settings, size, download)
+    train = data.train.first(settings.train_limit).first_of_each(settings.train_per_class)
+    data = replace(data, train=train)
     if settings.held_out:
-        data = hold_out(
-            replace(data, train=data.train.first(settings.train_limit)), settings.held_out, settings.split_seed
-        )
-        return replace(data, test=data.test.first(settings.test_limit))
-    return replace(data, train=data.train.first(settings.train_limit), test=data.test.first(settings.test_limit))
+        data = hold_out(data, settings.held_out, settings.split_seed)
+    return replace(data, test=data.test.first(settings.test_limit).first_of_each(settings.test_per_class))

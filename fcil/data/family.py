@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fcil.data.settings import Data, ViewName
 from fcil.data.transforms import To, View
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
            "Listing", "Part"]  # fmt: skip
@@ -47,12 +51,14 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """The images and labels of one part, training or test, before they are decoded."""
+    """The images and labels of one part, training, test or validation, before they are decoded."""
 
-    images: Sequence[Path] | np.ndarray
-    """Image files, or (n, h, w, c) uint8."""
+    images: "Sequence[Path] | Sequence[bytes] | Sequence[Callable[[], Image.Image]] | np.ndarray"
+    """Image files, their contents, or what opens each; or pixels, (n, h, w, c) uint8."""
     labels: np.ndarray
     """(n,) int64."""
+    domains: np.ndarray | None = None
+    """(n,) int64: the domain of each image, in the data sets that tell it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +73,12 @@ class Listing:
     test: Part
     split: str = ""
     """How the split was made, with its hash; empty where it is the authors'."""
+    validation: Part | None = None
+    """The set's own validation part; None where it has none, or where that is the test part."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains; empty where the set does not tell them."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about the files, a sentence each, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,14 @@ class Family:
     tasks: int = 0
     """The usual number of tasks in the literature that fcil follows."""
     files: tuple[File, ...] = ()
+    own: bool = False
+    """Whether these are a user's own images rather than a published set: then EXIF rotation, transparency and 16 bits
+    are taken into account, what is odd is told, and sites may have them. Published sets are read as public code reads
+    them."""
+    fits: Callable[[Path], bool] | None = None
+    """(data.root) -> whether the folder looks like one that holds the set; checked before anything is written."""
+    fetch: Callable[[Path, Data], None] | None = None
+    """(data.root, settings) -> None: downloads the set where that is asked for; raises ConfigError."""
     cached: bool = True
     """Whether images are decoded once into a cache that workers share; otherwise reading them anew must be fast."""
     shrunk: bool = False

@@ -1,5 +1,6 @@
 """Find, download, check and unpack the published files of a data set under `data.root`."""
 
+import difflib
 import shutil
 import tarfile
 import zipfile
@@ -15,6 +16,10 @@ from fcil.errors import ConfigError
 __all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
 
 
+MOST_GUESSES = 50
+"""Most folders in a wrong one that are looked into for the right one."""
+
+
 def remedy(family: Family, root: str) -> str:
     """Tell the user which files to put into `root`, and where to get them."""
     if not family.files:
@@ -27,7 +32,21 @@ def remedy(family: Family, root: str) -> str:
 
 def _missing(family: Family, file: File, root: Path) -> ConfigError:
     missing = f"neither {file.unpacks}/ nor {file.name}" if file.unpacks else f"no {file.name}"
-    return ConfigError(f"data.root: {missing} in {root}. {remedy(family, str(root))}")
+    meant = _meant(root, lambda folder: _exists(file, folder))
+    return ConfigError(f"data.root: {missing} in {root}. {meant}{remedy(family, str(root))}")
+
+
+def _meant(root: Path, fits: Callable[[Path], bool]) -> str:
+    """Guess which folder was meant in place of `root`: its parent, one in it, one of a similar name; or empty."""
+    try:
+        inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        beside = {p.name: p for p in root.parent.iterdir() if p.is_dir()} if root.parent.is_dir() else {}
+    except OSError:
+        return ""
+    alike = [beside[name] for name in difflib.get_close_matches(root.name, sorted(beside), cutoff=0.6)]
+    likely = [root.parent, *inside[:MOST_GUESSES], *alike]
+    found = next((path for path in likely if path != root and fits(path)), None)
+    return f"Did you mean {found}? " if found else ""
 
 
 def _exists(file: File, root: Path) -> bool:
@@ -36,8 +55,11 @@ def _exists(file: File, root: Path) -> bool:
 
 def require(family: Family, root: Path) -> None:
     """Raise ConfigError, which says which files to put where, if one of the data set is missing."""
-    if not family.files and not root.is_dir():
-        raise ConfigError(f"data.root: no folder {root}. {remedy(family, str(root))}")
+    fits = family.fits or Path.is_dir
+    if not family.files and not (root.is_dir() and fits(root)):
+        missing = f"{root} does not hold it" if root.is_dir() else f"no folder {root}"
+        meant = _meant(root, family.fits) if family.fits else ""
+        raise ConfigError(f"data.root: {missing}. {meant}{remedy(family, str(root))}")
     for file in family.files:
         if not _exists(file, root):
             raise _missing(family, file, root)

@@ -41,6 +41,13 @@ class Data:
     class_counts: Annotated[
         bool, Option("sites tell how many images of each class they have; false: only how many of each task")
     ] = True
+    columns: Annotated[
+        tuple[str, ...],
+        Option(
+            'where a table or a Hugging Face set names them otherwise: "image=file", "label=species", "split=part", '
+            '"domain=camera"; "domain=" for none'
+        ),
+    ] = ()
     cache: Annotated[str, Option("folder for decoded images; empty: fcil-cache in data.root")] = ""
     split_file: Annotated[
         str,
@@ -83,8 +90,16 @@ class Data:
             high=0.9,
         ),
     ] = 0.0
-    train_limit: Annotated[int, Option("use only the first so many training images; 0 for all", low=0)] = 0
-    test_limit: Annotated[int, Option("use only the first so many test images; 0 for all", low=0)] = 0
+    evaluate_on: Annotated[
+        Literal["test", "validation"],
+        Option("accuracy is measured on the test part, or on the set's own validation part, to choose settings by"),
+    ] = "test"
+    train_limit: Annotated[int, Option("use only the first so many training images of all; 0 for all", low=0)] = 0
+    test_limit: Annotated[int, Option("use only the first so many test images of all; 0 for all", low=0)] = 0
+    train_per_class: Annotated[
+        int, Option("use only the first so many training images of each class; 0 for all", low=0)
+    ] = 0
+    test_per_class: Annotated[int, Option("use only the first so many test images of each class; 0 for all", low=0)] = 0
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
@@ -92,3 +107,15 @@ class Data:
                 raise ConfigError(f"data.{key} = {list(values)}: must be three numbers, for red, green and blue")
         if self.crop_scale and (len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]):
             raise ConfigError(f"data.crop_scale = {list(self.crop_scale)}: must be the least and the largest share")
+        for part in ("train", "test"):
+            of_all, of_each = (getattr(self, f"{part}_{end}") for end in ("limit", "per_class"))
+            if of_all and of_each:
+                raise ConfigError(
+                    f"data.{part}_limit = {of_all}: is a number of all images, and data.{part}_per_class = {of_each} "
+                    "one of each class; leave one of the two out"
+                )
+        if self.held_out and self.evaluate_on == "validation":
+            raise ConfigError(
+                f"data.held_out = {self.held_out:g}: takes training images in place of the test part, and "
+                'data.evaluate_on = "validation" the set\'s own; leave one of the two out'
+            )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,29 @@ from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.seeding import generator
 
-__all__ = ["FilesByClass", "check_no_split_file", "class_folders", "list_digest", "split_classes"]
+__all__ = [
+    "FilesByClass",
+    "check_no_split_file",
+    "class_folders",
+    "empty_folders",
+    "list_digest",
+    "some",
+    "split_classes",
+]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TEST_SHARE = 0.2
+NAMED = 5
+"""Most names in a sentence."""
 FilesByClass = dict[str, list[str]]
 """Class folder -> its image files."""
 Pairs = list[tuple[str, int]]
 """(class folder/file, label)."""
+
+
+def some(names: Sequence[str]) -> str:
+    """Join the first few names, and the number of all where there are more."""
+    return ", ".join(names[:NAMED]) + (f", ... ({len(names)} in all)" if len(names) > NAMED else "")
 
 
 def class_folders(root: Path) -> FilesByClass:
@@ -29,14 +44,23 @@ def class_folders(root: Path) -> FilesByClass:
     Raises:
         ConfigError: no folder has images.
     """
+    by_class = _folders(root)
+    if not any(by_class.values()):
+        raise ConfigError(f"data.root: {root} holds no folders with images; it must hold one per class")
+    return {name: files for name, files in by_class.items() if files}
+
+
+def _folders(root: Path) -> FilesByClass:
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
-    by_class = {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
-    if not any(by_class.values()):
-        raise ConfigError(f"data.root: {root} holds no folders with images; it must hold one per class")
-    return {name: files for name, files in by_class.items() if files}
+    return {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+
+
+def empty_folders(root: Path) -> list[str]:
+    """List class folders that have no images, which `class_folders` leaves out."""
+    return [name for name, files in _folders(root).items() if not files]
 
 
 def _draw_split(by_class: FilesByClass, settings: Data) -> tuple[Pairs, Pairs]:

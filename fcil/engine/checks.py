@@ -96,7 +96,7 @@ def _check_sites(config: Config) -> None:
                 f'data.{name}: says what sites do, and partition.kind = "{config.partition.kind}" has none'
             )
         return
-    if family(data.name).stamp is None:
+    if not family(data.name).own:
         raise ConfigError(f'data.name = "{data.name}": is one data set for all; sites have folders: set it to "folder"')
     for key, asked in (("long_tail", config.tasks.long_tail != 1), ("shots", config.tasks.shots > 0)):
         if asked:

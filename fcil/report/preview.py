@@ -167,6 +167,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
+    for remark in data.remarks:
+        console.print(f"note: {remark}", soft_wrap=True, markup=False)
     for part, view in (("training", data.train_view), ("tests", data.test_view)):
         console.print(f"in {part}: {in_words(view, size)}", soft_wrap=True)
     statistics = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
