@@ -158,7 +158,8 @@ def test_a_limit_by_class_keeps_every_class_and_has_a_hash_of_its_own(tmp_path):
     whole = load(settings("folder", tmp_path), SIZE)
     for ours, i in zip(range(4), (0, 1, 4, 5), strict=True):
         np.testing.assert_array_equal(chosen.train.images[np.array([ours])][0], whole.train.images[np.array([i])][0])
-    assert len({chosen.sha256(), whole.sha256(), load(settings("folder", tmp_path, train_per_class=3), SIZE).sha256()}) == 3
+    other = load(settings("folder", tmp_path, train_per_class=3), SIZE)
+    assert len({chosen.sha256(), whole.sha256(), other.sha256()}) == 3
     with pytest.raises(ConfigError, match=r"data.train_limit = 2: .*leave one of the two out"):
         Data(train_limit=2, train_per_class=2)
 
