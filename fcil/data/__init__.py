@@ -5,6 +5,7 @@ from dataclasses import replace
 from fcil.data.dataset import Dataset
 from fcil.data.families.cars import CARS196
 from fcil.data.families.cifar import CIFAR100
+from fcil.data.families.class_folders import CLASS_FOLDERS
 from fcil.data.families.cub import CUB200
 from fcil.data.families.digits import DIGITS
 from fcil.data.families.eurosat import EUROSAT
@@ -14,6 +15,7 @@ from fcil.data.families.imagenet_variants import IMAGENET_A, IMAGENET_R
 from fcil.data.family import Family
 from fcil.data.held_out import hold_out
 from fcil.data.settings import Data
+from fcil.data.sources import source_family
 from fcil.errors import ConfigError
 from fcil.options import nearest
 
@@ -21,13 +23,15 @@ __all__ = ["FAMILIES", "Data", "family", "load"]
 
 FAMILIES = {
     f.name: f
-    for f in (CIFAR100, IMAGENET_R, IMAGENET_A, CUB200, CARS196, EUROSAT, FASHION_MNIST, DIGITS, FOLDER)
+    for f in (CIFAR100, IMAGENET_R, IMAGENET_A, CUB200, CARS196, EUROSAT, FASHION_MNIST, DIGITS, FOLDER, CLASS_FOLDERS)
 }  # fmt: skip
 """Data set name -> its description."""
 
 
 def family(name: str) -> Family:
-    """The description of the data set `name`; raises ConfigError for an unknown name."""
+    """The description of the data set `name`, or `SOURCE:NAME`; raises ConfigError for an unknown name."""
+    if ":" in name:
+        return source_family(name)
     if name not in FAMILIES:
         raise ConfigError(f"data.name = {name!r}: no such data set. {nearest(name, FAMILIES)}")
     return FAMILIES[name]

@@ -13,7 +13,7 @@ from fcil.data.transforms import To, View
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
+__all__ = ["CACHE", "HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
            "Listing", "Part"]  # fmt: skip
 
 RGB = tuple[float, float, float]
@@ -22,6 +22,8 @@ IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 PROTOCOL_TRAIN = View(resize=224, crop="area", flip=True)
 PROTOCOL_TEST = View(resize=256, crop="centre")
+CACHE = "fcil-cache"
+"""The folder in data.root that holds decoded images, unless data.cache names another."""
 WHOLE = View()
 SQUARE = View(squash=True)
 NAMED: Mapping[str, tuple[View, View]] = {
@@ -73,6 +75,8 @@ class Listing:
     test: Part
     split: str = ""
     """How the split was made, with its hash; empty where it is the authors'."""
+    origin: str = ""
+    """Where the images come from, with hashes or versions, for the records; empty where the family says it all."""
     validation: Part | None = None
     """The set's own validation part; None where it has none, or where that is the test part."""
     domains: tuple[str, ...] = ()
@@ -109,8 +113,8 @@ class Family:
     """Whether images are decoded once into a cache that workers share; otherwise reading them anew must be fast."""
     shrunk: bool = False
     """Whether the cache stores images with the shorter side that the views need; otherwise at their own size."""
-    stamp: Callable[[Path], str] | None = None
-    """(data.root) -> a hash that changes with the files, beside the sizes and times of `files`."""
+    stamp: Callable[[Path, Data], str] | None = None
+    """(data.root, settings) -> a hash that changes with the files, beside the sizes and times of `files`."""
     mean: RGB = HALF
     std: RGB = HALF
     train_view: View = WHOLE

@@ -11,6 +11,7 @@ from typing import IO, Any
 from fcil.data.download import fetch, md5
 from fcil.data.family import Family, File
 from fcil.data.progress import bar
+from fcil.data.settings import Data
 from fcil.errors import ConfigError
 
 __all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
@@ -161,8 +162,8 @@ def _stamp(path: Path) -> str:
     return f"{'' if path.is_dir() else stat.st_size} {stat.st_mtime_ns}".strip()
 
 
-def stamps(family: Family, root: Path) -> dict[str, str]:
+def stamps(family: Family, root: Path, settings: Data) -> dict[str, str]:
     """Name -> size and modification time of the files and unpacked folders that exist, to detect replaced ones."""
     names = [name for file in family.files for name in (file.name, file.unpacks) if name]
     existing = {name: _stamp(root / name) for name in names if (root / name).exists()}
-    return existing | ({"content": family.stamp(root)} if family.stamp and root.is_dir() else {})
+    return existing | ({"content": family.stamp(root, settings)} if family.stamp and root.is_dir() else {})

@@ -11,7 +11,7 @@ import numpy as np
 from fcil.data.cache import Stale, locked, open_part, write_part
 from fcil.data.dataset import Dataset, Split
 from fcil.data.decode import RULES
-from fcil.data.family import Family, Listing, Part
+from fcil.data.family import CACHE, Family, Listing, Part
 from fcil.data.files import ensure, refuse, remedy, require, stamps
 from fcil.data.progress import tell
 from fcil.data.remarks import remarks
@@ -22,6 +22,10 @@ from fcil.data.views import shown
 from fcil.errors import ConfigError
 
 __all__ = ["load_family", "readiness"]
+
+
+SHOWN = 60
+"""Most letters of a set's name in the names of folders."""
 
 
 def _root(family: Family, settings: Data) -> Path:
@@ -52,6 +56,8 @@ def _read(family: Family, settings: Data, root: Path, download: bool) -> tuple[L
     differences += _unofficial(family, listing)
     if not settings.unofficial:
         refuse(family, root, differences)
+    if listing.origin:
+        return listing, listing.origin
     if differences:
         return listing, f"unofficial: {'; '.join(differences)}"
     remarks = ["official numbers of images and classes"] if family.counts else []
@@ -69,7 +75,7 @@ def _key(settings: Data, part: str, to: To, root: Path | None) -> str:
     """Folder name of a cached part: all that its content depends on beside the files; `root` for users' own images."""
     at_sites = " train or test alone" if settings.test_at == "server" else ""  # another rule for the classes
     origin = f"{list_digest(settings) or settings.split_seed} {root or ''}{at_sites}"
-    name = re.sub(r"[^\w.-]+", "_", settings.name)
+    name = re.sub(r"[^\w.-]+", "_", settings.name)[:SHOWN]
     origin += f" {settings.name} {settings.columns}" if name != settings.name else ""
     return f"{name}-{part}-{_pixels(to) or 'native'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
@@ -88,7 +94,7 @@ def _check(family: Family, manifest: dict[str, Any], now: dict[str, str], settin
 
 def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str, tuple[Path, To]]:
     """Part -> its cache folder, and the size to which its images are resized."""
-    cache = Path(settings.cache).expanduser() if settings.cache else root / "fcil-cache"
+    cache = Path(settings.cache).expanduser() if settings.cache else root / CACHE
     views = {"train": family.train_view, settings.evaluate_on: family.test_view}
     sides = {part: family.stored(view, size) for part, view in views.items()}
     user_root = root.resolve() if family.own and settings.cache else None
@@ -96,7 +102,7 @@ def _folders(family: Family, settings: Data, size: int, root: Path) -> dict[str,
 
 
 def _open(family: Family, settings: Data, size: int, root: Path) -> tuple[dict[str, Split], dict[str, Any]]:
-    now = stamps(family, root)
+    now = stamps(family, root, settings)
     opened = {}
     for part, (folder, _) in _folders(family, settings, size, root).items():
         try:
@@ -126,7 +132,7 @@ def _build(family: Family, settings: Data, size: int, root: Path, download: bool
     parts = {"train": listing.train, settings.evaluate_on: _evaluated(family, settings, listing)}
     cropped = any(v.crop != "whole" and not v.squash for v in (family.train_view, family.test_view))
     about = {
-        "classes": listing.classes, "files": files, "split": listing.split, "sources": stamps(family, root),
+        "classes": listing.classes, "files": files, "split": listing.split, "sources": stamps(family, root, settings),
         **({"rules": RULES, "domains": listing.domains} if family.own else {}),
         **({"remarks": remarks(listing, size, settings.test_at != "server", cropped)} if family.own else {}),
     }  # fmt: skip
