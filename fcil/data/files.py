@@ -166,4 +166,7 @@ def stamps(family: Family, root: Path, settings: Data) -> dict[str, str]:
     """Name -> size and modification time of the files and unpacked folders that exist, to detect replaced ones."""
     names = [name for file in family.files for name in (file.name, file.unpacks) if name]
     existing = {name: _stamp(root / name) for name in names if (root / name).exists()}
-    return existing | ({"content": family.stamp(root, settings)} if family.stamp and root.is_dir() else {})
+    if not family.stamp or not root.is_dir():
+        return existing
+    there = family.fits is None or family.fits(root)
+    return existing | {"content": family.stamp(root, settings) if there else "not there"}

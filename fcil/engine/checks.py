@@ -82,6 +82,11 @@ def _check_split(config: Config) -> None:
             f'partition.class_share = {partition.class_share:g}: has no meaning with kind = "{partition.kind}"; it is '
             'for "quantity" and "shared_classes"'
         )
+    if partition.partitioner and partition.kind != "flwr":
+        raise ConfigError(
+            f'partition.partitioner = "{partition.partitioner}": has no meaning with kind = "{partition.kind}"; it is '
+            'for "flwr"'
+        )
     if partition.kind == "sites" and partition.over != "task":
         raise ConfigError(f'partition.over = "{partition.over}": sites have the images that they have; leave it out')
 

@@ -21,6 +21,7 @@ from fcil.data.dataset import Dataset
 from fcil.data.family import Family
 from fcil.data.progress import moving
 from fcil.data.sites import load_sites
+from fcil.data.sources import SOURCES
 from fcil.data.transforms import render
 from fcil.data.views import in_words
 from fcil.errors import ConfigError
@@ -167,6 +168,10 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
+    if data.train.domains is not None:
+        images = np.bincount(data.train.domains, minlength=len(data.domains))
+        told = ", ".join(f"{name} {count:,}" for name, count in zip(data.domains, images, strict=True))
+        console.print(f"training images by domain: {told}", soft_wrap=True, markup=False)
     for remark in data.remarks:
         console.print(f"note: {remark}", soft_wrap=True, markup=False)
     for part, view in (("training", data.train_view), ("tests", data.test_view)):
@@ -189,4 +194,6 @@ def families_table() -> Table:
     table = Table("data set", "classes", "train + test", "tasks", "source", box=None)
     for name, family in FAMILIES.items():
         table.add_row(name, str(family.classes or "-"), _images(family), str(family.tasks or "-"), Text(family.source))
+    for _, _, example, text in SOURCES.values():
+        table.add_row(example, "-", "as found", "-", Text(text))
     return table
