@@ -9,7 +9,7 @@ import numpy as np
 
 from fcil.data.family import Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import check_no_split_file, some, test_samples
+from fcil.data.splits import some, test_samples
 from fcil.errors import ConfigError
 
 __all__ = ["PARTS", "Lazy", "Rows", "listing_of"]
@@ -94,7 +94,8 @@ def _picked(part: Part, chosen: np.ndarray) -> Part:
 
 
 def _check(parts: Mapping[str, Rows], settings: Data, where: str, classes: Sequence[str]) -> None:
-    check_no_split_file(settings)
+    if settings.split_file:
+        raise ConfigError(f"data.split_file: {settings.name} is split by its own parts, or drawn; leave it empty")
     if "train" not in parts and settings.test_at != "server":
         raise ConfigError(f"{where}: has no training part; it has {some(sorted(parts)) or 'nothing'}")
     empty = [name for name, rows in parts.items() if not len(rows.labels)]

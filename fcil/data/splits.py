@@ -198,4 +198,4 @@ def split_classes(root: Path, settings: Data) -> Listing:
 def check_no_split_file(settings: Data) -> None:
     """Raise ConfigError if `data.split_file` is set for a data set that has its authors' split."""
     if settings.split_file:
-        raise ConfigError(f"data.split_file: {settings.name} has a split of its own; leave it empty")
+        raise ConfigError(f"data.split_file: {settings.name} has its authors' split; leave it empty")
