@@ -56,11 +56,12 @@ def _folders(root: Path) -> FilesByClass:
 
 
 def stamp_of(paths: Iterable[Path], root: Path) -> str:
-    """Hash names, sizes and modification times of files in `root`, by which replaced ones are noticed."""
+    """Hash names, relative to `root` for those in it, sizes and times of files, by which replaced ones are noticed."""
     sha = hashlib.sha256()
     for path in paths:
         stat = path.stat()
-        sha.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        sha.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return sha.hexdigest()
 
 

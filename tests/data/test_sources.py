@@ -74,6 +74,16 @@ def test_a_table_is_read_again_where_it_or_an_image_changed(tmp_path, capsys):
     assert "made again: content changed" in capsys.readouterr().err
 
 
+def test_a_table_may_name_images_by_their_whole_path_and_beside_its_folder(tmp_path):
+    write_table(tmp_path / "images", [("a.png", "x"), ("b.png", "x")])
+    (tmp_path / "lists").mkdir()
+    rows = f"path,label,split\n{tmp_path}/images/a.png,x,train\n../images/b.png,x,test\n"
+    (tmp_path / "lists" / "labels.csv").write_text(rows)
+    data = loaded("table:lists/labels.csv", tmp_path)
+    assert (len(data.train), len(data.test)) == (1, 1)
+    assert loaded("table:labels.csv", tmp_path / "lists").sha256() == data.sha256()
+
+
 def test_columns_of_other_names_are_named_and_a_column_may_be_passed_over(tmp_path):
     write_table(tmp_path, ROWS, head=("photo", "species", "part", "domain"))
     with pytest.raises(ConfigError, match=r"no column for the image\. Name it, data\.columns = \[\"image=NAME\"\]"):
@@ -108,17 +118,19 @@ def test_without_parts_a_fifth_of_each_class_is_drawn_for_tests_and_numbers_are_
         ),
         ("path,label\na.png,\n", "row 2 has no label"),
         ("path,file,label\na.png,a.png,x\n", "several columns may hold the image: path, file"),
+        ("path,label\na.png,x\na.png,y\n", "row 3 names 'a.png' a second time"),
         ("path,label,split\na.png,x,trian\n", "column 'split' has trian; a part is train, test or validation"),
         ("path,label,split\na.png,x,test\n", "has no training part; it has test"),
-        ("path,label,split\na.png,x,train\na.png,y,test\n", "its test part has classes that are not in training: y"),
+        ("path,label,split\na.png,x,train\nb.png,y,test\n", "its test part has classes that are not in training: y"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named_and_nothing_is_left_behind(tmp_path, text, message):
-    (tmp_path / "a.png").write_bytes(encoded(picture(0, SQUARE), "PNG"))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encoded(picture(0, SQUARE), "PNG"))
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ConfigError, match=message):
         loaded("table:labels.csv", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "labels.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "labels.csv"}
 
 
 def test_files_that_are_not_there_or_of_another_kind_are_named(tmp_path):

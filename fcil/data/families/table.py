@@ -69,6 +69,9 @@ def _images(values: Sequence[Any], folder: Path, path: Path) -> list[Path] | lis
             f"{path}: {len(missing)} of its {len(files)} images are not there, the first is {content[missing[0]]!r} "
             f"(row {missing[0] + 2}); paths are relative to {folder}"
         )
+    if len(set(files)) < len(files):
+        twice = next(i for i, file in enumerate(files) if file in files[:i])
+        raise ConfigError(f"{path}: row {twice + 2} names {content[twice]!r} a second time; an image has one row")
     return files
 
 
