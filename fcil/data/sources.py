@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import NamedTuple
 
 from fcil.data.family import Family
 from fcil.errors import ConfigError
@@ -9,18 +10,27 @@ from fcil.options import nearest
 
 __all__ = ["SOURCES", "source_family"]
 
+
+class Source(NamedTuple):
+    """Where data sets are named by `SOURCE:NAME`."""
+
+    module: str
+    """Module in `families`."""
+    function: str
+    """Function of it that describes a set of that NAME."""
+    example: str
+    text: str
+    """What it is, for people."""
+
+
 SOURCES = {
-    "torchvision": ("torchvision_sets", "torchvision_set", "torchvision:Flowers102", "any classification set of it"),
-    "hf": (
-        "hub",
-        "hub_set",
-        "hf:NAME",
-        "Hugging Face, or a folder saved from there; pip install fcil[datasets]",
-    ),
-    "table": ("table", "table", "table:FILE", "a CSV, TSV or Parquet file of paths and labels, and parts and domains"),
-    "npz": ("npz", "npz", "npz:FILE", "NumPy arrays of images and labels"),
-}
-"""Source -> module in `families`, function of it, an example, and what it is, for people."""
+    "torchvision": Source("torchvision_sets", "torchvision_set", "torchvision:Flowers102",
+                          "any set of torchvision to classify, as torchvision keeps, fetches and checks it"),
+    "hf": Source("hub", "hub_set", "hf:NAME", "Hugging Face, or a folder saved from there; pip install fcil[datasets]"),
+    "table": Source("table", "table", "table:FILE", "CSV, TSV or Parquet: columns of paths, labels, parts, domains"),
+    "npz": Source("npz", "npz", "npz:FILE", "NumPy arrays of images and labels"),
+}  # fmt: skip
+"""What stands before the colon -> the source."""
 
 
 def source_family(name: str) -> Family:
@@ -32,8 +42,9 @@ def source_family(name: str) -> Family:
     source, _, rest = name.partition(":")
     if source not in SOURCES:
         raise ConfigError(f"data.name = {name!r}: no such source. {nearest(source, SOURCES)}")
-    module, function, example, _ = SOURCES[source]
+    described = SOURCES[source]
     if not rest:
-        raise ConfigError(f"data.name = {name!r}: write what to read behind the colon, {example}")
-    describe: Callable[[str], Family] = getattr(import_module(f"fcil.data.families.{module}"), function)
+        raise ConfigError(f"data.name = {name!r}: write what to read behind the colon, {described.example}")
+    module = import_module(f"fcil.data.families.{described.module}")
+    describe: Callable[[str], Family] = getattr(module, described.function)
     return describe(rest)

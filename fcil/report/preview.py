@@ -194,6 +194,6 @@ def families_table() -> Table:
     table = Table("data set", "classes", "train + test", "tasks", "source", box=None)
     for name, family in FAMILIES.items():
         table.add_row(name, str(family.classes or "-"), _images(family), str(family.tasks or "-"), Text(family.source))
-    for _, _, example, text in SOURCES.values():
-        table.add_row(example, "-", "as found", "-", Text(text))
+    for source in SOURCES.values():
+        table.add_row(source.example, "-", "as found", "-", Text(source.text))
     return table

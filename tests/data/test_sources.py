@@ -252,6 +252,21 @@ def test_a_set_of_torchvision_with_named_parts_and_arguments(tmp_path):
         loaded("torchvision:DTD(partition = 2)", tmp_path)
 
 
+def test_a_set_of_torchvision_without_parts_is_split(tmp_path):
+    folder = tmp_path / "caltech101"
+    for name in ("anchor", "crab"):
+        for i in range(1, 6):
+            path = folder / "101_ObjectCategories" / name / f"image_{i:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(i)))
+    for empty in ("101_ObjectCategories/BACKGROUND_Google", "Annotations"):
+        (folder / empty).mkdir()
+    data = loaded("torchvision:Caltech101", tmp_path)
+    assert (data.classes, data.train.labels.tolist()) == (("anchor", "crab"), [0] * 4 + [1] * 4)
+    assert data.test.labels.tolist() == [0, 1]
+    assert "80/20 within each class by seed 0" in data.files
+
+
 def test_labels_that_a_set_keeps_otherwise_are_read_one_by_one(tmp_path, monkeypatch):
     """Where what a set keeps does not agree with what it yields, nothing but the latter counts."""
     from torchvision.datasets import DTD
