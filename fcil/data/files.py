@@ -39,14 +39,15 @@ def _missing(family: Family, file: File, root: Path) -> ConfigError:
 
 def _meant(root: Path, fits: Callable[[Path], bool]) -> str:
     """Guess which folder was meant in place of `root`: its parent, one in it, one of a similar name; or empty."""
+    root = root if root.name not in ("", "..") else root.resolve()
     try:
         inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
         beside = {p.name: p for p in root.parent.iterdir() if p.is_dir()} if root.parent.is_dir() else {}
-    except OSError:
+        alike = [beside[name] for name in difflib.get_close_matches(root.name, sorted(beside), cutoff=0.6)]
+        likely = [root.parent, *inside[:MOST_GUESSES], *alike]
+        found = next((path for path in likely if path != root and fits(path)), None)
+    except OSError:  # a folder that may not be read
         return ""
-    alike = [beside[name] for name in difflib.get_close_matches(root.name, sorted(beside), cutoff=0.6)]
-    likely = [root.parent, *inside[:MOST_GUESSES], *alike]
-    found = next((path for path in likely if path != root and fits(path)), None)
     return f"Did you mean {found}? " if found else ""
 
 

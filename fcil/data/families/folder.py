@@ -81,7 +81,7 @@ def _fits(root: Path) -> bool:
 
 FOLDER = Family(
     name="folder",
-    source="train/CLASS/ and test/CLASS/ folders of images in data.root",
+    source="train/CLASS/ and test/CLASS/ folders of images in data.root (for CLASS/ folders alone: imagefolder)",
     listing=_listing,
     own=True,
     fits=_fits,

@@ -109,7 +109,10 @@ def _parts(name: str, given: Mapping[str, Any], root: Path, download: bool) -> d
 
 def _target(data: Any, i: int, where: str) -> int:
     try:
-        return operator.index(data[i][1])
+        image, target = data[i]
+        if isinstance(image, Image.Image):
+            image.close()  # some sets leave the file open
+        return operator.index(target)
     except (TypeError, ValueError, IndexError, KeyError, RuntimeError):
         raise ConfigError(f"{where}: its targets are no numbers of classes, so that it is no set to classify") from None
 
