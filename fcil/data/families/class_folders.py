@@ -16,11 +16,14 @@ PARTS = {"train", "test", "val"}
 
 def _listing(root: Path, settings: Data) -> Listing:
     """List the images, and split them as `data.split_file` says or by `data.split_seed`."""
-    beside = {path.name for path in root.resolve().parent.iterdir() if path.is_dir()} & PARTS
-    if root.resolve().name in beside and len(beside) > 1:
+    here = root.resolve()
+    inside, beside = ({path.name for path in where.iterdir() if path.is_dir()} & PARTS for where in (here, here.parent))
+    if inside:
+        raise ConfigError(f'data.root: {root} holds {some(sorted(inside))}: data.name = "folder" reads these as parts')
+    if here.name in beside and len(beside) > 1:
         raise ConfigError(
-            f'data.root: {root} is one part of {root.resolve().parent}; data.name = "folder" with that one as '
-            "data.root reads them all, as they are split"
+            f'data.root: {root} is one part of {here.parent}; data.name = "folder" with that one as data.root reads them '
+            "all, as they are split"
         )
     listing, empty = split_classes(root, settings), empty_folders(root)
     return replace(listing, remarks=(f"no images in {some(empty)}: left out",) if empty else ())
@@ -32,11 +35,10 @@ def _stamp(root: Path, settings: Data) -> str:
 
 
 def _fits(root: Path) -> bool:
-    """Whether it holds folders with images, and none that are parts."""
+    """Whether it holds folders with images, or parts, about which the listing has more to say."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return not PARTS & {path.name for path in folders} and any(
-        path.suffix.lower() in SUFFIXES for folder in folders for path in folder.iterdir()
-    )
+    images = (path.suffix.lower() in SUFFIXES for folder in folders for path in folder.iterdir())
+    return bool(PARTS & {path.name for path in folders}) or any(images)
 
 
 CLASS_FOLDERS = replace(
