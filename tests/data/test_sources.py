@@ -201,7 +201,7 @@ def test_class_folders_are_split_and_parts_of_a_folder_are_not_taken_for_classes
     (tmp_path / "both" / "train" / "fcil").mkdir()
     with pytest.raises(ConfigError, match=r'is one part of .*both; data.name = "folder"'):
         loaded("imagefolder", tmp_path / "both" / "train")
-    with pytest.raises(ConfigError, match='holds test, train: data.name = "folder"'):
+    with pytest.raises(ConfigError, match=r'holds test, train: data.name = "folder"'):
         loaded("imagefolder", tmp_path / "both")
     with pytest.raises(ConfigError, match=f"Did you mean {tmp_path}/both/test"):
         loaded("imagefolder", tmp_path / "both" / "test" / "cats")

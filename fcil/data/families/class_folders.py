@@ -22,8 +22,8 @@ def _listing(root: Path, settings: Data) -> Listing:
         raise ConfigError(f'data.root: {root} holds {some(sorted(inside))}: data.name = "folder" reads these as parts')
     if here.name in beside and len(beside) > 1:
         raise ConfigError(
-            f'data.root: {root} is one part of {here.parent}; data.name = "folder" with that one as data.root reads them '
-            "all, as they are split"
+            f'data.root: {root} is one part of {here.parent}; data.name = "folder" with that one as data.root reads '
+            "them all, as they are split"
         )
     listing, empty = split_classes(root, settings), empty_folders(root)
     return replace(listing, remarks=(f"no images in {some(empty)}: left out",) if empty else ())
