@@ -161,7 +161,7 @@ def hub_set(text: str) -> Family:
         raise ConfigError(f"{where}: revision must be a whole commit hash, 40 hex digits: others move")
     return Family(
         name=f"hf:{text}",
-        source=f"{name}: a folder in data.root, or a set in the cache of the package datasets",
+        source=f"a folder {name}, or else that set in the cache of the package datasets; decoded images go there too",
         listing=partial(_listing, name=name, given=given),
         fetch=partial(_fetch, name=name, given=given),
         stamp=partial(_stamp, name=name),
