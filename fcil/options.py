@@ -251,7 +251,8 @@ def _fitting(value: object, kind: Any, option: Option) -> Any:
         raise ValueError(f"must be {_shown(kind, option)}")
     lists = [part for part in kinds if get_origin(part) is tuple and isinstance(value, list | tuple)]
     numbers = [part for part in kinds if part in (int, float) and type(value) in (int, part)]
-    if not (fitting := [*words, *texts, *lists, *numbers]):
+    truths = [part for part in kinds if part is bool and isinstance(value, bool)]
+    if not (fitting := [*words, *texts, *lists, *numbers, *truths]):
         raise ValueError(f"must be {_shown(kind, option)}")
     return fitting[0]
 

@@ -1,14 +1,27 @@
 """Run `fcil data`: list data sets, prepare one, or preview a run's data."""
 
+from __future__ import annotations
+
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument
+from fcil.config.layers import together
+from fcil.errors import ConfigError
 
-__all__ = ["data_commands", "data_list"]
+if TYPE_CHECKING:
+    from fcil.config import Config
+    from fcil.data.dataset import Dataset
+
+__all__ = ["data_commands", "data_list", "tell_remarks"]
+
+GIVEN = "root", "cache", "split_file", "split_seed", "view", "unofficial"
+"""Settings of [data] that have an option of their own."""
 
 
 def data_list(args: argparse.Namespace, console: Console) -> None:
@@ -18,20 +31,45 @@ def data_list(args: argparse.Namespace, console: Console) -> None:
     console.print(families_table())
 
 
-def data_prepare(args: argparse.Namespace, console: Console) -> None:
-    """Check a data set's files and decode them into the cache (`fcil data prepare NAME`)."""
-    from fcil.config import from_table
-    from fcil.data import load
+def _wanted(args: argparse.Namespace) -> list[tuple[Config, int]]:
+    """The settings whose data are to be prepared, each with the size of its model's input: of a file, or of a name."""
+    from fcil.config import from_table, load_all
 
-    table = {
-        key: getattr(args, key) for key in ("name", "root", "cache", "split_file", "split_seed", "view", "unofficial")
-    }  # fmt: skip
-    settings = from_table([("fcil data prepare", {"data": table})]).data
-    data = load(settings, args.size, args.download)
-    console.print(
-        f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test images, "
-        f"for models of {args.size} px ({data.files})", soft_wrap=True, markup=False,
-    )  # fmt: skip
+    given = {key: getattr(args, key) for key in GIVEN if getattr(args, key) is not None}
+    overrides = [*args.set, *(f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())]
+    path = Path(args.name)
+    if path.suffix == ".toml":
+        configs = load_all(path, overrides)
+        sizes = [args.size or config.model.image_size for config in configs]
+        wanted = {(repr(config.data), size): (config, size) for config, size in zip(configs, sizes, strict=True)}
+        return list(wanted.values())  # one of those that need the same
+    if path.is_file():
+        raise ConfigError(f"{path}: neither a data set nor a configuration, which is a .toml file")
+    named = {"data": {"name": args.name}}
+    return [(from_table([("fcil data prepare", named), together(overrides)]), args.size or 224)]
+
+
+def data_prepare(args: argparse.Namespace, console: Console) -> None:
+    """Check the files of a data set, or of all that a config needs, and decode them into the cache."""
+    wanted = _wanted(args)
+    from fcil.data import load
+    from fcil.data.sites import load_sites
+
+    for config, size in wanted:
+        sites = config.partition.kind == "sites"
+        data = load_sites(config.data, size) if sites else load(config.data, size, args.download)
+        origin = f" ({data.files})" if data.files else ""
+        console.print(
+            f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test "
+            f"images, for models of {size} px{origin}", soft_wrap=True, markup=False,
+        )  # fmt: skip
+        tell_remarks(data, console)
+
+
+def tell_remarks(data: Dataset, console: Console) -> None:
+    """Print what is odd about a user's own files, a line each."""
+    for remark in data.remarks:
+        console.print(f"note: {remark}", soft_wrap=True, markup=False)
 
 
 def data_preview(args: argparse.Namespace, console: Console) -> None:
@@ -55,15 +93,18 @@ def data_commands(data: argparse.ArgumentParser) -> None:
 
     action("list", data_list, "name, classes, images, usual number of tasks, source")
     prepare = action("prepare", data_prepare, "check a data set's files and decode them once, for all later runs")
-    prepare.add_argument("name", metavar="NAME", help="`fcil data list` names them")
-    prepare.add_argument("--root", default="", metavar="DIR", help="data.root: the folder with its files")
+    prepare.add_argument(
+        "name", metavar="NAME | CONFIG", help="a data set, as `fcil data list` names them, or a TOML file: all it needs"
+    )
+    prepare.add_argument("--root", metavar="DIR", help="data.root: the folder with its files")
     prepare.add_argument("--download", action="store_true", help="fetch files that are missing")
-    prepare.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")
-    prepare.add_argument("--cache", default="", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
-    prepare.add_argument("--split-file", default="", metavar="FILE", help="data.split_file: lists of train and test")
-    prepare.add_argument("--split-seed", type=int, default=0, metavar="N", help="data.split_seed (default: 0)")
-    prepare.add_argument("--view", default="default", metavar="NAME", help="data.view (default: the set's own)")
-    prepare.add_argument("--unofficial", action="store_true", help="admit other files than the authors'")
+    prepare.add_argument("--size", type=pixels, metavar="PX", help="of the model (default: the config's, or 224)")
+    prepare.add_argument("--cache", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
+    prepare.add_argument("--split-file", metavar="FILE", help="data.split_file: lists of train and test")
+    prepare.add_argument("--split-seed", type=int, metavar="N", help="data.split_seed (default: 0)")
+    prepare.add_argument("--view", metavar="NAME", help="data.view (default: the set's own)")
+    prepare.add_argument("--unofficial", action="store_true", default=None, help="admit other files than the authors'")
+    set_argument(prepare)
     show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     set_argument(show)

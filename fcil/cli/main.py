@@ -24,7 +24,7 @@ from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.compare import compare_arguments, compare_command, watch_command
 from fcil.cli.completion import completion_command, offer
-from fcil.cli.data import data_commands, data_list
+from fcil.cli.data import data_commands, data_list, tell_remarks
 from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
@@ -81,6 +81,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     session = checked(load_config(args.config, overrides(args)), out)
     finished = (out / "summary.json").exists()
     _tell(left_out_settings(session.plan.config), console)
+    tell_remarks(session.worker.dataset, console)
     summary = carry_out(session, out, console)
     if finished:
         console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)

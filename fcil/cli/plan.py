@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fcil.cli.arguments import methods, overrides, seeds, sweep_argument
+from fcil.cli.data import tell_remarks
 from fcil.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
     from fcil.report.running import checked
 
     session = checked(load_config(args.config, overrides(args)))
+    tell_remarks(session.worker.dataset, console)
     from fcil.data.progress import moving
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table

@@ -52,12 +52,14 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
 
 
 def _share(text: str) -> float:
+    if text == "validation":
+        return 0.0
     try:
         share = float(text)
     except ValueError:
         share = 0.0
     if not 0 < share <= 0.9:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a share above 0 and at most 0.9")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share above 0 and at most 0.9, or validation")
     return share
 
 
@@ -78,7 +80,10 @@ def tune_command(
     parser.add_argument(
         "--seeds", type=seeds, default=[100], metavar="100,101", help="default: 100; not those of compare"
     )
-    parser.add_argument("--held-out", type=_share, default=0.2, metavar="SHARE", help="of each class (default: 0.2)")
+    parser.add_argument(
+        "--held-out", type=_share, default=0.2, metavar="SHARE",
+        help="of each class (default: 0.2); or: validation, the set's own validation part",
+    )  # fmt: skip
     parser.add_argument("--tasks", type=at_least_1("tasks"), default=2, metavar="N", help="the first ones (default: 2)")
     parser.add_argument("--jobs", type=at_least_1("processes"), default=1, metavar="N", help="runs at a time")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-tuned, with what --set changed")

@@ -12,7 +12,7 @@ loading     the `Config` of a single run, or of one row of a comparison
 """
 
 from fcil.config.layers import BENCH, Overrides, Source, load_section
-from fcil.config.loading import load_config, load_variant
+from fcil.config.loading import load_all, load_config, load_variant
 from fcil.config.resolved import common_settings, flat_settings
 from fcil.config.rows import RowFacts, canonical, labels_of, row_call, row_facts, rows_have_bases, variant_names
 from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, identity, to_table
@@ -20,6 +20,7 @@ from fcil.config.sweep import Point, Sweep, grid
 
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",
-    "canonical", "common_settings", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_config",
-    "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table", "variant_names",
+    "canonical", "common_settings", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_all",
+    "load_config", "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table",
+    "variant_names",
 ]  # fmt: skip

@@ -1,13 +1,15 @@
 """Load the checked `Config` of a single run, or of one row of a comparison."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
-from fcil.config.rows import row_call, row_facts, row_settings, rows_have_bases
+from fcil.config.rows import row_call, row_facts, row_settings, rows_have_bases, variant_names
 from fcil.config.sections import Config, from_table
+from fcil.config.sweep import grid
 from fcil.errors import ConfigError
 
-__all__ = ["load_config", "load_variant"]
+__all__ = ["load_all", "load_config", "load_variant"]
 
 
 def load_config(path: Source, overrides: Overrides = ()) -> Config:
@@ -22,6 +24,18 @@ def load_config(path: Source, overrides: Overrides = ()) -> Config:
             "carries them out, `fcil plan` says what they will take; one of them alone is the file that its row names"
         )
     return from_table([*without_asides(layers_of(path)), together(overrides)])
+
+
+def load_all(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
+    """The settings of every run that a file describes, one for each row and each point of its sweep, without seeds.
+
+    Raises:
+        ConfigError: as `load_config` and `load_variant`.
+    """
+    rows = variant_names(path)
+    if not rows:
+        return [load_config(path, [*overrides, *point.overrides]) for point in grid(path, overrides)]
+    return [load_variant(path, row, overrides, point.overrides) for point in grid(path, overrides) for row in rows]
 
 
 def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from fcil.locks import fcntl
 __all__ = ["Stale", "locked", "open_part", "write_part"]
 
 VERSION = 1
-IMAGES, INDEX, MANIFEST = "images.bin", "index.safetensors", "manifest.json"
+IMAGES, INDEX, MANIFEST, LOCK = "images.bin", "index.safetensors", "manifest.json", ".lock"
 
 
 class Stale(Exception):
@@ -37,20 +37,44 @@ class Stale(Exception):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for one process at a time, and remove what killed processes left half-written in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Lock `folder` for one process at a time, and remove what killed processes left half-written in it.
+
+    Where nothing comes to lie in it, the folder goes again, and with it those above it that were made for it.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _lock(folder):
         for leftover in folder.glob(".*.building"):
             shutil.rmtree(leftover)
+        try:
+            yield
+        finally:
+            if new and {path.name for path in folder.iterdir()} <= {LOCK}:
+                (folder / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # another process has put something there
+                    for path in new:
+                        path.rmdir()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, also if another process has removed and made it anew in the meantime."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as stack:
+            lock = stack.enter_context(open(folder / LOCK, "wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_ino == (folder / LOCK).stat().st_ino:
+                held = stack.pop_all()
+                break
+    with held:
         yield
 
 
-def _write_images(path: Path, part: Part, to: To, text: str) -> tuple[np.ndarray, str]:
+def _write_images(path: Path, part: Part, to: To, text: str, own: bool) -> tuple[np.ndarray, str]:
     """Write all images to `path`; return their shapes, (n, 3), and the SHA-256 of all pixels."""
     shapes, sha = np.zeros((len(part), 3), np.int64), hashlib.sha256()
     with open(path, "wb") as file, bar(text, len(part)) as advance:
-        for i, image in enumerate(decoded(part.images, to)):
+        for i, image in enumerate(decoded(part.images, to, 0, own)):
             pixels = np.ascontiguousarray(image).data.cast("B")
             file.write(pixels)
             sha.update(pixels)
@@ -61,19 +85,21 @@ def _write_images(path: Path, part: Part, to: To, text: str) -> tuple[np.ndarray
     return shapes, sha.hexdigest()
 
 
-def write_part(folder: Path, part: Part, to: To, text: str, about: Mapping[str, Any]) -> None:
+def write_part(folder: Path, part: Part, to: To, text: str, about: Mapping[str, Any], own: bool = False) -> None:
     """Decode one part into `folder`, which is replaced; a failure leaves no files behind.
 
     Args:
         to: size in pixels: of the shorter side, 0 for images as they are, or height and width.
         text: label of the progress bar.
         about: further entries of the manifest.
+        own: whether the images are a user's own; see `fcil.data.decode.decode`.
     """
     aside = folder.with_name(f".{folder.name}.building")
     aside.mkdir(parents=True)
     try:
-        shapes, pixels = _write_images(aside / IMAGES, part, to, text)
-        index = save({"shapes": shapes, "labels": part.labels.astype(np.int64)})
+        shapes, pixels = _write_images(aside / IMAGES, part, to, text, own)
+        of_domains = {} if part.domains is None else {"domains": part.domains.astype(np.int64)}
+        index = save({"shapes": shapes, "labels": part.labels.astype(np.int64), **of_domains})
         (aside / INDEX).write_bytes(index)
         stat = (aside / IMAGES).stat()
         manifest = {
@@ -136,4 +162,5 @@ def open_part(folder: Path) -> tuple[Split, dict[str, Any]]:
     flat = np.memmap(folder / IMAGES, np.uint8, "r") if manifest["bytes"] else np.zeros(0, np.uint8)
     one_shape = len(shapes) > 0 and bool((shapes == shapes[0]).all())
     images = flat.reshape(len(shapes), *shapes[0]) if one_shape else Ragged.of(flat, shapes)
-    return Split(images, labels, f"{manifest['pixels_sha256']} {manifest['index_sha256']}"), manifest
+    digest = f"{manifest['pixels_sha256']} {manifest['index_sha256']}"
+    return Split(images, labels, digest, domains=index.get("domains")), manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Dataset", "Pooled", "Ragged", "Split", "digest_of", "normalise", "model_inputs"]
+__all__ = ["Dataset", "Pooled", "Ragged", "Split", "digest_of", "first_of_each", "normalise", "model_inputs"]
 
 RGB = tuple[float, float, float]
 HALF: RGB = (0.5, 0.5, 0.5)
@@ -66,7 +66,7 @@ class Ragged:
 class Pooled:
     """The images of several sites as one sequence; each is read from its own site's array, and only when indexed."""
 
-    arrays: tuple[np.ndarray | Ragged, ...]
+    arrays: tuple[np.ndarray | Ragged | Pooled, ...]
     """The images of every site, as its data set has them."""
     array: np.ndarray
     """(n,) int64: the array that each image is in."""
@@ -110,6 +110,8 @@ class Split:
     """Hash of the content where it is known without reading everything, otherwise empty."""
     owners: np.ndarray | None = None
     """(n,) int64: number of the site that holds each image, where sites have images of their own."""
+    domains: np.ndarray | None = None
+    """(n,) int64: the domain of each image, where the data set tells it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,12 +134,36 @@ class Split:
             pooled = Pooled(images.arrays, images.array[samples], images.place[samples])
         else:
             pooled = Pooled((images,), np.zeros(len(samples), np.int64), samples)
-        owners = None if self.owners is None else self.owners[samples]
-        return Split(pooled, self.labels[samples], self.digest, owners)
+        owners, domains = (None if a is None else a[samples] for a in (self.owners, self.domains))
+        return Split(pooled, self.labels[samples], self.digest, owners, domains)
 
     def first(self, count: int) -> Split:
         """The first `count` samples; all of them for 0."""
-        return Split(self.images[:count], self.labels[:count], self.digest) if count else self
+        if not count:
+            return self
+        domains = None if self.domains is None else self.domains[:count]
+        return Split(self.images[:count], self.labels[:count], self.digest, domains=domains)
+
+    def first_of_each(self, count: int) -> Split:
+        """The first `count` samples of each class, in their order; all of them for 0."""
+        if not count:
+            return self
+        part = self.select(first_of_each(self.labels, count))
+        name = f"{self.digest} first {count} of each class"
+        return replace(part, digest=hashlib.sha256(name.encode()).hexdigest() if self.digest else "")
+
+
+def first_of_each(labels: np.ndarray, count: int) -> np.ndarray:
+    """Choose the first `count` samples of each class, all of them for 0: sorted indices into `labels`, (n,).
+
+    >>> first_of_each(np.array([1, 1, 0, 1, 0]), 2)
+    array([0, 1, 2, 4])
+    """
+    if not count:
+        return np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    begins = np.searchsorted(labels[order], labels[order])
+    return np.sort(order[np.arange(len(labels)) - begins < count])
 
 
 @dataclass(frozen=True)
@@ -156,6 +182,10 @@ class Dataset:
     """Where the files come from, for the records: checksums compared, split, unofficial files."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """"site 0", "site 1", ..., "test" -> its hash, where the data are those of several sites; otherwise empty."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains, where the data set tells them."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about a user's own files, a sentence each."""
 
     def sha256(self) -> str:
         """SHA-256 of the images and labels of both parts, for the records."""

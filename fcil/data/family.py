@@ -3,13 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fcil.data.settings import Data, ViewName
 from fcil.data.transforms import To, View
 
-__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["CACHE", "HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
            "Listing", "Part"]  # fmt: skip
 
 RGB = tuple[float, float, float]
@@ -18,8 +22,16 @@ IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 PROTOCOL_TRAIN = View(resize=224, crop="area", flip=True)
 PROTOCOL_TEST = View(resize=256, crop="centre")
+CACHE = "fcil-cache"
+"""The folder in data.root that holds decoded images, unless data.cache names another."""
 WHOLE = View()
 SQUARE = View(squash=True)
+NAMED: Mapping[str, tuple[View, View]] = {
+    "whole": (WHOLE, WHOLE),
+    "centre": (PROTOCOL_TEST, PROTOCOL_TEST),
+    "crop": (PROTOCOL_TRAIN, PROTOCOL_TEST),
+}
+"""Views for any data set: (training, test), but for their flips."""
 ZERO: RGB = (0.0, 0.0, 0.0)
 ONE: RGB = (1.0, 1.0, 1.0)
 
@@ -41,12 +53,14 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """The images and labels of one part, training or test, before they are decoded."""
+    """The images and labels of one part, training, test or validation, before they are decoded."""
 
-    images: Sequence[Path] | np.ndarray
-    """Image files, or (n, h, w, c) uint8."""
+    images: "Sequence[Path] | Sequence[bytes] | Sequence[Callable[[], Image.Image]] | np.ndarray"
+    """Image files, their contents, or what opens each; or pixels, (n, h, w, c) uint8."""
     labels: np.ndarray
     """(n,) int64."""
+    domains: np.ndarray | None = None
+    """(n,) int64: the domain of each image, in the data sets that tell it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,6 +75,14 @@ class Listing:
     test: Part
     split: str = ""
     """How the split was made, with its hash; empty where it is the authors'."""
+    origin: str = ""
+    """Where the images come from, with hashes or versions, for the records; empty where the family says it all."""
+    validation: Part | None = None
+    """The set's own validation part; None where it has none, or where that is the test part."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains; empty where the set does not tell them."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about the files, a sentence each, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,36 +101,49 @@ class Family:
     tasks: int = 0
     """The usual number of tasks in the literature that fcil follows."""
     files: tuple[File, ...] = ()
+    own: bool = False
+    """Whether these are a user's own images rather than a published set: then EXIF rotation, transparency and 16 bits
+    are taken into account, what is odd is told, and sites may have them. Published sets are read as public code reads
+    them."""
+    fits: Callable[[Path], bool] | None = None
+    """(data.root) -> whether the folder looks like one that holds the set; checked before anything is written."""
+    fetch: Callable[[Path, Data], None] | None = None
+    """(data.root, settings) -> None: downloads the set where that is asked for; raises ConfigError."""
     cached: bool = True
     """Whether images are decoded once into a cache that workers share; otherwise reading them anew must be fast."""
     shrunk: bool = False
     """Whether the cache stores images with the shorter side that the views need; otherwise at their own size."""
-    stamp: Callable[[Path], str] | None = None
-    """(data.root) -> a hash that changes with the files, beside the sizes and times of `files`."""
+    stamp: Callable[[Path, Data], str] | None = None
+    """(data.root, settings) -> a hash that changes with the files, beside the sizes and times of `files`."""
     mean: RGB = HALF
     std: RGB = HALF
     train_view: View = WHOLE
     test_view: View = WHOLE
 
     def seen(self, view: ViewName) -> "Family":
-        """The data set under a view named by `data.view`.
+        """The data set under a view named by `data.view`; flip, mean and std stay its own unless said.
 
-        "squash" makes every image a square of the model's size first and loses its aspect ratio; the set's own crop is
-        taken from that square (boxes of random area straight from it), with its own flip, mean and std. It is what
-        LoRM's public code does. "identity" shows the square as it is, in 0..1: no crop, no flip, no normalisation.
+        "whole" shows everything, made a square of the model's size. "centre" is a central crop, "crop" the same in
+        tests and a box of random area in training. "squash" makes every image a square of the model's size first and
+        loses its aspect ratio; the set's own crop is taken from that square (boxes of random area straight from it).
+        It is what LoRM's public code does. "identity" shows the square as it is, in 0..1: no crop, no flip, no
+        normalisation.
         """
         if view == "default":
             return self
         if view == "identity":
             return replace(self, train_view=SQUARE, test_view=SQUARE, mean=ZERO, std=ONE)
-        train, test = (
-            replace(own, squash=True, resize=own.resize if own.crop in ("centre", "random") else 0)
-            for own in (self.train_view, self.test_view)
-        )
+        own = self.train_view, self.test_view
+        if view == "squash":
+            train, test = (
+                replace(v, squash=True, resize=v.resize if v.crop in ("centre", "random") else 0) for v in own
+            )
+        else:
+            train, test = (replace(named, flip=v.flip) for named, v in zip(NAMED[view], own, strict=True))
         return replace(self, train_view=train, test_view=test)
 
     def stored(self, view: View, size: int) -> To:
-        """The size in which a cache holds images for a view: squares where it squashes them, as Pillow rounds them."""
-        if view.squash:
+        """The size in which a cache holds images for a view: squares, as Pillow rounds them, where it makes them so."""
+        if view.squash or (self.shrunk and view == replace(WHOLE, flip=view.flip)):
             return (size, size)
         return view.shorter(size) if self.shrunk else 0

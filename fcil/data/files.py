@@ -1,5 +1,6 @@
 """Find, download, check and unpack the published files of a data set under `data.root`."""
 
+import difflib
 import shutil
 import tarfile
 import zipfile
@@ -10,9 +11,14 @@ from typing import IO, Any
 from fcil.data.download import fetch, md5
 from fcil.data.family import Family, File
 from fcil.data.progress import bar
+from fcil.data.settings import Data
 from fcil.errors import ConfigError
 
 __all__ = ["ensure", "refuse", "remedy", "require", "stamps"]
+
+
+MOST_GUESSES = 50
+"""Most folders in a wrong one that are looked into for the right one."""
 
 
 def remedy(family: Family, root: str) -> str:
@@ -27,7 +33,22 @@ def remedy(family: Family, root: str) -> str:
 
 def _missing(family: Family, file: File, root: Path) -> ConfigError:
     missing = f"neither {file.unpacks}/ nor {file.name}" if file.unpacks else f"no {file.name}"
-    return ConfigError(f"data.root: {missing} in {root}. {remedy(family, str(root))}")
+    meant = _meant(root, lambda folder: _exists(file, folder))
+    return ConfigError(f"data.root: {missing} in {root}. {meant}{remedy(family, str(root))}")
+
+
+def _meant(root: Path, fits: Callable[[Path], bool]) -> str:
+    """Guess which folder was meant in place of `root`: its parent, one in it, one of a similar name; or empty."""
+    root = root if root.name not in ("", "..") else root.resolve()
+    try:
+        inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        beside = {p.name: p for p in root.parent.iterdir() if p.is_dir()} if root.parent.is_dir() else {}
+        alike = [beside[name] for name in difflib.get_close_matches(root.name, sorted(beside), cutoff=0.6)]
+        likely = [root.parent, *inside[:MOST_GUESSES], *alike]
+        found = next((path for path in likely if path != root and fits(path)), None)
+    except OSError:  # a folder that may not be read
+        return ""
+    return f"Did you mean {found}? " if found else ""
 
 
 def _exists(file: File, root: Path) -> bool:
@@ -36,8 +57,11 @@ def _exists(file: File, root: Path) -> bool:
 
 def require(family: Family, root: Path) -> None:
     """Raise ConfigError, which says which files to put where, if one of the data set is missing."""
-    if not family.files and not root.is_dir():
-        raise ConfigError(f"data.root: no folder {root}. {remedy(family, str(root))}")
+    fits = family.fits or Path.is_dir
+    if not family.files and not (root.is_dir() and fits(root)):
+        missing = f"{root} does not hold it" if root.is_dir() else f"no folder {root}"
+        meant = _meant(root, family.fits) if family.fits else ""
+        raise ConfigError(f"data.root: {missing}. {meant}{remedy(family, str(root))}")
     for file in family.files:
         if not _exists(file, root):
             raise _missing(family, file, root)
@@ -139,8 +163,11 @@ def _stamp(path: Path) -> str:
     return f"{'' if path.is_dir() else stat.st_size} {stat.st_mtime_ns}".strip()
 
 
-def stamps(family: Family, root: Path) -> dict[str, str]:
+def stamps(family: Family, root: Path, settings: Data) -> dict[str, str]:
     """Name -> size and modification time of the files and unpacked folders that exist, to detect replaced ones."""
     names = [name for file in family.files for name in (file.name, file.unpacks) if name]
     existing = {name: _stamp(root / name) for name in names if (root / name).exists()}
-    return existing | ({"content": family.stamp(root)} if family.stamp and root.is_dir() else {})
+    if not family.stamp or not root.is_dir():
+        return existing
+    there = family.fits is None or family.fits(root)
+    return existing | {"content": family.stamp(root, settings) if there else "not there"}

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data import load
-from fcil.data.dataset import Dataset, Pooled, Split
+from fcil.data.dataset import Dataset, Pooled, Split, first_of_each
 from fcil.data.settings import Data, one_form
 from fcil.errors import ConfigError
 from fcil.options import nearest
 
-__all__ = ["SiteData", "pool", "check_distinct", "load_sites", "of_site", "read_class_map", "renamed"]
+__all__ = ["Limit", "SiteData", "pool", "check_distinct", "load_sites", "of_site", "read_class_map", "renamed"]
 
 ClassMap = Mapping[str, str]
 """A site's own name of a class -> the common name."""
@@ -72,12 +72,29 @@ def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
     return SiteData(data, tuple(class_map.get(own, own) for own in names))
 
 
-def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str], limit: int) -> Split:
-    """Join one part of all sites, ordered by class, then by site; of each site the first `limit`, unless that is 0."""
+@dataclass(frozen=True)
+class Limit:
+    """A limit on the images of each site that are kept, the first in the order of common names; 0 for all."""
+
+    of_all: int = 0
+    of_each_class: int = 0
+
+    def kept(self, labels: np.ndarray) -> np.ndarray:
+        """The samples that are kept, (n,) indices in the order of their common labels."""
+        order: np.ndarray = np.argsort(labels, kind="stable")[: self.of_all or None]
+        kept: np.ndarray = order[first_of_each(labels[order], self.of_each_class)]
+        return kept
+
+
+ALL = Limit()
+
+
+def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str], limit: Limit) -> Split:
+    """Join one part of all sites, ordered by class, then by site."""
     labels, arrays, places, owners = [], [], [], []
     for position, (number, part) in enumerate(parts.items()):
         common = np.array([classes.index(name) for name in sites[number].names], np.int64)[part.labels]
-        order = np.argsort(common, kind="stable")[: limit or None]
+        order = limit.kept(common)
         labels.append(common[order])
         places.append(order)
         arrays.append(np.full(len(order), position, np.int64))
@@ -85,7 +102,7 @@ def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Se
     joined = [np.concatenate([np.empty(0, np.int64), *column]) for column in (labels, arrays, places, owners)]
     by_class = np.argsort(joined[0], kind="stable")
     joined = [column[by_class] for column in joined]
-    images = Pooled(tuple(part.images for part in parts.values() if not isinstance(part.images, Pooled)), *joined[1:3])
+    images = Pooled(tuple(part.images for part in parts.values()), *joined[1:3])
     return Split(images, joined[0], owners=joined[3])
 
 
@@ -101,7 +118,7 @@ def pool(
     sites: Mapping[int, SiteData],
     classes: Sequence[str] = (),
     test: SiteData | None = None,
-    limits: tuple[int, int] = (0, 0),
+    limits: tuple[Limit, Limit] = (ALL, ALL),
 ) -> Dataset:
     """Join sites into one data set, whose classes are sorted by their common names.
 
@@ -109,8 +126,7 @@ def pool(
         sites: number of the site -> its data; they may be some of a run's sites only, or none where there is `test`.
         classes: the common names of all classes; by default all those that the sites have.
         test: the test part for all, in place of the sites' own.
-        limits: numbers of training and test images of each site that are kept, the first in the order of common names;
-            0 for all.
+        limits: of training and test images.
 
     Raises:
         ConfigError: a site has a class that is not among `classes`; two sites have the same images; or nothing is to be
@@ -138,7 +154,7 @@ def pool(
     assert like is not None  # one of the two is there
     return replace(
         like.data, classes=tuple(known), train=train, test=tests, files=_files(sites, test),
-        digests=digests,
+        digests=digests, domains=(), remarks=_remarks(sites, test),
     )  # fmt: skip
 
 
@@ -157,6 +173,12 @@ def _files(sites: Mapping[int, SiteData], test: SiteData | None) -> str:
     return "; ".join([*remarks, *([f"test images: {test.data.files}"] if test and test.data.files else [])])
 
 
+def _remarks(sites: Mapping[int, SiteData], test: SiteData | None) -> tuple[str, ...]:
+    """What is odd about the files of each site, a sentence each."""
+    named = [(f"site {number}", site) for number, site in sites.items()] + ([("data.root", test)] if test else [])
+    return tuple(f"{name}: {remark}" for name, site in named for remark in site.data.remarks)
+
+
 def load_sites(settings: Data, size: int, classes: Sequence[str] = ()) -> Dataset:
     """Load the sites whose folders `data.sites` names here, for a model of `size` pixels; "" is a site elsewhere.
 
@@ -172,7 +194,11 @@ def load_sites(settings: Data, size: int, classes: Sequence[str] = ()) -> Datase
             sites[number] = _load(settings, size, root, class_map, f"site {number}")
     on_server = settings.test_at == "server" and settings.root
     test = _load(settings, size, settings.root, "", "data.root") if on_server else None
-    return pool(sites, classes, test, (settings.train_limit, settings.test_limit))
+    limits = [
+        Limit(settings.train_limit, settings.train_per_class),
+        Limit(settings.test_limit, settings.test_per_class),
+    ]
+    return pool(sites, classes, test, (limits[0], limits[1]))
 
 
 def of_site(data: Dataset, site: int) -> Dataset:
@@ -183,8 +209,13 @@ def of_site(data: Dataset, site: int) -> Dataset:
 
 def _load(settings: Data, size: int, root: str, class_map: str, where: str) -> SiteData:
     try:
-        alone = replace(settings, root=root, sites=(), class_maps=(), train_limit=0, test_limit=0)
-        data = load(alone, size)
+        data = load(
+            replace(
+                settings, root=root, sites=(), class_maps=(), train_limit=0, test_limit=0, train_per_class=0,
+                test_per_class=0,
+            ),
+            size,
+        )  # fmt: skip
         return renamed(data, read_class_map(class_map))
     except ConfigError as error:
         raise ConfigError(f"{where} ({root}): {error}") from None

@@ -2,25 +2,35 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fcil.data.family import Listing, Part
+from fcil.data.family import CACHE, Listing, Part
 from fcil.data.settings import Data
 from fcil.errors import ConfigError
 from fcil.seeding import generator
 
-__all__ = ["FilesByClass", "check_no_split_file", "class_folders", "list_digest", "split_classes"]
+__all__ = [
+    "FilesByClass", "check_no_split_file", "class_folders", "empty_folders", "list_digest", "some", "split_classes",
+    "stamp_of", "test_samples",
+]  # fmt: skip
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TEST_SHARE = 0.2
+NAMED = 5
+"""Most names in a sentence."""
 FilesByClass = dict[str, list[str]]
 """Class folder -> its image files."""
 Pairs = list[tuple[str, int]]
 """(class folder/file, label)."""
+
+
+def some(names: Sequence[str]) -> str:
+    """Join the first few names, and the number of all where there are more."""
+    return ", ".join(names[:NAMED]) + (f", ... ({len(names)} in all)" if len(names) > NAMED else "")
 
 
 def class_folders(root: Path) -> FilesByClass:
@@ -29,14 +39,50 @@ def class_folders(root: Path) -> FilesByClass:
     Raises:
         ConfigError: no folder has images.
     """
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
-    by_class = {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+    by_class = _folders(root)
     if not any(by_class.values()):
         raise ConfigError(f"data.root: {root} holds no folders with images; it must hold one per class")
     return {name: files for name, files in by_class.items() if files}
+
+
+def _folders(root: Path) -> FilesByClass:
+    try:
+        folders = sorted(
+            path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.name != CACHE
+        )
+    except OSError as error:
+        raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
+    return {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+
+
+def stamp_of(paths: Iterable[Path], root: Path) -> str:
+    """Hash names, relative to `root` for those in it, sizes and times of files, by which replaced ones are noticed."""
+    sha = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        sha.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def empty_folders(root: Path) -> list[str]:
+    """List class folders that have no images, which `class_folders` leaves out."""
+    return [name for name, files in _folders(root).items() if not files]
+
+
+def _test_places(count: int, name: str, settings: Data) -> np.ndarray:
+    """Draw the places of a class's test images among its `count`: a fifth, rounded, but one of two images or more."""
+    held_out = max(round(TEST_SHARE * count), int(count > 1))
+    return generator(settings.split_seed, "split", settings.name, name).permutation(count)[:held_out]
+
+
+def test_samples(labels: np.ndarray, classes: Sequence[str], settings: Data) -> np.ndarray:
+    """Draw a fifth of each class for the test part: (n,) bool. The draw depends on seed, data set and class name."""
+    test = np.zeros(len(labels), bool)
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        test[members[_test_places(len(members), name, settings)]] = True
+    return test
 
 
 def _draw_split(by_class: FilesByClass, settings: Data) -> tuple[Pairs, Pairs]:
@@ -44,9 +90,7 @@ def _draw_split(by_class: FilesByClass, settings: Data) -> tuple[Pairs, Pairs]:
     train: Pairs = []
     test: Pairs = []
     for label, (name, files) in enumerate(by_class.items()):
-        held_out = max(round(TEST_SHARE * len(files)), int(len(files) > 1))
-        order = generator(settings.split_seed, "split", settings.name, name).permutation(len(files))
-        test_indices = set(order[:held_out].tolist())
+        test_indices = set(_test_places(len(files), name, settings).tolist())
         for i, file in enumerate(files):
             (test if i in test_indices else train).append((f"{name}/{file}", label))
     return train, test

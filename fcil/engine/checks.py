@@ -6,6 +6,7 @@ them: weights, data, devices.
 
 from fcil.config import Config
 from fcil.data import family
+from fcil.data.views import shown
 from fcil.errors import ConfigError
 from fcil.filters import parse_filter
 from fcil.loggers import check_loggers
@@ -33,7 +34,7 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             f"{type(method).__name__} was given as an object. Keep its class in a file of its own and set "
             f'method.name = "path/to/file.py:{type(method).__name__}", or run.exchange = "inline"'
         )
-    data_set = family(config.data.name)
+    data_set = shown(family(config.data.name), config.data)
     if data_set.classes and not config.data.unofficial:  # otherwise the files say how many there are
         make_tasks(data_set.classes, config.tasks)
     _check_sites(config)
@@ -81,6 +82,11 @@ def _check_split(config: Config) -> None:
             f'partition.class_share = {partition.class_share:g}: has no meaning with kind = "{partition.kind}"; it is '
             'for "quantity" and "shared_classes"'
         )
+    if partition.partitioner and partition.kind != "flwr":
+        raise ConfigError(
+            f'partition.partitioner = "{partition.partitioner}": has no meaning with kind = "{partition.kind}"; it is '
+            'for "flwr"'
+        )
     if partition.kind == "sites" and partition.over != "task":
         raise ConfigError(f'partition.over = "{partition.over}": sites have the images that they have; leave it out')
 
@@ -95,7 +101,7 @@ def _check_sites(config: Config) -> None:
                 f'data.{name}: says what sites do, and partition.kind = "{config.partition.kind}" has none'
             )
         return
-    if family(data.name).stamp is None:
+    if not family(data.name).own:
         raise ConfigError(f'data.name = "{data.name}": is one data set for all; sites have folders: set it to "folder"')
     for key, asked in (("long_tail", config.tasks.long_tail != 1), ("shots", config.tasks.shots > 0)):
         if asked:

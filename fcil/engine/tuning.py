@@ -32,7 +32,7 @@ class Budget:
 
     seeds: tuple[int, ...] = (100,)
     held_out: float = 0.2
-    """Share of each class's training images that accuracy is measured on."""
+    """Share of each class's training images that accuracy is measured on; 0: on the set's own validation part."""
     tasks: int = 2
     """Tasks that are carried out; 0 for all."""
 
@@ -40,7 +40,8 @@ class Budget:
         """Say it in the caption of a table."""
         tasks = f"the first {self.tasks} tasks" if self.tasks else "all tasks"
         seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        return f"on {points} settings x {seeds}, {100 * self.held_out:g} % of the training images of {tasks} held out"
+        images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
+        return f"on {points} settings x {seeds}, {images if self.held_out else f'on the validation part of {tasks}'}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Choice:
 
 def trial_settings(budget: Budget) -> list[str]:
     """The settings of every trial, `section.key=value`."""
-    return [f"data.held_out={budget.held_out!r}", f"tasks.first={budget.tasks}"]
+    instead = f"data.held_out={budget.held_out!r}" if budget.held_out else "data.evaluate_on=validation"
+    return [instead, f"tasks.first={budget.tasks}"]
 
 
 def grid_of(name: str, texts: Sequence[str]) -> tuple[list[Point], list[str]]:
@@ -158,8 +160,9 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
             row.setdefault(section, {})[name] = toml_or_text(value) if isinstance(value, str) else value
         rows[choice.label] = row
     lines = ["# Settings that `fcil tune` chose. Compare with them: fcil compare THIS_FILE", "#"]
+    images = "the images held out" if budget.held_out else "the validation part"
     for choice in choices:
-        lines += [f"# {choice.label}: final accuracy on the images held out, mean of all runs"]
+        lines += [f"# {choice.label}: final accuracy on {images}, mean of all runs"]
         lines += [f"#   {_line(*trial)}" for trial in choice.tried] + ["#"]
     try:
         return "\n".join(lines) + "\n" + tomli_w.dumps({**table, "compare": rows})
@@ -174,5 +177,5 @@ def _line(settings: Mapping[str, Any], mean: float, spread: float) -> str:
 
 def other_than_tried(tried: Config, compared: Config) -> list[str]:
     """Names of settings in which a row of the file differs from its trial, beside those that are a trial's own."""
-    own = {"data.held_out", "tasks.first", "run.seed"}
+    own = {"data.held_out", "data.evaluate_on", "tasks.first", "run.seed"}
     return [name for name in unlike(tried, compared) if name not in own]

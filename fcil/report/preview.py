@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +21,9 @@ from fcil.data.dataset import Dataset
 from fcil.data.family import Family
 from fcil.data.progress import moving
 from fcil.data.sites import load_sites
+from fcil.data.sources import SOURCES
 from fcil.data.transforms import render
+from fcil.data.views import in_words
 from fcil.errors import ConfigError
 from fcil.report.figure import SMALL, Target, draw, drawn_files
 from fcil.report.form import form
@@ -32,6 +36,8 @@ __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew
 
 CLASSES, DRAWS = 10, 5
 """Most classes that the picture of samples shows, and number of augmented views of each image."""
+HEADS = "as stored", "in tests", f"in training, {DRAWS} draws"
+"""What the columns of that picture are."""
 
 
 class Skew(NamedTuple):
@@ -82,7 +88,7 @@ def _images_of(census: Census, task: int) -> str:
 
 
 def samples_picture(target: Target, rows: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Plot rows of images, the first of each as in testing, the others as augmented in training.
+    """Plot rows of images: the first of each as stored, the second as in testing, the others as in training.
 
     Args:
         target: the file to write.
@@ -99,14 +105,24 @@ def samples_picture(target: Target, rows: Sequence[tuple[str, np.ndarray]]) -> N
                 axes.imshow(
                     image.transpose(1, 2, 0), extent=extent, interpolation="nearest" if side < 64 else "antialiased"
                 )
+                corner = (j + gap, i + gap)  # a frame, since many an image is as white as the paper
+                axes.add_patch(Rectangle(corner, 1 - 2 * gap, 1 - 2 * gap, fill=False, edgecolor="0.75", linewidth=0.4))
         axes.set(xlim=(0, columns), ylim=(len(rows), 0))
-        axes.axvline(1, color="0.55", linewidth=0.6)
+        for edge in (1, 2):
+            axes.axvline(edge, color="0.55", linewidth=0.6)
         axes.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows], fontsize=SMALL)
-        axes.set_xticks([0.5, (1 + columns) / 2], ["in tests", "in training, drawn anew each time"], fontsize=SMALL)
+        axes.set_xticks([0.5, 1.5, (2 + columns) / 2], HEADS, fontsize=SMALL)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
 
     draw(target, (cell * columns + beside, cell * len(rows) + 0.3), paint)
+
+
+def _as_stored(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole image in its own ratio on grey, (1, 3, size, size) in 0..1; of a squashing view that is a square."""
+    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    padded = ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color=(217, 217, 217))
+    return np.asarray(padded, np.float32).transpose(2, 0, 1)[None] / 255
 
 
 def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -117,9 +133,10 @@ def _samples(data: Dataset, scenario: Scenario, size: int, seed: int) -> list[tu
         label = present[position]
         image = data.train.images[np.flatnonzero(data.train.labels == label)[:1].repeat(DRAWS)]
         augmented = render(image, data.train_view, size, generator(seed, "preview", label))
-        shown = np.concatenate([render(image[:1], data.test_view, size).numpy(), augmented.numpy()])
-        name = textwrap.shorten(data.classes[label], 24, placeholder="…")
-        rows.append((name, np.broadcast_to(shown, (DRAWS + 1, 3, size, size))))
+        in_tests = render(image[:1], data.test_view, size).numpy()
+        columns = (_as_stored(image[0], size), in_tests, augmented.numpy())
+        rgb = [np.broadcast_to(column, (len(column), 3, size, size)) for column in columns]
+        rows.append((textwrap.shorten(data.classes[label], 24, placeholder="…"), np.concatenate(rgb)))
     return rows
 
 
@@ -152,6 +169,16 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
+    if data.train.domains is not None:
+        images = np.bincount(data.train.domains, minlength=len(data.domains))
+        told = ", ".join(f"{name} {count:,}" for name, count in zip(data.domains, images, strict=True))
+        console.print(f"training images by domain: {told}", soft_wrap=True, markup=False)
+    for remark in data.remarks:
+        console.print(f"note: {remark}", soft_wrap=True, markup=False)
+    for part, view in (("training", data.train_view), ("tests", data.test_view)):
+        console.print(f"in {part}: {in_words(view, size)}", soft_wrap=True)
+    statistics = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
+    console.print("values 0 to 1, less the mean ({}), over the std ({})".format(*statistics), soft_wrap=True)
     if census.by_class is not None:
         console.print(skew_table(census))
     held, seen = (", ".join(map(str, drawn_files(folder / name))) for name in ("clients.png", "samples.png"))
@@ -169,4 +196,6 @@ def families_table() -> Table:
     table = Table("data set", "classes", "train + test", "tasks", "source", box=None)
     for name, family in FAMILIES.items():
         table.add_row(name, str(family.classes or "-"), _images(family), str(family.tasks or "-"), Text(family.source))
+    for source in SOURCES.values():
+        table.add_row(source.example, "-", "as found", "-", Text(source.text))
     return table

@@ -57,6 +57,8 @@ UNTIMED = "Time: of runs alone, that were not resumed and took nothing that othe
 """Caption of a table of which some runs have no time of their own."""
 HELD_OUT = "Accuracy on training images that were held out, not on test images."
 """Caption of a table with data.held_out."""
+VALIDATION = "Accuracy on the validation part, not on test images."
+"""Caption of a table with data.evaluate_on = "validation"."""
 NOT_ALONE = ("reused", "cached", "resumed", "beside")
 """Entries of a summary by which a run took less time than it takes alone."""
 
@@ -92,6 +94,8 @@ class Row:
     """How the row's settings were chosen, where its file says so."""
     untimed: int = 0
     """Runs that took less time than a run alone: resumed ones, and those that took what others had computed."""
+    evaluated_on: str = "test"
+    """The part that accuracy was measured on."""
 
     @property
     def title(self) -> str:
@@ -147,6 +151,7 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 label_runs[0].get("settings", {}).get("data.held_out", 0.0),
                 label_runs[0].get("tuned", ""),
                 untimed,
+                label_runs[0].get("settings", {}).get("data.evaluate_on", "test"),
             )
         )
     return rows
@@ -199,10 +204,14 @@ def caption(rows: Sequence[Row]) -> str:
 
 def _held_out(rows: Sequence[Row]) -> str:
     """Say of which rows the accuracy is not on test images."""
-    labels = [row.label for row in rows if row.held_out]
-    if not labels:
-        return ""
-    return HELD_OUT if len(labels) == len(rows) else f"{', '.join(labels)}: {HELD_OUT[0].lower()}{HELD_OUT[1:]}"
+    said = []
+    for text, labels in (
+        (HELD_OUT, [row.label for row in rows if row.held_out]),
+        (VALIDATION, [row.label for row in rows if row.evaluated_on == "validation"]),
+    ):
+        if labels:
+            said.append(text if len(labels) == len(rows) else f"{', '.join(labels)}: {text[0].lower()}{text[1:]}")
+    return " ".join(said)
 
 
 def _tuning(rows: Sequence[Row]) -> str:

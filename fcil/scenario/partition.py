@@ -8,6 +8,7 @@ import numpy as np
 from fcil.errors import ConfigError
 from fcil.options import Option
 from fcil.scenario import published
+from fcil.scenario.domains import Domains, by_domain
 
 __all__ = ["Partition", "split"]
 
@@ -19,12 +20,18 @@ class Partition:
     """`[partition]`: how the samples are split among the clients."""
 
     kind: Annotated[
-        Literal["dirichlet", "dirichlet_capped", "quantity", "shared_classes", "power_law", "iid", "sites"],
+        Literal[
+            "dirichlet", "dirichlet_capped", "quantity", "shared_classes", "power_law", "iid", "domain", "flwr", "sites"
+        ],
         Option(
             "proportions from a Dirichlet, by samples or by cuts with a cap; some classes a client, shared out or "
-            "each with all its images; sizes by a power law; an even split; or clients with their own images"
+            "each with all its images; sizes by a power law; an even split; one domain a client; a partitioner of "
+            "flwr-datasets; or clients with their own images"
         ),
     ] = "dirichlet"
+    partitioner: Annotated[
+        str, Option('for kind = flwr: a partitioner with its settings, "DirichletPartitioner(alpha = 0.5)"')
+    ] = ""
     over: Annotated[
         Literal["task", "whole"],
         Option("what is split: each task's samples anew, or all at once, before they are cut into tasks"),
@@ -145,7 +152,23 @@ def _iid(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> l
     return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), settings.clients)]
 
 
-def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
+def _by_flower(
+    labels: np.ndarray, settings: Partition, domains: Domains | None, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Split by a partitioner of flwr-datasets."""
+    if not settings.partitioner:
+        raise ConfigError(
+            'partition.kind = "flwr": name the partitioner, partition.partitioner = "DirichletPartitioner(alpha = 0.5)"'
+        )
+    from fcil.scenario.flower_datasets import flower_parts  # its packages take a second
+
+    names = None if domains is None else [domains.names[d] for d in domains.of_sample]
+    return flower_parts(labels, settings.partitioner, settings.clients, settings.min_samples, names, rng)
+
+
+def split(
+    labels: np.ndarray, settings: Partition, rng: np.random.Generator, domains: Domains | None = None
+) -> list[np.ndarray]:
     """Split the samples of a task, or of all, among the clients, which have none of their own.
 
     >>> labels, rng = np.array([0, 1, 0, 1, 0]), np.random.default_rng(0)
@@ -155,6 +178,7 @@ def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> 
 
     Args:
         labels: (n,) class of each sample.
+        domains: of the samples, where the data set tells them.
 
     Returns:
         For each client the sorted indices of its samples; together all of 0..n-1, and disjoint unless classes are
@@ -170,7 +194,12 @@ def split(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> 
             f"each client partition.min_samples = {settings.min_samples} (that takes {needed}); lower one of the two"
         )
     rules = {"dirichlet": _dirichlet, "quantity": _quantity, "shared_classes": _shared, "iid": _iid}
-    parts = rules.get(settings.kind, _published)(labels, settings, rng)
+    if settings.kind == "domain":
+        parts = by_domain(domains, settings.clients, rng)
+    elif settings.kind == "flwr":
+        parts = _by_flower(labels, settings, domains, rng)
+    else:
+        parts = rules.get(settings.kind, _published)(labels, settings, rng)
     too_few = [client for client, part in enumerate(parts) if len(part) < settings.min_samples]
     if too_few:
         raise ConfigError(

@@ -10,6 +10,7 @@ from fcil.data.dataset import Dataset
 from fcil.errors import ConfigError
 from fcil.method import Stream, Task
 from fcil.scenario.census import Census
+from fcil.scenario.domains import Domains
 from fcil.scenario.labels import labelled
 from fcil.scenario.long_tail import few_shots, kept_samples
 from fcil.scenario.partition import Partition, split
@@ -129,7 +130,7 @@ def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream:
     sites = partition.clients if partition.kind == "sites" else 0
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
-    shares = _whole(data.train.labels[kept], tasks, partition, seed) if partition.over == "whole" else None
+    shares = _whole(data, kept, tasks, partition, seed) if partition.over == "whole" else None
     all_tasks = carried_out(all_tasks, tasks)
     for task in all_tasks:
         labels = order[task.first : task.seen]
@@ -146,7 +147,7 @@ def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream:
         if shares is not None:
             parts.append(tuple(kept[share][np.isin(kept[share], members)] for share in shares))
             continue
-        of_task = _shares(data.train.labels[members], task, tasks, partition, seed)
+        of_task = _shares(data, members, task, tasks, partition, seed)
         parts.append(tuple(members[share] for share in of_task))
     scenario = Scenario(all_tasks, order, positions, tuple(parts), tuple(tests), sites=sites)
     return _at_once(scenario) if stream == "at_once" else scenario
@@ -160,16 +161,25 @@ def _of_sites(data: Dataset, members: np.ndarray, clients: int) -> tuple[np.ndar
     return tuple(members[owners[members] == client] for client in range(clients))
 
 
-def _shares(labels: np.ndarray, task: Task, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
+def _domains(data: Dataset, samples: np.ndarray) -> Domains | None:
+    """The domains of some training samples, where the data set tells them."""
+    return None if data.train.domains is None else Domains(data.train.domains[samples], data.domains)
+
+
+def _shares(
+    data: Dataset, members: np.ndarray, task: Task, tasks: Tasks, partition: Partition, seed: int
+) -> list[np.ndarray]:
     """Split one task's samples."""
-    with _saying_what_took_them(tasks, f"task {task.index + 1}", len(labels)):
-        return split(labels, partition, generator(seed, task.index, "partition"))
+    with _saying_what_took_them(tasks, f"task {task.index + 1}", len(members)):
+        rng = generator(seed, task.index, "partition")
+        return split(data.train.labels[members], partition, rng, _domains(data, members))
 
 
-def _whole(labels: np.ndarray, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
+def _whole(data: Dataset, kept: np.ndarray, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
     """Split all samples at once; of a task a client may then have none."""
-    with _saying_what_took_them(tasks, "all tasks", len(labels)):
-        return split(labels, partition, generator(seed, "partition of the whole"))
+    with _saying_what_took_them(tasks, "all tasks", len(kept)):
+        rng = generator(seed, "partition of the whole")
+        return split(data.train.labels[kept], partition, rng, _domains(data, kept))
 
 
 @contextmanager

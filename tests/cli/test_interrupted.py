@@ -63,7 +63,7 @@ def test_images_that_were_half_decoded_are_not_left_behind(tmp_path, monkeypatch
 
     (tmp_path / "cache").mkdir()
 
-    def decoded(images, to):
+    def decoded(images, *rest):
         yield images[0]
         raise KeyboardInterrupt
 

@@ -1,8 +1,10 @@
 """Settings chosen on held-out training images of the first tasks, never by a test image; all that was tried is told."""
 
 import json
+import shutil
 import tomllib
 
+import archives
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from fcil.cli.main import main
 from fcil.config import load_variant, row_facts
 from fcil.data import load
 from fcil.engine.simulation import prepare, simulate
-from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trials, tuned_file
+from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trial_settings, trials, tuned_file
 from fcil.errors import ConfigError, RunError
 
 BASE = """
@@ -158,6 +160,27 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
     assert main(["compare", str(out / "tuned.toml"), "--methods", "mine,fedavg", "--seeds", "0", "--output",
                  str(tmp_path / "compared")]) == 0  # fmt: skip
     assert f"Tuned: mine {words}; fedavg not." in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_share_trials_are_measured_on_the_validation_part():
+    budget = Budget(held_out=0.0)
+    assert trial_settings(budget) == ["data.evaluate_on=validation", "tasks.first=2"]
+    assert budget.words(3) == "on 3 settings x 1 seed, on the validation part of the first 2 tasks"
+
+
+@pytest.mark.slow
+def test_the_sets_own_validation_part_may_take_the_place_of_held_out_images(tmp_path, capsys):
+    archives.folder(tmp_path / "images")
+    shutil.copytree(tmp_path / "images" / "test", tmp_path / "images" / "val")
+    path = tmp_path / "some.toml"
+    path.write_text(BASE.replace("[data]", f'[data]\nname = "folder"\nroot = "{tmp_path}/images"'))
+    arguments = ["tune", str(path), "--methods", "ncm", "--grid", "train.lr=1e-3", "--held-out", "validation"]
+    assert main([*arguments, "--tasks", "1", "--set", "tasks.count=1", "--output", str(tmp_path / "out")]) == 0
+    tuned = (tmp_path / "out" / "tuned.toml").read_text()
+    assert "the validation part, mean of all runs" in tuned
+    assert "on the validation part of the first 1 tasks" in tuned
+    assert load_variant(tmp_path / "out" / "tuned.toml", "ncm").data.evaluate_on == "test"
+    assert "Accuracy on the validation part, not on test images." in (tmp_path / "out/ncm/comparison.md").read_text()
 
 
 def test_brackets_and_bad_shares_are_refused(tmp_path, capsys):

@@ -46,7 +46,8 @@ def test_preview_prints_counts_and_draws_both_pictures(tmp_path, capsys):
     assert main(["data", "preview", str(config), "--output", str(out), "--set", "tasks.count=5"]) == 0
     output = capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {"clients.png", "samples.png"}
-    for word in ("10 classes", "200 training", "450 test", "3 clients", "effective classes", "images a client"):
+    for word in ("10 classes", "200 training", "450 test", "3 clients", "effective classes", "images a client",
+                 "in training: random box of 70-100 % of the area", "in tests: all of it"):  # fmt: skip
         assert word in output
     lines = [line.split() for line in output.splitlines() if line.split()[:1] and line.split()[0] in "12345"]
     assert len(lines) == 5

@@ -1,13 +1,12 @@
 """Your own images: `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val/`) in data.root."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN, Family, Listing, Part
+from fcil.data.family import PROTOCOL_TEST, Family, Listing, Part
 from fcil.data.settings import Data
-from fcil.data.splits import FilesByClass, check_no_split_file, class_folders
+from fcil.data.splits import FilesByClass, check_no_split_file, class_folders, empty_folders, some, stamp_of
 from fcil.errors import ConfigError
 
 __all__ = ["FOLDER"]
@@ -15,6 +14,30 @@ __all__ = ["FOLDER"]
 
 def _test_folder(root: Path) -> Path:
     return next((root / name for name in ("test", "val") if (root / name).is_dir()), root / "test")
+
+
+def _validation(root: Path, classes: tuple[str, ...]) -> Part | None:
+    """The validation part, if there is one beside a test part."""
+    if _test_folder(root).name != "test" or not (root / "val").is_dir():
+        return None
+    by_class = class_folders(root / "val")
+    _check_classes(root / "val", by_class, classes)
+    return _part(root / "val", by_class, classes)
+
+
+def _check_classes(folder: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> None:
+    if strange := sorted(by_class.keys() - set(classes)):
+        raise ConfigError(f"data.root: {folder} has classes that are not in train: {some(strange)}")
+
+
+def _remarks(root: Path) -> tuple[str, ...]:
+    """Name class folders without images, and say which part takes the place of a missing one."""
+    parts = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
+    empty = [f"{part.name}/{name}" for part in parts for name in empty_folders(part)]
+    found = [f"no images in {some(empty)}: left out"] if empty else []
+    if _test_folder(root).name == "val":
+        found.append("there is no test/: val/ takes its place")
+    return tuple(found)
 
 
 def _part(root: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> Part:
@@ -33,31 +56,37 @@ def _listing(root: Path, settings: Data) -> Listing:
         classes = tuple(sorted(train.keys() | test.keys()))
         if not classes:
             raise ConfigError(f"data.root: {root} holds neither train/CLASS nor test/CLASS folders of images")
-        return Listing(classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes))
+        return Listing(
+            classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes),
+            remarks=_remarks(root),
+        )  # fmt: skip
     train, test = class_folders(root / "train"), class_folders(_test_folder(root))
     classes = tuple(train)
-    if strange := sorted(test.keys() - train.keys()):
-        raise ConfigError(
-            f"data.root: {_test_folder(root)} has classes that are not in train: {', '.join(strange[:5])}"
-        )
-    return Listing(classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes))
+    _check_classes(_test_folder(root), test, classes)
+    return Listing(
+        classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes),
+        validation=_validation(root, classes), remarks=_remarks(root),
+    )  # fmt: skip
 
 
-def _stamp(root: Path) -> str:
-    """Hash of the names, sizes and modification times of all files."""
-    sha = hashlib.sha256()
-    for path in sorted(p for part in ("train", "test", "val") for p in (root / part).rglob("*") if p.is_file()):
-        stat = path.stat()
-        sha.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
+def _stamp(root: Path, settings: Data) -> str:
+    """Hash the names, sizes and modification times of all files."""
+    parts = ("train", "test", "val")
+    return stamp_of(sorted(p for part in parts for p in (root / part).rglob("*") if p.is_file()), root)
+
+
+def _fits(root: Path) -> bool:
+    return any((root / part).is_dir() for part in ("train", "test", "val"))
 
 
 FOLDER = Family(
     name="folder",
-    source="train/CLASS/ and test/CLASS/ folders of images in data.root",
+    source="train/CLASS/ and test/CLASS/ folders of images in data.root (for CLASS/ folders alone: imagefolder)",
     listing=_listing,
+    own=True,
+    fits=_fits,
     stamp=_stamp,
     shrunk=True,
-    train_view=PROTOCOL_TRAIN,
+    train_view=PROTOCOL_TEST,
     test_view=PROTOCOL_TEST,
 )

@@ -1,0 +1,172 @@
+"""Data sets of Hugging Face, and those that were saved from there: `data.name = "hf:NAME"`; needs `fcil[datasets]`.
+
+NAME is a folder in data.root, or else a set that the package `datasets` has in its own cache: it is fetched where
+that is asked for, and nothing goes over the network otherwise. `hf:NAME(subset = "full", revision = "COMMIT")`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from fcil.data.families.calls import call
+from fcil.data.families.columns import find_column
+from fcil.data.family import PROTOCOL_TEST, Family, Listing
+from fcil.data.labelled import PARTS, Lazy, Rows, listing_of
+from fcil.data.settings import Data
+from fcil.data.splits import some, stamp_of
+from fcil.errors import ConfigError
+from fcil.options import nearest
+
+__all__ = ["hub_set"]
+
+ARGUMENTS = {"subset", "revision"}
+SAVED = "dataset_dict.json", "state.json"
+"""Files by which a folder is known that `save_to_disk` has written."""
+
+
+def _package() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("data.name = \"hf:...\" needs the package datasets: pip install 'fcil[datasets]'") from None
+    return datasets
+
+
+@contextmanager
+def _offline(package: Any, offline: bool) -> Iterator[None]:
+    """Let `datasets` look into its cache only."""
+    before = package.config.HF_HUB_OFFLINE
+    package.config.HF_HUB_OFFLINE = offline or before
+    try:
+        yield
+    finally:
+        package.config.HF_HUB_OFFLINE = before
+
+
+def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
+    """Load a set, as a mapping of its parts.
+
+    Raises:
+        ConfigError: it is not there, or of another revision, or cannot be read.
+    """
+    package, folder, where = _package(), root / name, f"hf:{name}"
+    try:
+        if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
+            found = package.load_from_disk(str(folder))
+        elif folder.is_dir():
+            found = package.load_dataset(str(folder), given.get("subset"))
+        else:
+            with _offline(package, not fetch):
+                found = package.load_dataset(name, given.get("subset"), revision=given.get("revision"))
+    except Exception as error:  # the package raises many kinds
+        reason = " ".join(str(error).split())[:300]
+        remedy = "" if folder.is_dir() else f"; `fcil data prepare '{where}' --root {root} --download` fetches it"
+        raise ConfigError(f"{where}: cannot be loaded ({reason}){remedy}") from None
+    parts = found if isinstance(found, Mapping) else {"train": found}
+    if not folder.is_dir():
+        _check_revision(parts, given.get("revision"), where)
+    return parts
+
+
+def _check_revision(parts: Mapping[str, Any], revision: str | None, where: str) -> None:
+    """Make sure that what was cached is the revision that was asked for: from its cache, `datasets` gives any."""
+    files = [file["filename"] for part in parts.values() for file in part.cache_files]
+    if revision and not all(revision in file for file in files):
+        raise ConfigError(
+            f"{where}: what is cached is not revision {revision}; `fcil data prepare --download` fetches it"
+        )
+
+
+def _contents(column: Any) -> Sequence[Path | bytes]:
+    """The image files of a column, or their contents, read only when asked for."""
+
+    def item(index: int) -> Path | bytes:
+        value = column[index]
+        return Path(value["path"]) if value["bytes"] is None else bytes(value["bytes"])
+
+    return Lazy(len(column), item)
+
+
+def _column_of_images(package: Any, part: Any, settings: Data, where: str) -> str:
+    """The column that holds the images: the only one of that kind, or the one that `data.columns` names."""
+    images = [name for name, feature in part.features.items() if isinstance(feature, package.Image)]
+    if not images:
+        raise ConfigError(f"{where}: no column holds images; its columns are {part.features}")
+    if len(images) == 1 and not any(text.strip().startswith("image") for text in settings.columns):
+        return str(images[0])
+    return find_column("image", images, settings, where)
+
+
+def _values(part: Any, column: str) -> tuple[list[Any], list[str]]:
+    """The values of a column, and the names of what its numbers stand for, where they stand for names."""
+    names = getattr(part.features[column], "names", None)
+    return list(part[column]), [str(name) for name in names or ()]
+
+
+def _rows(package: Any, part: Any, settings: Data, where: str) -> tuple[Rows, list[str]]:
+    columns = [*part.features]
+    image = _column_of_images(package, part, settings, where)
+    label, domain = (find_column(what, columns, settings, where) for what in ("label", "domain"))
+    labels, classes = _values(part, label)
+    if any(value is None for value in labels):
+        raise ConfigError(f"{where}: some of its images have no {label}")
+    domains = None
+    if domain:
+        values, names = _values(part, domain)
+        domains = [names[value] if names else str(value) for value in values]
+    pictures = part.cast_column(image, package.Image(decode=False)).select_columns([image])
+    return Rows(_contents(pictures[image]), labels, domains), classes
+
+
+def _listing(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> Listing:
+    package, where = _package(), f"hf:{name}"
+    found = _load(root, name, given, fetch=False)
+    rows, classes, unused = {}, list[str](), []
+    for split, part in found.items():
+        if split.lower() not in PARTS:
+            unused.append(split)
+            continue
+        rows[PARTS[split.lower()]], classes = _rows(package, part, settings, where)
+    told = "".join(f", {key} {given[key]}" for key in sorted(given))
+    prints = ", ".join(f"{split} {part._fingerprint}" for split, part in found.items())
+    origin = f"{where}{told}, fingerprints {prints}"
+    listing = listing_of(rows, settings, where, classes, origin)
+    extra = (f"nothing uses its parts {some(unused)}: a part is train, test or validation",) if unused else ()
+    return replace(listing, remarks=(*listing.remarks, *extra))
+
+
+def _stamp(root: Path, settings: Data, name: str) -> str:
+    """Hash the names, sizes and times of the files of a folder; a set of the cache is one that stays as it is."""
+    folder = root / name
+    return stamp_of(sorted(path for path in folder.rglob("*") if path.is_file()), root) if folder.is_dir() else name
+
+
+def _fetch(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    _load(root, name, given, fetch=True)
+
+
+@cache
+def hub_set(text: str) -> Family:
+    """Describe a set of Hugging Face, by its name and its arguments."""
+    where = f'data.name = "hf:{text}"'
+    name, given = call(text, where)
+    if strange := sorted(given.keys() - ARGUMENTS):
+        raise ConfigError(f"{where}: {strange[0]}: no such argument. {nearest(strange[0], ARGUMENTS)}")
+    if "revision" in given and not re.fullmatch("[0-9a-f]{40}", str(given["revision"])):
+        raise ConfigError(f"{where}: revision must be a whole commit hash, 40 hex digits: others move")
+    return Family(
+        name=f"hf:{text}",
+        source=f"a folder {name}, or else that set in the cache of the package datasets; decoded images go there too",
+        listing=partial(_listing, name=name, given=given),
+        fetch=partial(_fetch, name=name, given=given),
+        stamp=partial(_stamp, name=name),
+        own=True,
+        shrunk=True,
+        train_view=PROTOCOL_TEST,
+        test_view=PROTOCOL_TEST,
+    )

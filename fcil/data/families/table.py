@@ -1,0 +1,134 @@
+"""Your own images as a table of paths and labels, CSV, TSV or Parquet: `data.name = "table:FILE"`."""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from fcil.data.families.columns import find_column
+from fcil.data.family import PROTOCOL_TEST, Family, Listing
+from fcil.data.labelled import PARTS, Rows, listing_of
+from fcil.data.settings import Data
+from fcil.data.splits import some, stamp_of
+from fcil.errors import ConfigError
+
+__all__ = ["table"]
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def _read_parquet(path: Path) -> dict[str, list[Any]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'fcil[datasets]'") from None
+    try:
+        return dict(read_table(path).to_pydict())
+    except (ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as Parquet ({error})") from None
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    """Read a table: column -> its values, texts where it is CSV.
+
+    Raises:
+        ConfigError: no such file, another kind of file, or rows of unequal length; names the line.
+    """
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix not in SEPARATORS:
+        raise ConfigError(f"{path}: a table must be a .csv, .tsv or .parquet file")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file, delimiter=SEPARATORS[path.suffix], strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read as a table ({error})") from None
+    rows = [row for row in rows if row]
+    if len(rows) < 2:
+        raise ConfigError(f"{path}: has no rows below its line of column names")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(rows[0]):
+            raise ConfigError(f"{path}: row {number} has {len(row)} values, and there are {len(rows[0])} columns")
+    return dict(zip(rows[0], map(list, zip(*rows[1:], strict=True)), strict=True))
+
+
+def _images(values: Sequence[Any], folder: Path, path: Path) -> list[Path] | list[bytes]:
+    """The files that a column names, or their contents where it has them, as Hugging Face's Parquet files do."""
+    content = [value["bytes"] if isinstance(value, Mapping) else value for value in values]
+    if all(isinstance(value, bytes) for value in content):
+        return content
+    if not all(isinstance(value, str) for value in content):
+        raise ConfigError(f"{path}: its column of images has neither paths nor contents of files in every row")
+    files = [folder / value for value in content]
+    missing = [i for i, file in enumerate(files) if not file.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{path}: {len(missing)} of its {len(files)} images are not there, the first is {content[missing[0]]!r} "
+            f"(row {missing[0] + 2}); paths are relative to {folder}"
+        )
+    if len(set(files)) < len(files):
+        twice = next(i for i, file in enumerate(files) if file in files[:i])
+        raise ConfigError(f"{path}: row {twice + 2} names {content[twice]!r} a second time; an image has one row")
+    return files
+
+
+def _full(what: str, values: Sequence[Any], path: Path) -> list[Any]:
+    empty = [i for i, value in enumerate(values) if value is None or value == ""]
+    if empty:
+        raise ConfigError(f"{path}: row {empty[0] + 2} has no {what}")
+    return list(values)
+
+
+def _parts(columns: Mapping[str, list[Any]], settings: Data, path: Path) -> dict[str, Rows]:
+    """Divide the rows by the column that names their part; all are for training where there is none."""
+    found = {
+        what: find_column(what, list(columns), settings, str(path)) for what in ("image", "label", "split", "domain")
+    }
+    images = _images(columns[found["image"]], path.parent, path)
+    labels = _full("label", columns[found["label"]], path)
+    domains = _full("domain", columns[found["domain"]], path) if found["domain"] else None
+    said = _full("part", columns[found["split"]], path) if found["split"] else ["train"] * len(labels)
+    strange = sorted({str(part) for part in said if str(part).lower() not in PARTS})
+    if strange:
+        raise ConfigError(f"{path}: column {found['split']!r} has {some(strange)}; a part is train, test or validation")
+    parts = [PARTS[str(part).lower()] for part in said]
+    rows = {}
+    for name in dict.fromkeys(parts):
+        chosen = [i for i, part in enumerate(parts) if part == name]
+        of_part = None if domains is None else [domains[i] for i in chosen]
+        rows[name] = Rows([images[i] for i in chosen], [labels[i] for i in chosen], of_part)
+    return rows
+
+
+def _listing(root: Path, settings: Data, file: str) -> Listing:
+    path = root / file
+    rows = _parts(_read(path), settings, path)
+    origin = f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return listing_of(rows, settings, str(path), origin=origin)
+
+
+def _stamp(root: Path, settings: Data, file: str) -> str:
+    """Hash the names, sizes and modification times of the table and of the images that it names."""
+    path = root / file
+    columns = _read(path)
+    images = _images(columns[find_column("image", list(columns), settings, str(path))], path.parent, path)
+    return stamp_of([path, *(image for image in images if isinstance(image, Path))], root)
+
+
+@cache
+def table(file: str) -> Family:
+    """Describe the set of a table in data.root."""
+    return Family(
+        name=f"table:{file}",
+        source=f"{file} in data.root, with a line of column names, and the images that it names",
+        listing=partial(_listing, file=file),
+        own=True,
+        fits=lambda root: (root / file).is_file(),
+        stamp=partial(_stamp, file=file),
+        shrunk=True,
+        train_view=PROTOCOL_TEST,
+        test_view=PROTOCOL_TEST,
+    )
