@@ -19,7 +19,7 @@ def labelled(positions: np.ndarray, share: float, seed: int, task: int, client: 
     What is drawn depends on the client's own samples alone, so that a site draws the same from its own images.
 
     >>> labelled(np.array([0, 0, 0, 0, 1]), 0.5, seed=0, task=0, client=0).tolist()
-    [True, True, False, False, True]
+    [False, False, True, True, True]
 
     Args:
         positions: (n,) class positions of the client's samples of this task.
