@@ -15,15 +15,15 @@ quickstart: $(INSTALLED)
 	@echo "three methods learn ten digits in five tasks of two, each from the same five clients; about a minute"
 	@$(BIN)/fcil compare configs/first_minute.toml --methods lorm,fedavg,ridge --seeds 0 --jobs 2
 	@echo
-	@echo "What it means: 'final' is the accuracy on all ten digits at the end, 'forgetting' what earlier tasks lost by then."
-	@echo "Methods that train (lorm, fedavg) forget; ridge solves its head in closed form from sums that the clients send, and"
-	@echo "forgets almost nothing. One seed and few rounds: a few points between lorm and fedavg say nothing."
-	@echo "The plot: runs/first_minute-compare/accuracy.png (accuracy after each task)."
+	@echo "What it means: 'final' is the accuracy on all ten digits at the end, 'forgetting' what earlier tasks lost until then."
+	@echo "What clients train together (lorm, fedavg) forgets; ridge solves one head in closed form from the clients' sums, and"
+	@echo "forgets almost nothing. Which of lorm and fedavg is ahead after two rounds with one seed says little: docs/comparison.md"
+	@echo "Plot of the accuracy after each task: runs/first_minute-compare/accuracy.png"
 	@echo
 	@echo "Try next:"
-	@echo "  $(BIN)/fcil compare configs/quickstart.toml --seeds 0,1,2 --jobs 2   # with spread; some minutes"
-	@echo "  $(BIN)/fcil run configs/quickstart.toml --set partition.beta=0.1      # one run, clients more unlike each other"
-	@echo "  $(BIN)/fcil methods lorm                                              # its idea, paper, settings; all: fcil methods"
+	@echo "  with a spread, some minutes:    $(BIN)/fcil compare configs/quickstart.toml --seeds 0,1,2 --jobs 2"
+	@echo "  clients more unlike each other: $(BIN)/fcil run configs/quickstart.toml --set partition.beta=0.1"
+	@echo "  idea, paper, settings of LoRM:  $(BIN)/fcil methods lorm"
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
