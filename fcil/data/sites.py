@@ -174,7 +174,7 @@ def _files(sites: Mapping[int, SiteData], test: SiteData | None) -> str:
 
 
 def _remarks(sites: Mapping[int, SiteData], test: SiteData | None) -> tuple[str, ...]:
-    """What is odd about the files of each site, a sentence each."""
+    """Collect what is odd about the files of each site, a sentence each."""
     named = [(f"site {number}", site) for number, site in sites.items()] + ([("data.root", test)] if test else [])
     return tuple(f"{name}: {remark}" for name, site in named for remark in site.data.remarks)
 

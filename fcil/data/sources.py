@@ -12,7 +12,7 @@ __all__ = ["SOURCES", "source_family"]
 
 
 class Source(NamedTuple):
-    """Where data sets are named by `SOURCE:NAME`."""
+    """A place from which data sets come that are named `SOURCE:NAME`."""
 
     module: str
     """Module in `families`."""

@@ -27,7 +27,7 @@ __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
 
 def _silent(text: str, share: float) -> None:
-    """Tell nobody."""
+    """Take a message about the forecast, and tell nobody."""
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ class Recorder:
             _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
     def write_census(self, census: Census) -> None:
-        """Write census.json."""
+        """Write who holds how many images of which class into census.json."""
         with _writing(self.folder):
             write_atomic(self.folder / CENSUS, (json.dumps(census.to_table()) + "\n").encode())
 

@@ -27,7 +27,7 @@ REASON = 200
 
 @dataclass(frozen=True)
 class Told:
-    """How far a logger has been told of a run."""
+    """Says how far a logger has been told of a run."""
 
     bytes: int = 0
     """Of metrics.jsonl."""

@@ -10,7 +10,7 @@ __all__ = ["Logger", "RunInfo"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger is told of a run when it starts, or goes on."""
+    """Describes a run to a logger, when it starts and when it goes on."""
 
     folder: Path
     """The run folder, where a logger may keep files of its own."""

@@ -35,7 +35,7 @@ def _stamp(root: Path, settings: Data) -> str:
 
 
 def _fits(root: Path) -> bool:
-    """Whether it holds folders with images, or parts, about which the listing has more to say."""
+    """Tell whether a folder holds folders with images, or parts, about which the listing has more to say."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     images = (path.suffix.lower() in SUFFIXES for folder in folders for path in folder.iterdir())
     return bool(PARTS & {path.name for path in folders}) or any(images)

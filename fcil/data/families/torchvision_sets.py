@@ -153,7 +153,7 @@ def _open(data: Any, index: int) -> Image.Image:
 
 
 def _images(data: Any) -> Sequence[Callable[[], Image.Image]]:
-    """What opens each image of a set of torchvision."""
+    """Make functions that open the images of a set of torchvision, one each."""
     return Lazy(len(data), lambda i: partial(_open, data, i))
 
 

@@ -34,7 +34,7 @@ def _asset(name: str) -> str:
 
 @cache
 def policy() -> str:
-    """What a browser may load for a page: its own style, the one script whose hash this names, and newer versions."""
+    """Say what a browser may load for a page: its own style, the one script whose hash this names, and newer versions."""
     digest = base64.b64encode(hashlib.sha256(_asset("script.js").encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
@@ -43,7 +43,7 @@ def policy() -> str:
 
 
 def _document(title: str, lead: str, sections: Sequence[tuple[str, Section]], seconds: float = 0) -> str:
-    """Write the page.
+    """Write a page of HTML out of its sections.
 
     Args:
         lead: HTML above the sections.

@@ -75,7 +75,7 @@ class Pages:
 
 
 def _stamps(folders: Sequence[Path], names: Sequence[str]) -> object:
-    """What tells whether records have changed: the state of every run, and time and size of files."""
+    """Collect what tells whether records have changed: the state of every run, and time and size of files."""
     return [(run_state(folder), [_stamp(folder / name) for name in names]) for folder in folders]
 
 
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Write no log."""
+        """Take a line for a log, and write none."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -157,7 +157,7 @@ def make_server(folder: Path, port: int) -> _Server:
 
 
 def serve(folder: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C.
+    """Serve the page of a run or a comparison on this machine until Ctrl-C.
 
     Args:
         tell: shows a line to the user.
