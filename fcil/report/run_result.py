@@ -75,7 +75,7 @@ class Run:
 
     @cached_property
     def census(self) -> Census | None:
-        """The number of images of each class that every client holds; None of a run that an earlier version recorded."""
+        """The images of each class that every client holds, counted; None of a run that an earlier version recorded."""
         return read_census(self.folder)
 
     @cached_property

@@ -34,7 +34,7 @@ def _asset(name: str) -> str:
 
 @cache
 def policy() -> str:
-    """Say what a browser may load for a page: its own style, the one script whose hash this names, and newer versions."""
+    """Say what a browser may load for a page: its style, the one script whose hash this names, and newer versions."""
     digest = base64.b64encode(hashlib.sha256(_asset("script.js").encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
