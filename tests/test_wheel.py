@@ -1,5 +1,7 @@
 """What is in the wheel: one import name, with methods, configurations and weights inside."""
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,12 +13,16 @@ from own_methods import write
 ROOT = Path(__file__).parent.parent
 
 
+def built(root, out, **environment):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, env=os.environ | environment)
+    return next(out.glob("*.whl"))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return next(out.glob("*.whl"))
+    return built(ROOT, out)
 
 
 def test_only_fcil_is_at_the_top_level(wheel):
@@ -26,6 +32,23 @@ def test_only_fcil_is_at_the_top_level(wheel):
     assert "fcil/assets/vit_tiny_fashion.safetensors" in names
     assert {"fcil/py.typed", "fcil/report/page/style.css", "fcil/report/page/script.js"} <= set(names)
     assert not [name for name in names if "test" in name or "hatch_build" in name or "install_checkout" in name]
+
+
+def test_built_again_at_another_place_and_time_it_is_the_same_to_the_byte(wheel, tmp_path):
+    for name in ("fcil", "strategies", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, copy_function=shutil.copyfile)  # with times of now
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+        os.utime(tmp_path / name, (10**9, 10**9))
+    again = built(tmp_path, tmp_path / "out", TZ="Asia/Tokyo")
+    assert again.name == wheel.name
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_the_package_index_would_take_it(wheel):
+    pytest.importorskip("twine", reason="needs twine, from the extra `dev`")
+    checked = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], capture_output=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_the_wheel_lists_the_methods_and_finds_its_weights_from_anywhere(wheel, tmp_path):
