@@ -51,7 +51,7 @@ answers, samples), by which it is found."""
 
 @dataclass(frozen=True, kw_only=True)
 class GLFC(AdapterAveraging):
-    """Average what trains on new classes and exemplars, weighted by how far off they are.
+    """Average what trains on new classes and exemplars, weighted by their errors.
 
     A client trains on its samples of the task together with its exemplars of earlier ones. With z the logits of the C
     classes seen, and q those of the old model, it minimises over the images n of a batch

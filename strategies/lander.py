@@ -30,7 +30,7 @@ MAP, WEIGHT, BIAS = "map", f"{SCORES}anchor_map.weight", f"{SCORES}anchor_map.bi
 
 @dataclass(frozen=True, kw_only=True)
 class LANDER(AdapterAveraging):
-    """Average what trains while features are held near fixed anchors, without LANDER's generator.
+    """Average what trains near fixed anchors: LANDER without its generator.
 
     With e_c the anchor of class c, a(x) = W h(x) + b a learned map of features to anchors, mse the mean over a batch
     and the anchors' dimensions, and CE over the task's own classes, a client minimises in the first task
@@ -40,7 +40,7 @@ class LANDER(AdapterAveraging):
     and in later ones, with a_old and q of the last task's model, and KD the cross-entropy of the old classes'
     probabilities at `temperature` between q and the model that trains,
 
-        current (1 + 1 / alpha) / beta L_new + previous alpha beta [KD + mse(a(x), a_old(x))],
+        (1 + 1 / alpha) / beta current L_new + previous alpha beta [KD + mse(a(x), a_old(x))],
         alpha = log2(|classes seen| / 2 + 1),  beta = sqrt(|old classes| / |classes seen|)
 
     Tran et al., "Text-enhanced data-free approach for federated class-incremental learning", CVPR 2024, arXiv

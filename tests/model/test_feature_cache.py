@@ -156,7 +156,7 @@ def test_without_room_on_the_disk_everything_is_computed(tmp_path):
 def model_of(digits_config, tmp_path, method):
     session = prepare(digits_config({"method": method}), shared=Shared(features=Features(tmp_path, share=0.0)))
     model = session.worker.model
-    return model, torch.rand(3, 3, 32, 32)
+    return model, torch.rand(3, 3, 16, 16)
 
 
 def test_only_the_frozen_networks_features_of_named_images_are_kept(digits_config, tmp_path):
