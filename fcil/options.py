@@ -56,6 +56,8 @@ class Option:
     """Name of the setting where the field has another one; the field's unless given."""
     former: str = ""
     """An earlier name of the setting, which is still read."""
+    was: float | str | None = None
+    """What runs of before there was the setting did, where its default is something else: they do not go on with it."""
 
     def text_complaint(self, value: str) -> str | None:
         """Say which texts are admitted if `value` is not; None if it is."""

@@ -77,7 +77,7 @@ class PILoRA(LoraMethod):
     sparsity: Annotated[float, Option("weight of |A|_1; 0.01 in public code", low=0)] = 0.0
     sharpness: Annotated[float, Option("by which normalised similarities are multiplied in the softmax", low=0)] = 5.0
     prototype_lr: Annotated[float, Option("learning rate of prototypes; 0: train.lr", low=0)] = 0.0
-    lora_lr: Annotated[float, Option("learning rate of pairs; 0: train.lr", low=0)] = 1e-5
+    lora_lr: Annotated[float, Option("learning rate of pairs; 0: train.lr", low=0, was=0.0)] = 1e-5
     classes: Annotated[
         Literal["seen", "all"],
         Option("classes that a sample's own is told from in training: those seen, or also those to come"),

@@ -175,10 +175,13 @@ class Rehearsal:
     def _work(self, request: Request, indices: np.ndarray, batch: int, client: int) -> ClientUpdate:
         model, config = self.worker.model, self.plan.config
         scenario = self.worker.scenario
-        others = [part for parts in scenario.parts[: request.phase.task.index + 1] for part in parts]
+        task = request.phase.task.index
+        others = [part for parts in scenario.parts[: task + 1] for part in parts]
+        unlabelled = [scenario.unlabelled_of(task, holder) for holder in range(len(scenario.parts[task]))]
         data = ClientData(  # the samples are anybody's, and so are those that a store has kept of earlier phases
-            self.worker.dataset, indices, scenario.positions, config.model.image_size, model.device, tuple(others)
-        )
+            self.worker.dataset, indices, scenario.positions, config.model.image_size, model.device, tuple(others),
+            np.concatenate(unlabelled),
+        )  # fmt: skip
         train: Train = replace(config.train, epochs=1, batch=batch)
         store = self._stores.setdefault(client, {})
         with threads(config.run.threads):

@@ -137,7 +137,7 @@ class RunLoggers:
         """Call a method of a logger; where it raises, say so once and tell this logger nothing more of the run."""
         try:
             do(*arguments)
-        except Exception as error:  # whatever a service or a user's code may raise
+        except (Exception, SystemExit) as error:  # whatever a service or a user's code may raise
             text = f"{type(error).__name__}: {error}"[:REASON]
             self.warn(f"logger {name} failed, and the run goes on without it: {text}")
             if logger := self.loggers.pop(name, None):

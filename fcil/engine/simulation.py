@@ -15,6 +15,8 @@ from fcil.engine.session import Session, prepare
 from fcil.engine.summary import summary_of
 from fcil.errors import ConfigError
 from fcil.loggers import Logger
+from fcil.options import typed
+from fcil.registry import method_class
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Progress, initial_progress
 from fcil.server.replies import Emit
@@ -37,6 +39,7 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     recorded, old = read_provenance(folder), read_config(folder)
     theirs, ours = numbers(old), numbers(config)
     names = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    names += _changed_defaults(config, recorded.get("method", {}), info["method"])
     told = {node["client"]: node["data"] for node in recorded.get("nodes", ())}
     now = {node["client"]: node["data"] for node in info.get("nodes", ())}
     names += [
@@ -54,6 +57,17 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
         f'{folder}: was begun in {precision}, and model.precision = "auto" means {info["precision"]} on this machine. '
         f"Go on where it began, or here with `fcil run CONFIG --set model.precision={precision} --output {folder}`"
     )
+
+
+def _changed_defaults(config: Config, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings of the method that nobody gives, and whose defaults are no longer those that the run began with."""
+    options = {name: option for name, (_, _, option) in typed(method_class(config.method.name)).items()}
+    names = []
+    for name in sorted(options.keys() & now.keys() - config.method.settings.keys() - {"adapter"}):
+        then = before.get(name, options[name].was) if before else None
+        if then is not None and then != now[name]:
+            names.append(f"method.{name} (its default was {then!r} and is {now[name]!r}; give it, to say which)")
+    return names
 
 
 def _check_sources(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:

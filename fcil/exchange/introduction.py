@@ -20,6 +20,7 @@ from fcil.exchange.device import local_device
 from fcil.exchange.versions import code_sha256, versions
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import weights_sha256
+from fcil.scenario.labels import known_counts
 
 __all__ = ["Introduction", "differences", "introduce", "remarks"]
 
@@ -139,6 +140,7 @@ def _of_site(worker: Worker, client: int) -> dict[str, Any]:
         pairs = [(scenario.num_examples(t, client), int(test[t])) for t in range(len(scenario.parts))]
         return {"data": digest, "tasks": tuple(pairs)}
     train, test = (np.bincount(part.labels, minlength=len(names)) for part in (data.train, data.test))
+    train = known_counts(train, worker.config.tasks.label_share)
     if not worker.config.sites_evaluate:
         test = np.zeros_like(train)
     classes = {name: (int(a), int(b)) for name, a, b in zip(names, train, test, strict=True) if a or b}

@@ -1,6 +1,7 @@
 """Sets every run of a comparison beside its reference runs: training on all data at once, and each task alone.
 
-Both are rows of the same comparison, known by who has the data (`Method.stream`), with the same seed and images.
+Both are rows of the same comparison, known by who has the data (`Method.stream`), with the same seed, images,
+backbone and passes over the data.
 """
 
 import json
@@ -11,6 +12,7 @@ from fcil.engine.figures import forward_transfer
 
 __all__ = ["images_and_classes", "with_references"]
 
+PASSES = ("train.rounds", "train.epochs")
 AT_ONCE, ALONE = "at_once", "each_alone"
 
 
@@ -41,9 +43,15 @@ def _reference(runs: Sequence[Mapping[str, Any]], run: Mapping[str, Any], stream
     found = [
         other for other in runs
         if other.get("stream") == stream and other["seed"] == run["seed"]
-        and images_and_classes(other) == images_and_classes(run)
+        and images_and_classes(other) == images_and_classes(run) and _means(other) == _means(run)
     ]  # fmt: skip
     return found[0] if len(found) == 1 else None
+
+
+def _means(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone and the passes over the data, in which a run and its reference must not differ."""
+    own = run.get("settings", {}).items()
+    return {name: value for name, value in own if name.startswith("model.") or name in PASSES}
 
 
 def _gap(run: Mapping[str, Any], joint: Mapping[str, Any] | None) -> float | None:

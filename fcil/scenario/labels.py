@@ -9,7 +9,7 @@ import numpy as np
 from fcil.scenario.census import round_half_up
 from fcil.seeding import generator
 
-__all__ = ["labelled"]
+__all__ = ["known_counts", "labelled"]
 
 
 def labelled(positions: np.ndarray, share: float, seed: int, task: int, client: int) -> np.ndarray:
@@ -32,5 +32,14 @@ def labelled(positions: np.ndarray, share: float, seed: int, task: int, client: 
     for position in np.unique(positions):
         members = np.flatnonzero(positions == position)
         drawn = generator(seed, task, client, int(position), "labelled").permutation(members)
-        kept[drawn[: max(1, round_half_up(share * len(members)))]] = True
+        kept[drawn[: known_counts(np.array([len(members)]), share)[0]]] = True
     return kept
+
+
+def known_counts(counts: np.ndarray, share: float) -> np.ndarray:
+    """Count how many samples of each class keep their labels, (classes,) -> (classes,) int64.
+
+    >>> known_counts(np.array([0, 1, 10, 15]), 0.1).tolist()
+    [0, 1, 1, 2]
+    """
+    return np.array([max(1, round_half_up(share * n)) if n else 0 for n in counts.tolist()], np.int64)

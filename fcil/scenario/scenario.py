@@ -140,9 +140,11 @@ def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream:
             parts.append(_of_sites(data, members, partition.clients))
             continue
         if not len(members) or not len(tests[-1]):
+            names = ", ".join([*(data.classes[int(c)] for c in labels[:5]), *(["..."] if len(labels) > 5 else [])])
             raise ConfigError(
-                f"data: task {task.index + 1} has {len(members)} training and {len(tests[-1])} test images of "
-                f"{data.name}; it needs both. Raise data.train_limit or data.test_limit"
+                f"data: task {task.index + 1} ({names}) has {len(members)} training and {len(tests[-1])} test images "
+                f"of {data.name}; it needs both. Add images, take larger tasks, or raise data.train_limit and "
+                "data.test_limit where they are set"
             )
         if shares is not None:
             parts.append(tuple(kept[share][np.isin(kept[share], members)] for share in shares))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,21 @@ def test_a_run_folder_from_before_right_became_correct_is_resumed_and_read(unbro
     assert "right" not in old
     assert old["correct"] == json.loads(json.dumps(summary["correct"]))
     draw_run(resume(folder), folder, old)
+
+
+def test_a_run_whose_defaults_have_changed_does_not_go_on_as_another(tmp_path):
+    folder = tmp_path / "run"
+    session = prepare(SMALL, folder)
+    with pytest.raises(Stop):
+        simulate(session, folder, exchange=Faulty(session.worker, stop_at=(4, 0)))
+    recorded = (folder / "config.toml").read_text()
+    assert recorded.count("head_gram_shrink = ") == 1
+    before = re.sub("head_gram_shrink = .*", "head_gram_shrink = 0.77", recorded)
+    (folder / "config.toml").write_text(before)
+    with pytest.raises(ConfigError, match=r"differs in method.head_gram_shrink \(its default was 0.77 and is "):
+        simulate(resume(folder), folder)
+    (folder / "config.toml").write_text(re.sub("head_gram_shrink = .*\n", "", recorded))
+    assert simulate(resume(folder), folder)["sha256"], "a setting that came later, with a default that changes nothing"
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])

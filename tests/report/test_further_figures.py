@@ -94,6 +94,10 @@ def test_gap_and_forward_transfer_are_those_to_the_reference_of_the_same_seed():
 def test_runs_with_other_images_and_tables_with_two_references_are_not_paired():
     other = [*TABLE[:1], *(dict(run, settings={"data.train_limit": 5}) for run in TABLE[2:])]
     assert with_references(other)[0]["gap_to_joint"] is None
+    larger = [dict(TABLE[0], settings={"model.backbone": "large"}), *TABLE[2:]]
+    assert with_references(larger)[0]["gap_to_joint"] is None
+    longer = [dict(TABLE[0], settings={"train.rounds": 9}), *TABLE[2:]]
+    assert with_references(longer)[0]["forward_transfer"] is None
     twice = [*TABLE, dict(TABLE[2], label="top(rank = 8)")]
     assert with_references(twice)[0]["gap_to_joint"] is None
     assert with_references(twice)[0]["forward_transfer"] is not None

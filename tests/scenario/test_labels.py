@@ -1,19 +1,22 @@
 """Labels for a share of a client's images: the rule literally, who knows which, and who may read what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from site_folders import site_settings, write_sites
+from site_folders import NAMES, site_settings, write_sites
 from small import dataset, phase
 
 from fcil.config import from_table
 from fcil.data.sites import load_sites, of_site
+from fcil.exchange.introduction import introduce
+from fcil.exchange.sites import sites_census
 from fcil.exchange.worker import Worker
 from fcil.method import Broadcast, Local, Method, Task, head
+from fcil.registry import build_method
 from fcil.scenario.labels import labelled
 from fcil.scenario.partition import Partition
 from fcil.scenario.scenario import make_scenario
@@ -104,3 +107,20 @@ def test_a_method_reads_images_without_labels_and_not_their_labels(digits_config
         assert update.num_examples == len(samples) == len(worker.scenario.parts[0][client])
         np.testing.assert_array_equal(unlabelled, worker.scenario.unlabelled[0][client])
         assert len(answers) == len(unlabelled) > len(samples)
+
+
+def test_nodes_tell_what_they_know_the_labels_of(tmp_path):
+    """The server holds clients to these numbers: who told of all images would be refused with each reply."""
+    config = from_table(
+        [("test", site_settings(write_sites(tmp_path), tasks={"count": 3, "label_share": 0.4, "classes": NAMES}))]
+    )
+    pooled = Worker(config, build_method("ncm", {}))
+    nodes = {}
+    for site in range(3):
+        own = tuple(path if at == site else "" for at, path in enumerate(config.data.sites))
+        maps = tuple(path if at == site else "" for at, path in enumerate(config.data.class_maps))
+        alone = replace(config, data=replace(config.data, sites=own, class_maps=maps))
+        nodes[site] = introduce(Worker(alone, build_method("ncm", {})), site)
+    here, there = pooled.scenario.census(pooled.dataset), sites_census(config, nodes, pooled)
+    np.testing.assert_array_equal(there.train, here.train)
+    np.testing.assert_array_equal(there.by_class, here.by_class)

@@ -119,7 +119,7 @@ def test_all_take_part_at_one_and_clients_without_samples_never_do():
 
 def test_a_task_without_images_is_refused():
     data = dataset(3, 4)  # the fourth class has no images
-    with pytest.raises(ConfigError, match=r"task 4 has 0 training and 0 test"):
+    with pytest.raises(ConfigError, match=r"task 4 \(d\) has 0 training and 0 test"):
         make_scenario(data, Tasks(count=4), Partition(clients=1, min_samples=0), 0)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fcil.engine.grid import GRID, read_grid, run_state
 from fcil.engine.records import CONFIG, EVENTS, FAILED, SUMMARY
-from fcil.errors import ConfigError, FcilError
+from fcil.errors import ConfigError
 from fcil.report.grid_view import GridView
 from fcil.report.page.comparison_parts import results_sections
 from fcil.report.page.document import policy, run_page, subject_page
@@ -95,12 +95,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the page, or say that it has not changed."""
-        host = (self.headers.get("Host") or "").rpartition(":")[0]
+        host = (self.headers.get("Host") or "").partition(":")[0]
         if host not in (HOST, "localhost"):
             return self._say(403, "ask for this page at 127.0.0.1")
         try:
             page = self.server.pages.get(self.path.partition("?")[0])
-        except (FcilError, OSError, ValueError, KeyError) as error:  # records that are just being written, or damaged
+        except Exception as error:  # records that are just being written, or damaged in some way
             return self._say(503, f"the records cannot be read: {error}")
         if page is None:
             return self._say(404, "no such page")
@@ -136,6 +136,9 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, pages: Pages, port: int) -> None:
         self.pages = pages
         super().__init__((HOST, port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Take an error of one connection, such as a browser that is gone, and go on serving."""
 
 
 def make_server(folder: Path, port: int) -> _Server:
