@@ -214,7 +214,7 @@ def test_before_its_first_phase_a_run_says_so(finished, tmp_path):
     assert "<table>" in run._repr_html_()
     with pytest.raises(fcil.ConfigError, match="has no good checkpoint"):
         run.state()
-    with pytest.raises(fcil.ConfigError, match="not a run folder"):
+    with pytest.raises(fcil.ConfigError, match="no such folder"):
         fcil.open_run(tmp_path / "nowhere")
 
 

@@ -19,7 +19,7 @@ SLIPS = {
     f"run {CONFIG} --set tasks.count=11": "tasks.count = 11",
     f"run {CONFIG} --set run.min_clients=99": "run.min_clients = 99",
     "run none.toml": "none.toml: no such file",
-    "resume nowhere": "nowhere: not a run folder",
+    "resume nowhere": "nowhere: no such folder",
     f"plan {CONFIG} --set train.lrr=1": "train.lrr",
     f"compare {CONFIG} --methods lorm,fedavgg": "Did you mean 'fedavg'?",
     f"compare {CONFIG} --methods lorm,fedavg --set method.rnak=1": "method.rnak",

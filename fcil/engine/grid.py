@@ -111,7 +111,8 @@ def read_grid(out: Path) -> list[Cell]:
     try:
         return [_cell(entry, out) for entry in json.loads((out / GRID).read_text())["runs"]]
     except FileNotFoundError:
-        raise ConfigError(f"{out}: holds no comparison (it has no {GRID})") from None
+        what = f"holds no comparison (it has no {GRID})" if out.is_dir() else "no such folder"
+        raise ConfigError(f"{out}: {what}") from None
     except (ValueError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{out / GRID}: damaged ({error}); start the comparison again with its own command") from None
 

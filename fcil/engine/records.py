@@ -125,7 +125,8 @@ def _read_table(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: not a run folder (it has no {CONFIG})") from None
+        what = f"not a run folder (it has no {CONFIG})" if folder.is_dir() else "no such folder"
+        raise ConfigError(f"{folder}: {what}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{folder / CONFIG}: damaged ({error}); start the run anew in another folder") from None
 

@@ -16,7 +16,7 @@ from fcil.engine.summary import summary_of
 from fcil.errors import ConfigError
 from fcil.loggers import Logger
 from fcil.options import typed
-from fcil.registry import method_class
+from fcil.registry import method_class, method_names
 from fcil.server.loop import Exchange, run
 from fcil.server.plan import Progress, initial_progress
 from fcil.server.replies import Emit
@@ -61,10 +61,10 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
 
 def _changed_defaults(config: Config, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings of the method that nobody gives, and whose defaults are no longer those that the run began with."""
-    options = {name: option for name, (_, _, option) in typed(method_class(config.method.name)).items()}
-    names = []
-    for name in sorted(options.keys() & now.keys() - config.method.settings.keys() - {"adapter"}):
-        then = before.get(name, options[name].was) if before else None
+    method, names = config.method, []
+    shipped = typed(method_class(method.name)) if method.name in method_names() else {}
+    for name in sorted(now.keys() - method.settings.keys() - {"adapter"}):
+        then = before.get(name, shipped[name][2].was if name in shipped else None) if before else None
         if then is not None and then != now[name]:
             names.append(f"method.{name} (its default was {then!r} and is {now[name]!r}; give it, to say which)")
     return names
@@ -103,8 +103,10 @@ def check_same_run(folder: Path, config: Config, info: Mapping[str, Any]) -> Non
     """
     if (folder / CONFIG).exists():
         if names := _differences(folder, config, info):
+            own = "data files" in names and config.data.name == "folder"
+            view = ", or its images were shown otherwise by an earlier version (CHANGELOG.md)" if own else ""
             raise ConfigError(
-                f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}). "
+                f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}){view}. "
                 "Choose another --output, or delete the folder"
             )
         return

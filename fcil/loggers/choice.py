@@ -83,7 +83,13 @@ def check_loggers(names: Sequence[str]) -> None:
         ConfigError: one cannot, as `logger_class` says; or one is named twice.
     """
     for name in names:
-        logger_class(name)
+        try:
+            logger_class(name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Or leave it out of run.log; a run that was begun with it goes on without it by "
+                "`fcil run CONFIG --output FOLDER`"
+            ) from None
         if list(names).count(name) > 1:
             raise ConfigError(f'run.log: names "{name}" twice')
 

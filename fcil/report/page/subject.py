@@ -79,6 +79,9 @@ def of_runs(folders: Sequence[Path]) -> Subject:
         for run, label, of_run in zip(runs, labels, settings, strict=True)
     ]
     varied = differing_settings(figures)
+    for of_run in figures:  # nothing was set for all of them, so the table names all in which they differ
+        known = of_run["settings"]
+        of_run["common"] = {name: known[name] for name in varied if name in known and not name.startswith("run.")}
     entries = [
         _entry(run, of_run["label"], run.seed, of_run["settings"], varied, of_run if run.finished else {})
         for run, of_run in zip(runs, figures, strict=True)
