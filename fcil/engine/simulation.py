@@ -66,7 +66,7 @@ def _changed_defaults(config: Config, before: Mapping[str, Any], now: Mapping[st
     for name in sorted(now.keys() - method.settings.keys() - {"adapter"}):
         then = before.get(name, shipped[name][2].was if name in shipped else None) if before else None
         if then is not None and then != now[name]:
-            names.append(f"method.{name} (its default was {then!r} and is {now[name]!r}; give it, to say which)")
+            names.append(f"method.{name} (its default was {then!r} and is {now[name]!r})")
     return names
 
 
