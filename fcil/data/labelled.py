@@ -1,18 +1,18 @@
 """Turn images with labels by name, in parts by name, into a listing: for sets that fcil does not know beforehand."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from fcil.data.family import Listing, Part
-from fcil.data.settings import Data
+from fcil.data.settings import Data, one_form
 from fcil.data.splits import some, test_samples
 from fcil.errors import ConfigError
 
-__all__ = ["PARTS", "Lazy", "Rows", "listing_of"]
+__all__ = ["PARTS", "Lazy", "Rows", "listing_of", "named_parts", "under_one_numbering"]
 
 PARTS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
@@ -63,16 +63,85 @@ class Rows:
     """(n,) names."""
 
 
+def named_parts(names: Iterable[str], where: str) -> dict[str, str]:
+    """Find what a set calls its parts: part -> that name; other names are left out.
+
+    Raises:
+        ConfigError: two names mean the same part.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        part = PARTS.get(name.lower())
+        if part in found:
+            raise ConfigError(
+                f"{where}: two parts are {part}: {found[part]} and {name}; join them, or rename one of the two"
+            )
+        if part:
+            found[part] = name
+    return found
+
+
+def _check_numbers(labels: Sequence[str] | Sequence[int], classes: Sequence[str], part: str, where: str) -> None:
+    """Make sure that labels are places in the list of the classes' names."""
+    numbers = np.asarray(labels)
+    if numbers.dtype.kind not in "iu":
+        raise ConfigError(f"{where}: names its classes, so that labels must be their numbers; they are texts")
+    if numbers.min() < 0 or numbers.max() >= len(classes):
+        raise ConfigError(
+            f"{where}: its {part} part has labels from {numbers.min()} to {numbers.max()}, and classes go "
+            f"from 0 to {len(classes) - 1}; such a part has no labels, or those of another set"
+        )
+
+
+def _as_texts(rows: Rows, names: Sequence[str], part: str, where: str) -> Rows:
+    """Put names in the place of a part's numbers, by the part's own list."""
+    if names and len(rows.labels):
+        _check_numbers(rows.labels, names, part, where)
+        return replace(rows, labels=[names[int(label)] for label in rows.labels])
+    if not all(isinstance(label, str) for label in rows.labels):
+        raise ConfigError(
+            f"{where}: its {part} part has numbers without names for labels, and another part names its classes; give "
+            "all parts the same names, or none"
+        )
+    return rows
+
+
+def under_one_numbering(
+    parts: Mapping[str, Rows], names: Mapping[str, Sequence[str]], where: str
+) -> tuple[dict[str, Rows], list[str]]:
+    """Renumber labels of parts that have lists of names of their own, and give the common list; empty for none.
+
+    The training part's list comes first, then the names that only other parts use.
+
+    Args:
+        names: part -> the names of its classes, where its labels are their numbers; empty where they are not.
+
+    Raises:
+        ConfigError: labels are not in their own list, or one part has names and another has numbers alone.
+    """
+    lists = [list(names[part]) for part in parts]
+    if all(own == lists[0] for own in lists):
+        return dict(parts), lists[0] if lists else []
+    texts = {part: _as_texts(rows, names[part], part, where) for part, rows in parts.items()}
+    first = list(names[next((part for part in ("train", *parts) if part in parts), "train")])
+    if not first:
+        return texts, []
+    used = {str(label) for rows in texts.values() for label in rows.labels}
+    common = first + sorted(used - set(first))
+    place = {name: i for i, name in enumerate(common)}
+    return {part: replace(rows, labels=[place[str(n)] for n in rows.labels]) for part, rows in texts.items()}, common
+
+
 def _names(values: Sequence[str | int]) -> list[str]:
     """All names that occur, sorted; numbers by their value, also where they stand as text."""
-    names = {str(value) for value in values}
+    names = {one_form(str(value)) for value in values}
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
 
 
 def _codes(values: Sequence[str | int], names: Sequence[str]) -> np.ndarray:
     place = {name: i for i, name in enumerate(names)}
-    return np.array([place[str(value)] for value in values], np.int64)
+    return np.array([place[one_form(str(value))] for value in values], np.int64)
 
 
 def _drawn(rows: Part, classes: Sequence[str], settings: Data) -> tuple[Part, Part, str]:
@@ -101,15 +170,12 @@ def _check(parts: Mapping[str, Rows], settings: Data, where: str, classes: Seque
     empty = [name for name, rows in parts.items() if not len(rows.labels)]
     if empty:
         raise ConfigError(f"{where}: its {empty[0]} part has no images")
+    known = [one_form(str(name)) for name in classes]
+    if twice := sorted({name for name in known if known.count(name) > 1} if len(set(known)) < len(known) else ()):
+        raise ConfigError(f"{where}: names classes twice: {some(twice)}; every class must have a name of its own")
     for name, rows in parts.items():
-        numbers = np.asarray(rows.labels) if classes else np.zeros(1, np.int64)
-        if numbers.dtype.kind not in "iu":
-            raise ConfigError(f"{where}: names its classes, so that labels must be their numbers; they are texts")
-        if numbers.min() < 0 or numbers.max() >= max(len(classes), 1):
-            raise ConfigError(
-                f"{where}: its {name} part has labels from {numbers.min()} to {numbers.max()}, and classes go "
-                f"from 0 to {len(classes) - 1}; such a part has no labels, or those of another set"
-            )
+        if classes:
+            _check_numbers(rows.labels, classes, name, where)
     telling = [name for name, rows in parts.items() if rows.domains is not None]
     if telling and len(telling) < len(parts):
         raise ConfigError(f"{where}: only its {telling[0]} part tells domains; all parts must, or none")
@@ -132,7 +198,8 @@ def listing_of(
         ConfigError: no training part, an empty one, or classes in a test that are not in training.
     """
     _check(parts, settings, where, classes)
-    names = list(map(str, classes)) or _names([label for rows in parts.values() for label in rows.labels])
+    every = [label for rows in parts.values() for label in rows.labels]
+    names = [one_form(str(name)) for name in classes] or _names(every)
     domains = _names([domain for rows in parts.values() for domain in rows.domains or ()])
     made = {
         name: Part(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fcil.cli.main import main
 from fcil.config import from_table
 from fcil.data import Data, family, load
-from fcil.data.labelled import Lazy, Rows, listing_of
+from fcil.data.labelled import Lazy, Rows, listing_of, named_parts, under_one_numbering
 from fcil.data.sites import load_sites
 from fcil.errors import ConfigError
 
@@ -375,3 +375,30 @@ def test_a_family_is_described_without_a_look_at_files():
     assert family("torchvision:Flowers102").own
     assert family("table:a.csv").name == "table:a.csv"
     assert family("npz:a.npz") is family("npz:a.npz")
+
+
+def test_labels_are_read_by_the_names_of_their_own_part():
+    parts = {"test": Rows([b"", b""], [0, 1]), "train": Rows([b""] * 3, [0, 1, 1])}
+    rows, classes = under_one_numbering(parts, {"train": ["cat", "dog"], "test": ["dog", "cat"]}, "set")
+    assert (classes, rows["train"].labels, rows["test"].labels) == (["cat", "dog"], [0, 1, 1], [1, 0])
+    rows, classes = under_one_numbering(parts, {"train": ["cat", "dog"], "test": ["dog", "eel"]}, "set")
+    assert (classes, rows["test"].labels) == (["cat", "dog", "eel"], [1, 2])
+    texts = {"train": Rows([b""] * 3, ["cat", "dog", "dog"]), "test": parts["test"]}
+    rows, classes = under_one_numbering(texts, {"train": [], "test": ["dog", "cat"]}, "set")
+    assert (classes, rows["test"].labels) == ([], ["dog", "cat"])
+    same = under_one_numbering(parts, {"train": ["a", "b"], "test": ["a", "b"]}, "set")
+    assert same == (parts, ["a", "b"])
+    with pytest.raises(ConfigError, match="its test part has numbers without names"):
+        under_one_numbering(parts, {"train": ["cat", "dog"], "test": []}, "set")
+    with pytest.raises(ConfigError, match="its test part has labels from 0 to 1, and classes go from 0 to 0"):
+        under_one_numbering(parts, {"train": ["cat", "dog"], "test": ["cat"]}, "set")
+
+
+def test_two_names_of_one_part_are_refused(tmp_path):
+    assert named_parts(["Train", "extra", "val"], "set") == {"train": "Train", "validation": "val"}
+    with pytest.raises(ConfigError, match="set: two parts are validation: val and validation"):
+        named_parts(["train", "val", "validation"], "set")
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "two.npz", train_images=images, train_labels=labels, x_train=images, y_train=labels)
+    with pytest.raises(ConfigError, match="two parts are train: train_images and x_train"):
+        loaded("npz:two.npz", tmp_path)

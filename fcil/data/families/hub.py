@@ -15,7 +15,7 @@ from typing import Any
 from fcil.data.families.calls import call
 from fcil.data.families.columns import find_column
 from fcil.data.family import PROTOCOL_TEST, Family, Listing
-from fcil.data.labelled import PARTS, Lazy, Rows, listing_of
+from fcil.data.labelled import Lazy, Rows, listing_of, named_parts, under_one_numbering
 from fcil.data.settings import Data
 from fcil.data.splits import some, stamp_of
 from fcil.errors import ConfigError
@@ -125,12 +125,11 @@ def _rows(package: Any, part: Any, settings: Data, where: str) -> tuple[Rows, li
 def _listing(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> Listing:
     package, where = _package(), f"hf:{name}"
     found = _load(root, name, given, fetch=False)
-    rows, classes, unused = {}, list[str](), []
-    for split, part in found.items():
-        if split.lower() not in PARTS:
-            unused.append(split)
-            continue
-        rows[PARTS[split.lower()]], classes = _rows(package, part, settings, where)
+    splits = named_parts(found, where)
+    unused = [split for split in found if split not in splits.values()]
+    read = {part: _rows(package, found[split], settings, where) for part, split in splits.items()}
+    names = {part: own for part, (_, own) in read.items()}
+    rows, classes = under_one_numbering({part: of_part for part, (of_part, _) in read.items()}, names, where)
     told = "".join(f", {key} {given[key]}" for key in sorted(given))
     prints = ", ".join(f"{split} {part._fingerprint}" for split, part in found.items())
     origin = f"{where}{told}, fingerprints {prints}"

@@ -69,10 +69,15 @@ def _rows(arrays: Mapping[str, np.ndarray], names: tuple[str, str, str], path: P
 def _listing(root: Path, settings: Data, file: str) -> Listing:
     path = root / file
     arrays = _load(path)
-    parts = {}
+    parts: dict[str, Rows] = {}
+    origins: dict[str, str] = {}
     for word, part in PARTS.items():
         for names in ((f"{word}_images", f"{word}_labels"), (f"x_{word}", f"y_{word}")):
             if names[0] in arrays:
+                if part in origins:
+                    both = f"{origins[part]} and {names[0]}"
+                    raise ConfigError(f"{path}: two parts are {part}: {both}; join them, or leave one of the two out")
+                origins[part] = names[0]
                 parts[part] = _rows(arrays, (*names, f"{word}_domains"), path)
     if not parts and "images" in arrays:
         parts = {"train": _rows(arrays, ("images", "labels", "domains"), path)}
