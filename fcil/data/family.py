@@ -114,7 +114,8 @@ class Family:
     shrunk: bool = False
     """Whether the cache stores images with the shorter side that the views need; otherwise at their own size."""
     stamp: Callable[[Path, Data], str] | None = None
-    """(data.root, settings) -> a hash that changes with the files, beside the sizes and times of `files`."""
+    """(data.root, settings) -> a hash that changes with the files, beside the sizes and times of `files`; empty where
+    they are gone and are not needed."""
     mean: RGB = HALF
     std: RGB = HALF
     train_view: View = WHOLE

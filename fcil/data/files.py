@@ -170,4 +170,5 @@ def stamps(family: Family, root: Path, settings: Data) -> dict[str, str]:
     if not family.stamp or not root.is_dir():
         return existing
     there = family.fits is None or family.fits(root)
-    return existing | {"content": family.stamp(root, settings) if there else "not there"}
+    content = family.stamp(root, settings) if there else "not there"
+    return existing | ({"content": content} if content else {})

@@ -128,3 +128,14 @@ def test_labels_that_are_none_are_refused(tmp_path):
 def test_arguments_that_mean_nothing_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         family(name)
+
+
+def test_each_parts_labels_go_by_its_own_names(tmp_path):
+    swapped = part_of(6, 20, datasets.ClassLabel(names=["emu", "cat", "ant"]))
+    datasets.DatasetDict({"train": part_of(9, 0), "test": swapped}).save_to_disk(tmp_path / "some")
+    data = loaded("hf:some", tmp_path)
+    assert (data.classes, data.train.labels.tolist()) == (("cat", "ant", "emu"), [0, 1, 2] * 3)
+    assert data.test.labels.tolist() == [2, 0, 1] * 2
+    datasets.DatasetDict({"train": part_of(9, 0), "training": part_of(3, 9)}).save_to_disk(tmp_path / "two")
+    with pytest.raises(ConfigError, match="two parts are train: train and training"):
+        loaded("hf:two", tmp_path)

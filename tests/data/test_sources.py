@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fcil.cli.main import main
 from fcil.config import from_table
 from fcil.data import Data, family, load
+from fcil.data.families.hub import _check_local
 from fcil.data.labelled import Lazy, Rows, listing_of, named_parts, under_one_numbering
 from fcil.data.sites import load_sites
 from fcil.errors import ConfigError
@@ -402,3 +403,40 @@ def test_two_names_of_one_part_are_refused(tmp_path):
     np.savez(tmp_path / "two.npz", train_images=images, train_labels=labels, x_train=images, y_train=labels)
     with pytest.raises(ConfigError, match="two parts are train: train_images and x_train"):
         loaded("npz:two.npz", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+def test_a_local_folder_whose_card_names_files_elsewhere_is_refused(tmp_path, file):
+    pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path, good in (("train.parquet", True), ("http://example.org/a.parquet", False), ("hf://b/c", False)):
+        text = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n"
+        head = f"---\nhomepage: https://example.org\n{text}---\n" if file == "README.md" else text
+        (folder / file).write_text(head)
+        if good:
+            _check_local(folder, "hf:some")
+        else:
+            with pytest.raises(ConfigError, match=f"hf:some: `configs` in .*{file} names files elsewhere, '{path}'"):
+                _check_local(folder, "hf:some")
+    (folder / "some.py").write_text("raise AssertionError")
+    with pytest.raises(ConfigError, match=r"some.py is a script that loads the set, which is never run"):
+        _check_local(folder, "hf:some")
+
+
+def test_replaced_files_of_a_torchvision_set_are_noticed_and_those_of_others_are_not(tmp_path):
+    def fill(value):
+        for name in "AB":
+            for i in range(5):
+                path = tmp_path / "eurosat" / "2750" / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded(np.full((32, 32, 3), value, np.uint8), "PNG"))
+
+    fill(10)
+    assert images_of(loaded("torchvision:EuroSAT", tmp_path).train)[0].max() == 10
+    made = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("fcil-cache/*/manifest.json"))]
+    (tmp_path / "other.txt").write_text("of another set")
+    loaded("torchvision:EuroSAT", tmp_path)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("fcil-cache/*/manifest.json"))] == made
+    fill(200)
+    assert images_of(loaded("torchvision:EuroSAT", tmp_path).train)[0].min() == 200

@@ -47,6 +47,42 @@ def _offline(package: Any, offline: bool) -> Iterator[None]:
         package.config.HF_HUB_OFFLINE = before
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested tables and lists."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _check_local(folder: Path, where: str) -> None:
+    """Make sure that a folder of the user's own holds no script to run and that its card names no files elsewhere.
+
+    Raises:
+        ConfigError: it does.
+    """
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    if (folder / f"{folder.name}.py").is_file():
+        raise ConfigError(
+            f"{where}: {folder / folder.name}.py is a script that loads the set, which is never run; remove it, and "
+            "keep images or Parquet files, or what `save_to_disk` writes"
+        )
+    card, more = folder / "README.md", folder / ".huggingface.yaml"
+    told = dict(DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict()) if card.is_file() else {}
+    extra = yaml.safe_load(more.read_text(encoding="utf-8")) if more.is_file() else None
+    for file, table in ((card, told), (more, extra if isinstance(extra, Mapping) else {})):
+        if away := next((text for text in _texts(table.get("configs")) if "://" in text or "::" in text), ""):
+            raise ConfigError(
+                f"{where}: `configs` in {file} names files elsewhere, {away!r}: a folder in data.root is read without "
+                "a network; put the files into it and name them there, or remove that entry"
+            )
+
+
 def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
     """Load a set, as a mapping of its parts.
 
@@ -58,10 +94,14 @@ def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
         if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
             found = package.load_from_disk(str(folder))
         elif folder.is_dir():
-            found = package.load_dataset(str(folder), given.get("subset"))
+            _check_local(folder, where)
+            with _offline(package, True):
+                found = package.load_dataset(str(folder), given.get("subset"))
         else:
             with _offline(package, not fetch):
                 found = package.load_dataset(name, given.get("subset"), revision=given.get("revision"))
+    except ConfigError:
+        raise
     except Exception as error:  # the package raises many kinds
         reason = " ".join(str(error).split())[:300]
         remedy = "" if folder.is_dir() else f"; `fcil data prepare '{where}' --root {root} --download` fetches it"
@@ -131,17 +171,29 @@ def _listing(root: Path, settings: Data, name: str, given: Mapping[str, Any]) ->
     names = {part: own for part, (_, own) in read.items()}
     rows, classes = under_one_numbering({part: of_part for part, (of_part, _) in read.items()}, names, where)
     told = "".join(f", {key} {given[key]}" for key in sorted(given))
-    prints = ", ".join(f"{split} {part._fingerprint}" for split, part in found.items())
-    origin = f"{where}{told}, fingerprints {prints}"
+    origin = f"{where}{told}, fingerprints {_prints(found)}"
     listing = listing_of(rows, settings, where, classes, origin)
     extra = (f"nothing uses its parts {some(unused)}: a part is train, test or validation",) if unused else ()
     return replace(listing, remarks=(*listing.remarks, *extra))
 
 
-def _stamp(root: Path, settings: Data, name: str) -> str:
-    """Hash the names, sizes and times of the files of a folder; a set of the cache is one that stays as it is."""
+def _stamp(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> str:
+    """Hash the names, sizes and times of the files of a folder, or tell the fingerprints of a set in the cache.
+
+    Where the cache has the set no longer, the text is empty: the decoded images are used as they are.
+    """
     folder = root / name
-    return stamp_of(sorted(path for path in folder.rglob("*") if path.is_file()), root) if folder.is_dir() else name
+    if folder.is_dir():
+        return stamp_of(sorted(path for path in folder.rglob("*") if path.is_file()), root)
+    try:
+        return _prints(_load(root, name, given, fetch=False))
+    except ConfigError:
+        return ""
+
+
+def _prints(parts: Mapping[str, Any]) -> str:
+    """The package's fingerprints of all parts."""
+    return ", ".join(f"{split} {part._fingerprint}" for split, part in parts.items())
 
 
 def _fetch(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> None:
@@ -163,7 +215,7 @@ def hub_set(text: str) -> Family:
         source=f"a folder {name}, or else that set in the cache of the package datasets; decoded images go there too",
         listing=partial(_listing, name=name, given=given),
         fetch=partial(_fetch, name=name, given=given),
-        stamp=partial(_stamp, name=name),
+        stamp=partial(_stamp, name=name, given=given),
         own=True,
         shrunk=True,
         train_view=PROTOCOL_TEST,

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 
 from fcil.data.families.calls import call
-from fcil.data.family import PROTOCOL_TEST, Family, Listing
+from fcil.data.family import CACHE, PROTOCOL_TEST, Family, Listing
 from fcil.data.labelled import Lazy, Rows, listing_of
 from fcil.data.progress import bar
 from fcil.data.settings import Data
+from fcil.data.splits import stamp_of
 from fcil.errors import ConfigError
 from fcil.options import nearest
 
@@ -171,6 +172,24 @@ def _fetch(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> N
     _parts(name, given, root, download=True)
 
 
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _stamp(root: Path, settings: Data, name: str) -> str:
+    """Hash torchvision's version, and the names, sizes and times of the set's files.
+
+    These are what is below folders and files named after the set, as most are; all of `root` but caches where none is.
+    Where there are no files at all, the text is empty: the decoded images are used as they are.
+    """
+    caches = {root / CACHE, Path(settings.cache).expanduser()} if settings.cache else {root / CACHE}
+    there = sorted(path for path in root.iterdir() if path.name[0] != "." and path not in caches)
+    of_set = [path for path in there if _plain(path.name).startswith(_plain(name))] or there
+    paths = (path for top in of_set for path in (top, *sorted(top.rglob("*"))) if path.is_file())
+    files = [path for path in paths if not any(above in caches for above in path.parents)]
+    return f"{stamp_of(files, root)}, torchvision {version('torchvision')}" if files else ""
+
+
 @cache
 def torchvision_set(text: str) -> Family:
     """Describe a set of torchvision, by its name and its arguments."""
@@ -182,6 +201,7 @@ def torchvision_set(text: str) -> Family:
         source=f"torchvision.datasets.{name}, in data.root as torchvision keeps it",
         listing=partial(_listing, name=name, given=given),
         fetch=partial(_fetch, name=name, given=given),
+        stamp=partial(_stamp, name=name),
         own=True,
         shrunk=True,
         train_view=PROTOCOL_TEST,
