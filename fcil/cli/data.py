@@ -52,6 +52,11 @@ def _wanted(args: argparse.Namespace) -> list[tuple[Config, int]]:
 def data_prepare(args: argparse.Namespace, console: Console) -> None:
     """Check the files of a data set, or of all that a config needs, and decode them into the cache."""
     wanted = _wanted(args)
+    if args.download and any(config.partition.kind == "sites" for config, _ in wanted):
+        raise ConfigError(
+            f"--download: {args.name} takes images of sites, from the folders in data.sites, which are not downloaded; "
+            "fetch into each by `fcil data prepare NAME --root FOLDER --download`, then leave --download out here"
+        )
     from fcil.data import load
     from fcil.data.sites import load_sites
 

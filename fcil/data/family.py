@@ -116,6 +116,8 @@ class Family:
     stamp: Callable[[Path, Data], str] | None = None
     """(data.root, settings) -> a hash that changes with the files, beside the sizes and times of `files`; empty where
     they are gone and are not needed."""
+    columns: bool = False
+    """Whether it is a table, whose columns `data.columns` may name."""
     mean: RGB = HALF
     std: RGB = HALF
     train_view: View = WHOLE

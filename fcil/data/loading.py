@@ -29,6 +29,9 @@ SHOWN = 60
 
 
 def _root(family: Family, settings: Data) -> Path:
+    """The folder of the files; raises ConfigError where none is named, or columns are of a set that has none."""
+    if settings.columns and not family.columns:
+        raise ConfigError(f"data.columns: {settings.name} has no columns; leave it empty")
     if settings.root or not family.cached:
         return Path(settings.root).expanduser()
     raise ConfigError(f"data.root: {family.name} needs the folder with its files. {remedy(family, 'DIR')}")

@@ -1,5 +1,7 @@
 """Sets of Hugging Face by the real package, from local folders and from its cache, without a network."""
 
+import shutil
+
 import archives
 import numpy as np
 import pytest
@@ -139,3 +141,21 @@ def test_each_parts_labels_go_by_its_own_names(tmp_path):
     datasets.DatasetDict({"train": part_of(9, 0), "training": part_of(3, 9)}).save_to_disk(tmp_path / "two")
     with pytest.raises(ConfigError, match="two parts are train: train and training"):
         loaded("hf:two", tmp_path)
+
+
+def test_another_state_of_a_cached_set_is_noticed_and_a_cache_that_is_gone_is_not_needed(tmp_path):
+    root, files, cache = tmp_path / "root", tmp_path / "set", tmp_path / "hf-cache"
+    root.mkdir()
+    for count in (9, 12):
+        files.mkdir(exist_ok=True)
+        for part in ("train", "test"):
+            part_of(count, 0).to_parquet(files / f"{part}.parquet")
+        datasets.load_dataset(str(files))
+        (version,) = (cache / "set").glob("*/*")
+        (made,) = (path for path in version.iterdir() if path.is_dir())
+        made.rename(version / (str(count % 10) * 40))
+        shutil.rmtree(cache / "owner___set", ignore_errors=True)
+        (cache / "set").rename(cache / "owner___set")
+        assert len(loaded("hf:owner/set", root).train) == count
+    shutil.rmtree(cache)
+    assert len(loaded("hf:owner/set", root).train) == 12

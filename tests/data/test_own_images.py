@@ -208,3 +208,11 @@ def test_limits_and_held_out_images_hold_at_each_site(tmp_path):
     assert (np.bincount(held.train.labels).tolist(), np.bincount(held.test.labels).tolist()) == ([8, 6], [2, 2])
     assert len(held.train.images[np.arange(14)]) == 14
     assert [remark.partition(":")[0] for remark in held.remarks] == ["site 0"] * 4 + ["site 1"] * 4
+
+
+def test_download_is_refused_where_images_lie_at_sites(tmp_path, capsys):
+    config = tmp_path / "sites.toml"
+    config.write_text(f'data = {{name = "folder", sites = ["{tmp_path}/a"]}}\npartition = {{kind = "sites"}}\n')
+    assert main(["data", "prepare", str(config), "--download"]) == 2
+    assert "--download: " in (told := capsys.readouterr().err)
+    assert "data.sites" in told

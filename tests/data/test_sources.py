@@ -15,6 +15,7 @@ from fcil.cli.main import main
 from fcil.config import from_table
 from fcil.data import Data, family, load
 from fcil.data.families.hub import _check_local
+from fcil.data.families.table import _full, _images
 from fcil.data.labelled import Lazy, Rows, listing_of, named_parts, under_one_numbering
 from fcil.data.sites import load_sites
 from fcil.errors import ConfigError
@@ -440,3 +441,50 @@ def test_replaced_files_of_a_torchvision_set_are_noticed_and_those_of_others_are
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("fcil-cache/*/manifest.json"))] == made
     fill(200)
     assert images_of(loaded("torchvision:EuroSAT", tmp_path).train)[0].min() == 200
+
+
+def test_a_table_that_says_two_things_is_refused(tmp_path):
+    write_table(tmp_path, ROWS)
+    text = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "two.csv").write_text(text.replace("domain", "label", 1))
+    with pytest.raises(ConfigError, match=r"two.csv: has two columns 'label'"):
+        loaded("table:two.csv", tmp_path)
+    (tmp_path / "again.csv").write_text(text + f"../{tmp_path.name}/images/0.png,ant,test,day\n")
+    with pytest.raises(ConfigError, match=r"row 10 names '.*' a second time, as 'images/0.png' in row 2"):
+        loaded("table:again.csv", tmp_path)
+
+
+def test_labels_that_differ_in_their_unicode_form_alone_are_one_class():
+    parts = {"train": Rows([b""] * 2, ["caf\u00e9", "tea"]), "test": Rows([b""], ["cafe\u0301"])}
+    listing = listing_of(parts, Data(), "set")
+    assert (listing.classes, listing.test.labels.tolist()) == (("caf\u00e9", "tea"), [0])
+
+
+def test_a_label_that_is_no_number_is_missing():
+    with pytest.raises(ConfigError, match="row 3 has no label"):
+        _full("label", [1.0, float("nan")], Path("table.parquet"))
+
+
+def test_a_pair_of_contents_and_path_gives_the_one_that_is_there(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert _images([{"bytes": None, "path": "a.png"}], tmp_path, tmp_path) == [tmp_path / "a.png"]
+    assert _images([{"bytes": b"x", "path": "a.png"}], tmp_path, tmp_path) == [b"x"]
+    with pytest.raises(ConfigError, match="neither paths nor contents"):
+        _images([{"height": 3}], tmp_path, tmp_path)
+
+
+def test_arrays_that_are_no_set_are_refused(tmp_path):
+    with open(tmp_path / "x.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ConfigError, match=r"it is one array, an \.npy file"):
+        loaded("npz:x.npz", tmp_path)
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 0, 8), np.uint8), labels=np.arange(4) % 2)
+    with pytest.raises(ConfigError, match=r"\(4, 0, 8\); images must be .* of one pixel or more"):
+        loaded("npz:x.npz", tmp_path)
+    arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) % 2}
+    np.savez(tmp_path / "x.npz", **arrays, classes=["a", "a"])
+    with pytest.raises(ConfigError, match="names classes twice: a"):
+        loaded("npz:x.npz", tmp_path)
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ConfigError, match=r"data.columns: npz:x.npz has no columns; leave it empty"):
+        loaded("npz:x.npz", tmp_path, columns=("label=species",))

@@ -218,6 +218,7 @@ def hub_set(text: str) -> Family:
         stamp=partial(_stamp, name=name, given=given),
         own=True,
         shrunk=True,
+        columns=True,
         train_view=PROTOCOL_TEST,
         test_view=PROTOCOL_TEST,
     )

@@ -25,7 +25,10 @@ FORMS = (
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it is one array, an .npy file; numpy.savez writes several with their names")
+        with arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read as an .npz file of plain arrays ({error})") from None
@@ -38,10 +41,10 @@ def _pixels(array: np.ndarray, name: str, path: Path) -> np.ndarray:
         ConfigError: they have another shape or type.
     """
     images = array[..., None] if array.ndim == 3 else array
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise ConfigError(
             f"{path}: {name} is {array.dtype} {array.shape}; images must be uint8, (n, height, width) or "
-            "(n, height, width, 1 or 3)"
+            "(n, height, width, 1 or 3), of one pixel or more"
         )
     return images
 

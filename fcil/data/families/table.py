@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +20,12 @@ __all__ = ["table"]
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ConfigError(f"{path}: has two columns {twice!r}; rename or remove one of the two")
+
+
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
     try:
         from pyarrow import ArrowException
@@ -26,7 +33,9 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     except ImportError:
         raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'fcil[datasets]'") from None
     try:
-        return dict(read_table(path).to_pydict())
+        found = read_table(path)
+        _check_columns(found.column_names, path)
+        return dict(found.to_pydict())
     except (ArrowException, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as Parquet ({error})") from None
 
@@ -49,15 +58,23 @@ def _read(path: Path) -> dict[str, list[Any]]:
     rows = [row for row in rows if row]
     if len(rows) < 2:
         raise ConfigError(f"{path}: has no rows below its line of column names")
+    _check_columns(rows[0], path)
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(rows[0]):
             raise ConfigError(f"{path}: row {number} has {len(row)} values, and there are {len(rows[0])} columns")
     return dict(zip(rows[0], map(list, zip(*rows[1:], strict=True)), strict=True))
 
 
+def _content(value: Any) -> Any:
+    """The contents of an image or the path of its file, of a pair of both where it is one."""
+    if not isinstance(value, Mapping):
+        return value
+    return value.get("path") if value.get("bytes") is None else value["bytes"]
+
+
 def _images(values: Sequence[Any], folder: Path, path: Path) -> list[Path] | list[bytes]:
     """The files that a column names, or their contents where it has them, as Hugging Face's Parquet files do."""
-    content = [value["bytes"] if isinstance(value, Mapping) else value for value in values]
+    content = [_content(value) for value in values]
     if all(isinstance(value, bytes) for value in content):
         return content
     if not all(isinstance(value, str) for value in content):
@@ -69,14 +86,17 @@ def _images(values: Sequence[Any], folder: Path, path: Path) -> list[Path] | lis
             f"{path}: {len(missing)} of its {len(files)} images are not there, the first is {content[missing[0]]!r} "
             f"(row {missing[0] + 2}); paths are relative to {folder}"
         )
-    if len(set(files)) < len(files):
-        twice = next(i for i, file in enumerate(files) if file in files[:i])
-        raise ConfigError(f"{path}: row {twice + 2} names {content[twice]!r} a second time; an image has one row")
+    first: dict[str, int] = {}
+    for i, file in enumerate(files):
+        other = first.setdefault(os.path.normpath(file), i)
+        if other != i and (file == files[other] or file.samefile(files[other])):
+            before = "" if content[i] == content[other] else f", as {content[other]!r} in row {other + 2}"
+            raise ConfigError(f"{path}: row {i + 2} names {content[i]!r} a second time{before}; an image has one row")
     return files
 
 
 def _full(what: str, values: Sequence[Any], path: Path) -> list[Any]:
-    empty = [i for i, value in enumerate(values) if value is None or value == ""]
+    empty = [i for i, value in enumerate(values) if value is None or value == "" or value != value]
     if empty:
         raise ConfigError(f"{path}: row {empty[0] + 2} has no {what}")
     return list(values)
@@ -129,6 +149,7 @@ def table(file: str) -> Family:
         fits=lambda root: (root / file).is_file(),
         stamp=partial(_stamp, file=file),
         shrunk=True,
+        columns=True,
         train_view=PROTOCOL_TEST,
         test_view=PROTOCOL_TEST,
     )
