@@ -159,3 +159,11 @@ def test_another_state_of_a_cached_set_is_noticed_and_a_cache_that_is_gone_is_no
         assert len(loaded("hf:owner/set", root).train) == count
     shutil.rmtree(cache)
     assert len(loaded("hf:owner/set", root).train) == 12
+
+
+def test_a_folder_beside_the_root_is_not_taken_for_the_set(tmp_path, monkeypatch):
+    archives.folder(tmp_path / "tree")
+    (tmp_path / "root").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"hf:tree: is not in data.root = .*root"):
+        loaded("hf:tree", tmp_path / "root")

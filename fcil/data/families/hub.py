@@ -98,6 +98,11 @@ def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
             with _offline(package, True):
                 found = package.load_dataset(str(folder), given.get("subset"))
         else:
+            if Path(name).exists():  # the package would take it for the set
+                raise ConfigError(
+                    f"{where}: is not in data.root = {str(root)!r}, and the folder that fcil was started in holds "
+                    f"{name}: data.root must name the folder that holds the set, or start fcil elsewhere"
+                )
             with _offline(package, not fetch):
                 found = package.load_dataset(name, given.get("subset"), revision=given.get("revision"))
     except ConfigError:
