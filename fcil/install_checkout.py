@@ -64,7 +64,7 @@ def main(folder: Path, what: str) -> int:
         print(f"[{time.monotonic() - began:4.0f} s] {text}", flush=True)
 
     python = folder / "bin" / "python"
-    if not python.exists():
+    if not python.exists() or not (folder / "bin" / "pip").exists():  # or whoever made it was stopped in between
         tell(f"making the environment {folder} with Python {'.'.join(map(str, sys.version_info[:3]))}")
         venv.create(folder, with_pip=True, symlinks=True)
     code = watched([str(python), *PIP, "-e", what], tell)
