@@ -16,6 +16,7 @@ from fcil.engine.grid import run_state, write_grid
 from fcil.engine.jobs import Jobs, in_process, jobs_of
 from fcil.engine.queue import Outcome, Queue, carry_out_free
 from fcil.engine.reuse import Reuse
+from fcil.engine.signals import leaving_contexts
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
@@ -185,7 +186,7 @@ def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, 
     moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
     screen: AbstractContextManager[Any] = moving or nullcontext()
     number = min(jobs, len(runs) - states.count("finished"))
-    with Jobs(out, number, [*reuse.options(), *form().options()]) as processes, screen:
+    with leaving_contexts(), Jobs(out, number, [*reuse.options(), *form().options()]) as processes, screen:
         while processes.running:
             time.sleep(LOOK_SECONDS)
             standings = view.look()

@@ -2,8 +2,6 @@
 
 import argparse
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from fcil.cli.deployment.deploy import carry_out
 from fcil.cli.deployment.flwr_command import app_folder, environment, flwr
 from fcil.cli.deployment.processes import Processes, free_port
 from fcil.cli.deployment.sites import CLASSES, Site, write_sites
+from fcil.engine.signals import leaving_contexts
 
 __all__ = ["demo_command", "demo_settings", "start_node", "start_superlink"]
 
@@ -122,27 +121,21 @@ def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:
         processes.check()
 
 
-def _stop(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
-
-
 @contextmanager
 def _folder(keep: bool, show: Callable[[str], None]) -> Iterator[Path]:
     """A folder for everything; it stays if that is asked for, or if something went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="fcil-demo-"))
     (folder / "residents").mkdir(mode=0o700)
-    before = signal.signal(signal.SIGTERM, _stop)
     show(f"folder: {folder}")
     try:
-        yield folder
+        with leaving_contexts():
+            yield folder
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     except BaseException:
         show(f"kept, with the logs of every process: {folder}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if keep:
         show(f"kept: keys, certificates and logs in {folder}, the run in {folder / 'run'}")
     else:
