@@ -129,10 +129,13 @@ def cells(
     ]
     for cell in runs:
         check_settings(cell.config)  # of all runs, before the first look at data and weights
-    return [_measured(cell) for cell in runs]
+    from fcil.exchange.shared import Shared  # which imports torch
+
+    shared = Shared()  # neighbours have the same data and backbone, as a rule
+    return [_measured(cell, shared) for cell in runs]
 
 
-def _measured(cell: Cell) -> Cell:
+def _measured(cell: Cell, shared: Shared) -> Cell:
     """Make the run ready, and note how much work it is and what its clients begin with.
 
     Raises:
@@ -140,7 +143,7 @@ def _measured(cell: Cell) -> Cell:
     """
     from fcil.exchange.update_key import kin  # which imports torch
 
-    plan = cell.session().plan
+    plan = cell.session(shared).plan
     return replace(cell, work=tuple(phase_weights(plan)), kin=kin(plan.config, plan.method, plan.phases))
 
 

@@ -17,7 +17,7 @@ from fcil.exchange.introduction import Introduction, introduce, remarks
 from fcil.exchange.shared import Shared
 from fcil.exchange.sites import data_sha256, sites_census, with_classes
 from fcil.exchange.worker import Worker
-from fcil.method import Method
+from fcil.method import Backbone, Method
 from fcil.model.backbone import describe_backbone
 from fcil.scenario.census import Census
 from fcil.server.filtering import check_filter
@@ -84,10 +84,19 @@ def prepare(
     worker = Worker(config, method, ClientStore(folder / "clients") if folder else None, shared)
     if config.run.exchange == "inline":  # elsewhere it is the workers' machines that need it
         check_device(config.run.device)
-    plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))
+    plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), _backbone(config, shared))
     check_filter(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan, nodes or {})
+
+
+def _backbone(config: Config, shared: Shared | None) -> Backbone:
+    """Describe the backbone, or take the description that a run before this one made."""
+    model = config.model
+    if shared is None:
+        return describe_backbone(model)
+    kept: Backbone = shared.keep("description", model, lambda: describe_backbone(model))
+    return kept
 
 
 def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -> Census:
