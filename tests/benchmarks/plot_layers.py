@@ -1,7 +1,7 @@
 """Draw where backbones hold what: final accuracy over the layer whose tokens are used, one panel a data set.
 
 fcil compare configs/closed_forms/layers_fashion.toml --output runs/fashion      # and of icons, digits
-python tests/benchmarks/plot_layers.py docs/images/layers.png "Fashion-MNIST=runs/fashion" "icons=runs/icons"
+python tests/benchmarks/plot_layers.py docs/images/layers.png "Fashion-MNIST=runs/fashion" "icons=runs/icons" "digits=runs/digits"
 """
 
 import argparse
@@ -50,7 +50,8 @@ def main() -> None:
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             panel.grid(axis="y")
         figure.axes[0].set_ylabel("final accuracy, %")
-        figure.axes[0].legend(title="tokens")
+        lines = {str(line.get_label()): line for panel in figure.axes for line in panel.lines}
+        figure.axes[0].legend([lines[label] for label in labels], labels, title="tokens")
 
     draw(args.picture, (6.6, 2.5), paint)
 
