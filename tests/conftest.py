@@ -19,6 +19,18 @@ def _one_thread():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _pictures_without_rendering(request, monkeypatch):
+    """Paint pictures without rendering them, which would take a third of a small run's time.
+
+    tests/report and tests marked `rendered` render them; so does what draws in another process.
+    """
+    if "report" not in request.path.parts and not request.node.get_closest_marker("rendered"):
+        from fcil.report import figure
+
+        monkeypatch.setattr(figure, "_save", lambda painted, path: path.write_text("painted in a test"))
+
+
 @pytest.fixture
 def bench_file(tmp_path):
     """The file of a merging benchmark that takes seconds."""
