@@ -1,5 +1,8 @@
 """Shared set-up: a modest Hypothesis profile, one thread, and small settings."""
 
+import gc
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -7,6 +10,23 @@ from threadpoolctl import threadpool_limits
 
 settings.register_profile("fcil", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fcil")
+
+
+gc.disable()  # while tests are collected: hardly anything of what is made then is ever let go
+
+
+def pytest_collection_finish(session):
+    """Keep the collector from looking, in every test, through the million objects of modules and tests."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk():
+    """Leave out the wait until files are on the disk, which only a loss of power would tell from this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which raises as well where the file is not open
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
