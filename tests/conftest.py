@@ -6,10 +6,29 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from optional import needed, needs_a_package
 from threadpoolctl import threadpool_limits
 
 settings.register_profile("fcil", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fcil")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--extras", action="store_true", help="run the tests that need an optional package; none is skipped"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--extras"):
+        pytest.importorskip = needed
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--extras"):
+        others = [item for item in items if not needs_a_package(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 gc.disable()  # while tests are collected: hardly anything of what is made then is ever let go
