@@ -2,6 +2,7 @@
 # make test         environment, install, lint, types, and the default test suite on two cores (minutes)
 # make docs         the documentation as a site, in build/docs/site
 # make test-all     also the slow tests: whole Flower runtimes, kills, wheels
+# make test-extras  tests that need an optional package, with all of those, in an environment of their own (7 GB)
 # make test-lowest  quick tests with the lower bounds of all dependencies, in an environment of their own (5 GB)
 # make dist         wheel and sdist, built twice and compared, checked
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all test-lowest docs lint install dist
+.PHONY: quickstart test test-all test-extras test-lowest docs lint install dist
 
 quickstart: $(INSTALLED)
 	@echo "three methods learn ten digits in five tasks of two, each from the same five clients; about a minute"
@@ -30,6 +31,12 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+EXTRAS ?= .venv-extras
+
+test-extras:
+	$(PYTHON) -P fcil/install_checkout.py $(EXTRAS) ".[extras]"
+	$(EXTRAS)/bin/python -m pytest -q --extras -m "slow or not slow"
 
 docs: $(INSTALLED)
 	PYTHONPATH=docs $(BIN)/python -m sitebuilder build/docs

@@ -1,12 +1,51 @@
 """Shared set-up: a modest Hypothesis profile, one thread, and small settings."""
 
+import gc
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from optional import needed, needs_a_package
 from threadpoolctl import threadpool_limits
 
 settings.register_profile("fcil", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fcil")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--extras", action="store_true", help="run the tests that need an optional package; none is skipped"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--extras"):
+        pytest.importorskip = needed
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--extras"):
+        others = [item for item in items if not needs_a_package(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+
+
+gc.disable()  # while tests are collected: hardly anything of what is made then is ever let go
+
+
+def pytest_collection_finish(session):
+    """Keep the collector from looking, in every test, through the million objects of modules and tests."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk():
+    """Leave out the wait until files are on the disk, which only a loss of power would tell from this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which raises as well where the file is not open
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +56,18 @@ def _one_thread():
     torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _pictures_without_rendering(request, monkeypatch):
+    """Paint pictures without rendering them, which would take a third of a small run's time.
+
+    tests/report and tests marked `rendered` render them; so does what draws in another process.
+    """
+    if "report" not in request.path.parts and not request.node.get_closest_marker("rendered"):
+        from fcil.report import figure
+
+        monkeypatch.setattr(figure, "_save", lambda painted, path: path.write_text("painted in a test"))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ TASKS = (Task(0, 0, 2), Task(1, 2, 2))
 CLIENTS = 3
 PARTS = [[np.flatnonzero(np.isin(DATA.train.labels, t.positions))[c::CLIENTS] for c in range(CLIENTS)] for t in TASKS]
 TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
-SMALL = {"rank": 2, "size": 24, "length": 3}
+SMALL = {"rank": 2, "random": 24, "size": 24, "length": 3}
 """Settings of many methods, at values that fit the tiny backbone."""
 CLIENT = ("loss", "client_begin", "client_end", "local", "adapter")
 MERGE = ("merge", "merge_sums", "sums")

@@ -58,8 +58,9 @@ def named(value: object, prefix: str = "") -> dict[str, np.ndarray]:
     return {}
 
 
-def _digests(inputs: Sequence[Any]) -> dict[str, str]:
-    return {name: digest({"": a}) for name, a in named(list(inputs)).items()}
+def _contents(inputs: Sequence[Any]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, shape and bytes of every array; to copy and compare them takes a tenth of the time of hashing them."""
+    return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in named(list(inputs)).items()}
 
 
 def _read_only(value: Any) -> Any:
@@ -96,12 +97,12 @@ class Watch:
         Raises:
             Broken: it raised an exception.
         """
-        before, state = _digests(inputs), global_state()
+        before, state = _contents(inputs), global_state()
         try:
             result = function(*inputs)
         except Exception as error:  # whatever a method's code may raise
             raise Broken(f"{what} raised {type(error).__name__}: {error}", *functions, phase=phase) from error
-        after = _digests(inputs)
+        after = _contents(inputs)
         names = tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
         if names:
             again = [_read_only(value) for value in inputs]

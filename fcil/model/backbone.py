@@ -1,5 +1,7 @@
 """Load the frozen backbone: any timm ViT by name with local or downloaded weights, or the embedded one."""
 
+import copy
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -120,10 +122,17 @@ def weights_sha256(settings: Model) -> str:
     return digest({name: w.float().numpy() for name, w in state.items()})
 
 
+@functools.lru_cache(maxsize=8)
+def _shapes(settings: Model) -> nn.Module:
+    """Build the network without memory for weights, once in a process: every run asks for it several times."""
+    with torch.device("meta"):
+        return _build(settings)
+
+
 def _outline(settings: Model) -> tuple[nn.Module, list[str]]:
     """Build the network without memory for weights, check the file against it, and name the arrays it leaves out."""
-    with torch.device("meta"):
-        network = _build(settings)
+    network = _shapes(Model(backbone=settings.backbone, image_size=settings.image_size))
+    network = copy.deepcopy(network)  # some files are checked at a size of their own
     named = settings.weights not in (HUB, RANDOM)
     return network, load_weights(network, _path(settings), settings.backbone) if named else []
 

@@ -165,6 +165,7 @@ def test_pictures_show_the_figures_that_they_name():
     assert [names[i] for i in (HELD_IN, HELD_OUT, JOINT, JOINT + 2)] == ["held in", "held out", "hits@1", "hits@5"]
 
 
+@pytest.mark.rendered
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_pictures_are_drawn_and_the_same_again(seeds, tmp_path):
     built = mean_lines(results(seeds))

@@ -171,6 +171,7 @@ def test_intruders_are_those_of_the_weights_that_the_network_multiplies_with(tmp
         assert count == (np.abs(before.T @ after[:, :10]).max(0) < 0.5).sum()
 
 
+@pytest.mark.rendered
 def test_pictures_are_drawn(watched):
     _, folder, _, _, _ = watched
     diagnostics_plots(folder)

@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 from small import small_settings
 
+from fcil.arrays import nbytes, ungrouped
 from fcil.battery import CHECKS, NotAsked, trial_of
 from fcil.battery.merging import changes_are_what_the_network_adds
 from fcil.engine.simulation import prepare
@@ -58,6 +59,7 @@ def test_a_trial_has_every_phase_of_two_tasks_and_nothing_odd_was_seen(name):
     assert [record.phase.index for record in seen.records] == list(range(len(kinds)))
     assert all(len(record.updates) == 3 for record in seen.records)
     assert seen.watch.changes == seen.watch.draws == seen.undeclared == []
+    assert nbytes(ungrouped(seen.records[-1].after)) < 1_000_000, "its settings in `fcil.battery.trial` are not small"
 
 
 def test_promises_are_asked_of_those_that_make_them():

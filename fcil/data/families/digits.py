@@ -1,5 +1,7 @@
 """The embedded data set: scikit-learn's `digits`, 1,797 scans of hand-written digits (Alpaydin and Kaynak, 1998)."""
 
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +26,37 @@ def _test_quarter(labels: np.ndarray) -> np.ndarray:
     return test
 
 
-def _listing(root: Path, settings: Data) -> Listing:
-    import torch  # slow to import, as is the next, and only needed here
-    from sklearn.datasets import load_digits
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """Read the scans, (n, 8, 8) float64 in 0..16, and their digits, (n,) int64.
+
+    They are read from scikit-learn's file: to import what else would read it takes fifty times as long.
+    """
+    package = find_spec("sklearn")
+    file = Path(str(package and package.origin)).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        return np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+
+
+@cache
+def _shown() -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge the scans, once in a process: (n, 32, 32, 1) uint8; with their digits."""
+    import torch  # slow to import, and only needed here
     from torch.nn import functional as F
 
-    check_no_split_file(settings)
-    bunch = load_digits()
-    small = torch.from_numpy(np.asarray(bunch.images, np.float32) / 16)[:, None]
+    scans, labels = _scans()
+    small = torch.from_numpy(np.asarray(scans, np.float32) / 16)[:, None]
     large = F.interpolate(small, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
-    images = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    labels = np.asarray(bunch.target, np.int64)
+    return (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy(), labels
+
+
+def _listing(root: Path, settings: Data) -> Listing:
+    check_no_split_file(settings)
+    images, labels = _shown()  # indexed below, which copies
     test = _test_quarter(labels)
     return Listing(tuple("0123456789"), Part(images[~test], labels[~test]), Part(images[test], labels[test]))
 
