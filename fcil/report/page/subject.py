@@ -41,6 +41,14 @@ class Subject:
     cells: Sequence[Cell] = field(default=())
     """What is planned, where the runs are those of a comparison."""
 
+    def runs_at(self, value: str) -> dict[str, list[int]]:
+        """Label -> the numbers of its finished runs at a point of the sweep, in the order of the runs."""
+        found: dict[str, list[int]] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.figures and entry.figures["value"] == value:
+                found.setdefault(entry.label, []).append(number)
+        return found
+
 
 def of_comparison(folder: Path) -> Subject:
     """Gather the runs of a comparison, those that are not finished too.
