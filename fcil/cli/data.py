@@ -80,8 +80,10 @@ def tell_remarks(data: Dataset, console: Console) -> None:
 def data_preview(args: argparse.Namespace, console: Console) -> None:
     """Draw and print how a config's data are spread over clients (`fcil data preview CONFIG`)."""
     from fcil.config import load_config
+    from fcil.engine.checks import check_settings
 
     config = load_config(args.config, args.set)
+    check_settings(config)
     from fcil.report.preview import preview  # slow to import: not before the settings are known to be good
 
     preview(config, output_folder(args, after="-preview"), console)

@@ -87,7 +87,7 @@ def _check(family: Family, manifest: dict[str, Any], now: dict[str, str], settin
     if not {"classes", "files", "split", "sources"} <= manifest.keys():
         raise Stale("its manifest is damaged")
     if family.own and manifest.get("rules") != RULES:
-        raise Stale("it was made by another version, which read some images otherwise")
+        raise Stale("it was made by another version, which read some images or sorted some classes otherwise")
     replaced = [name for name, stamp in manifest["sources"].items() if now.get(name, stamp) != stamp]
     if replaced:
         raise Stale(f"{', '.join(replaced)} changed since")
