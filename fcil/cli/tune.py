@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, set_argument
 from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trials, tuned_file
+from fcil.engine.tuning_text import choice_lines
 from fcil.errors import ConfigError, RunError
 
 __all__ = ["tune_command"]
@@ -41,14 +42,17 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
         keys = [key for key, _ in points[0].settings]
         done = figures(runs, Queue.of(folder, runs).summaries())
         choices.append(choose(label, done, keys, len(runs) // len(points)))
-        console.print(f"{label}: {choices[-1].settings}", soft_wrap=True)
+        console.print("\n".join(choice_lines(choices[-1], budget)), soft_wrap=True, markup=False)
     write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
     for choice, (_, _, runs) in zip(choices, planned.values(), strict=True):
         chosen = next(cell for cell in runs if dict(cell.point.settings).items() >= choice.settings.items())
         row = load_variant(out / TUNED, choice.label, (), grid(out / TUNED)[0].overrides)
         if names := other_than_tried(chosen.config, row):
             raise RunError(f"{out / TUNED}: {choice.label} differs from what was tuned in {', '.join(names)}; edit it")
-    console.print(f"chosen, with all that was tried: {out / TUNED}\nfcil compare {out / TUNED}", soft_wrap=True)
+    console.print(
+        f"chosen, with all that was tried: {out / TUNED}\nto compare with other seeds, on the test images: fcil compare "
+        f"{out / TUNED}", soft_wrap=True, markup=False,
+    )  # fmt: skip
 
 
 def _share(text: str) -> float:

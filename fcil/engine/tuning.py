@@ -19,6 +19,7 @@ from fcil.config import Config, Overrides, Point, Source
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.grid import unlike
+from fcil.engine.tuning_text import ROUNDING, tried_lines
 from fcil.errors import ConfigError, RunError
 from fcil.options import describe, split_list, toml_or_text
 from fcil.registry import method_class
@@ -53,6 +54,8 @@ class Choice:
     """section.key -> value."""
     tried: Sequence[tuple[Mapping[str, Any], float, float]]
     """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
+    whole: Sequence[bool]
+    """For each of them, whether it has all its runs: only such may be chosen."""
 
 
 def trial_settings(budget: Budget) -> list[str]:
@@ -116,18 +119,19 @@ def choose(label: str, runs: Sequence[Mapping[str, Any]], keys: Sequence[str], n
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault(json.dumps([run["swept"][key] for key in keys]), []).append(run)
-    tried, best = [], -np.inf
+    tried, whole, best = [], [], -np.inf
     chosen: Mapping[str, Any] | None = None
     for group in groups.values():
         settings = {key: group[0]["swept"][key] for key in keys}
         final = np.array([run["final_accuracy"] for run in group])
         spread = float(final.std(ddof=1)) if len(final) > 1 else float("nan")
         tried.append((settings, float(final.mean()), spread))
-        if len(final) == needed and final.mean() > best:
+        whole.append(len(final) == needed)
+        if whole[-1] and final.mean() > best + ROUNDING:
             best, chosen = float(final.mean()), settings
     if chosen is None:
         raise RunError(f"{label}: none of the settings has all of its {needed} runs; the same command tries again")
-    return Choice(label, chosen, tried)
+    return Choice(label, chosen, tried, whole)
 
 
 def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], budget: Budget, out: Path) -> str:
@@ -163,16 +167,11 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
     images = "the images held out" if budget.held_out else "the validation part"
     for choice in choices:
         lines += [f"# {choice.label}: final accuracy on {images}, mean of all runs"]
-        lines += [f"#   {_line(*trial)}" for trial in choice.tried] + ["#"]
+        lines += [f"# {line}" for line in tried_lines(choice)] + ["#"]
     try:
         return "\n".join(lines) + "\n" + tomli_w.dumps({**table, "compare": rows})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{out}: settings that TOML cannot hold ({error})") from None
-
-
-def _line(settings: Mapping[str, Any], mean: float, spread: float) -> str:
-    told = ", ".join(f"{key} = {value}" for key, value in settings.items())
-    return f"{100 * mean:5.1f}{'' if np.isnan(spread) else f' +- {100 * spread:.1f}'} %   {told}"
 
 
 def other_than_tried(tried: Config, compared: Config) -> list[str]:
