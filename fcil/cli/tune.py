@@ -50,8 +50,8 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
         if names := other_than_tried(chosen.config, row):
             raise RunError(f"{out / TUNED}: {choice.label} differs from what was tuned in {', '.join(names)}; edit it")
     console.print(
-        f"chosen, with all that was tried: {out / TUNED}\nto compare with other seeds, on the test images: fcil compare "
-        f"{out / TUNED}", soft_wrap=True, markup=False,
+        f"chosen, with all that was tried: {out / TUNED}\n"
+        f"to compare with other seeds, on the test images: fcil compare {out / TUNED}", soft_wrap=True, markup=False,
     )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def _joined(settings: Mapping[str, Any]) -> str:
 def marks(choice: Choice) -> list[str]:
     """Say of each of the settings that were tried how it stands to the chosen one; empty where it is worse.
 
-    Worse by no more than one sample standard deviation of the chosen one's runs is within its spread. Settings that lack
-    runs are not compared.
+    Worse by no more than one sample standard deviation of the chosen one's runs is within its spread. Settings that
+    lack runs are not compared.
     """
     ((best, spread),) = [(mean, std) for settings, mean, std in choice.tried if settings == choice.settings]
     found = []
@@ -63,9 +63,8 @@ def choice_lines(choice: Choice, budget: Budget) -> list[str]:
     """Say what was chosen for a method, a setting a line, and how sure that is."""
     ((mean, spread),) = [(mean, std) for settings, mean, std in choice.tried if settings == choice.settings]
     images = "the images held out" if budget.held_out else "the validation part"
-    lines = [
-        f"{choice.label}: {_accuracy(mean, spread)} on {images}, the highest of {len(choice.tried)} settings tried, with"
-    ]
+    tried = len(choice.tried)
+    lines = [f"{choice.label}: {_accuracy(mean, spread)} on {images}, the highest of {tried} settings tried, with"]
     lines += [f"  {setting_line(key, value)}" for key, value in choice.settings.items()]
     found = list(zip(choice.tried, marks(choice), strict=True))
     equal = [settings for (settings, _, _), mark in found if mark == EQUAL]
