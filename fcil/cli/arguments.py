@@ -12,7 +12,7 @@ from fcil.report.form import FORMATS, WIDTHS, Form
 
 __all__ = [
     "at_least_1", "comma_separated", "figure_arguments", "figure_form", "methods", "output_folder", "overrides",
-    "pixels", "seeds", "set_argument", "sweep_argument",
+    "pixels", "seeds", "whole", "set_argument", "share", "sweep_argument",
 ]  # fmt: skip
 
 
@@ -24,6 +24,24 @@ def at_least_1(what: str) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r}: must be a number of {what}, at least 1")
         return int(text)
 
+    return number
+
+
+def whole(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a share, from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share from 0 to 1, as 0.8 for 80 %")
     return number
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument
+from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument, whole
 from fcil.errors import ConfigError
 
 __all__ = ["bench_commands"]
@@ -66,10 +66,10 @@ def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     add = speed.add_argument
     add("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
     add("--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)")
-    add("--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224")
+    add("--image-size", type=whole, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224")
     add("--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)")
     add("--batch", type=at_least_1("images"), default=16, metavar="N", help="images per training step (default: 16)")
-    add("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
+    add("--rank", type=at_least_1("columns"), default=16, metavar="R", help="LoRA rank (default: 16)")
     add("--threads", type=at_least_1("threads"), default=1, metavar="N", help="CPU threads (default: 1)")
     add("--repeats", type=at_least_1("pairs"), default=5, metavar="N", help="pairs of measurements (default: 5)")
     modes = ["fp32", "bf16", "fp16"]

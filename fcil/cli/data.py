@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument
+from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument, whole
 from fcil.config.layers import together
 from fcil.errors import ConfigError
 
@@ -108,7 +108,7 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     prepare.add_argument("--size", type=pixels, metavar="PX", help="of the model (default: the config's, or 224)")
     prepare.add_argument("--cache", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
     prepare.add_argument("--split-file", metavar="FILE", help="data.split_file: lists of train and test")
-    prepare.add_argument("--split-seed", type=int, metavar="N", help="data.split_seed (default: 0)")
+    prepare.add_argument("--split-seed", type=whole, metavar="N", help="data.split_seed (default: 0)")
     prepare.add_argument("--view", metavar="NAME", help="data.view (default: the set's own)")
     prepare.add_argument("--unofficial", action="store_true", default=None, help="admit other files than the authors'")
     set_argument(prepare)

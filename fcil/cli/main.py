@@ -19,6 +19,7 @@ from fcil.cli.arguments import (
     output_folder,
     overrides,
     set_argument,
+    whole,
 )
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
@@ -30,6 +31,7 @@ from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.new_method import new_method_command
+from fcil.cli.parser import Parser
 from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
 from fcil.cli.tune import tune_command
@@ -119,7 +121,7 @@ def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
     if output:
         figure_arguments(parser)
     parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
-    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
+    parser.add_argument("--workers", type=whole, metavar="N", help="Ray workers (0: as many as fit)")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (implies --exchange ray)")
     parser.add_argument("--log", type=comma_separated, metavar="A,B", help="also tell: tensorboard, wandb, csv, ...")
 
@@ -145,7 +147,7 @@ def _run_commands(command: Command) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fcil",
         description="Federated class-incremental learning with a frozen ViT: many clients, classes that arrive task by "
         "task, small modules trained locally and merged by the server in closed form.",
@@ -182,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parser = _parser()
     offer(parser)
-    args = parser.parse_args(arguments)
-    errors = Console(stderr=True, highlight=False)
+    errors, args = Console(stderr=True, highlight=False), argparse.Namespace()
     try:
+        args = parser.parse_args(arguments)
         with written_as(figure_form(args)):
             args.do(args, _console())
     except FcilError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import at_least_1, pixels, set_argument
+from fcil.cli.arguments import at_least_1, pixels, set_argument, share
 from fcil.errors import ConfigError, MergeError
 
 __all__ = ["merge_models", "merge_models_command"]
@@ -37,8 +37,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"{path}: no such file, or none of {', '.join(SUFFIXES)}; name the weights of a timm ViT")
     if args.out.suffix != ".safetensors" or not args.out.parent.is_dir():
         raise ConfigError(f"--out {args.out}: must be a .safetensors file in a folder that exists")
-    if not 0 <= args.alpha <= 1:
-        raise ConfigError(f"--alpha {args.alpha:g}: must be from 0 (activations only) to 1 (weights only)")
     if args.fit and not args.config:
         raise ConfigError("--fit needs images: name the data with --config CONFIG")
 
@@ -89,7 +87,7 @@ def merge_models_command(command: Callable[..., argparse.ArgumentParser]) -> Non
     parser.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="without CONFIG: any timm ViT")
     parser.add_argument("--image-size", type=pixels, default=32, metavar="PX", help="without CONFIG (default: 32)")
     parser.add_argument(
-        "--alpha", type=float, default=0.5, metavar="SHARE",
+        "--alpha", type=share, default=0.5, metavar="SHARE",
         help="of the weights' similarity in the matching, activations have the rest (default: 0.5; without CONFIG 1)",
     )  # fmt: skip
     parser.add_argument(

@@ -40,9 +40,12 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
     numbers = args.seeds or [0, 1, 2]
     runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
     from fcil.data.progress import moving
+    from fcil.engine.same_settings import doubled_rows
     from fcil.engine.table_forecast import forecast_rows
     from fcil.report.forecast import comparison_forecast_table
 
+    for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
+        console.print(f"note: {said}", soft_wrap=True, markup=False)
     with moving(console, "loading") as step:
         result = forecast_rows(runs, len(numbers), step)
     return comparison_forecast_table(result), result.figures()

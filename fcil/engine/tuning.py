@@ -83,7 +83,10 @@ def grid_of(name: str, texts: Sequence[str]) -> tuple[list[Point], list[str]]:
         values[key] = [toml_or_text(word) for word in split_list(rest)]
     lacking = [key for key in values if key.startswith("method.") and key.removeprefix("method.") not in keys]
     kept = {key: list_ for key, list_ in values.items() if key not in lacking}
-    return [Point(tuple(zip(kept, combination, strict=True))) for combination in product(*kept.values())], lacking
+    places = dict.fromkeys(kept, "--grid")
+    return [
+        Point(tuple(zip(kept, combination, strict=True)), places) for combination in product(*kept.values())
+    ], lacking
 
 
 def trials(
@@ -97,7 +100,7 @@ def trials(
     runs = []
     for tried in grid:
         settings = [*overrides, *trial_settings(budget), *tried.overrides]
-        for cell in cells(config, [label], budget.seeds, settings, out):
+        for cell in cells(config, [label], budget.seeds, settings, out, places=tried.places):
             point = Point((*tried.settings, *cell.point.settings))
             runs.append(replace(cell, point=point, folder=out / point.name / cell.folder.name))
     return runs

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.engine.comparison import Cell, short_titles
 from fcil.engine.grid import read_grid, run_state
+from fcil.engine.same_settings import same_key
 from fcil.registry import method_class, method_names
 from fcil.report.comparison_result import Comparison, open_comparison
 from fcil.report.page.settings_parts import settings_of
@@ -83,7 +84,16 @@ def of_runs(folders: Sequence[Path]) -> Subject:
         for label, run in zip(labels, runs, strict=True)
     ]  # the same run twice is no second seed
     figures: list[dict[str, Any]] = [
-        {**run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": of_run, **_stream(run)}
+        {
+            **run.summary,
+            "label": label,
+            "seed": run.seed,
+            "value": "",
+            "swept": {},
+            "settings": of_run,
+            **_stream(run),
+            "same": same_key(of_run, run.config.method.name),
+        }
         for run, label, of_run in zip(runs, labels, settings, strict=True)
     ]
     varied = differing_settings(figures)
