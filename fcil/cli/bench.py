@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument, whole
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["bench_commands"]
 
@@ -31,7 +32,8 @@ def _merge_bench(args: argparse.Namespace, console: Console) -> None:
     with moving(console, "checking settings, data and weights") as step:
         for result in run_suite(suite, args.seeds, out, tell, step):
             results.append(result)
-            tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
+            experts = counted(len(result.tasks), "expert")
+            tell(f"{result.model}, seed {result.seed}, {experts}: {result.label} {result.settings}")
             write(out, suite, results)
         step("drawing", 1.0)
         draw_all(out, results)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fcil.errors import ConfigError, MethodError
 from fcil.options import toml_or_text
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from fcil.battery import CheckResult
@@ -59,7 +60,7 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     seconds, outcomes = sum(result.seconds for result in results), [result.outcome for result in results]
     if failures := outcomes.count("fails"):
         raise MethodError(f"{choice.label}: {failures} of {len(results)} checks failed, in {seconds:.1f} s")
-    verdict = f"{choice.label} keeps to the contract: {outcomes.count('holds')} checks in {seconds:.1f} s"
+    verdict = f"{choice.label} keeps to the contract: {counted(outcomes.count('holds'), 'check')} in {seconds:.1f} s"
     console.print(verdict, soft_wrap=True, markup=False)
 
 

@@ -128,7 +128,7 @@ def _watch(args: argparse.Namespace, console: Console) -> None:
     from fcil.engine.grid import watched
     from fcil.report.grid_view import GridView
 
-    view = GridView(watched(args.folder))
+    view = GridView(watched(args.folder), args.folder)
     standings = view.look()
     if not console.is_terminal:
         console.print(view.draw(standings, len(standings)))

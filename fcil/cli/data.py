@@ -13,6 +13,7 @@ from rich.console import Console
 from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument, whole
 from fcil.config.layers import together
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from fcil.config import Config
@@ -65,8 +66,8 @@ def data_prepare(args: argparse.Namespace, console: Console) -> None:
         data = load_sites(config.data, size) if sites else load(config.data, size, args.download)
         origin = f" ({data.files})" if data.files else ""
         console.print(
-            f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test "
-            f"images, for models of {size} px{origin}", soft_wrap=True, markup=False,
+            f"{data.name}: {counted(len(data.classes), 'class', 'classes')}, {len(data.train):,} training and "
+            f"{counted(len(data.test), 'test image')}, for models of {size} px{origin}", soft_wrap=True, markup=False,
         )  # fmt: skip
         tell_remarks(data, console)
 

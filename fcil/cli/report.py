@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import figure_arguments, share
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["report", "report_command"]
 
@@ -61,7 +62,7 @@ def _reached(folder: Path, accuracy: float) -> str:
     up, down = found.upload_bytes / 1e6, found.download_bytes / 1e6
     return (
         f"{what} first reached in round {found.round} of task {found.task + 1}, with {100 * found.accuracy:.1f} %, "
-        f"after {found.rounds} rounds in all, {up:.2f} MB up and {down:.2f} MB down"
+        f"after {counted(found.rounds, 'round')} in all, {up:.2f} MB up and {down:.2f} MB down"
     )
 
 

@@ -160,7 +160,8 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]], places: Mapping[
     for number, (place, table) in enumerate(layers):
         told = places or {} if number == len(layers) - 1 else {}
         for section, entries in table.items():
-            source = next((told[f"{section}.{key}"] for key in entries if f"{section}.{key}" in told), place)
+            inside = entries if isinstance(entries, Mapping) else ()
+            source = next((told[f"{section}.{key}"] for key in inside if f"{section}.{key}" in told), place)
             if section not in known:
                 raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
             if not isinstance(entries, Mapping):

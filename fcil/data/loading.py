@@ -20,6 +20,7 @@ from fcil.data.splits import list_digest
 from fcil.data.transforms import To
 from fcil.data.views import shown
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["load_family", "readiness"]
 
@@ -140,7 +141,7 @@ def _build(family: Family, settings: Data, size: int, root: Path, download: bool
         **({"remarks": remarks(listing, size, settings.test_at != "server", cropped)} if family.own else {}),
     }  # fmt: skip
     for part, (folder, side) in _folders(family, settings, size, root).items():
-        text = f"{family.name}: {len(parts[part]):,} {part} images{f' at {_pixels(side)} px' if side else ''}"
+        text = f"{family.name}: {counted(len(parts[part]), f'{part} image')}{f' at {_pixels(side)} px' if side else ''}"
         write_part(folder, parts[part], side, text, about, family.own)
 
 

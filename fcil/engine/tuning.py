@@ -7,7 +7,7 @@ are compared with later.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,43 +19,12 @@ from fcil.config import Config, Overrides, Point, Source
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.grid import unlike
-from fcil.engine.tuning_text import ROUNDING, tried_lines
+from fcil.engine.tuning_text import ROUNDING, Budget, Choice, tried_lines
 from fcil.errors import ConfigError, RunError
 from fcil.options import describe, split_list, toml_or_text
 from fcil.registry import method_class
 
 __all__ = ["Budget", "Choice", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """By what and how often settings are tried; the same for every method that is tuned alike."""
-
-    seeds: tuple[int, ...] = (100,)
-    held_out: float = 0.2
-    """Share of each class's training images that accuracy is measured on; 0: on the set's own validation part."""
-    tasks: int = 2
-    """Tasks that are carried out; 0 for all."""
-
-    def words(self, points: int) -> str:
-        """Say it in the caption of a table."""
-        tasks = f"the first {self.tasks} tasks" if self.tasks else "all tasks"
-        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
-        return f"on {points} settings x {seeds}, {images if self.held_out else f'on the validation part of {tasks}'}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The settings that were best for a method, and all that were tried."""
-
-    label: str
-    settings: Mapping[str, Any]
-    """section.key -> value."""
-    tried: Sequence[tuple[Mapping[str, Any], float, float]]
-    """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
-    whole: Sequence[bool]
-    """For each of them, whether it has all its runs: only such may be chosen."""
 
 
 def trial_settings(budget: Budget) -> list[str]:

@@ -1,21 +1,51 @@
-"""Says in words which settings `fcil tune` chose, and which others were as good or nearly so."""
-
-from __future__ import annotations
+"""Holds what `fcil tune` chose and by what, and says it in words: the settings, and which were as good or nearly so."""
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fcil.engine.tuning import Budget, Choice
+from fcil.words import counted
 
-__all__ = ["choice_lines", "marks", "tried_lines"]
+__all__ = ["ROUNDING", "Budget", "Choice", "choice_lines", "marks", "tried_lines"]
 
 CHOSEN, EQUAL, WITHIN = "chosen", "equal to the chosen one", "within the chosen one's spread"
 ROUNDING = 1e-9
 """Difference of two shares that is no more than rounding."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """By what and how often settings are tried; the same for every method that is tuned alike."""
+
+    seeds: tuple[int, ...] = (100,)
+    held_out: float = 0.2
+    """Share of each class's training images that accuracy is measured on; 0: on the set's own validation part."""
+    tasks: int = 2
+    """Tasks that are carried out; 0 for all."""
+
+    def words(self, points: int) -> str:
+        """Say it in the caption of a table."""
+        first = "the first task" if self.tasks == 1 else f"the first {self.tasks} tasks"
+        tasks, seeds = first if self.tasks else "all tasks", counted(len(self.seeds), "seed")
+        images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
+        images = images if self.held_out else f"on the validation part of {tasks}"
+        return f"on {counted(points, 'setting')} x {seeds}, {images}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings that were best for a method, and all that were tried."""
+
+    label: str
+    settings: Mapping[str, Any]
+    """section.key -> value."""
+    tried: Sequence[tuple[Mapping[str, Any], float, float]]
+    """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
+    whole: Sequence[bool]
+    """For each of them, whether it has all its runs: only such may be chosen."""
 
 
 def setting_line(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from fcil.report.plots import accuracy_over_tasks, mean_and_std
 from fcil.report.rows import Row, setting_text
 from fcil.report.sweep_plot import accuracy_in_panels, row_titles, sweep_panels
 from fcil.report.units import percent
+from fcil.words import counted
 
 __all__ = ["sweep_charts", "table_charts"]
 
@@ -43,7 +44,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], made_of: Seq
     tasks = max(len(mean) for mean in means.values())
     head = ("method", *(f"task {t + 1}" for t in range(tasks)))
     cells = [[title, *map(percent, mean)] for title, mean in means.items()]
-    label = f"lines: accuracy on all classes seen after each of {tasks} tasks, mean over seeds; at last"
+    label = f"lines: accuracy on all classes seen after each of {counted(tasks, 'task')}, mean over seeds; at last"
     said = [(f"{title} {percent(mean[-1])} %", own) for (title, mean), own in zip(means.items(), made_of, strict=True)]
     lines = {line_name(i): own for i, own in enumerate(made_of)}
     lines |= {line_name(i, seed): [run] for i, own in enumerate(made_of) for seed, run in enumerate(own)}

@@ -20,6 +20,7 @@ from fcil.report.page.phase_parts import phase_name
 from fcil.report.page.run_parts import run_sections
 from fcil.report.page.subject import Subject, of_comparison, of_runs
 from fcil.report.run_result import Run
+from fcil.words import counted
 
 __all__ = ["policy", "report_page", "run_page", "subject_page"]
 
@@ -91,7 +92,7 @@ def run_page(run: Run, seconds: float = 0, back: str = "") -> str:
     if state == "not begun":
         return _document(name, paragraph("not begun") + link, [], seconds)
     data, census = run.config.data.name, run.census
-    clients = f", {census.clients} clients" if census else ""
+    clients = f", {counted(census.clients, 'client')}" if census else ""
     lead = paragraph(f"{data}{clients}, run folder {name}; {state}{_place(run) if state == 'running' else ''}") + link
     return _document(run.title, lead, [(_anchor(s.title), s) for s in run_sections(run)], seconds)
 
@@ -159,6 +160,6 @@ def report_page(folders: Sequence[Path]) -> str:
         raise ConfigError(f"{comparisons[0]}: is a comparison, which has a page of its own; name it alone")
     if comparisons:
         subject = of_comparison(folders[0])
-        return subject_page(subject, view=GridView(subject.cells))
+        return subject_page(subject, view=GridView(subject.cells, folders[0]))
     subject = of_runs(folders)
     return run_page(subject.entries[0].run) if len(folders) == 1 else subject_page(subject)
