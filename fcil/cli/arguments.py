@@ -74,14 +74,16 @@ def seeds(text: str) -> list[int]:
 
 def set_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option --set, which overrides one setting and may be repeated."""
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                        help="set one setting, over the file's; may be repeated (fcil settings)")  # fmt: skip
 
 
 def sweep_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option --sweep, which names the values of one setting and may be repeated."""
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="SECTION.KEY=A,B",
-        help="compare at each value; several: at all combinations, or side by side with zip=true",
+        help="values of one setting to compare at; several --sweep: at all their combinations, or side by side with "
+        "--sweep zip=true",
     )  # fmt: skip
 
 
@@ -89,12 +91,12 @@ def figure_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that draws: file formats, a width for print, and zoomed axes."""
     parser.add_argument(
         "--format", type=comma_separated, default=["png"], metavar="A,B", dest="formats",
-        help=f"of figures: {','.join(FORMATS)} (default: png)",
+        help=f"file formats of the plots, of {', '.join(FORMATS)} (default: png)",
     )  # fmt: skip
     widths = ", ".join(f"{name} {inches} in" for name, inches in WIDTHS.items())
-    parser.add_argument("--width", choices=WIDTHS, help=f"of figures, for print: {widths} (default: as suits each)")
+    parser.add_argument("--width", choices=WIDTHS, help=f"of the plots, for print: {widths} (default: as suits each)")
     parser.add_argument(
-        "--zoom", action="store_true", help="accuracy axes that hold the values closely, in place of 0 to 100 %%"
+        "--zoom", action="store_true", help="accuracy axes close around the values (default: from 0 to 100 %%)"
     )
 
 

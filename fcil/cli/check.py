@@ -67,5 +67,11 @@ def _check(args: argparse.Namespace, console: Console) -> None:
 def check_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `check-method`."""
     check = command("check-method", _check, "try out whether a method keeps to the contract, in seconds")
-    check.add_argument("name", metavar="NAME", help="of a method, or path/to/file.py:Class, or package.module:Class")
-    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")
+    check.add_argument("name", metavar="NAME", help="a method's name, path/to/file.py:Class, or package.module:Class")
+    check.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set one of the method's settings; may be repeated",
+    )

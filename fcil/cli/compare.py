@@ -95,9 +95,13 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fcil compare` beside those for settings."""
     sweep_argument(parser)
     parser.add_argument(
-        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
+        "--methods",
+        type=methods,
+        default=[],
+        metavar="A,B(KEY=VALUE)",
+        help="methods, or rows [compare.LABEL] of CONFIG, with settings of the method in brackets (default: all rows)",
     )
-    parser.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="default: 0,1,2")
+    parser.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="seeds of every row (default: 0,1,2)")
     parser.add_argument(
         "--jobs",
         type=whole,
@@ -106,11 +110,15 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at a time, each in a process of its own (0: as many as cores; default: 1)",
     )
     parser.add_argument(
-        "--join", action="store_true", help="take free runs of a comparison that others work on, and print no table"
+        "--join", action="store_true", help="share the runs of a comparison that goes on elsewhere; prints no table"
     )
 
     memo = parser.add_mutually_exclusive_group()
-    memo.add_argument("--no-memo", action="store_true", help="compute every update, also one that another run computed")
+    memo.add_argument(
+        "--no-memo",
+        action="store_true",
+        help="compute every update, also one that another run of the comparison has computed",
+    )
     memo.add_argument(
         "--check-memo", type=share, default=Reuse.share, metavar="SHARE",
         help="share of what runs take from each other that is computed again and compared (default: 0.02)",
@@ -145,9 +153,9 @@ def watch_command(
     command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
 ) -> None:
     """Add the command `watch`."""
-    text = "show where the runs of a comparison stand, or one run, also those of other processes"
+    text = "show where the runs of a comparison stand, or one run, whichever process carries them out"
     parser = command("watch", _watch, text)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="its folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the comparison, or of the run")
     parser.add_argument(
         "--serve", type=_port, nargs="?", const=PORT, metavar="PORT",
         help=f"show the page of `fcil report --html` live on 127.0.0.1 (default: port {PORT}; 0: any that is free)",

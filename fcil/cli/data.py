@@ -94,27 +94,40 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     """Add the actions list, prepare and preview to `fcil data`."""
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    def action(
+        name: str, do: Callable[[argparse.Namespace, Console], None], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sentence, example = f"{text[0].upper()}{text[1:]}.", f"Example: fcil data {example}"
+        parser = actions.add_parser(name, help=text, description=sentence, epilog=example)
         parser.set_defaults(do=do)
         return parser
 
-    action("list", data_list, "name, classes, images, usual number of tasks, source")
-    prepare = action("prepare", data_prepare, "check a data set's files and decode them once, for all later runs")
+    action("list", data_list, "list the data sets: name, classes, images, usual number of tasks, source", "list")
+    prepare = action(
+        "prepare", data_prepare, "check a data set's files and decode them once, for all later runs",
+        "prepare folder --root photographs",
+    )  # fmt: skip
     prepare.add_argument(
-        "name", metavar="NAME | CONFIG", help="a data set, as `fcil data list` names them, or a TOML file: all it needs"
+        "name",
+        metavar="NAME | CONFIG",
+        help="a data set, as `fcil data list` names it; or a TOML file, all of whose data are prepared",
     )
     prepare.add_argument("--root", metavar="DIR", help="data.root: the folder with its files")
     prepare.add_argument("--download", action="store_true", help="fetch files that are missing")
-    prepare.add_argument("--size", type=pixels, metavar="PX", help="of the model (default: the config's, or 224)")
+    prepare.add_argument(
+        "--size", type=pixels, metavar="PX", help="size of the model's input (default: CONFIG's, or 224)"
+    )
     prepare.add_argument("--cache", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
     prepare.add_argument("--split-file", metavar="FILE", help="data.split_file: lists of train and test")
     prepare.add_argument("--split-seed", type=whole, metavar="N", help="data.split_seed (default: 0)")
     prepare.add_argument("--view", metavar="NAME", help="data.view (default: the set's own)")
     prepare.add_argument("--unofficial", action="store_true", default=None, help="admit other files than the authors'")
     set_argument(prepare)
-    show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
+    show = action(
+        "preview", data_preview, "draw who holds what and what the model sees, before anything runs",
+        "preview configs/quickstart.toml",
+    )  # fmt: skip
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     set_argument(show)
     figure_arguments(show)
-    show.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-preview, with what --set changed")
+    show.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures (default: runs/NAME-preview)")

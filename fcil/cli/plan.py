@@ -66,7 +66,11 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
 
 def plan_arguments(plan: argparse.ArgumentParser) -> None:
     """Add the options of `fcil plan` beside those that it shares with `fcil run`."""
-    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    plan.add_argument("--methods", type=methods, default=[], metavar="A,B", help="plan the rows of a comparison: these")
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too, as JSON")
+    plan.add_argument(
+        "--methods", type=methods, default=[], metavar="A,B", help="plan a comparison of these (default: one run)"
+    )
     sweep_argument(plan)
-    plan.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these seeds")
+    plan.add_argument(
+        "--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these (default: one run)"
+    )

@@ -27,7 +27,10 @@ RUN = ["run", "configs/quickstart.toml"]
         ([*RUN, "--zoom=1"], "run: --zoom: takes no value. See"),
         ([*RUN, "b.toml"], "run: b.toml: one word too many. See: fcil run --help"),
         (["tune", "c.toml", "--methds", "lorm"], "tune: --methds: no such option. Did you mean '--methods'? See"),
-        (["tune", "c.toml"], "tune: --methods is missing (methods, or rows of the file); --grid is missing ("),
+        (
+            ["tune", "c.toml"],
+            "tune: --methods is missing (methods, or rows [compare.LABEL] of CONFIG); --grid is missing (",
+        ),
         (["plan", "c.toml", "--s", "1"], "plan: ambiguous option: --s could match --set, --sweep, --seeds. See"),
         (["compare", "c.toml", "--no-memo", "--check-memo", "1"], "not allowed with argument --no-memo. See"),
         (["data"], "data: ACTION is missing (list, prepare or preview). See: fcil data --help"),
