@@ -97,7 +97,7 @@ def merge_models_command(command: Callable[..., argparse.ArgumentParser]) -> Non
     )
     parser.add_argument(
         "--alpha", type=share, default=0.5, metavar="SHARE",
-        help="weight of the weights' likeness in the matching, activations have the rest (default: 0.5; no --config: 1)",
+        help="weight of the weights' likeness in matching, activations have the rest (default: 0.5; no --config: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--images",

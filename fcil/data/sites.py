@@ -100,7 +100,8 @@ class Names:
         """The domain of each sample of a site's part, (n,) places in `domains`; zeros where there are none."""
         if part.domains is None or not self.domains:
             return np.zeros(len(part), np.int64)
-        return np.array([self.domains.index(name) for name in site.data.domains], np.int64)[part.domains]
+        common: np.ndarray = np.array([self.domains.index(name) for name in site.data.domains], np.int64)[part.domains]
+        return common
 
 
 def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], names: Names, limit: Limit) -> Split:
