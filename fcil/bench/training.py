@@ -35,6 +35,7 @@ from fcil.registry import build_method
 from fcil.scenario.tasks import Tasks
 from fcil.seeding import generator
 from fcil.threads import threads
+from fcil.words import counted
 
 __all__ = ["Workload", "run_bench"]
 
@@ -205,7 +206,7 @@ def run_bench(workload: Workload, repeats: int, console: Console, name: str) -> 
     table.add_row(
         "backbone", f"{workload.backbone} at {workload.model.image_size} px, {workload.precision}, {workload.device}"
     )
-    table.add_row("per step", f"batch {workload.batch}, rank {workload.rank}, {workload.threads} threads")
+    table.add_row("per step", f"batch {workload.batch}, rank {workload.rank}, {counted(workload.threads, 'thread')}")
     table.add_row("our local training, first round", f"{images / median('fcil'):.1f} images/s")
     table.add_row("bare PyTorch loop, same layers and batches", f"{images / median('bare'):.1f} images/s")
     table.add_row("speed, ours / bare, median of pairs", f"{ratio('bare', 'fcil'):.3f}")

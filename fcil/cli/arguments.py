@@ -12,7 +12,7 @@ from fcil.report.form import FORMATS, WIDTHS, Form
 
 __all__ = [
     "at_least_1", "comma_separated", "figure_arguments", "figure_form", "methods", "output_folder", "overrides",
-    "pixels", "seeds", "set_argument", "sweep_argument",
+    "pixels", "seeds", "whole", "set_argument", "share", "sweep_argument",
 ]  # fmt: skip
 
 
@@ -24,6 +24,24 @@ def at_least_1(what: str) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r}: must be a number of {what}, at least 1")
         return int(text)
 
+    return number
+
+
+def whole(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a share, from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a share from 0 to 1, as 0.8 for 80 %")
     return number
 
 
@@ -56,14 +74,16 @@ def seeds(text: str) -> list[int]:
 
 def set_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option --set, which overrides one setting and may be repeated."""
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                        help="set one setting, over the file's; may be repeated (fcil settings)")  # fmt: skip
 
 
 def sweep_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option --sweep, which names the values of one setting and may be repeated."""
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="SECTION.KEY=A,B",
-        help="compare at each value; several: at all combinations, or side by side with zip=true",
+        help="values of one setting to compare at; several --sweep: at all their combinations, or side by side with "
+        "--sweep zip=true",
     )  # fmt: skip
 
 
@@ -71,12 +91,12 @@ def figure_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that draws: file formats, a width for print, and zoomed axes."""
     parser.add_argument(
         "--format", type=comma_separated, default=["png"], metavar="A,B", dest="formats",
-        help=f"of figures: {','.join(FORMATS)} (default: png)",
+        help=f"file formats of the plots, of {', '.join(FORMATS)} (default: png)",
     )  # fmt: skip
     widths = ", ".join(f"{name} {inches} in" for name, inches in WIDTHS.items())
-    parser.add_argument("--width", choices=WIDTHS, help=f"of figures, for print: {widths} (default: as suits each)")
+    parser.add_argument("--width", choices=WIDTHS, help=f"of the plots, for print: {widths} (default: as suits each)")
     parser.add_argument(
-        "--zoom", action="store_true", help="accuracy axes that hold the values closely, in place of 0 to 100 %%"
+        "--zoom", action="store_true", help="accuracy axes close around the values (default: from 0 to 100 %%)"
     )
 
 

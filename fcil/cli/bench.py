@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument
+from fcil.cli.arguments import at_least_1, figure_arguments, output_folder, seeds, set_argument, whole
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["bench_commands"]
 
@@ -31,7 +32,8 @@ def _merge_bench(args: argparse.Namespace, console: Console) -> None:
     with moving(console, "checking settings, data and weights") as step:
         for result in run_suite(suite, args.seeds, out, tell, step):
             results.append(result)
-            tell(f"{result.model}, seed {result.seed}, {len(result.tasks)} experts: {result.label} {result.settings}")
+            experts = counted(len(result.tasks), "expert")
+            tell(f"{result.model}, seed {result.seed}, {experts}: {result.label} {result.settings}")
             write(out, suite, results)
         step("drawing", 1.0)
         draw_all(out, results)
@@ -55,23 +57,30 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands `merge-bench` and `bench`."""
     merges = command("merge-bench", _merge_bench, "merge one expert per task by several methods, and compare")
-    merges.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file with [bench]: configs/merge_bench/")
+    merges.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG",
+        help="a TOML file with a section [bench]; configs/merge_bench/ holds examples",
+    )
     set_argument(merges)
     merges.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: runs/merge-bench-NAME, with what --set changed"
+        "--output", type=Path, metavar="DIR", help="folder for all that is written (default: runs/merge-bench-NAME)"
     )
-    merges.add_argument("--seeds", type=seeds, default=[0], metavar="0,1,2", help="default: 0")
+    merges.add_argument(
+        "--seeds", type=seeds, default=[0], metavar="0,1,2", help="of the experts' training (default: 0)"
+    )
     figure_arguments(merges)
     speed = command("bench", _bench, "measure local training beside a bare PyTorch loop, and the server's merge")
     add = speed.add_argument
-    add("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT")
-    add("--weights", default="", metavar="PATH", help="default: embedded, else random (speed is the same)")
-    add("--image-size", type=int, default=0, metavar="PX", help="default: 32 for the embedded ViT, else 224")
-    add("--method", metavar="NAME", help="whose first round is measured (default: the protocol's method)")
+    add("--backbone", default="fcil_vit_tiny", metavar="NAME", help="any timm ViT (default: the embedded one)")
+    add("--weights", default="", metavar="PATH", help="default: the embedded ones, else random; speed is the same")
+    add("--image-size", type=whole, default=0, metavar="PX", help="default: 32 of the embedded ViT, else 224")
+    add("--method", metavar="NAME", help="whose first round is measured (default: lorm)")
     add("--batch", type=at_least_1("images"), default=16, metavar="N", help="images per training step (default: 16)")
-    add("--rank", type=int, default=16, metavar="R", help="LoRA rank (default: 16)")
+    add("--rank", type=at_least_1("columns"), default=16, metavar="R", help="LoRA rank (default: 16)")
     add("--threads", type=at_least_1("threads"), default=1, metavar="N", help="CPU threads (default: 1)")
     add("--repeats", type=at_least_1("pairs"), default=5, metavar="N", help="pairs of measurements (default: 5)")
     modes = ["fp32", "bf16", "fp16"]
-    add("--precision", choices=modes, default="fp32", help="other than fp32 is measured beside it")
+    add("--precision", choices=modes, default="fp32", help="another one is measured beside fp32 (default: fp32)")
     add("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:<number> (default: cpu)")

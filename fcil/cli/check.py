@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fcil.errors import ConfigError, MethodError
 from fcil.options import toml_or_text
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from fcil.battery import CheckResult
@@ -59,12 +60,18 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     seconds, outcomes = sum(result.seconds for result in results), [result.outcome for result in results]
     if failures := outcomes.count("fails"):
         raise MethodError(f"{choice.label}: {failures} of {len(results)} checks failed, in {seconds:.1f} s")
-    verdict = f"{choice.label} keeps to the contract: {outcomes.count('holds')} checks in {seconds:.1f} s"
+    verdict = f"{choice.label} keeps to the contract: {counted(outcomes.count('holds'), 'check')} in {seconds:.1f} s"
     console.print(verdict, soft_wrap=True, markup=False)
 
 
 def check_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `check-method`."""
     check = command("check-method", _check, "try out whether a method keeps to the contract, in seconds")
-    check.add_argument("name", metavar="NAME", help="of a method, or path/to/file.py:Class, or package.module:Class")
-    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")
+    check.add_argument("name", metavar="NAME", help="a method's name, path/to/file.py:Class, or package.module:Class")
+    check.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set one of the method's settings; may be repeated",
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, sweep_argument
+from fcil.cli.arguments import methods, output_folder, overrides, seeds, share, sweep_argument, whole
 from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError
 
@@ -71,9 +71,12 @@ def _joined(out: Path, planned: list[Cell]) -> list[Cell]:
 def compare_command(args: argparse.Namespace, console: Console) -> None:
     """Carry out a comparison, or a share of it, and print its tables."""
     out, runs = _runs(args)
+    from fcil.engine.same_settings import doubled_rows
     from fcil.report.grid_running import carry_out_grid, check_missing, join_grid
 
     reuse = Reuse(not args.no_memo, not args.no_feature_cache, args.check_memo)
+    for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
+        console.print(f"note: {said}", soft_wrap=True, markup=False)
     if args.join:
         return join_grid(out, runs, console, reuse)
     from fcil.report.published import published_rich
@@ -92,37 +95,35 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fcil compare` beside those for settings."""
     sweep_argument(parser)
     parser.add_argument(
-        "--methods", type=methods, default=[], metavar="A,B(KEY=VALUE)", help="default: all [compare.LABEL]"
+        "--methods",
+        type=methods,
+        default=[],
+        metavar="A,B(KEY=VALUE)",
+        help="methods, or rows [compare.LABEL] of CONFIG, with settings of the method in brackets (default: all rows)",
     )
-    parser.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="default: 0,1,2")
+    parser.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="seeds of every row (default: 0,1,2)")
     parser.add_argument(
-        "--jobs", type=_jobs, default=1, metavar="N", help="runs at a time, each in a process (0: as many as cores)"
+        "--jobs",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="runs at a time, each in a process of its own (0: as many as cores; default: 1)",
     )
     parser.add_argument(
-        "--join", action="store_true", help="take free runs of a comparison that others work on, and print no table"
+        "--join", action="store_true", help="share the runs of a comparison that goes on elsewhere; prints no table"
     )
 
     memo = parser.add_mutually_exclusive_group()
-    memo.add_argument("--no-memo", action="store_true", help="compute every update, also one that another run computed")
     memo.add_argument(
-        "--check-memo", type=_share, default=Reuse.share, metavar="SHARE",
+        "--no-memo",
+        action="store_true",
+        help="compute every update, also one that another run of the comparison has computed",
+    )
+    memo.add_argument(
+        "--check-memo", type=share, default=Reuse.share, metavar="SHARE",
         help="share of what runs take from each other that is computed again and compared (default: 0.02)",
     )  # fmt: skip
     parser.add_argument("--no-feature-cache", action="store_true", help="compute the frozen backbone's features anew")
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a share between 0 and 1")
-    return share
-
-
-def _jobs(text: str) -> int:
-    return 0 if text == "0" else at_least_1("processes")(text)
 
 
 def _watch(args: argparse.Namespace, console: Console) -> None:
@@ -135,7 +136,7 @@ def _watch(args: argparse.Namespace, console: Console) -> None:
     from fcil.engine.grid import watched
     from fcil.report.grid_view import GridView
 
-    view = GridView(watched(args.folder))
+    view = GridView(watched(args.folder), args.folder)
     standings = view.look()
     if not console.is_terminal:
         console.print(view.draw(standings, len(standings)))
@@ -152,9 +153,9 @@ def watch_command(
     command: Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser],
 ) -> None:
     """Add the command `watch`."""
-    text = "show where the runs of a comparison stand, or one run, also those of other processes"
+    text = "show where the runs of a comparison stand, or one run, whichever process carries them out"
     parser = command("watch", _watch, text)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="its folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the comparison, or of the run")
     parser.add_argument(
         "--serve", type=_port, nargs="?", const=PORT, metavar="PORT",
         help=f"show the page of `fcil report --html` live on 127.0.0.1 (default: port {PORT}; 0: any that is free)",

@@ -150,4 +150,7 @@ def _print_script(args: argparse.Namespace, console: object) -> None:
 def completion_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `completion`."""
     parser = command("completion", _print_script, "print what makes a shell complete fcil's commands and settings")
-    parser.add_argument("shell", choices=SHELLS, help="; ".join(SHELLS.values()))
+    places = "; ".join(SHELLS.values())
+    parser.add_argument(
+        "shell", choices=SHELLS, metavar="SHELL", help=f"{', '.join(SHELLS)}. To switch it on: {places}"
+    )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument
+from fcil.cli.arguments import figure_arguments, output_folder, pixels, set_argument, whole
 from fcil.config.layers import together
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from fcil.config import Config
@@ -65,8 +66,8 @@ def data_prepare(args: argparse.Namespace, console: Console) -> None:
         data = load_sites(config.data, size) if sites else load(config.data, size, args.download)
         origin = f" ({data.files})" if data.files else ""
         console.print(
-            f"{data.name}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test "
-            f"images, for models of {size} px{origin}", soft_wrap=True, markup=False,
+            f"{data.name}: {counted(len(data.classes), 'class', 'classes')}, {len(data.train):,} training and "
+            f"{counted(len(data.test), 'test image')}, for models of {size} px{origin}", soft_wrap=True, markup=False,
         )  # fmt: skip
         tell_remarks(data, console)
 
@@ -80,8 +81,10 @@ def tell_remarks(data: Dataset, console: Console) -> None:
 def data_preview(args: argparse.Namespace, console: Console) -> None:
     """Draw and print how a config's data are spread over clients (`fcil data preview CONFIG`)."""
     from fcil.config import load_config
+    from fcil.engine.checks import check_settings
 
     config = load_config(args.config, args.set)
+    check_settings(config)
     from fcil.report.preview import preview  # slow to import: not before the settings are known to be good
 
     preview(config, output_folder(args, after="-preview"), console)
@@ -91,27 +94,40 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     """Add the actions list, prepare and preview to `fcil data`."""
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(name: str, do: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    def action(
+        name: str, do: Callable[[argparse.Namespace, Console], None], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sentence, example = f"{text[0].upper()}{text[1:]}.", f"Example: fcil data {example}"
+        parser = actions.add_parser(name, help=text, description=sentence, epilog=example)
         parser.set_defaults(do=do)
         return parser
 
-    action("list", data_list, "name, classes, images, usual number of tasks, source")
-    prepare = action("prepare", data_prepare, "check a data set's files and decode them once, for all later runs")
+    action("list", data_list, "list the data sets: name, classes, images, usual number of tasks, source", "list")
+    prepare = action(
+        "prepare", data_prepare, "check a data set's files and decode them once, for all later runs",
+        "prepare folder --root photographs",
+    )  # fmt: skip
     prepare.add_argument(
-        "name", metavar="NAME | CONFIG", help="a data set, as `fcil data list` names them, or a TOML file: all it needs"
+        "name",
+        metavar="NAME | CONFIG",
+        help="a data set, as `fcil data list` names it; or a TOML file, all of whose data are prepared",
     )
     prepare.add_argument("--root", metavar="DIR", help="data.root: the folder with its files")
     prepare.add_argument("--download", action="store_true", help="fetch files that are missing")
-    prepare.add_argument("--size", type=pixels, metavar="PX", help="of the model (default: the config's, or 224)")
+    prepare.add_argument(
+        "--size", type=pixels, metavar="PX", help="size of the model's input (default: CONFIG's, or 224)"
+    )
     prepare.add_argument("--cache", metavar="DIR", help="data.cache (default: fcil-cache in data.root)")
     prepare.add_argument("--split-file", metavar="FILE", help="data.split_file: lists of train and test")
-    prepare.add_argument("--split-seed", type=int, metavar="N", help="data.split_seed (default: 0)")
+    prepare.add_argument("--split-seed", type=whole, metavar="N", help="data.split_seed (default: 0)")
     prepare.add_argument("--view", metavar="NAME", help="data.view (default: the set's own)")
     prepare.add_argument("--unofficial", action="store_true", default=None, help="admit other files than the authors'")
     set_argument(prepare)
-    show = action("preview", data_preview, "draw who holds what and what the model sees, before anything runs")
+    show = action(
+        "preview", data_preview, "draw who holds what and what the model sees, before anything runs",
+        "preview configs/quickstart.toml",
+    )  # fmt: skip
     show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     set_argument(show)
     figure_arguments(show)
-    show.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME-preview, with what --set changed")
+    show.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures (default: runs/NAME-preview)")

@@ -67,15 +67,15 @@ def _doctor(args: argparse.Namespace, console: Console) -> None:
 def choice_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands `methods` and `adapters`: what a run can choose from."""
     methods = command("methods", _methods, "list the methods, or the settings of one")
-    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
-    methods.add_argument("--json", action="store_true", help="print what is shown, and more, for programs")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this one's idea, paper and settings")
+    methods.add_argument("--json", action="store_true", help="print it all as JSON, for programs")
     adapters = command("adapters", _adapters, "list what clients can train, or the settings of one")
-    adapters.add_argument("name", nargs="?", metavar="NAME", help="show this one's settings")
+    adapters.add_argument("name", nargs="?", metavar="NAME", help="show this one's idea and settings")
 
 
 def settings_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `settings`."""
-    settings = command("settings", _settings, "list the settings of a run: section, default, range, meaning")
+    settings = command("settings", _settings, "list the settings of a run: section, default, admitted values, meaning")
     settings.add_argument(
         "--schema", action="store_true", help="print a JSON schema of configuration files, by which editors complete"
     )
@@ -84,5 +84,10 @@ def settings_command(command: Callable[..., argparse.ArgumentParser]) -> None:
 def doctor_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `doctor`."""
     doctor = command("doctor", _doctor, "show versions, cores, GPUs, memory, and what is missing for which data set")
-    doctor.add_argument("--root", default="", metavar="DIR", help="look for the files of all data sets here")
+    doctor.add_argument(
+        "--root",
+        default="",
+        metavar="DIR",
+        help="look for files of data sets here (default: no data set is looked for)",
+    )
     doctor.add_argument("--size", type=pixels, default=224, metavar="PX", help="of the model's input (default: 224)")

@@ -19,6 +19,7 @@ from fcil.cli.arguments import (
     output_folder,
     overrides,
     set_argument,
+    whole,
 )
 from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
@@ -30,6 +31,7 @@ from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.new_method import new_method_command
+from fcil.cli.parser import Parser
 from fcil.cli.plan import plan_arguments, plan_command
 from fcil.cli.report import report_command
 from fcil.cli.tune import tune_command
@@ -43,13 +45,20 @@ _EXAMPLES = {
     "resume": "runs/skewed",
     "plan": "configs/quickstart.toml --set partition.clients=20",
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
-    "watch": "runs/quickstart-compare",
+    "watch": "runs/quickstart-compare --serve",
+    "deploy-demo": "--clients 2",
+    "methods": "lorm",
+    "adapters": "lora",
+    "settings": "--schema > fcil.schema.json",
+    "data": "list",
+    "doctor": "--root data",
+    "completion": "bash",
     "tune": "configs/quickstart.toml --methods lorm,fedavg --grid train.lr=1e-3,3e-3",
     "new-method": "my_method --kind merge",
     "check-method": "path/to/mine.py:Mine --set rank=4",
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
-    "report": "runs/quickstart",
+    "report": "runs/quickstart --html quickstart.html",
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
@@ -111,17 +120,24 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _settings(parser: argparse.ArgumentParser, output: bool = True) -> None:
+def _settings(parser: argparse.ArgumentParser, folder: str = "") -> None:
+    """Add the configuration and the options that change it; and where plots go, for a command with such a folder."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
     set_argument(parser)
-    if output:
-        parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME, with what --set changed")
-    if output:
+    if folder:
+        text = f"folder for all that is written (default: {folder}, NAME that of CONFIG with what --set changed)"
+        parser.add_argument("--output", type=Path, metavar="DIR", help=text)
         figure_arguments(parser)
-    parser.add_argument("--exchange", choices=["inline", "ray"], help="clients in this process, or on Ray workers")
-    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers (0: as many as fit)")
+    parser.add_argument(
+        "--exchange", choices=["inline", "ray"],
+        help="clients one after another in this process, or on Ray workers (default: run.exchange of the settings)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=whole, metavar="N", help="Ray workers (default: run.workers; 0: as many as fit)"
+    )
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="join this Ray cluster (implies --exchange ray)")
-    parser.add_argument("--log", type=comma_separated, metavar="A,B", help="also tell: tensorboard, wandb, csv, ...")
+    loggers = "also log to csv, tensorboard, wandb, mlflow, trackio, or by my_logger.py (default: run.log)"
+    parser.add_argument("--log", type=comma_separated, metavar="A,B", help=loggers)
 
 
 Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], argparse.ArgumentParser]
@@ -130,26 +146,28 @@ Command = Callable[[str, Callable[[argparse.Namespace, Console], None], str], ar
 
 def _run_commands(command: Command) -> None:
     """Add `run`, `resume`, `plan`, `compare`, `watch` and `tune`."""
-    _settings(command("run", _run, "carry out one run; the same command goes on with it, or shows it when finished"))
+    run = "carry out one run; given again, the command goes on where the run was stopped, or shows its result"
+    _settings(command("run", _run, run), "runs/NAME")
     resume = command("resume", _resume, "go on with a run that was stopped")
-    resume.add_argument("run", type=Path, metavar="RUN", help="its folder")
+    resume.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     figure_arguments(resume)
     plan = command("plan", plan_command, "show what a run will take: samples, steps, traffic, memory and time")
-    _settings(plan, output=False)
+    _settings(plan)
     plan_arguments(plan)
     compare = command("compare", compare_command, "run several methods with several seeds and print mean and spread")
-    _settings(compare)
+    _settings(compare, "runs/NAME-compare")
     compare_arguments(compare)
     watch_command(command)
     tune_command(command)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fcil",
         description="Federated class-incremental learning with a frozen ViT: many clients, classes that arrive task by "
         "task, small modules trained locally and merged by the server in closed form.",
-        epilog="Example: fcil run configs/quickstart.toml --set partition.beta=0.1 --output runs/skewed",
+        epilog="To begin: fcil run configs/quickstart.toml. What a command takes: fcil COMMAND --help. Documentation: "
+        "docs/index.md in the checkout, or `make docs`.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -170,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     settings_command(command)
     merge_models_command(command)
     report_command(command)
-    data_commands(command("data", data_list, "list data sets, decode one ahead of time, or look at one"))
+    data_commands(
+        command("data", data_list, "list the data sets, make one ready ahead of time, or look at how one is shared out")
+    )
     doctor_command(command)
     completion_command(command)
     return parser
@@ -182,9 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parser = _parser()
     offer(parser)
-    args = parser.parse_args(arguments)
-    errors = Console(stderr=True, highlight=False)
+    errors, args = Console(stderr=True, highlight=False), argparse.Namespace()
     try:
+        args = parser.parse_args(arguments)
         with written_as(figure_form(args)):
             args.do(args, _console())
     except FcilError as error:

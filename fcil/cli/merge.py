@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import at_least_1, pixels, set_argument
+from fcil.cli.arguments import at_least_1, pixels, set_argument, share
 from fcil.errors import ConfigError, MergeError
 
 __all__ = ["merge_models", "merge_models_command"]
@@ -37,8 +37,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"{path}: no such file, or none of {', '.join(SUFFIXES)}; name the weights of a timm ViT")
     if args.out.suffix != ".safetensors" or not args.out.parent.is_dir():
         raise ConfigError(f"--out {args.out}: must be a .safetensors file in a folder that exists")
-    if not 0 <= args.alpha <= 1:
-        raise ConfigError(f"--alpha {args.alpha:g}: must be from 0 (activations only) to 1 (weights only)")
     if args.fit and not args.config:
         raise ConfigError("--fit needs images: name the data with --config CONFIG")
 
@@ -80,19 +78,32 @@ def merge_models_command(command: Callable[..., argparse.ArgumentParser]) -> Non
     """Add the command `merge-models`."""
     parser = command("merge-models", merge_models, "merge two checkpoints of one timm ViT, their hidden units matched")
     parser.add_argument("a", type=Path, metavar="A", help="weights of a timm ViT, a local file")
-    parser.add_argument("b", type=Path, metavar="B", help="of the same architecture; its units are put in A's order")
+    parser.add_argument(
+        "b", type=Path, metavar="B", help="weights of another one of that kind; its units are put in A's order"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write, .safetensors")
     parser.add_argument(
-        "--config", type=Path, metavar="CONFIG", help="whose data and [model] to use (default: no data)"
+        "--config", type=Path, metavar="CONFIG", help="a TOML file whose data and [model] are used (default: no data)"
     )
     set_argument(parser)
-    parser.add_argument("--backbone", default="fcil_vit_tiny", metavar="NAME", help="without CONFIG: any timm ViT")
-    parser.add_argument("--image-size", type=pixels, default=32, metavar="PX", help="without CONFIG (default: 32)")
     parser.add_argument(
-        "--alpha", type=float, default=0.5, metavar="SHARE",
-        help="of the weights' similarity in the matching, activations have the rest (default: 0.5; without CONFIG 1)",
+        "--backbone",
+        default="fcil_vit_tiny",
+        metavar="NAME",
+        help="any timm ViT, where there is no --config (default: the embedded)",
+    )
+    parser.add_argument(
+        "--image-size", type=pixels, default=32, metavar="PX", help="where there is no --config (default: 32)"
+    )
+    parser.add_argument(
+        "--alpha", type=share, default=0.5, metavar="SHARE",
+        help="weight of the weights' likeness in matching, activations have the rest (default: 0.5; no --config: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--images", type=at_least_1("images"), default=256, metavar="N", help="to run both networks on (default: 256)"
+        "--images",
+        type=at_least_1("images"),
+        default=256,
+        metavar="N",
+        help="run both networks on so many images of --config (default: 256)",
     )
     parser.add_argument("--fit", action="store_true", help="fit merged layers to both networks' activations, as PLeaS")

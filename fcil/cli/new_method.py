@@ -73,7 +73,9 @@ def _new_method(args: argparse.Namespace, console: Console) -> None:
 def new_method_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `new-method`."""
     parser = command("new-method", _new_method, "write a method's file and its test, to begin with")
-    parser.add_argument("name", metavar="NAME", help="of the file, in small letters: my_method")
+    parser.add_argument("name", metavar="NAME", help="of the method and its file, in small letters: my_method")
     kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
     parser.add_argument("--kind", choices=KINDS, default="lora", help=f"{kinds} (default: lora)")
-    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="default: the current folder")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="DIR", help="folder to write into (default: the current one)"
+    )

@@ -40,9 +40,12 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
     numbers = args.seeds or [0, 1, 2]
     runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
     from fcil.data.progress import moving
+    from fcil.engine.same_settings import doubled_rows
     from fcil.engine.table_forecast import forecast_rows
     from fcil.report.forecast import comparison_forecast_table
 
+    for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
+        console.print(f"note: {said}", soft_wrap=True, markup=False)
     with moving(console, "loading") as step:
         result = forecast_rows(runs, len(numbers), step)
     return comparison_forecast_table(result), result.figures()
@@ -63,7 +66,11 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
 
 def plan_arguments(plan: argparse.ArgumentParser) -> None:
     """Add the options of `fcil plan` beside those that it shares with `fcil run`."""
-    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    plan.add_argument("--methods", type=methods, default=[], metavar="A,B", help="plan the rows of a comparison: these")
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too, as JSON")
+    plan.add_argument(
+        "--methods", type=methods, default=[], metavar="A,B", help="plan a comparison of these (default: one run)"
+    )
     sweep_argument(plan)
-    plan.add_argument("--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these seeds")
+    plan.add_argument(
+        "--seeds", type=seeds, default=[], metavar="0,1,2", help="plan a comparison with these (default: one run)"
+    )

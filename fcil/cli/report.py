@@ -6,16 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcil.cli.arguments import figure_arguments
+from fcil.cli.arguments import figure_arguments, share
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["report", "report_command"]
 
 
 def report(args: argparse.Namespace, console: Console) -> None:
     """Draw what runs and comparisons recorded, or write it as a page (`fcil report RUN...`)."""
-    if args.reach is not None and not 0 <= args.reach <= 1:
-        raise ConfigError(f"--reach {args.reach:g}: a share from 0 to 1, as 0.8 for 80 %")
     if args.html is not None:
         _write_page(args.runs, args.html, console)
     for folder in args.runs:
@@ -63,7 +62,7 @@ def _reached(folder: Path, accuracy: float) -> str:
     up, down = found.upload_bytes / 1e6, found.download_bytes / 1e6
     return (
         f"{what} first reached in round {found.round} of task {found.task + 1}, with {100 * found.accuracy:.1f} %, "
-        f"after {found.rounds} rounds in all, {up:.2f} MB up and {down:.2f} MB down"
+        f"after {counted(found.rounds, 'round')} in all, {up:.2f} MB up and {down:.2f} MB down"
     )
 
 
@@ -78,5 +77,5 @@ def report_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     figure_arguments(parser)
     parser.add_argument(
-        "--reach", type=float, metavar="SHARE", help="say after how many rounds and MB this accuracy was first reached"
+        "--reach", type=share, metavar="SHARE", help="say after how many rounds and MB this accuracy was first reached"
     )

@@ -1,6 +1,6 @@
 """Load the checked `Config` of a single run, or of one row of a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
@@ -12,8 +12,13 @@ from fcil.errors import ConfigError
 __all__ = ["load_all", "load_config", "load_variant"]
 
 
-def load_config(path: Source, overrides: Overrides = ()) -> Config:
+def load_config(path: Source, overrides: Overrides = (), places: Mapping[str, str] | None = None) -> Config:
     """Read a file, its bases and the overrides into a checked `Config`.
+
+    Args:
+        path: the file, or a table of sections.
+        overrides: what wins over it.
+        places: of overrides that came from elsewhere than --set, section.key -> where from, for messages.
 
     Raises:
         ConfigError: as `from_table`; or the file is a table of several runs, each with a base of its own.
@@ -23,7 +28,7 @@ def load_config(path: Source, overrides: Overrides = ()) -> Config:
             f"{path}: is a table of runs, each with a base of its own, and no single run. `fcil compare {path}` "
             "carries them out, `fcil plan` says what they will take; one of them alone is the file that its row names"
         )
-    return from_table([*without_asides(layers_of(path)), together(overrides)])
+    return from_table([*without_asides(layers_of(path)), together(overrides)], places)
 
 
 def load_all(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
@@ -34,11 +39,15 @@ def load_all(path: Path, overrides: Sequence[str] = ()) -> list[Config]:
     """
     rows = variant_names(path)
     if not rows:
-        return [load_config(path, [*overrides, *point.overrides]) for point in grid(path, overrides)]
-    return [load_variant(path, row, overrides, point.overrides) for point in grid(path, overrides) for row in rows]
+        return [load_config(path, [*overrides, *point.overrides], point.places) for point in grid(path, overrides)]
+    return [
+        load_variant(path, row, overrides, point.overrides, places=point.places)
+        for point in grid(path, overrides)
+        for row in rows
+    ]
 
 
-def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
+def load_variant(path: Source, label: str, *overrides: Overrides, places: Mapping[str, str] | None = None) -> Config:
     """The settings of one row of a comparison.
 
     The base that the row names, the file's own settings, then those of its [compare.<label>], then the overrides. A
@@ -53,4 +62,4 @@ def load_variant(path: Source, label: str, *overrides: Overrides) -> Config:
     if settings:
         own.append((f"label {label!r}", {"method": settings}))
     below = layers_of(Path(base)) if base else []
-    return from_table([*without_asides([*below, *layers]), *own, together(*overrides)])
+    return from_table([*without_asides([*below, *layers]), *own, together(*overrides)], places)

@@ -143,8 +143,12 @@ def _absolute(value: Any) -> Any:
     return absolute(value) if isinstance(value, str) else value
 
 
-def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
+def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]], places: Mapping[str, str] | None = None) -> Config:
     """Merge tables, each with the name of where it came from, and check every setting.
+
+    Args:
+        layers: (the name to show in messages, section -> settings), those that win last.
+        places: section.key -> where this setting came from, of those in the last table that came from elsewhere.
 
     Raises:
         ConfigError: names the place, the key and the remedy.
@@ -153,8 +157,11 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     values: Table = {}
     origin: dict[tuple[str, str], str] = {}
     left_out: dict[str, Any] = {}
-    for source, table in layers:
+    for number, (place, table) in enumerate(layers):
+        told = places or {} if number == len(layers) - 1 else {}
         for section, entries in table.items():
+            inside = entries if isinstance(entries, Mapping) else ()
+            source = next((told[f"{section}.{key}"] for key in inside if f"{section}.{key}" in told), place)
             if section not in known:
                 raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, known)}")
             if not isinstance(entries, Mapping):
@@ -165,7 +172,7 @@ def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
                 values["method"] = {}  # another method: the settings of the one below are not its
             for key, value in entries.items():
                 values.setdefault(section, {})[key] = value
-                origin[section, key] = source
+                origin[section, key] = told.get(f"{section}.{key}", place)
     method = dict(values.pop("method", {}))
     left_out = {key: value for key, value in left_out.items() if key not in method}
     name = method.pop("name", MethodChoice().name)

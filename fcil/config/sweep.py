@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -26,6 +26,8 @@ class Point:
 
     settings: tuple[tuple[str, Any], ...] = ()
     """(section.key, value), in the order in which the settings are swept over."""
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """section.key -> where its values were given, for messages: --sweep, --grid or a file."""
 
     @property
     def overrides(self) -> list[str]:
@@ -115,7 +117,9 @@ def _merged(path: Source, sweep: Sweep) -> tuple[dict[str, Any], dict[str, str]]
     return settings, origin
 
 
-def grid(path: Source, overrides: Overrides = (), sweep: Sweep = ()) -> list[Point]:
+def grid(
+    path: Source, overrides: Overrides = (), sweep: Sweep = (), places: Mapping[str, str] | None = None
+) -> list[Point]:
     """List the points that a comparison sweeps over; without a sweep one point without settings.
 
     The points are all combinations, the last setting's values changing fastest; with `zip = true` the first values of
@@ -134,11 +138,12 @@ def grid(path: Source, overrides: Overrides = (), sweep: Sweep = ()) -> list[Poi
     for key in settings:
         section, _, name = key.partition(".")
         if name in overridden.get(section, {}):
-            raise ConfigError(f"{together_with} {key}: {origin[key]} sweeps over it; leave it out, or change [{SWEEP}]")
+            where = (places or {}).get(key, together_with)
+            raise ConfigError(f"{where} {key}: {origin[key]} sweeps over it; leave it out, or change [{SWEEP}]")
         if key == "run.seed":
             raise ConfigError(f"{origin[key]}: [{SWEEP}] {key}: leave it out; --seeds names the seeds of every row")
     if zipped and len({len(values) for values in settings.values()}) > 1:
         lengths = ", ".join(f"{key} has {len(values)}" for key, values in settings.items())
         raise ConfigError(f"{origin[ZIP]}: [{SWEEP}] {ZIP} = true: lists must have the same length; {lengths}")
     combinations = zip(*settings.values(), strict=True) if zipped and settings else product(*settings.values())
-    return [Point(tuple(zip(settings, values, strict=True))) for values in combinations]
+    return [Point(tuple(zip(settings, values, strict=True)), origin) for values in combinations]

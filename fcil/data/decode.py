@@ -18,8 +18,8 @@ __all__ = ["RULES", "decode", "decoded"]
 
 AHEAD = 8
 """Decoded images per thread that may wait to be used: bounds memory."""
-RULES = 2
-"""Number of the rules by which a user's own images are decoded: caches that others made are made again."""
+RULES = 3
+"""Number of the rules by which a user's own images are decoded and classes sorted: caches by others are made again."""
 DAMAGED = OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError
 """What Pillow raises where a file is not an image, or not all of one."""
 

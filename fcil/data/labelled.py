@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from fcil.data.family import Listing, Part
-from fcil.data.settings import Data, one_form
+from fcil.data.settings import Data, one_form, sorted_names
 from fcil.data.splits import some, test_samples
 from fcil.errors import ConfigError
 
@@ -134,9 +134,7 @@ def under_one_numbering(
 
 def _names(values: Sequence[str | int]) -> list[str]:
     """All names that occur, sorted; numbers by their value, also where they stand as text."""
-    names = {one_form(str(value)) for value in values}
-    numbers = all(name.isdecimal() for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+    return sorted_names({one_form(str(value)) for value in values})
 
 
 def _codes(values: Sequence[str | int], names: Sequence[str]) -> np.ndarray:

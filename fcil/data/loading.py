@@ -20,6 +20,7 @@ from fcil.data.splits import list_digest
 from fcil.data.transforms import To
 from fcil.data.views import shown
 from fcil.errors import ConfigError
+from fcil.words import counted
 
 __all__ = ["load_family", "readiness"]
 
@@ -87,7 +88,7 @@ def _check(family: Family, manifest: dict[str, Any], now: dict[str, str], settin
     if not {"classes", "files", "split", "sources"} <= manifest.keys():
         raise Stale("its manifest is damaged")
     if family.own and manifest.get("rules") != RULES:
-        raise Stale("it was made by another version, which read some images otherwise")
+        raise Stale("it was made by another version, which read some images or sorted some classes otherwise")
     replaced = [name for name, stamp in manifest["sources"].items() if now.get(name, stamp) != stamp]
     if replaced:
         raise Stale(f"{', '.join(replaced)} changed since")
@@ -140,7 +141,7 @@ def _build(family: Family, settings: Data, size: int, root: Path, download: bool
         **({"remarks": remarks(listing, size, settings.test_at != "server", cropped)} if family.own else {}),
     }  # fmt: skip
     for part, (folder, side) in _folders(family, settings, size, root).items():
-        text = f"{family.name}: {len(parts[part]):,} {part} images{f' at {_pixels(side)} px' if side else ''}"
+        text = f"{family.name}: {counted(len(parts[part]), f'{part} image')}{f' at {_pixels(side)} px' if side else ''}"
         write_part(folder, parts[part], side, text, about, family.own)
 
 

@@ -1,13 +1,14 @@
 """Settings under `[data]`: which images, where they are, and how they are split."""
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fcil.errors import ConfigError
 from fcil.options import Option
 
-__all__ = ["Data", "ViewName", "one_form"]
+__all__ = ["Data", "ViewName", "one_form", "sorted_names"]
 
 ViewName = Literal["default", "whole", "centre", "crop", "squash", "identity"]
 """How images are shown (`fcil.data.family.Family.seen`)."""
@@ -18,6 +19,17 @@ Own = Literal["own"]
 def one_form(name: str) -> str:
     """Write a class name in the one of its Unicode forms that is compared (NFC): some systems write accents apart."""
     return unicodedata.normalize("NFC", name)
+
+
+def sorted_names(names: Iterable[str]) -> list[str]:
+    """Sort names of classes or domains: by their letters, or by their value where all of them are whole numbers.
+
+    >>> sorted_names(["10", "9"]), sorted_names(["10", "9", "a"])
+    (['9', '10'], ['10', '9', 'a'])
+    """
+    known = list(names)
+    numbers = all(name.isdecimal() for name in known)
+    return sorted(known, key=(lambda name: (int(name), name)) if numbers else None)
 
 
 @dataclass(frozen=True, kw_only=True)

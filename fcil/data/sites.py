@@ -1,4 +1,4 @@
-"""Join the images of several sites into one data set, in which every image keeps the number of its site.
+"""Join the images of several sites into one data set, in which every image keeps its site's number and its domain.
 
 A site has a folder of its own, under class names of its own, which a class map translates into the common ones. Images
 are ordered by their class's common name, then by site, then as the site's own data set orders them: in the same order
@@ -15,7 +15,7 @@ import numpy as np
 
 from fcil.data import load
 from fcil.data.dataset import Dataset, Pooled, Split, first_of_each
-from fcil.data.settings import Data, one_form
+from fcil.data.settings import Data, one_form, sorted_names
 from fcil.errors import ConfigError
 from fcil.options import nearest
 
@@ -89,9 +89,24 @@ class Limit:
 ALL = Limit()
 
 
-def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Sequence[str], limit: Limit) -> Split:
+@dataclass(frozen=True)
+class Names:
+    """The common names of classes and domains, sorted; no domains where not every site tells those of its images."""
+
+    classes: Sequence[str]
+    domains: Sequence[str]
+
+    def codes(self, site: SiteData, part: Split) -> np.ndarray:
+        """The domain of each sample of a site's part, (n,) places in `domains`; zeros where there are none."""
+        if part.domains is None or not self.domains:
+            return np.zeros(len(part), np.int64)
+        common: np.ndarray = np.array([self.domains.index(name) for name in site.data.domains], np.int64)[part.domains]
+        return common
+
+
+def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], names: Names, limit: Limit) -> Split:
     """Join one part of all sites, ordered by class, then by site."""
-    labels, arrays, places, owners = [], [], [], []
+    classes, labels, arrays, places, owners, domains = names.classes, [], [], [], [], []
     for position, (number, part) in enumerate(parts.items()):
         common = np.array([classes.index(name) for name in sites[number].names], np.int64)[part.labels]
         order = limit.kept(common)
@@ -99,11 +114,19 @@ def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], classes: Se
         places.append(order)
         arrays.append(np.full(len(order), position, np.int64))
         owners.append(np.full(len(order), number, np.int64))
-    joined = [np.concatenate([np.empty(0, np.int64), *column]) for column in (labels, arrays, places, owners)]
+        domains.append(names.codes(sites[number], part)[order])
+    columns = (labels, arrays, places, owners, domains)
+    joined = [np.concatenate([np.empty(0, np.int64), *column]) for column in columns]
     by_class = np.argsort(joined[0], kind="stable")
     joined = [column[by_class] for column in joined]
     images = Pooled(tuple(part.images for part in parts.values()), *joined[1:3])
-    return Split(images, joined[0], owners=joined[3])
+    return Split(images, joined[0], owners=joined[3], domains=joined[4] if names.domains else None)
+
+
+def _domains(told: Sequence[SiteData]) -> list[str]:
+    """The domains of all sites; none where any site does not tell those of its images."""
+    known = [site.data.domains for site in told]
+    return sorted_names({name for own in known for name in own}) if all(known) else []
 
 
 def _check_known(where: str, site: SiteData, known: Sequence[str]) -> None:
@@ -120,7 +143,7 @@ def pool(
     test: SiteData | None = None,
     limits: tuple[Limit, Limit] = (ALL, ALL),
 ) -> Dataset:
-    """Join sites into one data set, whose classes are sorted by their common names.
+    """Join sites into one data set, whose classes are sorted by their common names, as `sorted_names` does.
 
     Args:
         sites: number of the site -> its data; they may be some of a run's sites only, or none where there is `test`.
@@ -137,15 +160,16 @@ def pool(
             'partition.kind = "sites": data.sites names no folder. Name one for each client to simulate the sites; '
             "across machines a run is started with `fcil deploy`, and each node names its own (docs/deployment.md)"
         )
-    known = sorted(map(one_form, classes) if classes else {name for site in sites.values() for name in site.names})
+    known = sorted_names(map(one_form, classes) if classes else {n for site in sites.values() for n in site.names})
+    names = Names(known, _domains([*sites.values(), *([test] if test else [])]))
     for number, site in sites.items():
         _check_known(f"site {number}", site, known)
-    train = _part(sites, {number: site.data.train for number, site in sites.items()}, known, limits[0])
+    train = _part(sites, {number: site.data.train for number, site in sites.items()}, names, limits[0])
     if test is None:
-        tests = _part(sites, {number: site.data.test for number, site in sites.items()}, known, limits[1])
+        tests = _part(sites, {number: site.data.test for number, site in sites.items()}, names, limits[1])
     else:
         _check_known("data.root", test, known)
-        tests = replace(_part({0: test}, {0: test.data.test}, known, limits[1]), owners=None)
+        tests = replace(_part({0: test}, {0: test.data.test}, names, limits[1]), owners=None)
     digests = {f"site {number}": site.sha256() for number, site in sites.items()}
     check_distinct(digests)
     if test is not None:
@@ -154,7 +178,7 @@ def pool(
     assert like is not None  # one of the two is there
     return replace(
         like.data, classes=tuple(known), train=train, test=tests, files=_files(sites, test),
-        digests=digests, domains=(), remarks=_remarks(sites, test),
+        digests=digests, domains=tuple(names.domains), remarks=_remarks(sites, test),
     )  # fmt: skip
 
 
@@ -176,7 +200,10 @@ def _files(sites: Mapping[int, SiteData], test: SiteData | None) -> str:
 def _remarks(sites: Mapping[int, SiteData], test: SiteData | None) -> tuple[str, ...]:
     """Collect what is odd about the files of each site, a sentence each."""
     named = [(f"site {number}", site) for number, site in sites.items()] + ([("data.root", test)] if test else [])
-    return tuple(f"{name}: {remark}" for name, site in named for remark in site.data.remarks)
+    silent = [name for name, site in named if not site.data.domains]
+    some = f"{', '.join(silent)}: no domains of images, so that those of others are not used"
+    odd = [f"{name}: {remark}" for name, site in named for remark in site.data.remarks]
+    return (*odd, *([some] if 0 < len(silent) < len(named) else []))
 
 
 def load_sites(settings: Data, size: int, classes: Sequence[str] = ()) -> Dataset:

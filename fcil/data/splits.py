@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcil.data.family import CACHE, Listing, Part
-from fcil.data.settings import Data
+from fcil.data.settings import Data, sorted_names
 from fcil.errors import ConfigError
 from fcil.seeding import generator
 
@@ -36,6 +36,8 @@ def some(names: Sequence[str]) -> str:
 def class_folders(root: Path) -> FilesByClass:
     """List class folders and their image files, both sorted by name; folders without images are left out.
 
+    Folders of which all are named by whole numbers are sorted by their value; files never are.
+
     Raises:
         ConfigError: no folder has images.
     """
@@ -47,12 +49,11 @@ def class_folders(root: Path) -> FilesByClass:
 
 def _folders(root: Path) -> FilesByClass:
     try:
-        folders = sorted(
-            path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.name != CACHE
-        )
+        folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.name != CACHE]
     except OSError as error:
         raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
-    return {f.name: sorted(p.name for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
+    names = sorted_names(folder.name for folder in folders)
+    return {name: sorted(p.name for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES) for name in names}
 
 
 def stamp_of(paths: Iterable[Path], root: Path) -> str:

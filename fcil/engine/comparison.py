@@ -28,6 +28,7 @@ from fcil.config import (
 )  # fmt: skip
 from fcil.config.layers import together
 from fcil.engine.checks import check_settings
+from fcil.engine.same_settings import same_key
 from fcil.errors import ConfigError
 from fcil.options import nearest
 from fcil.registry import installed_names, label, method_class, method_names
@@ -90,7 +91,13 @@ def folder_name(label: str) -> str:
 
 
 def cells(
-    path: Source, labels: Sequence[str], seeds: Sequence[int], overrides: Overrides, out: Path, sweep: Sweep = ()
+    path: Source,
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Overrides,
+    out: Path,
+    sweep: Sweep = (),
+    places: Mapping[str, str] | None = None,
 ) -> list[Cell]:
     """Lay out all runs of a comparison, one point of a sweep after another, and check them before the first begins.
 
@@ -98,6 +105,7 @@ def cells(
         labels: methods, or variants that the file describes under [compare.<label>]; all of those if empty. Both may
             have settings of the method in brackets, `lorm(rank = 4)`.
         sweep: settings to sweep over, beside those of the file; see `fcil.config.grid`.
+        places: of overrides that came from elsewhere than --set, section.key -> where from, for messages.
 
     Raises:
         ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
@@ -109,7 +117,7 @@ def cells(
     for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
         if len(set(names)) < len(names):
             raise ConfigError(f"{what} {','.join(names)}: names one twice")
-    points = grid(path, overrides, sweep)
+    points = grid(path, overrides, sweep, places)
     for name in labels:
         _check_label(path, name, overrides, points[0])
     common = frozenset(common_settings(path, overrides))
@@ -118,7 +126,13 @@ def cells(
             label,
             seed,
             out / point.name / f"{folder_name(label)}-seed{seed}",
-            load_variant(path, label, overrides, [*point.overrides, f"run.seed={seed}"]),
+            load_variant(
+                path,
+                label,
+                overrides,
+                [*point.overrides, f"run.seed={seed}"],
+                places={**(places or {}), **point.places},
+            ),
             point,
             row_facts(path, label),
             common,
@@ -159,7 +173,7 @@ def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -
         row = f", nor a row [compare.{name}] in {path}" if rows and isinstance(path, Path) else ""
         raise ConfigError(f"--methods {label}: no such method{row}. {nearest(name, rows | methods)}")
     where, table = together(overrides)
-    others = {f"method.{key}": where for key in table.get("method", {})} | dict.fromkeys(dict(point.settings), "sweep")
+    others = {f"method.{key}": where for key in table.get("method", {})} | dict(point.places)
     if twice := [key for key in settings if f"method.{key}" in others]:
         key = f"method.{twice[0]}"
         raise ConfigError(f"--methods {label}: {others[key]} {key} gives another value; leave one of the two out")
@@ -203,6 +217,7 @@ def figures(runs: Sequence[Cell], summaries: Mapping[Path, Mapping[str, Any]]) -
             **_stream(cell.config.method.name),
             "swept": dict(cell.point.settings),
             "tuned": cell.facts.tuned,
+            "same": same_key(settings, cell.config.method.name),
             **published_shares(cell),
         })  # fmt: skip
     return done

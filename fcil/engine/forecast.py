@@ -22,6 +22,7 @@ from fcil.method import Phase
 from fcil.server.loop import run
 from fcil.server.plan import Plan, initial_progress
 from fcil.threads import cores
+from fcil.words import counted
 
 __all__ = ["Forecast", "PhaseForecast", "forecast"]
 
@@ -177,7 +178,7 @@ def forecast(session: Session, step: Step = _silent) -> Forecast:
     model = session.worker.model
     return Forecast(
         plan, tuple(phases), workers,
-        f"{model.device}, {resolved(plan.config).model.precision}, {plan.config.run.threads} threads",
+        f"{model.device}, {resolved(plan.config).model.precision}, {counted(plan.config.run.threads, 'thread')}",
         {**seconds, "total": sum(seconds.values())},
         sum(w.nbytes for w in model.network.state_dict().values()),
         int(rehearsal.worker_bytes), rehearsal.server_bytes,

@@ -11,9 +11,10 @@ from typing import Self
 
 from fcil.config import Config
 from fcil.engine.comparison import Cell
+from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.threads import cores
 
-__all__ = ["JOBS", "Jobs", "in_process", "jobs_of"]
+__all__ = ["JOBS", "Jobs", "alive", "in_process", "jobs_of"]
 
 JOBS = "jobs"
 """Name of the folder, in that of a comparison, with the processes' logs."""
@@ -40,6 +41,11 @@ def _inline(config: Config) -> Config:
     return replace(config, run=replace(config.run, exchange="inline"))
 
 
+def alive(out: Path) -> int:
+    """Count the processes of `--jobs` that share the runs of the comparison in a folder now."""
+    return sum(map(is_locked, (out / JOBS).glob("*.log")))
+
+
 class Jobs:
     """Processes that carry out the runs of one comparison; leaving the context ends those that are left."""
 
@@ -59,8 +65,9 @@ class Jobs:
     def _start(self) -> None:
         self.started += 1
         log = self.out / JOBS / f"{self.started}.log"
+        log.unlink(missing_ok=True)  # that of an earlier command
         command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join", *self.options]
-        with open(log, "wb") as file:
+        with open_locked(log) as file:  # the process inherits the lock, and holds it as long as it lives
             self.running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
     def ended(self) -> list[tuple[Path, int]]:

@@ -150,32 +150,47 @@ def simulate(
             return finished
         recorder.write_census(plan.census)
         progress = progress.add(resumed=1) if progress else initial_progress(plan)
-        record: Emit = Summary(recorder.emit) if plan.config.run.client_events == "summary" else recorder.emit
-        emit = listen(record, progress) if listen else record
+        emit = _emit(session, recorder, progress, listen)
         log = ending.enter_context(_loggers(session, folder, told, progress.position, emit))
         for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})
-
-        def save(now: Progress) -> None:
-            recorder.save(now)
-            if plan.ends_task(now.position - 1):
-                recorder.write_matrix(now.correct, plan.census.totals)
-            log.follow(now.position)
-
         if exchange is None:
             exchange = session.exchange(folder)
             ending.callback(exchange.close)
-        watch = Diagnostics(folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
-        done = run(plan, progress, exchange, emit, save, watch)
-        if session.worker.shared and session.worker.shared.beside_others:
-            done = done.raise_to(beside=1)
-        if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
-            done = done.raise_to(cached=found)
-        recorder.write_matrix(done.correct, plan.census.totals)
-        summary = summary_of(plan, done)
-        recorder.finish(summary)
-        log.finish(summary)
-        return summary
+        return _carry_out(session, progress, exchange, emit, recorder, log)
+
+
+def _emit(
+    session: Session, recorder: Recorder, progress: Progress, listen: Callable[[Emit, Progress], Emit] | None
+) -> Emit:
+    """Choose what is called with every event: the recorder, of sums where these are asked for, and a live display."""
+    record: Emit = Summary(recorder.emit) if session.plan.config.run.client_events == "summary" else recorder.emit
+    return listen(record, progress) if listen else record
+
+
+def _carry_out(
+    session: Session, progress: Progress, exchange: Exchange, emit: Emit, recorder: Recorder, log: RunLoggers
+) -> dict[str, Any]:
+    """Carry out what is left of a run, checkpoint by checkpoint, and record its end; returns its figures."""
+    plan = session.plan
+
+    def save(now: Progress) -> None:
+        recorder.save(now)
+        if plan.ends_task(now.position - 1):
+            recorder.write_matrix(now.correct, plan.census.totals)
+        log.follow(now.position)
+
+    watch = Diagnostics(recorder.folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
+    done = run(plan, progress, exchange, emit, save, watch)
+    if session.worker.shared and session.worker.shared.beside_others:
+        done = done.raise_to(beside=1)
+    if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
+        done = done.raise_to(cached=found)
+    recorder.write_matrix(done.correct, plan.census.totals)
+    summary = summary_of(plan, done)
+    recorder.finish(summary)
+    log.finish(summary)
+    return summary
 
 
 def _loggers(session: Session, folder: Path, loggers: Mapping[str, Logger], done: int, emit: Emit) -> RunLoggers:

@@ -7,7 +7,7 @@ are compared with later.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,40 +19,12 @@ from fcil.config import Config, Overrides, Point, Source
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.grid import unlike
+from fcil.engine.tuning_text import ROUNDING, Budget, Choice, tried_lines
 from fcil.errors import ConfigError, RunError
 from fcil.options import describe, split_list, toml_or_text
 from fcil.registry import method_class
 
 __all__ = ["Budget", "Choice", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """By what and how often settings are tried; the same for every method that is tuned alike."""
-
-    seeds: tuple[int, ...] = (100,)
-    held_out: float = 0.2
-    """Share of each class's training images that accuracy is measured on; 0: on the set's own validation part."""
-    tasks: int = 2
-    """Tasks that are carried out; 0 for all."""
-
-    def words(self, points: int) -> str:
-        """Say it in the caption of a table."""
-        tasks = f"the first {self.tasks} tasks" if self.tasks else "all tasks"
-        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
-        return f"on {points} settings x {seeds}, {images if self.held_out else f'on the validation part of {tasks}'}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The settings that were best for a method, and all that were tried."""
-
-    label: str
-    settings: Mapping[str, Any]
-    """section.key -> value."""
-    tried: Sequence[tuple[Mapping[str, Any], float, float]]
-    """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
 
 
 def trial_settings(budget: Budget) -> list[str]:
@@ -80,7 +52,10 @@ def grid_of(name: str, texts: Sequence[str]) -> tuple[list[Point], list[str]]:
         values[key] = [toml_or_text(word) for word in split_list(rest)]
     lacking = [key for key in values if key.startswith("method.") and key.removeprefix("method.") not in keys]
     kept = {key: list_ for key, list_ in values.items() if key not in lacking}
-    return [Point(tuple(zip(kept, combination, strict=True))) for combination in product(*kept.values())], lacking
+    places = dict.fromkeys(kept, "--grid")
+    return [
+        Point(tuple(zip(kept, combination, strict=True)), places) for combination in product(*kept.values())
+    ], lacking
 
 
 def trials(
@@ -94,7 +69,7 @@ def trials(
     runs = []
     for tried in grid:
         settings = [*overrides, *trial_settings(budget), *tried.overrides]
-        for cell in cells(config, [label], budget.seeds, settings, out):
+        for cell in cells(config, [label], budget.seeds, settings, out, places=tried.places):
             point = Point((*tried.settings, *cell.point.settings))
             runs.append(replace(cell, point=point, folder=out / point.name / cell.folder.name))
     return runs
@@ -116,18 +91,19 @@ def choose(label: str, runs: Sequence[Mapping[str, Any]], keys: Sequence[str], n
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault(json.dumps([run["swept"][key] for key in keys]), []).append(run)
-    tried, best = [], -np.inf
+    tried, whole, best = [], [], -np.inf
     chosen: Mapping[str, Any] | None = None
     for group in groups.values():
         settings = {key: group[0]["swept"][key] for key in keys}
         final = np.array([run["final_accuracy"] for run in group])
         spread = float(final.std(ddof=1)) if len(final) > 1 else float("nan")
         tried.append((settings, float(final.mean()), spread))
-        if len(final) == needed and final.mean() > best:
+        whole.append(len(final) == needed)
+        if whole[-1] and final.mean() > best + ROUNDING:
             best, chosen = float(final.mean()), settings
     if chosen is None:
         raise RunError(f"{label}: none of the settings has all of its {needed} runs; the same command tries again")
-    return Choice(label, chosen, tried)
+    return Choice(label, chosen, tried, whole)
 
 
 def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], budget: Budget, out: Path) -> str:
@@ -163,16 +139,11 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
     images = "the images held out" if budget.held_out else "the validation part"
     for choice in choices:
         lines += [f"# {choice.label}: final accuracy on {images}, mean of all runs"]
-        lines += [f"#   {_line(*trial)}" for trial in choice.tried] + ["#"]
+        lines += [f"# {line}" for line in tried_lines(choice)] + ["#"]
     try:
         return "\n".join(lines) + "\n" + tomli_w.dumps({**table, "compare": rows})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{out}: settings that TOML cannot hold ({error})") from None
-
-
-def _line(settings: Mapping[str, Any], mean: float, spread: float) -> str:
-    told = ", ".join(f"{key} = {value}" for key, value in settings.items())
-    return f"{100 * mean:5.1f}{'' if np.isnan(spread) else f' +- {100 * spread:.1f}'} %   {told}"
 
 
 def other_than_tried(tried: Config, compared: Config) -> list[str]:

@@ -167,7 +167,7 @@ def introduce(worker: Worker, client: int = -1) -> Introduction:
 def differences(node: Introduction, wanted: Introduction) -> list[str]:
     """List in words where a node differs from what it must have; an empty hash is not compared."""
     remedies = {
-        "code": "install the same fcil, or send it with the app",
+        "code": "install the same fcil, or send it along (fcil deploy, flwr run)",
         "settings": "its fcil reads the settings otherwise; install the same one",
         "weights": "give its node the same file (node config: weights)",
         "data": "give its node the same images under the same class names (node config: data-root, class-map)",

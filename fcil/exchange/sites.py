@@ -7,6 +7,7 @@ import numpy as np
 
 from fcil.config import Config
 from fcil.data.dataset import digest_of
+from fcil.data.settings import sorted_names
 from fcil.data.sites import check_distinct
 from fcil.errors import ConfigError
 from fcil.exchange.introduction import Introduction
@@ -21,7 +22,7 @@ def with_classes(config: Config, nodes: Mapping[int, Introduction]) -> Config:
     """Settings in which tasks.classes names all classes of the sites, sorted, where it named none."""
     if config.partition.kind != "sites" or config.tasks.classes:
         return config
-    names = tuple(sorted({name for node in nodes.values() for name in node.classes}))
+    names = tuple(sorted_names({name for node in nodes.values() for name in node.classes}))
     return replace(config, tasks=replace(config.tasks, classes=names))
 
 
@@ -38,7 +39,7 @@ def sites_census(config: Config, nodes: Mapping[int, Introduction], server: Work
             have the same images.
     """
     check_distinct({f"site {client}": node.data for client, node in nodes.items()})
-    names = sorted(config.tasks.classes)
+    names = sorted_names(config.tasks.classes)
     order = class_order(names, config.tasks, config.run.seed)
     classes = tuple(names[c] for c in order)
     tasks = carried_out(make_tasks(len(names), config.tasks), config.tasks)

@@ -9,7 +9,7 @@ from fcil.method import Method
 from fcil.options import nearest, parse
 from fcil.registry.files import load_file, method_in
 from fcil.registry.installed import entry_point_class, entry_points_of, installed_names, module_class, package_of
-from fcil.registry.references import locate, split_file
+from fcil.registry.references import app_folders, locate, split_file
 from fcil.registry.shipped import method_names, package, shipped_class
 
 __all__ = ["build_method", "method_class"]
@@ -44,7 +44,8 @@ def method_class(name: str, where: str = "") -> type[Method]:
 def _file_class(path: str, name: str, where: str) -> type[Method]:
     file = locate(path)
     if file is None:
-        beside = "" if Path(path).is_absolute() else f" in {Path.cwd()}, nor in the folder of the app"
+        folders = dict.fromkeys([Path.cwd(), *app_folders()])
+        beside = "" if Path(path).is_absolute() else f" in {', nor in '.join(map(str, folders))}"
         raise ConfigError(f"{where}: no such file: {path}{beside}")
     return method_in(load_file(file, package(), where), name, str(file), where)
 

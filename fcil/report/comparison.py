@@ -17,6 +17,7 @@ from fcil.report.rows import Row, compare_rows, setting_text
 from fcil.report.run_rows import runs_csv
 from fcil.report.sweep_plot import draw_sweep
 from fcil.report.tables import to_csv, to_latex, to_markdown
+from fcil.words import counted
 
 __all__ = ["draw_again", "write_comparison"]
 
@@ -65,7 +66,7 @@ def _write_missing(path: Path, missing: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
         return
     lines = [f"- {name}: {reason}\n" for name, reason in missing.items()]
-    write_atomic(path, f"The tables lack {len(missing)} runs:\n\n{''.join(lines)}".encode())
+    write_atomic(path, f"The tables lack {counted(len(missing), 'run')}:\n\n{''.join(lines)}".encode())
 
 
 def _write_sweep_tables(

@@ -18,6 +18,7 @@ from fcil.report.published import published_cells, published_markdown, published
 from fcil.report.rows import Row, any_published, caption, compare_rows, setting_text
 from fcil.report.run_result import Run
 from fcil.report.tables import to_cells, to_markdown, to_rich
+from fcil.words import counted
 
 __all__ = ["Comparison", "open_comparison"]
 
@@ -91,7 +92,7 @@ class Comparison:
             parts = [*([value] if value else []), to_rich(rows), published_rich(rows)]
             console.print(*(part for part in parts if part is not None), sep="\n", markup=False)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
-        return "\n".join([f"<Comparison {self.folder}: {len(self.runs)} runs>", *lines])
+        return "\n".join([f"<Comparison {self.folder}: {counted(len(self.runs), 'run')}>", *lines])
 
     def _repr_html_(self) -> str:
         """Show a table in a notebook; with a sweep, one for each point."""

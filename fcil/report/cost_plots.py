@@ -1,6 +1,6 @@
 """Plot final accuracy against what it costs, megabytes or seconds, with a label at every point."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fcil.report.figure import SMALL, Target, draw, mark
+from fcil.report.figure import SMALL, Target, draw, line_name, mark, name_parts
 from fcil.report.form import form
 from fcil.report.plots import percent_axis
 
@@ -64,11 +64,11 @@ def place_labels(
     return chosen
 
 
-def _label(figure: Figure, axes: Axes, labels: Sequence[str], places: np.ndarray, stds: np.ndarray) -> None:
-    """Write the labels of points, (n, 2) in data, where they cover nothing."""
+def _label(figure: Figure, axes: Axes, labels: Mapping[str, str], places: np.ndarray, stds: np.ndarray) -> None:
+    """Write the labels of points, (n, 2) in data, where they cover nothing; `labels` has them by the point's name."""
     figure.draw_without_rendering()  # now the axes have their place
     unit = figure.dpi / 72
-    texts = [axes.annotate(label, (0, 0), xycoords="figure pixels", fontsize=SMALL) for label in labels]
+    texts = [axes.annotate(label, (0, 0), xycoords="figure pixels", fontsize=SMALL) for label in labels.values()]
     sizes = np.array([[box.width, box.height] for box in (text.get_window_extent() for text in texts)])
     dots = axes.transData.transform(places)
     ends = [axes.transData.transform(places + sign * np.stack([np.zeros(len(stds)), stds], 1)) for sign in (-1, 1)]
@@ -76,7 +76,7 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[str], places: np.ndarray
     obstacles = np.vstack([np.hstack([dots - around, dots + around]), np.hstack([ends[0] - thin, ends[1] + thin])])
     room = axes.get_window_extent()
     boxes = place_labels(dots, sizes, obstacles, np.array([room.x0, room.y0, room.x1, room.y1]), unit)
-    for i, (text, box) in enumerate(zip(texts, boxes, strict=True)):
+    for i, (line, text, box) in enumerate(zip(labels, texts, boxes, strict=True)):
         text.remove()
         middle, nearest = (box[:2] + box[2:]) / 2, np.clip(dots[i], box[:2], box[2:])
         at: dict[str, Any] = {
@@ -86,13 +86,15 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[str], places: np.ndarray
             "va": "center",
             "fontsize": SMALL,
         }
-        shown = axes.annotate(labels[i], tuple(places[i]), tuple((middle - dots[i]) / unit), **at)
+        shown = axes.annotate(labels[line], tuple(places[i]), tuple((middle - dots[i]) / unit), **at)
         shown.set_in_layout(False)
+        name_parts(line, "label", [shown])
         if np.hypot(*(nearest - dots[i])) > FAR * unit:
             offset = tuple((nearest - dots[i]) / unit)
-            line = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-            tie = axes.annotate("", tuple(places[i]), offset, textcoords="offset points", arrowprops=line)
+            thread = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+            tie = axes.annotate("", tuple(places[i]), offset, textcoords="offset points", arrowprops=thread)
             tie.set_in_layout(False)
+            name_parts(line, "tie", filter(None, [tie.arrow_patch]))
 
 
 def _cost_axis(axes: Axes, costs: np.ndarray, name: str) -> None:
@@ -110,19 +112,22 @@ def _cost_axis(axes: Axes, costs: np.ndarray, name: str) -> None:
 
 def _against(target: Target, points: Points, name: str, remark: str) -> None:
     known = [label for label, (_, _, cost) in points.items() if cost > 0]
-    looks = [mark(i) for i, label in enumerate(points) if label in known]  # the same as in other figures of these rows
+    numbers = [i for i, label in enumerate(points) if label in known]  # the same as in other figures of these rows
     means, stds, costs = np.array([points[label] for label in known], float).T
     means, stds = 100 * means, 100 * np.nan_to_num(stds)
 
     def paint(figure: Figure, axes: Axes) -> None:
         bar: dict[str, Any] = {"markersize": 5, "capsize": 2, "linewidth": 0.8}
-        for x, y, std, look in zip(costs, means, stds, looks, strict=True):
-            axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
+        for x, y, std, number in zip(costs, means, stds, numbers, strict=True):
+            look = mark(number)
+            drawn = axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
+            name_parts(line_name(number), "point", drawn.get_children())
         _cost_axis(axes, costs, name)
         said = "; ".join(filter(None, ["bars: ± 1 std over seeds" if stds.any() else "", remark]))
         axes.set_title(said, loc="left", color="0.35", fontsize=7, wrap=True)
         percent_axis(axes, np.concatenate([means - stds, means + stds]))
-        _label(figure, axes, known, np.stack([costs, means], 1), stds)
+        labels = {line_name(number): label for number, label in zip(numbers, known, strict=True)}
+        _label(figure, axes, labels, np.stack([costs, means], 1), stds)
 
     width = form().inches(5.2)
     draw(target, (width, max(2.6, 0.6 * width) + 0.02 * len(known)), paint)

@@ -2,19 +2,23 @@
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fcil.report.form import form
 
-__all__ = ["DPI", "SMALL", "Mark", "Target", "draw", "drawn_files", "label_indices", "legend", "mark"]
+__all__ = [
+    "DPI", "SMALL", "Mark", "Target", "draw", "drawn_files", "label_indices", "legend", "line_name", "mark",
+    "name_parts",
+]  # fmt: skip
 
 Target = Path | StringIO
 """Where a plot goes: a file, whose suffix is replaced by that of each format of `fcil.report.form`; or SVG as text."""
@@ -64,17 +68,35 @@ def label_indices(count: int, inches: float, points: float = SMALL + 2) -> range
     return range(0, count, -(-count // most)) if count else range(0)
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], ems: float) -> None:
-    """Add a legend right of the axes, its samples `ems` long, long labels folded; below where the figure is narrow."""
+def line_name(index: int, part: int | None = None) -> str:
+    """Name the series at `index` of a plot, or one seed or panel of it, for `name_parts`."""
+    return f"line{index}" if part is None else f"line{index}-{part}"
+
+
+def name_parts(line: str, what: str, artists: Iterable[Artist]) -> None:
+    """Say in an SVG which series its shapes belong to, by ids `LINE.WHATn`: a page of HTML hides those not chosen."""
+    for number, artist in enumerate(artists):
+        artist.set_gid(f"{line}.{what}{number}")
+
+
+def legend(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], ems: float, lines: Sequence[str] = ()
+) -> None:
+    """Add a legend right of the axes, its samples `ems` long, long labels folded; below where the figure is narrow.
+
+    Args:
+        lines: for each label the name of its series, as `line_name` makes it.
+    """
     folded = [textwrap.fill(label, 26) for label in labels]
     look: dict[str, Any] = {"handlelength": ems, "labelspacing": 0.6}
-    if not form().narrow:
-        figure.legend(handles, folded, loc="outside right upper", **look)
-        return
-    columns = 2 if max(map(len, labels)) <= 18 and len(labels) > 1 else 1
-    lines = sum(label.count("\n") + 1 for label in folded) / columns
-    figure.set_figheight(figure.get_figheight() + 0.17 * lines + 0.1)
-    figure.legend(handles, folded, loc="outside lower left", ncols=columns, **look)
+    if form().narrow:
+        columns = 2 if max(map(len, labels)) <= 18 and len(labels) > 1 else 1
+        high = sum(label.count("\n") + 1 for label in folded) / columns
+        figure.set_figheight(figure.get_figheight() + 0.17 * high + 0.1)
+        look.update(loc="outside lower left", ncols=columns)
+    drawn = figure.legend(handles, folded, **{"loc": "outside right upper", **look})
+    for line, sample, text in zip(lines, drawn.legend_handles, drawn.get_texts(), strict=False):
+        name_parts(line, "key", [artist for artist in (sample, text) if artist])
 
 
 def drawn_files(path: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
 from fcil.report.form import form
 from fcil.report.running import carry_out, left_out_settings
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,7 +165,10 @@ def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None, r
             _told(outcome, console)
             outcomes.append(outcome)
     others = len(queue.others())
-    _say(console, f"carried out {len(outcomes)} runs; other processes work on {others}. Tables: fcil compare {out}")
+    _say(
+        console,
+        f"carried out {counted(len(outcomes), 'run')}; other processes work on {others}. Tables: fcil compare {out}",
+    )
     if failed := [outcome.cell.name for outcome in outcomes if outcome.summary is None]:
         raise RunError(f"failed: {'; '.join(failed)}")
 
@@ -180,7 +184,7 @@ def _share(out: Path, runs: Sequence[Cell], jobs: int, console: Console | None, 
 
     from fcil.report.grid_view import GridView
 
-    view = GridView(runs)
+    view = GridView(runs, out)
     standings = view.look()
     states = [standing.state for standing in standings]
     moving = Live(console=console, transient=True, auto_refresh=False) if console and console.is_terminal else None
@@ -218,6 +222,6 @@ def check_missing(out: Path, runs: Sequence[Cell]) -> None:
     if missing := _missing(runs):
         told = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise RunError(
-            f"{len(missing)} of {len(runs)} runs have no figures:\n{told}\n"
+            f"{len(missing)} of {counted(len(runs), 'run')} without figures:\n{told}\n"
             f"The same command tries them again, as does `fcil compare {out}`"
         )

@@ -1,6 +1,7 @@
 """Shows where all runs of a comparison stand: those that are over, those that go on and how long they will take."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
@@ -8,7 +9,9 @@ from rich.text import Text
 
 from fcil.engine.comparison import Cell
 from fcil.engine.following import Follower, Standing
+from fcil.engine.jobs import alive
 from fcil.report.live import clock
+from fcil.words import counted
 
 __all__ = ["HEAD", "GridView"]
 
@@ -23,8 +26,13 @@ FIRST = ("running", "failed", "stopped", "not begun", "finished")
 class GridView:
     """A table of the runs of a comparison, drawn anew from their folders at every look."""
 
-    def __init__(self, runs: Sequence[Cell]) -> None:
-        self.runs = list(runs)
+    def __init__(self, runs: Sequence[Cell], out: Path | None = None) -> None:
+        """Follow runs.
+
+        Args:
+            out: the comparison's folder, by which it is seen that processes load what their runs need.
+        """
+        self.runs, self.out = list(runs), out
         self._followers = [Follower(cell) for cell in runs]
 
     def look(self) -> list[Standing]:
@@ -39,8 +47,17 @@ class GridView:
         """The number of runs in each state, and how long the rest will take."""
         states = [standing.state for standing in standings]
         counts = [f"{states.count(state)} {state}" for state in STYLES if state in states]
-        left = self.seconds_left(standings)
-        return Text(f"{len(states)} runs: {', '.join(counts)}" + (f"; about {clock(left)} left" if left else ""))
+        left, loading = self.seconds_left(standings), self.loading(states)
+        if loading:
+            counts.append(f"{counted(loading, 'process', 'processes')} loading")
+        return Text(
+            f"{counted(len(states), 'run')}: {', '.join(counts)}" + (f"; about {clock(left)} left" if left else "")
+        )
+
+    def loading(self, states: Sequence[str]) -> int:
+        """Count the processes that work on no run yet: they load code, weights and data for one that is not begun."""
+        waiting = len(states) - states.count("finished") - states.count("running")
+        return max(0, min(waiting, alive(self.out) - states.count("running"))) if self.out else 0
 
     def line(self, cell: Cell, standing: Standing) -> str:
         """Say how a run ended, in a line."""

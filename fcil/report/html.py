@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Cell", "Link", "Shade", "html_table"]
+__all__ = ["Cell", "Link", "Shade", "html_table", "made_of"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ def _cell(cell: Cell, style: str) -> str:
     return f'<td class="{kind}" style="--v:{100 * abs(cell.share):.3g}%">{escape(cell.text)}</td>'
 
 
+def made_of(runs: Iterable[int]) -> str:
+    """Write the attribute that hides an element of a page when none of the runs that it is made of is chosen."""
+    text = " ".join(map(str, runs))
+    return f' data-runs="{text}"' if text else ""
+
+
 def html_table(
     caption: str,
     head: Sequence[str],
@@ -59,6 +65,7 @@ def html_table(
     look: str = "",
     groups: Sequence[tuple[str, int]] = (),
     facts: Sequence[Mapping[str, str]] = (),
+    runs: Sequence[Sequence[int]] = (),
 ) -> str:
     """Make a table whose first column names its rows; every text is escaped.
 
@@ -67,12 +74,14 @@ def html_table(
         rows: cells, the row's name first.
         look: classes for a style sheet; without one, cells are aligned by attributes of their own.
         groups: text and number of columns of a row of heads above the others.
-        facts: for each row, by which it is filtered.
+        facts: for each row, by which the run is chosen that it tells of.
+        runs: for each row, the numbers of the runs that it is made of; it is hidden when none of them is chosen.
     """
     left, right = ("", "") if look else (' style="text-align:left"', ' style="text-align:right"')
     lines = []
     for number, (name, *cells) in enumerate(rows):
         known = f' data-facts="{escape(json.dumps(dict(facts[number])))}"' if facts else ""
+        known += made_of(runs[number]) if runs else ""
         cells_text = "".join(_cell(cell, right) for cell in cells)
         lines.append(f'<tr{known}><th scope="row"{left}>{_inner(name)}</th>{cells_text}</tr>')
     above = "".join(f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' for text, count in groups)

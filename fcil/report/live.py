@@ -85,7 +85,8 @@ class Live:
         self._done += 1
         if not self.console.is_terminal:
             asked = len(self._phase.get("clients", ()))
-            self._line(f"{self._place(event)}: {event['updates']}/{asked} clients, {self._speed()}")
+            said = [f"{event['updates']}/{asked} clients", *filter(None, [self._speed()])]
+            self._line(f"{self._place(event)}: {', '.join(said)}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
         accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["correct"], event["total"], strict=True))
@@ -98,12 +99,13 @@ class Live:
         self._line(f"after {self._place(event)}: accuracy {100 * event['accuracy']:.1f} %")
 
     def _speed(self) -> str:
-        """Images per second while clients work, and the time left, extrapolated from the work done in this process."""
+        """Images trained on per second, where there are any, and the time left by the work done in this process."""
         worked = sum(self._weights[self._resumed_at : self._done])
         left = sum(self._weights[self._done :])
         known = worked and not isnan(self._start_time)
-        eta = f", {clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
-        return f"{self._images / self._client_seconds:.0f} images/s{eta}" if self._client_seconds else "first round"
+        eta = f"{clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
+        rate = f"{self._images / self._client_seconds:.0f} images/s" if self._images and self._client_seconds else ""
+        return ", ".join(filter(None, [rate, eta])) if self._client_seconds else "first round"
 
     def _refresh(self) -> None:
         if not self.console.is_terminal or not self._phase:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from fcil.report.figure import SMALL, Mark, Target, draw, label_indices, legend, mark
+from fcil.report.figure import SMALL, Target, draw, label_indices, legend, line_name, mark, name_parts
 from fcil.report.form import form
 
 __all__ = ["accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders", "mean_and_std", "percent_axis"]
@@ -28,18 +28,22 @@ def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
 
 
-def _curve(axes: Axes, seeds: np.ndarray, look: Mark, thin: bool) -> None:
+def _curve(axes: Axes, index: int, seeds: np.ndarray, thin: bool) -> None:
     """Plot one method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
+    look = mark(index)
     tasks = np.arange(1, seeds.shape[1] + 1)
     mean, std = mean_and_std(seeds)
     if len(seeds) > 1:
         if thin:
-            axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)
-        axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
-    axes.plot(
+            for seed, line in enumerate(axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)):
+                name_parts(line_name(index, seed), "seed", [line])
+        band = axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
+        name_parts(line_name(index), "band", [band])
+    middle = axes.plot(
         tasks, mean, color=look.colour, linestyle=look.dashes, marker=look.marker,
         markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(tasks) // 20),
     )  # fmt: skip
+    name_parts(line_name(index), "mean", middle)
 
 
 def percent_axis(axes: Axes, values: np.ndarray) -> None:
@@ -72,20 +76,21 @@ def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> Non
     if not curves:
         raise ValueError("accuracy_over_tasks: no curves")
     values = {label: 100 * np.atleast_2d(np.asarray(curve, float)) for label, curve in curves.items()}
-    looks = [mark(i) for i in range(len(values))]
 
     def paint(figure: Figure, axes: Axes) -> None:
-        for seeds, look in zip(values.values(), looks, strict=True):
-            _curve(axes, seeds, look, thin=len(values) <= 6)
+        for index, seeds in enumerate(values.values()):
+            _curve(axes, index, seeds, thin=len(values) <= 6)
         about = _about_seeds([len(seeds) for seeds in values.values()])
         if len(values) == 1:
             axes.set_title(", ".join(filter(None, [next(iter(values)), about])), loc="left")
         else:
             axes.set_title(about, loc="left", color="0.35", fontsize=7)
+            looks = map(mark, range(len(values)))
             handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in looks]
             final = [mean_and_std(seeds)[0][-1] for seeds in values.values()]
             order = sorted(range(len(final)), key=lambda i: -np.nan_to_num(final[i], nan=-1.0))
-            legend(figure, [handles[i] for i in order], [list(values)[i] for i in order], 4.2)
+            names = [list(values)[i] for i in order]
+            legend(figure, [handles[i] for i in order], names, 4.2, [line_name(i) for i in order])
         last = max(seeds.shape[1] for seeds in values.values())
         axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))

@@ -31,6 +31,7 @@ from fcil.report.run import draw_holders
 from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
 from fcil.seeding import generator
+from fcil.words import counted
 
 __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]
 
@@ -165,8 +166,9 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     used = int(census.train.sum() if census.distinct is None else census.distinct.sum())
     held = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
     train = f"{held}{len(data.train):,} training"
-    sizes = f"{data.name}: {len(data.classes)} classes, {train} and {len(data.test):,} test images"
-    console.print(f"{sizes}, {census.clients} clients, seed {config.run.seed}", soft_wrap=True)
+    classes, tests = counted(len(data.classes), "class", "classes"), counted(len(data.test), "test image")
+    sizes = f"{data.name}: {classes}, {train} and {tests}"
+    console.print(f"{sizes}, {counted(census.clients, 'client')}, seed {config.run.seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
     if data.train.domains is not None:

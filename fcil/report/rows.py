@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fcil.engine.same_settings import doubled
 from fcil.report.missing_updates import count_updates, missing_updates_text
 from fcil.report.units import MEGA
 
@@ -96,6 +97,8 @@ class Row:
     """Runs that took less time than a run alone: resumed ones, and those that took what others had computed."""
     evaluated_on: str = "test"
     """The part that accuracy was measured on."""
+    same: str = ""
+    """Equal for rows that have the same settings; empty where that is not known."""
 
     @property
     def title(self) -> str:
@@ -152,6 +155,7 @@ def compare_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 label_runs[0].get("tuned", ""),
                 untimed,
                 label_runs[0].get("settings", {}).get("data.evaluate_on", "test"),
+                label_runs[0].get("same", ""),
             )
         )
     return rows
@@ -195,6 +199,7 @@ def caption(rows: Sequence[Row]) -> str:
     """Say what a reader has to know of a table: unlike settings, held-out images, runs without times of their own."""
     parts = [
         _held_out(rows),
+        *(f"{said}." for said in doubled((row.label, row.same) for row in rows if row.same)),
         unlike_settings(rows),
         UNTIMED if any(row.untimed for row in rows) else "",
         _tuning(rows),

@@ -22,6 +22,7 @@ from fcil.report.missing_updates import missing_updates
 from fcil.report.tables import run_figures
 from fcil.report.units import MEGA, percent
 from fcil.scenario.census import Census
+from fcil.words import counted
 
 __all__ = ["Run"]
 
@@ -234,7 +235,7 @@ class Run:
     def title(self) -> str:
         """The method and seed of the run, how far it is unless it is finished, and how many updates it lacks."""
         tasks = len(self.config.tasks.sizes) or self.config.tasks.count
-        done = "" if self.finished else f", not finished: {len(self.accuracy)} of {tasks} tasks done"
+        done = "" if self.finished else f", not finished: {len(self.accuracy)} of {counted(tasks, 'task')} done"
         return ", ".join(filter(None, [f"{self.config.method.label}, seed {self.seed}{done}", self.missing]))
 
     def __repr__(self) -> str:

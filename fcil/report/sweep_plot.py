@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from fcil.report.figure import Mark, Target, draw, legend, mark
+from fcil.report.figure import Mark, Target, draw, legend, line_name, mark, name_parts
 from fcil.report.form import form
 from fcil.report.missing_updates import missing_updates_text
 from fcil.report.plots import percent_axis
 from fcil.report.rows import Row, setting_text
 
-__all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "sweep_panels"]
+__all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "row_titles", "sweep_panels"]
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 """Label -> (mean accuracy, std) for each value; NaN where a value has no such row."""
@@ -60,15 +60,19 @@ def _value_axis(axes: Axes, values: Sequence[str], inches: float) -> np.ndarray:
     return places
 
 
-def _draw_curves(axes: Axes, places: np.ndarray, curves: Curves, looks: Mapping[str, Mark], bars: bool) -> None:
+def _draw_curves(
+    axes: Axes, number: int, places: np.ndarray, curves: Curves, looks: Mapping[str, Mark], bars: bool
+) -> None:
+    """Draw the curves of the panel of that number."""
     order = np.argsort(places)
     for label, curve in curves.items():
         mean, std = 100 * np.array(curve).T
         look = looks[label]
-        axes.errorbar(
+        drawn = axes.errorbar(
             places[order], mean[order], np.nan_to_num(std)[order] if bars else None, color=look.colour,
             marker=look.marker, linestyle=look.dashes, capsize=2, markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
+        name_parts(line_name(list(looks).index(label), number), "curve", drawn.get_children())
 
 
 def accuracy_over_values(target: Target, setting: str, values: Sequence[str], curves: Curves) -> None:
@@ -116,7 +120,7 @@ def accuracy_in_panels(
         for unused in grid[len(panels) :]:
             unused.remove()
         for i, (panel, (title, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
-            _draw_curves(panel, _value_axis(panel, values, width - 0.5), curves, looks, bool(stds.any()))
+            _draw_curves(panel, i, _value_axis(panel, values, width - 0.5), curves, looks, bool(stds.any()))
             text = title if len(panels) > 1 else ", ".join(filter(None, [title, about]))
             panel.set_title(text, loc="left", color="black" if title else "0.35", fontsize=7)
             panel.set(xlabel=setting if i + columns >= len(panels) else "")
@@ -134,7 +138,7 @@ def _add_legend(figure: Figure, looks: Mapping[str, Mark], panels: Mapping[str, 
         order = sorted(looks, key=lambda label: -_best(label, panels))
         marks = [looks[label] for label in order]
         handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes) for k in marks]
-        legend(figure, handles, order, 4.2)
+        legend(figure, handles, order, 4.2, [line_name(list(looks).index(label)) for label in order])
 
 
 def _best(label: str, panels: Mapping[str, Curves]) -> float:
@@ -176,7 +180,7 @@ def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str
         joined = ", ".join(values)
         texts = {name: {joined: ", ".join(text.values())} for name, text in texts.items()}
         values = {joined: [text[joined] for text in texts.values()]}
-    titles = _titles(tables)
+    titles = row_titles(tables)
     at = {tuple(text.values()): {row.label: row for row in tables[name]} for name, text in texts.items()}
     for setting in [key for key in values if len(values[key]) > 1] or list(values)[:1]:
         panels: dict[str, Curves] = {}
@@ -197,7 +201,7 @@ def _final(row: Row | None) -> tuple[float, float]:
     return (row.mean[0], row.std[0]) if row else (float("nan"), float("nan"))
 
 
-def _titles(tables: Tables) -> dict[str, str]:
+def row_titles(tables: Tables) -> dict[str, str]:
     """Label -> the label, with the number of updates that are missing at all points together."""
     rows = [row for several in tables.values() for row in several]
     titles = {}

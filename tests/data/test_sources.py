@@ -1,6 +1,7 @@
 """Data sets that are named by where they come from, each in its own format, written here."""
 
 import csv
+import itertools
 import struct
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fcil.data import Data, family, load
 from fcil.data.families.hub import _check_local
 from fcil.data.families.table import _full, _images
 from fcil.data.labelled import Lazy, Rows, listing_of, named_parts, under_one_numbering
-from fcil.data.sites import load_sites
+from fcil.data.sites import load_sites, of_site
 from fcil.errors import ConfigError
 
 SIZE = 28
@@ -339,6 +340,50 @@ def test_sites_may_have_tables(tmp_path):
     data = load_sites(config.data, SIZE)
     assert data.classes == ("only a", "only b", "x")
     assert (data.train.labels.tolist(), data.train.owners.tolist()) == ([0, 1, 2, 2], [0, 1, 0, 1])
+
+
+NUMBERS = ("10", "9", "2", "100")
+
+
+@pytest.mark.parametrize("name", ["folder", "imagefolder", "table:labels.csv", "sites", "other words"])
+def test_classes_named_by_numbers_are_sorted_as_numbers_wherever_they_lie(tmp_path, name):
+    words = (*NUMBERS, "cat") if name == "other words" else NUMBERS
+    parts = ["train/", "test/"] if name != "imagefolder" else [""]
+    for i, (word, part) in enumerate(itertools.product(words, parts)):
+        for k in range(2):
+            path = tmp_path / f"{part}{word}/{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(10 * i + k, SQUARE), "PNG"))
+    if name.startswith("table"):
+        rows = [f"{part}{word}/{k}.png,{word},{part[:-1]}" for word in words for part in parts for k in range(2)]
+        (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    if name == "sites":
+        data = load_sites(Data(name="folder", sites=(str(tmp_path),)), SIZE)
+    else:
+        data = loaded("folder" if name == "other words" else name, tmp_path)
+    assert data.classes == (tuple(sorted(words)) if name == "other words" else ("2", "9", "10", "100"))
+
+
+def test_sites_tell_the_domains_of_their_images_or_say_that_some_do_not(tmp_path):
+    held = {"a": ["9", "10"], "b": ["10", "11"]}
+    for i, (site, domains) in enumerate(held.items()):
+        rows = [(f"{site}{k}.png", f"class {k % 2}", "train", domain) for k, domain in enumerate(domains)]
+        write_table(tmp_path / site, [*rows, (f"{site}t.png", "class 0", "test", domains[1])])
+        for k, row in enumerate(sorted((tmp_path / site).glob("*.png"))):
+            row.write_bytes(encoded(picture(20 * i + k, SQUARE), "PNG"))
+    settings = Data(name="table:labels.csv", sites=tuple(str(tmp_path / site) for site in held))
+    data = load_sites(settings, SIZE)
+    assert data.domains == ("9", "10", "11")
+    for part in (data.train, data.test):
+        for owner, label, domain in zip(part.owners, part.labels, part.domains, strict=True):
+            place = label if part is data.train else 1
+            assert data.domains[domain] == held["ab"[owner]][place]
+    assert of_site(data, 1).train.domains.tolist() == [1, 2]
+    table = (tmp_path / "b" / "labels.csv").read_text().splitlines()
+    (tmp_path / "b" / "labels.csv").write_text("\n".join(line.rpartition(",")[0] for line in table))
+    data = load_sites(settings, SIZE)
+    assert (data.domains, data.train.domains) == ((), None)
+    assert data.remarks[-1] == "site 1: no domains of images, so that those of others are not used"
 
 
 def test_one_shared_cache_holds_sets_of_equal_names_apart(tmp_path):

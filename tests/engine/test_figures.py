@@ -164,7 +164,7 @@ def test_the_command_says_when_an_accuracy_was_reached(folder, capsys):
     assert main(["report", str(folder), "--reach", "0"]) == 0
     assert "0 % over all classes first reached in round 1 of task 3" in capsys.readouterr().out
     assert main(["report", str(folder), "--reach", "1.5"]) == 2
-    assert "--reach 1.5: a share from 0 to 1" in capsys.readouterr().err
+    assert "--reach '1.5': must be a share from 0 to 1" in capsys.readouterr().err
 
 
 def as_before(folder):

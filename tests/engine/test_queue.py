@@ -15,7 +15,7 @@ from fcil.engine.comparison import Cell, cells
 from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.engine.following import Follower
 from fcil.engine.grid import go_where_it_was_begun, read_grid, run_state, write_grid
-from fcil.engine.jobs import Jobs, in_process
+from fcil.engine.jobs import Jobs, alive, in_process
 from fcil.engine.queue import Queue, carry_out_free
 from fcil.engine.records import EVENTS, FAILED, SUMMARY
 from fcil.engine.simulation import simulate
@@ -219,7 +219,7 @@ def test_processes_end_in_the_bits_and_the_table_of_one(path, tmp_path, capsys):
     assert main(["compare", str(several), "--join"]) == 0
     assert "carried out 0 runs; other processes work on 0" in capsys.readouterr().out
     assert main(["watch", str(several / "ncm-seed1")]) == 0
-    assert "1 runs: 1 finished" in capsys.readouterr().out
+    assert "1 run: 1 finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_a_run_that_fails_is_missing_from_the_table_and_the_others_are_in_it(pat
     assert "ZeroDivisionError: never merged" in shown
     assert "Traceback" in shown
     assert any(line.startswith("ncm ") for line in shown.splitlines())
-    assert "1 of 2 runs have no figures" in told
+    assert "1 of 2 runs without figures" in told
     assert "failed: ZeroDivisionError: never merged" in told
     assert "never merged" in (out / "missing.md").read_text()
     mine.write_text(RAISES.replace('raise ZeroDivisionError("never merged")', "return state"))
@@ -368,3 +368,23 @@ def test_the_time_left_is_that_of_the_work_left_at_the_pace_so_far_on_as_many_as
         text = console.export_text()
     assert "50 %" in text
     assert "and 1 more" in text
+
+
+def test_processes_that_work_on_no_run_yet_are_said_to_load(tmp_path):
+    runs = planned(tmp_path, 3)
+    (tmp_path / "jobs").mkdir()
+    view = GridView(runs, tmp_path)
+
+    def headline():
+        return view.headline(view.look()).plain
+
+    with open_locked(tmp_path / "jobs" / "1.log"), open_locked(tmp_path / "jobs" / "2.log"):
+        assert headline() == "3 runs: 3 not begun, 2 processes loading"
+        write_events(runs[0].folder, PHASE)
+        with open_locked(runs[0].folder / EVENTS):
+            assert headline() == "3 runs: 1 running, 2 not begun, 1 process loading"
+    assert headline() == "3 runs: 3 not begun", "none of a command that has ended"
+    with Jobs(tmp_path, 1) as processes:
+        assert alive(tmp_path) == 1
+        (log,) = processes.running
+    assert not is_locked(log)

@@ -45,6 +45,14 @@ def test_filters_hide_the_other_runs_and_no_rule_is_broken(page, tmp_path):
     text, _ = browse((tmp_path / "chosen.html").as_uri(), tmp_path, "--dump-dom")
     runs = re.findall(r'<details class="run" id="(run-\d)"([^>]*)>', text)
     assert [name for name, rest in runs if "hidden" not in rest] == ["run-4"]
+    assert "1 of 4 runs: method = fedavg, with " in text
+    assert "A mean is over all seeds of its row" in text, "the row of seeds 0 and 1 is shown, and says so"
+    shapes = re.findall(r'<g data-runs="([\d ]+)"( hidden="")?>', text)
+    assert {runs for runs, hidden in shapes if not hidden} == {"2 3", "3"}
+    assert {runs for runs, hidden in shapes if hidden} == {"0 1", "0", "1", "2"}
+    told = re.findall(r'aria-label="(?:lines|points): ([^"]*)" data-label', text)
+    assert len(told) == 3
+    assert all("fedavg" in label and "lorm" not in label for label in told), "what is hidden is not read out either"
     (tmp_path / "foreign.html").write_text(page.replace("</body>", "<script>document.title = 'broken'</script></body>"))
     text, complaints = browse((tmp_path / "foreign.html").as_uri(), tmp_path, "--dump-dom")
     assert "<title>broken</title>" not in text

@@ -5,8 +5,11 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +21,13 @@ from fcil.cli.main import main
 from fcil.errors import ConfigError
 from fcil.report.comparison_result import open_comparison
 from fcil.report.html import Shade, html_table
+from fcil.report.page.comparison_charts import _runs_of_a_curve
 from fcil.report.page.document import report_page
 from fcil.report.page.parts import FIT, MUTE, matrix_table
+from fcil.report.page.subject import Entry, Subject
 from fcil.report.paired import differences_cells
-from fcil.report.rows import caption
+from fcil.report.rows import Row, caption
+from fcil.report.sweep_plot import sweep_panels
 from fcil.report.tables import to_cells
 
 VOID = {"meta", "input", "br", "link", "img"}
@@ -266,6 +272,52 @@ def test_a_comparison_has_the_tables_and_remarks_that_compare_writes(comparison)
         assert row[at] == (f"{100 * final[row[0], row[1]]:.1f}" if (row[0], row[1]) in final else "")
 
 
+def test_every_part_of_a_chart_and_table_knows_its_runs_so_that_filters_reach_it(comparison):
+    """Runs 0 to 2 are lorm's, 3 to 5 fedavg's, of which the last has not begun."""
+    text = comparison[-1]
+    curves, traffic, seconds = re.findall(r"<figure.*?</figure>", text, re.DOTALL)[:3]
+    for chart in (curves, traffic, seconds):
+        head = chart[: chart.index(">")]
+        assert head == '<figure data-runs="0 1 2 3 4"'
+        assert set(re.findall(r'<tr data-runs="([\d ]+)"', chart)) == {"0 1 2", "3 4"}
+        said = json.loads(unescape(re.search(r'data-said="([^"]*)"', chart)[1]))
+        assert [(words.split()[0], runs) for words, runs in said] == [("lorm", "0 1 2"), ("fedavg", "3 4")]
+    lines = Counter(re.findall(r'<g data-runs="([\d ]+)">', curves))
+    assert lines == {"0 1 2": 4, "3 4": 4, "0": 1, "1": 1, "2": 1, "3": 1, "4": 1}, "band, mean, two of the legend"
+    points = Counter(re.findall(r'<g data-runs="([\d ]+)">', traffic))
+    assert points.keys() == {"0 1 2", "3 4"}
+    assert min(points.values()) >= 5, "marker, bar, its two ends, the label"
+    section = re.search(r'<section id="results"[^>]*>', text)[0]
+    assert 'data-runs="0 1 2 3 4"' in section
+    assert '<li data-runs="0 1 2 3 4"><a href="#results">' in text
+    folds = [d["data-runs"] for d in Page(text).all("details") if "data-runs" in d]
+    assert folds == list("012345")
+
+
+@given(values=st.lists(st.lists(st.sampled_from(["0.1", "a, b", "x"]), min_size=1, max_size=3, unique=True),
+                       min_size=1, max_size=3), labels=st.sampled_from([("lorm",), ("lorm", "fedavg")]),
+       zipped=st.booleans())  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_a_curve_of_a_sweep_is_made_of_the_runs_at_its_points(values, labels, zipped):
+    """Against a plain look: the runs of the label whose other settings have the panel's values."""
+    names = [f"s.{'abc'[i]}" for i in range(len(values))]
+    if zipped:
+        values = [own[: min(map(len, values))] for own in values]
+    combinations = list(zip(*values, strict=True)) if zipped else list(itertools.product(*values))
+    points = {str(c): dict(zip(names, c, strict=True)) for c in combinations}
+    runs = [(label, name) for name in points for label in labels]
+    tables = {name: [Row(label, 1, (0.5,) * 7, (0.0,) * 7) for label in labels] for name in points}
+    entries = [Entry(None, label, {}, "finished", {"swept": points[name], "value": name}) for label, name in runs]
+    subject = Subject("", SimpleNamespace(points=points, tables=tables), entries)
+    for setting, _, panels, _ in sweep_panels(points, tables):
+        found = [_runs_of_a_curve(subject, setting, panel, label) for panel in panels for label in panels[panel]]
+        assert sorted(itertools.chain(*found)) == list(range(len(runs))), "each run is in one curve"
+        for own in found:
+            others = [{k: v for k, v in points[runs[i][1]].items() if k not in setting.split(", ")} for i in own]
+            assert len({runs[i][0] for i in own}) == 1
+            assert all(other == others[0] for other in others)
+
+
 def test_runs_can_be_chosen_by_all_in_which_they_differ(comparison, tmp_path):
     page = Page(comparison[-1])
     assert "hidden" in page.all("form")[0], "without scripts there is no form that does nothing"
@@ -274,7 +326,7 @@ def test_runs_can_be_chosen_by_all_in_which_they_differ(comparison, tmp_path):
         write_run(tmp_path / name, 1, changes={"partition": {"beta": beta}})
     page = Page(report_page([tmp_path / name for name in "abc"]))
     assert "partition.beta" in [select["name"] for select in page.all("select")]
-    facts = [json.loads(row["data-facts"]) for row in page.all("details") if "data-facts" in row]
+    facts = [json.loads(row["data-facts"]) for row in page.all("tr") if "data-facts" in row]
     assert [fact["partition.beta"] for fact in facts] == ["0.1", "0.5", "0.5"]
     seeds = {row[0]: row[1] for row in page.table("mean and sample standard deviation")[1:]}
     assert len(seeds) == 3, "the same run twice is no second seed"
@@ -312,7 +364,7 @@ def test_the_command_draws_again_in_another_form_without_data(tmp_path, comparis
 @given(text=st.text(), share=st.floats(-1, 1))
 @settings(max_examples=20)
 def test_no_text_leaves_its_cell(text, share):
-    table = html_table(text, [text, text], [[text, Shade(text, share)]], look="plain", facts=[{text: text}])
+    table = html_table(text, [text, text], [[text, Shade(text, share)]], look="plain", facts=[{text: text}], runs=[[1]])
     assert not re.search(r"[\"'<>&]", re.sub(r"<[^<>]*>|&\w+;|&#\w+;", "", table))
     assert table.count("<td") == table.count("</td>") == 1
 

@@ -161,6 +161,12 @@ def _demo(args: argparse.Namespace, console: Console) -> None:
 
 def demo_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `fcil deploy-demo` to the parser."""
-    parser = command("deploy-demo", _demo, "a SuperLink and nodes with TLS on this machine, and a short run on them")
-    parser.add_argument("--clients", type=at_least_1("clients"), default=3, metavar="N", help="number of nodes")
-    parser.add_argument("--keep", action="store_true", help="keep keys, certificates, logs and the run folder")
+    parser = command("deploy-demo", _demo, "start a SuperLink and nodes with TLS here, and carry out a short run")
+    parser.add_argument(
+        "--clients", type=at_least_1("clients"), default=3, metavar="N", help="number of nodes (default: 3)"
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the folder with keys, certificates, logs and the run (default: delete it)",
+    )

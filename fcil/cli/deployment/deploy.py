@@ -158,10 +158,15 @@ def _deploy(args: argparse.Namespace, console: Console) -> None:
 def deploy_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `fcil deploy` to the parser."""
     parser = command("deploy", _deploy, "carry out one run on the nodes of a Flower SuperLink")
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; it need not be part of the app")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file on this machine; it is sent along")
     parser.add_argument(
         "--federation", required=True, metavar="NAME", help="the SuperLink's name in Flower's config.toml"
     )
     set_argument(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run folder, on the SuperLink's machine")
-    parser.add_argument("--app", type=Path, metavar="DIR", help="folder of the app to send (default: this checkout)")
+    parser.add_argument(
+        "--app",
+        type=Path,
+        metavar="DIR",
+        help="checkout of fcil whose code is sent to the nodes, a Flower app (default: this one)",
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data.family import PROTOCOL_TEST, Family, Listing, Part
-from fcil.data.settings import Data
+from fcil.data.settings import Data, sorted_names
 from fcil.data.splits import FilesByClass, check_no_split_file, class_folders, empty_folders, some, stamp_of
 from fcil.errors import ConfigError
 
@@ -53,7 +53,7 @@ def _listing(root: Path, settings: Data) -> Listing:
         train, test = (
             class_folders(folder) if folder.is_dir() else {} for folder in (root / "train", _test_folder(root))
         )
-        classes = tuple(sorted(train.keys() | test.keys()))
+        classes = tuple(sorted_names(train.keys() | test.keys()))
         if not classes:
             raise ConfigError(f"data.root: {root} holds neither train/CLASS nor test/CLASS folders of images")
         return Listing(

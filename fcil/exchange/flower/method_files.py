@@ -15,8 +15,8 @@ from fcil.registry.references import app_folders
 __all__ = ["paths_here", "node_method"]
 
 _REMEDY = (
-    "Every node needs the method's code: put the file into the folder of the app, which `flwr run` sends, and name it "
-    "by its path from there; or install the package that holds it on every node"
+    "Every node needs the method's code: put the file into the folder of the app that Flower sends (the checkout of "
+    "fcil, or what --app names), and name it by its path from there; or install the package that holds it on every node"
 )
 
 

@@ -1,25 +1,20 @@
 """The parts of a page that tell of several runs: tables over seeds, charts, differences, and the runs one by one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fcil.report.comparison_plots import curves_of, seconds_points, traffic_points
-from fcil.report.cost_plots import Points, accuracy_against_seconds, accuracy_against_traffic
 from fcil.report.figures_table import figures_cells
 from fcil.report.grid_view import HEAD, GridView
 from fcil.report.html import Cell, Link
 from fcil.report.missing_updates import count_updates
-from fcil.report.page.charts import chart, inline_svg
-from fcil.report.page.parts import Section, charts, paragraph, scroll_table
+from fcil.report.page.comparison_charts import sweep_charts, table_charts
+from fcil.report.page.parts import Section, paragraph, scroll_table
 from fcil.report.page.subject import Entry, Subject
 from fcil.report.paired import differences_cells
-from fcil.report.plots import accuracy_over_tasks, mean_and_std
 from fcil.report.published import published_cells
 from fcil.report.rows import COLUMNS, Column, Row, caption, share_text
-from fcil.report.sweep_plot import accuracy_in_panels, sweep_panels
 from fcil.report.tables import to_cells
-from fcil.report.units import percent
 
 __all__ = ["filter_form", "results_sections", "runs_table", "standing"]
 
@@ -30,83 +25,39 @@ MOST_VALUES = 40
 def results_sections(subject: Subject) -> list[Section]:
     """Tell of the finished runs together: a sweep's charts, and tables and charts at each of its points."""
     comparison = subject.comparison
-    sections = [Section("Over the swept settings", _sweep(subject))]
+    sections = [Section("Over the swept settings", sweep_charts(subject))]
     for value, rows in comparison.tables.items():
-        runs = [run for run in comparison.figures if run["value"] == value]
+        runs, numbers = [run for run in comparison.figures if run["value"] == value], subject.runs_at(value)
         if rows:
-            found = comparison.differences[value]
-            sections.append(Section(value or "Results", _tables(rows, runs, found) + _charts(rows, runs)))
+            body = _tables(rows, runs, comparison.differences[value], numbers) + table_charts(rows, runs, numbers)
+            sections.append(Section(value or "Results", body, sorted(n for own in numbers.values() for n in own)))
     return sections
 
 
 def standing(view: GridView) -> str:
     """Say how many runs are in each state, and of those that are not finished how far each is."""
     standings = view.look()
-    lines = [
-        view.cells(cell, standing)
-        for cell, standing in zip(view.runs, standings, strict=True)
-        if standing.state != "finished"
-    ]
-    return paragraph(view.headline(standings).plain, "state") + scroll_table("runs that are not finished", HEAD, lines)
+    open_ones = [number for number, standing in enumerate(standings) if standing.state != "finished"]
+    lines = [view.cells(view.runs[number], standings[number]) for number in open_ones]
+    table = scroll_table("runs that are not finished", HEAD, lines, runs=[[number] for number in open_ones])
+    return paragraph(view.headline(standings).plain, "state") + table
 
 
-def _tables(rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], found: Any) -> str:
-    """Make the tables that `fcil compare` writes, with the same remarks."""
-    facts = [{"method": row.label} for row in rows]
+def _tables(
+    rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], found: Any, numbers: Mapping[str, Sequence[int]]
+) -> str:
+    """Make the tables that `fcil compare` writes, with the same remarks; a line is made of the runs of its label."""
     heads, lines = to_cells(rows)
-    parts = [scroll_table("mean and sample standard deviation over seeds", heads, lines, facts=facts)]
+    own = [numbers[row.label] for row in rows]
+    parts = [scroll_table("mean and sample standard deviation over seeds", heads, lines, runs=own)]
     parts.append(paragraph(caption(rows)))
     for name, (head, cells) in (
         ("published figures", published_cells(rows)),
         ("paired differences of final accuracy, seed by seed", differences_cells(found)),
         ("figures by class and client, and storage", figures_cells(runs)),
     ):
-        parts.append(scroll_table(name, head, cells, facts=[{"method": line[0]} for line in cells]))
+        parts.append(scroll_table(name, head, cells, runs=[numbers[line[0]] for line in cells]))
     return "".join(parts)
-
-
-def _charts(rows: Sequence[Row], runs: Sequence[Mapping[str, Any]]) -> str:
-    curves = curves_of(rows, runs)
-    means = {title: mean_and_std(seeds)[0] for title, seeds in curves.items()}
-    tasks = max(len(mean) for mean in means.values())
-    head = ("method", *(f"task {t + 1}" for t in range(tasks)))
-    lines = [[title, *map(percent, mean)] for title, mean in means.items()]
-    final = ", ".join(f"{title} {percent(mean[-1])} %" for title, mean in means.items())
-    said = f"lines: accuracy on all classes seen after each of {tasks} tasks, mean over seeds; at last {final}"
-    table = scroll_table("accuracy on all classes seen, mean over seeds, %", head, lines)
-    drawn = [chart(inline_svg(accuracy_over_tasks, curves, label=said), "accuracy on all classes seen", table)]
-    drawn.append(_cost_chart(accuracy_against_traffic, traffic_points(rows), "MB", "traffic, up and down"))
-    if any(row.untimed < row.runs for row in rows):
-        drawn.append(_cost_chart(accuracy_against_seconds, seconds_points(rows), "s", "time of runs alone"))
-    return charts(drawn)
-
-
-def _cost_chart(plot: Callable[..., None], points: Points, unit: str, cost: str) -> str:
-    known = {title: point for title, point in points.items() if point[2] > 0}
-    lines = [[title, percent(mean), percent(std), f"{amount:.1f}"] for title, (mean, std, amount) in known.items()]
-    told = ", ".join(f"{title} {mean} % for {amount} {unit}" for title, mean, _, amount in lines)
-    head = ("method", "accuracy, %", "± std, points", f"{cost}, {unit}")
-    table = scroll_table(f"final accuracy and {cost}", head, lines)
-    svg = inline_svg(plot, points, label=f"points: final accuracy against {cost}: {told}")
-    return chart(svg, f"final accuracy against {cost}", table)
-
-
-def _sweep(subject: Subject) -> str:
-    comparison = subject.comparison
-    if not any(comparison.points.values()) or not all(comparison.tables.get(value) for value in comparison.points):
-        return ""
-    drawn = []
-    for setting, values, panels, columns in sweep_panels(comparison.points, comparison.tables):
-        lines = [
-            [", ".join(filter(None, [title, label])), *(percent(mean) for mean, _ in curve)]
-            for title, curves in panels.items()
-            for label, curve in curves.items()
-        ]
-        name = f"final accuracy over {setting}"
-        table = scroll_table(f"{name}, %", ("method", *values), lines)
-        said = f"lines: {name} at {', '.join(values)}; the numbers are in the table below"
-        drawn.append(chart(inline_svg(accuracy_in_panels, setting, values, panels, columns, label=said), name, table))
-    return charts(drawn)
 
 
 def runs_table(entries: Sequence[Entry], targets: Sequence[str] = ()) -> str:
@@ -126,7 +77,8 @@ def runs_table(entries: Sequence[Entry], targets: Sequence[str] = ()) -> str:
         first = Link(entry.label, targets[number]) if targets else entry.label
         lines.append([first, *(entry.facts.get(name, "") for name in names), entry.state, *figures, *lost])
     head += ["missing, updates"] if with_missing else []
-    return scroll_table("every run by itself", head, lines, facts=[_facts(entry) for entry in entries])
+    facts, own = [_facts(entry) for entry in entries], [[number] for number in range(len(entries))]
+    return scroll_table("every run by itself", head, lines, facts=facts, runs=own)
 
 
 def _figure(column: Column, figures: Mapping[str, Any]) -> str:
@@ -139,7 +91,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 def filter_form(entries: Sequence[Entry]) -> str:
-    """Make the fields by which runs and rows are chosen; hidden until the page's script runs."""
+    """Make the fields by which runs are chosen, and a line that says which are; hidden until the page's script runs."""
     if len(entries) < 2:
         return ""
     facts = [_facts(entry) for entry in entries]
@@ -150,6 +102,6 @@ def filter_form(entries: Sequence[Entry]) -> str:
             choices = "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
             select = f'<select name="{escape(name)}"><option value="">all</option>{choices}</select>'
             fields.append(f"<label>{escape(name)}{select}</label>")
-    text = '<label>text<input type="search" name="text" placeholder="words in a line"></label>'
-    end = '<button type="reset">show all</button><output aria-live="polite"></output>'
-    return f'<form data-filters hidden aria-label="choose runs">{text}{"".join(fields)}{end}</form>'
+    text = '<label>text<input type="search" name="text" placeholder="in method or settings"></label>'
+    end = '<button type="reset">show all</button></form><p id="chosen" class="dim" role="status"></p>'
+    return f'<form data-filters hidden aria-label="choose runs">{text}{"".join(fields)}{end}'

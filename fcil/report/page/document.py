@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -14,12 +13,14 @@ from pathlib import Path
 from fcil.engine.grid import GRID, run_state
 from fcil.errors import ConfigError
 from fcil.report.grid_view import GridView
+from fcil.report.html import made_of
 from fcil.report.page.comparison_parts import filter_form, results_sections, runs_table, standing
 from fcil.report.page.parts import Section, paragraph
 from fcil.report.page.phase_parts import phase_name
 from fcil.report.page.run_parts import run_sections
 from fcil.report.page.subject import Subject, of_comparison, of_runs
 from fcil.report.run_result import Run
+from fcil.words import counted
 
 __all__ = ["policy", "report_page", "run_page", "subject_page"]
 
@@ -42,16 +43,21 @@ def policy() -> str:
     )
 
 
-def _document(title: str, lead: str, sections: Sequence[tuple[str, Section]], seconds: float = 0) -> str:
+def _document(
+    title: str, lead: str, sections: Sequence[tuple[str, Section]], seconds: float = 0, above: str = ""
+) -> str:
     """Write a page of HTML out of its sections.
 
     Args:
-        lead: HTML above the sections.
+        lead: HTML below the title.
         sections: anchor and section.
         seconds: between two looks for a newer page, where it is served; 0 for a file.
+        above: HTML above the sections.
     """
     shown = [(anchor, section) for anchor, section in sections if section.body]
-    links = "".join(f'<li><a href="#{anchor}">{escape(section.title)}</a></li>' for anchor, section in shown)
+    links = "".join(
+        f'<li{made_of(section.runs)}><a href="#{anchor}">{escape(section.title)}</a></li>' for anchor, section in shown
+    )
     body = "".join(section.html(anchor) for anchor, section in shown)
     live = f'<p id="live" role="status" class="dim" data-seconds="{seconds:g}">live</p>' if seconds else ""
     again = f'<noscript><meta http-equiv="refresh" content="{4 * seconds:g}"></noscript>' if seconds else ""
@@ -64,7 +70,7 @@ def _document(title: str, lead: str, sections: Sequence[tuple[str, Section]], se
         f'<a class="skip" href="#content">Skip to the content</a>{live}<div id="page">'
         f"<header><h1>{escape(title)}</h1>{lead}</header>"
         f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
-        f'<main id="content" tabindex="-1">{body}</main>'
+        f'<main id="content" tabindex="-1">{above}{body}</main>'
         f'<footer class="dim">Made by fcil {escape(metadata.version("fcil"))} from the records of the runs.</footer>'
         f"</div><script>{_asset('script.js')}</script></body></html>\n"
     )
@@ -86,7 +92,7 @@ def run_page(run: Run, seconds: float = 0, back: str = "") -> str:
     if state == "not begun":
         return _document(name, paragraph("not begun") + link, [], seconds)
     data, census = run.config.data.name, run.census
-    clients = f", {census.clients} clients" if census else ""
+    clients = f", {counted(census.clients, 'client')}" if census else ""
     lead = paragraph(f"{data}{clients}, run folder {name}; {state}{_place(run) if state == 'running' else ''}") + link
     return _document(run.title, lead, [(_anchor(s.title), s) for s in run_sections(run)], seconds)
 
@@ -105,11 +111,9 @@ def _run_folds(subject: Subject) -> str:
         title = f"{entry.label}, seed {entry.facts['seed']}" + ("" if entry.state == "finished" else f", {entry.state}")
         varied = ", ".join(f"{k} = {v}" for k, v in entry.facts.items() if k not in ("method", "seed"))
         inner = "".join(s.html(f"{place}-{_anchor(s.title)}", 3) for s in _sections_of(entry.run, entry.state))
-        facts = escape(json.dumps({**entry.facts, "state": entry.state}))
         summary = escape(f"{title}{f' ({varied})' if varied else ''}")
         parts.append(
-            f'<details class="run" id="{place}" data-facts="{facts}" data-text="{summary}">'
-            f"<summary>{summary}</summary>{inner}</details>"
+            f'<details class="run" id="{place}"{made_of([number])}><summary>{summary}</summary>{inner}</details>'
         )
     return "".join(parts)
 
@@ -136,13 +140,13 @@ def subject_page(
     entries, sections = subject.entries, [Section("Where the runs stand", standing(view))] if view else []
     sections += results_sections(subject) if results is None else results
     places = targets or [f"#run-{i + 1}" for i in range(len(entries))] if len(entries) <= MOST_RUNS else targets
-    sections.append(Section("Runs", filter_form(entries) + runs_table(entries, places)))
+    sections.append(Section("Runs", runs_table(entries, places)))
     if not targets:
         told = _run_folds(subject) if places else paragraph(
             f"Of more than {MOST_RUNS} runs the page has tables only; `fcil report RUN --html FILE` tells all of one."
         )  # fmt: skip
         sections.append(Section("Each run", told))
-    return _document(subject.title, "", [(_anchor(s.title), s) for s in sections], seconds)
+    return _document(subject.title, "", [(_anchor(s.title), s) for s in sections], seconds, filter_form(entries))
 
 
 def report_page(folders: Sequence[Path]) -> str:
@@ -156,6 +160,6 @@ def report_page(folders: Sequence[Path]) -> str:
         raise ConfigError(f"{comparisons[0]}: is a comparison, which has a page of its own; name it alone")
     if comparisons:
         subject = of_comparison(folders[0])
-        return subject_page(subject, view=GridView(subject.cells))
+        return subject_page(subject, view=GridView(subject.cells, folders[0]))
     subject = of_runs(folders)
     return run_page(subject.entries[0].run) if len(folders) == 1 else subject_page(subject)

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from fcil.report.html import Cell, Shade, html_table
+from fcil.report.html import Cell, Shade, html_table, made_of
 
 __all__ = ["Section", "charts", "fold", "listing", "matrix_table", "paragraph", "scroll_table", "shades"]
 
@@ -20,13 +20,15 @@ class Section:
 
     title: str
     body: str
+    runs: Sequence[int] = ()
+    """Numbers of the runs that it is made of, where it is to be hidden when none of them is chosen."""
 
     def html(self, anchor: str, level: int = 2) -> str:
         """Write the section, whose heading names it, with an anchor for links."""
         if not self.body:
             return ""
         heading = f'<h{level} id="{anchor}-h">{escape(self.title)}</h{level}>'
-        return f'<section id="{anchor}" aria-labelledby="{anchor}-h">{heading}{self.body}</section>'
+        return f'<section id="{anchor}" aria-labelledby="{anchor}-h"{made_of(self.runs)}>{heading}{self.body}</section>'
 
 
 def paragraph(text: str, look: str = "dim") -> str:
@@ -52,11 +54,12 @@ def scroll_table(
     look: str = "plain",
     groups: Sequence[tuple[str, int]] = (),
     facts: Sequence[Mapping[str, str]] = (),
+    runs: Sequence[Sequence[int]] = (),
 ) -> str:
     """Make a table that scrolls in itself, also by the keyboard, where it is larger than the page; see `html_table`."""
     if not rows:
         return ""
-    table = html_table(caption, head, rows, look=look, groups=groups, facts=facts)
+    table = html_table(caption, head, rows, look=look, groups=groups, facts=facts, runs=runs)
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">{table}</div>'
 
 

@@ -13,6 +13,7 @@ from fcil.report.run_result import Run
 from fcil.report.tables import run_figures
 from fcil.report.units import MEGA, percent
 from fcil.scenario.census import Census
+from fcil.words import counted
 
 __all__ = ["run_sections"]
 
@@ -56,7 +57,7 @@ def _accuracy(run: Run) -> str:
     table = scroll_table(
         "accuracy by task, %", ("task", "when learned", last, "all seen so far after it"), rows
     )  # fmt: skip
-    said = f"line: accuracy on all classes seen after each of {tasks} tasks, at last {percent(pooled[-1])} %"
+    said = f"line: accuracy on all classes seen after each of {counted(tasks, 'task')}, at last {percent(pooled[-1])} %"
     drawn = inline_svg(accuracy_over_tasks, {run.title: pooled}, label=said)
     numbers = [str(t + 1) for t in range(matrix.shape[1])]
     lines = [(f"after task {t}", cells) for t, cells in zip(numbers, _percents(matrix), strict=False)]
@@ -102,7 +103,7 @@ def _holders(run: Run) -> str:
     rows = [(f"client {k}", line) for k, line in enumerate(shades(shown, shown.astype(int), float(counts.max())))]
     table = matrix_table(f"training images of each client (rows) by {of} (columns)", "", names, rows, groups)
     more = len(counts) - len(shown)
-    note = f"{more} more clients are not shown; census.json in the run folder has all." if more > 0 else ""
+    note = f"{counted(more, 'more client')} not shown; census.json in the run folder has all." if more > 0 else ""
     return table + paragraph(note) + _client_figures(run, counts)
 
 

@@ -1,19 +1,35 @@
 "use strict";
-// Filters: a row or a run is hidden that has another value of a chosen fact, or lacks a word of the text.
+// Filters choose runs, by what their lines in the table of runs know: those with the chosen values and all words of the
+// text among their facts. What is made of other runs alone is hidden: a row, a curve, a point, a chart, a section, a run's own part.
 const filters = () => document.querySelector("form[data-filters]");
 function apply() {
   const form = filters();
   if (!form) return;
   const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
   const chosen = [...form.querySelectorAll("select")].filter((s) => s.value !== "");
-  let shown = 0, all = 0;
-  for (const row of document.querySelectorAll("[data-facts]")) {
-    const facts = JSON.parse(row.dataset.facts), text = (row.dataset.text ?? row.textContent).toLowerCase();
+  const lines = [...document.querySelectorAll("[data-facts]")], shown = new Set();
+  for (const line of lines) {
+    const facts = JSON.parse(line.dataset.facts), text = Object.entries(facts).flat().join(" ").toLowerCase();
     const fits = chosen.every((s) => !(s.name in facts) || facts[s.name] === s.value);
-    row.hidden = !(fits && words.every((word) => text.includes(word)));
-    if (row.closest("#runs tbody")) { all += 1; shown += row.hidden ? 0 : 1; }
+    if (fits && words.every((word) => text.includes(word))) shown.add(line.dataset.runs);
   }
-  form.querySelector("output").textContent = `${shown} of ${all} runs`;
+  const among = (runs) => runs.split(" ").filter((run) => shown.has(run));
+  let mixed = false; // a mean over runs of which some are not chosen
+  for (const part of document.querySelectorAll("[data-runs]")) {
+    const runs = part.dataset.runs, left = among(runs).length;
+    part.toggleAttribute("hidden", left === 0);
+    mixed ||= part.matches("tr") && !part.closest("figure") && left > 0 && left < runs.split(" ").length;
+  }
+  for (const chart of document.querySelectorAll("svg[data-said]")) {
+    const said = JSON.parse(chart.dataset.said).filter(([, runs]) => among(runs).length).map(([text]) => text);
+    chart.setAttribute("aria-label", `${chart.dataset.label}: ${said.join(", ")}`);
+  }
+  const by = [...chosen.map((s) => `${s.name} = ${s.value}`), ...words.map((word) => `with "${word}"`)].join(", ");
+  const means = mixed ? " A mean is over all seeds of its row, also those that are not chosen." : "";
+  say(document.getElementById("chosen"), `${shown.size} of ${lines.length} runs${by && `: ${by}`}.${means}`);
+}
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text; // else a screen reader would tell it again and again
 }
 function begin() {
   const form = filters();
@@ -51,9 +67,6 @@ function replace(text) {
   scrollTo(...place);
 }
 let version = "";
-function say(text) {
-  if (live.textContent !== text) live.textContent = text; // else a screen reader would tell it again and again
-}
 async function look() {
   try {
     if (!document.hidden) {
@@ -63,10 +76,10 @@ async function look() {
         version = reply.headers.get("ETag") ?? "";
         replace(await reply.text());
       }
-      say(reply.status < 400 ? "live" : `not live: ${await reply.text()}`);
+      say(live, reply.status < 400 ? "live" : `not live: ${await reply.text()}`);
     }
   } catch {
-    say("not live: fcil watch has ended");
+    say(live, "not live: fcil watch has ended");
   }
   setTimeout(look, 1000 * Number(live.dataset.seconds));
 }

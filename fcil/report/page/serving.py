@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from fcil.engine.grid import GRID, read_grid, run_state
+from fcil.engine.jobs import alive
 from fcil.engine.records import CONFIG, EVENTS, FAILED, SUMMARY
 from fcil.errors import ConfigError
 from fcil.report.grid_view import GridView
@@ -41,7 +42,7 @@ class Pages:
         self.folder, self.single = folder, (folder / CONFIG).exists() and not (folder / GRID).exists()
         cells = [] if self.single else read_grid(folder)
         self.runs = [folder] if self.single else [cell.folder for cell in cells]
-        self._view = None if self.single else GridView(cells)
+        self._view = None if self.single else GridView(cells, folder)
         self._lock = threading.Lock()  # matplotlib draws in one thread at a time
         self._made: dict[str, tuple[float, object, bytes]] = {}
         self._results: tuple[object, Subject, Sequence[Section]] | None = None
@@ -56,7 +57,7 @@ class Pages:
             if time.monotonic() - at < SECONDS and page:
                 return page
             folders = [self.runs[int(number[1])]] if number else self.runs
-            now = _stamps(folders, (EVENTS, SUMMARY, FAILED))
+            now = _stamps(folders, (EVENTS, SUMMARY, FAILED)), alive(self.folder)
             if now != known:
                 page = self._make(folders[0] if number or self.single else None).encode()
             self._made[path] = time.monotonic(), now, page

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.engine.comparison import Cell, short_titles
 from fcil.engine.grid import read_grid, run_state
+from fcil.engine.same_settings import same_key
 from fcil.registry import method_class, method_names
 from fcil.report.comparison_result import Comparison, open_comparison
 from fcil.report.page.settings_parts import settings_of
@@ -40,6 +41,14 @@ class Subject:
     entries: Sequence[Entry]
     cells: Sequence[Cell] = field(default=())
     """What is planned, where the runs are those of a comparison."""
+
+    def runs_at(self, value: str) -> dict[str, list[int]]:
+        """Label -> the numbers of its finished runs at a point of the sweep, in the order of the runs."""
+        found: dict[str, list[int]] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.figures and entry.figures["value"] == value:
+                found.setdefault(entry.label, []).append(number)
+        return found
 
 
 def of_comparison(folder: Path) -> Subject:
@@ -75,7 +84,16 @@ def of_runs(folders: Sequence[Path]) -> Subject:
         for label, run in zip(labels, runs, strict=True)
     ]  # the same run twice is no second seed
     figures: list[dict[str, Any]] = [
-        {**run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": of_run, **_stream(run)}
+        {
+            **run.summary,
+            "label": label,
+            "seed": run.seed,
+            "value": "",
+            "swept": {},
+            "settings": of_run,
+            **_stream(run),
+            "same": same_key(of_run, run.config.method.name),
+        }
         for run, label, of_run in zip(runs, labels, settings, strict=True)
     ]
     varied = differing_settings(figures)
