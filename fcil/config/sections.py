@@ -55,7 +55,9 @@ class Run:
     ] = False
     secure_sums: Annotated[
         bool,
-        Option("clients mask their sums, of which the server sees the total only; in this process, as a simulation"),
+        Option(
+            "clients mask their sums, of which the server sees the total only; a phase takes four messages, not one"
+        ),
     ] = False
     filter: Annotated[
         str,

@@ -22,7 +22,7 @@ from fcil.model.backbone import describe_backbone
 from fcil.scenario.census import Census
 from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange
-from fcil.server.plan import Plan, initial_progress, make_plan
+from fcil.server.plan import Plan, check_sums, initial_progress, make_plan
 
 __all__ = ["Session", "prepare"]
 
@@ -86,6 +86,7 @@ def prepare(
         check_device(config.run.device)
     plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), describe_backbone(config.model))
     check_filter(plan)
+    check_sums(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan, nodes or {})
 

@@ -17,7 +17,8 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.evaluation import evaluated
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.nodes import Nodes
-from fcil.exchange.flower.settling import Streaming, replies, settled
+from fcil.exchange.flower.secure_grid import over_grid
+from fcil.exchange.flower.settling import SIMULATION, Streaming, replies, settled
 from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.shared import Shared
@@ -60,8 +61,11 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store, shared.written() if shared else "")
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
-        if config.run.secure_sums:
-            raise ConfigError('run.secure_sums: is simulated in one process so far (`run.exchange = "inline"`)')
+        if config.run.secure_sums and type(grid).__name__ == SIMULATION:
+            raise ConfigError(
+                "run.secure_sums: in Flower's simulation any process may work for any client, so that none could keep "
+                'its secrets between two messages; simulate with run.exchange = "inline" or "ray": the same bits'
+            )
         if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
@@ -109,6 +113,12 @@ class FlowerExchange:
 
     def __call__(self, request: Request) -> Iterator[Reply]:
         """Send the longest client's message first; yield replies as they arrive, and then a failure per missing one."""
+        if request.secure:
+            if self.nodes is not None:
+                self.waiting.begin()
+                self.waiting.for_all(request.num_examples)
+            yield over_grid(self, request)
+            return
         contents = messages.request_contents(request, self.job)
         yield from self._ask(request, contents) if self.nodes is None else self._ask_nodes(request, contents)
 
@@ -116,8 +126,20 @@ class FlowerExchange:
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
         seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
-        absent = self.nodes.why_missing if self.nodes else str
-        yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, absent)
+        yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, self.why_missing)
+
+    def why_missing(self, client: int) -> str:
+        """Say why a client has no node; workers of ours are there for all."""
+        return self.nodes.why_missing(client) if self.nodes else str(client)
+
+    def returned(self, lost: Iterable[int], wait: bool) -> bool:
+        """Doubt the nodes of clients that were lost; wait, if asked, until one is there, and tell whether one is."""
+        clients = list(lost)
+        if self.nodes is None:
+            return False
+        for client in clients:
+            self.nodes.doubt(client)
+        return wait and self.waiting.for_any(clients)
 
     def _ask_nodes(self, request: Request, contents: dict[int, RecordDict]) -> Iterator[Reply]:
         """Ask nodes; and again those without an update, while too few are good and `run.wait_for_clients` lasts."""
