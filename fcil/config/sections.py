@@ -125,6 +125,12 @@ class Config:
         return self.partition.kind == "sites" and self.data.test_at == "sites"
 
     @property
+    def sites_on_ray(self) -> bool:
+        """Tell whether nodes of a Ray cluster hold the images of sites: those of which no folder is named here."""
+        sites = self.data.sites
+        return self.partition.kind == "sites" and self.run.exchange == "ray" and not (sites and all(sites))
+
+    @property
     def answers_by_class(self) -> bool:
         """Tell whether right answers are told by class; of sites that keep their classes to themselves, by task."""
         return self.data.class_counts or not self.sites_evaluate

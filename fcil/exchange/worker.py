@@ -12,7 +12,7 @@ import torch
 
 from fcil.arrays import Arrays, nbytes
 from fcil.client.data import ClientData
-from fcil.client.store import ClientStore, MemoryStore
+from fcil.client.store import ClientStore, MemoryStore, StoreError
 from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
@@ -162,10 +162,15 @@ class Worker:
             return None
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
-        """Do several clients' parts, one after the other; one that raises is a failure with its traceback."""
+        """Do several clients' parts, one after the other; one that raises is a failure with its traceback.
+
+        What stands in the way of its store is told without: it is no fault of the code.
+        """
         for client in clients:
             try:
                 yield self.work(phase, broadcast, client)
+            except StoreError as error:
+                yield Failure(client, str(error), stops=True)
             except Exception as error:  # whatever a client's code may raise
                 yield crashed(client, error)
 

@@ -1,10 +1,12 @@
 """What a client keeps: keyed by client and phase, so that a phase can be run again."""
 
+import os
+
 import numpy as np
 import pytest
 
 from fcil.arrays import digest
-from fcil.client.store import ClientStore, MemoryStore
+from fcil.client.store import ClientStore, MemoryStore, StoreError
 
 
 @pytest.fixture
@@ -93,3 +95,21 @@ def test_what_is_read_from_memory_can_be_changed_in_place():
     memory.write(0, 0, kept(1))
     memory.read(0, 1)["count"] += 1
     assert memory.read(0, 1)["count"] == [1]
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(store):
+    store.write(2, 0, kept(1))
+    folder = store.folder / "2"
+    (folder / f".1.{os.getpid()}").symlink_to("/dev/full")  # it is written aside, and there is no room
+    with pytest.raises(StoreError, match=r"2: cannot be written \(.*No space left on device.*its update is not sent"):
+        store.write(2, 1, kept(2))
+    assert [path.name for path in folder.iterdir()] == ["000000.safetensors"]
+    assert digest(store.read(2, 2)) == digest(kept(1))
+    store.write(2, 1, kept(2))
+    assert digest(store.read(2, 2)) == digest(kept(2))
+
+
+def test_a_folder_that_cannot_be_made_is_the_same_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written \((Not a directory|File exists)\)"):
+        ClientStore(tmp_path / "file").write(0, 0, kept(1))

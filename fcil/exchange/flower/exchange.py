@@ -16,9 +16,9 @@ from fcil.exchange.device import resolved
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.evaluation import evaluated
 from fcil.exchange.flower.internals import identify
-from fcil.exchange.flower.nodes import Nodes
+from fcil.exchange.flower.nodes import HELLO_SECONDS, Nodes
 from fcil.exchange.flower.secure_grid import over_grid
-from fcil.exchange.flower.settling import SIMULATION, Streaming, replies, settled
+from fcil.exchange.flower.settling import SIMULATION, Settling, Streaming, replies, settled
 from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.shared import Shared
@@ -66,13 +66,16 @@ class FlowerExchange:
                 "run.secure_sums: in Flower's simulation any process may work for any client, so that none could keep "
                 'its secrets between two messages; simulate with run.exchange = "inline" or "ray": the same bits'
             )
-        if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
+        self.anywhere = isinstance(grid, Streaming) and not getattr(grid, "pinned", False)
+        """Whether any process of the grid may work for any client."""
+        if config.run.aggregate_on_worker and not self.anywhere:
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
                 'set it to false, or use run.exchange = "ray" or "inline"'
             )
         self.nodes: Nodes | None = None
-        if not isinstance(grid, Streaming):
+        if not self.anywhere:
+            ours = isinstance(grid, Streaming)
             self.nodes = Nodes(
                 grid,
                 config.partition.clients,
@@ -80,6 +83,7 @@ class FlowerExchange:
                 introduce(self.local),
                 node_seconds,
                 config.run.introduction_timeout,
+                hello_seconds=config.run.introduction_timeout if ours else HELLO_SECONDS,
             )
             self._name_classes(self.nodes)
             self.waiting = Waiting(self.nodes, config.run.wait_for_clients)
@@ -128,6 +132,11 @@ class FlowerExchange:
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
         yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, self.why_missing)
 
+    def settle(self, clients: Iterable[int]) -> None:
+        """Give clients a worker each that keeps their secrets, where any could work for them."""
+        if self.anywhere and isinstance(self.grid, Settling):
+            self.grid.settle([client + 1 for client in clients])
+
     def why_missing(self, client: int) -> str:
         """Say why a client has no node; workers of ours are there for all."""
         return self.nodes.why_missing(client) if self.nodes else str(client)
@@ -152,7 +161,7 @@ class FlowerExchange:
             lost: dict[int, Failure] = {}
             asked = replace(request, num_examples={c: request.num_examples[c] for c in contents})
             for reply in self._ask(asked, contents):
-                if isinstance(reply, Failure) and not reply.traceback:
+                if isinstance(reply, Failure) and not reply.raised:
                     self.nodes.doubt(reply.client)
                     if self.waiting.seconds and reply.client not in good:
                         lost[reply.client] = reply
@@ -170,7 +179,8 @@ class FlowerExchange:
         places = self.config.partition.clients if self.config.sites_evaluate else 1
         groups = task.seen if self.config.answers_by_class else task.index + 1
         late = self.config.run.client_timeout
-        if isinstance(self.grid, Streaming):
+        if self.anywhere:
+            assert isinstance(self.grid, Streaming)
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
             workers = {shard: shard + 1 for shard in contents}
             return evaluated(
@@ -205,7 +215,7 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
         shared: what the runs of this process share; the workers are kept in it for the next run.
 
     Raises:
-        ConfigError: Ray has no room for the workers, or does not answer.
+        ConfigError: Ray has no room for the workers, or does not answer; or a site's node does not fit.
     """
     from fcil.exchange.flower.ray_grid import RayGrid  # Ray is not needed behind a SuperLink
 
@@ -219,7 +229,7 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
         raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
     settings: dict[str, Any] = {
         "workers": run.workers, "threads": run.threads, "gpus": run.gpus_per_client, "address": run.ray_address,
-        "mixed": run.mixed_processors,
+        "mixed": run.mixed_processors, "sites": config.sites_on_ray,
     }  # fmt: skip
 
     def start() -> RayGrid:
@@ -227,5 +237,10 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
 
     key = (config.partition.clients, *settings.values())
     grid = shared.keep(WORKERS, key, start, RayGrid.close) if shared else start()
-    store = str((run_folder / STORE).resolve()) if run_folder else ""
-    return FlowerExchange(grid, config, store=store, shared=shared)
+    store = str((run_folder / STORE).resolve()) if run_folder and not config.sites_on_ray else ""
+    try:
+        return FlowerExchange(grid, config, store=store, shared=shared)
+    except BaseException:
+        if shared is None:
+            grid.close()
+        raise

@@ -6,7 +6,7 @@ is not trusted: whatever does not fit is a ValueError.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -255,14 +255,15 @@ def read_failure(content: RecordDict) -> Failure | None:
     if _FAILURE not in content:
         return None
     reason, trace = (get(content, _FAILURE, key, str) for key in ("reason", "traceback"))
-    return Failure(get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:])
+    stops = get(content, _FAILURE, "stops", bool)
+    return Failure(get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:], stops)
 
 
 def write_partial(partial: Partial) -> RecordDict:
     """Write the reply for a group of clients: their sums and failures."""
     arrays, index = pack({"sums": partial.sums})
     members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
-    group = {"members": members, "failures": [[f.client, f.reason, f.traceback] for f in partial.failures]}
+    group = {"members": members, "failures": [astuple(f) for f in partial.failures]}
     reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(group)})
     return RecordDict({_ARRAYS: arrays, _REPLY: reply})
 
@@ -294,7 +295,10 @@ def read_partial(content: RecordDict) -> Partial:
             )
             for m in group["members"]
         ]
-        failures = [Failure(whole(c), str(reason), str(trace)[-TRACEBACK:]) for c, reason, trace in group["failures"]]
+        failures = [
+            Failure(whole(client), str(reason), str(trace)[-TRACEBACK:], bool(stops))
+            for client, reason, trace, stops in group["failures"]
+        ]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
     return Partial(phase, tuple(members), tuple(failures), sums)

@@ -1,6 +1,7 @@
 """Carries secure sums over a Flower grid: four messages to each client in place of one."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
@@ -33,6 +34,9 @@ class Clients(Protocol):
 
     def address(self, contents: dict[int, RecordDict], kind: str, group: str) -> dict[int, Message]:
         """Client -> the message to its node; clients whose node is not connected have none."""
+
+    def settle(self, clients: Iterable[int]) -> None:
+        """Give clients a process each that keeps their secrets, where any could work for them."""
 
     def why_missing(self, client: int) -> str:
         """Say why a client has no node."""
@@ -78,12 +82,13 @@ class _GridCarrier:
         except ValueError as error:
             return Failure(client, f"malformed reply: {error}")
         self.died |= {client} if failure.reason == GONE else set()
-        return Failure(client, failure.reason, failure.traceback)  # of whatever client it speaks
+        return replace(failure, client=client)  # of whatever client it speaks
 
     def _longest_first(self, clients: Iterable[int]) -> list[int]:
         return sorted(clients, key=lambda c: (-self.request.num_examples[c], c))
 
     def keys(self, of: Sum, clients: Collection[int]) -> Answers[Keys]:
+        self.exchange.settle(self._longest_first(clients))
         contents = {c: secure_messages.with_step(self.common, secure_messages.KEYS, of, c) for c in clients}
         yield from self._ask(contents, secure_messages.read_keys)
 
@@ -111,12 +116,13 @@ class _GridCarrier:
         """Tell whether to begin anew: where a worker of ours has died, so that no result depends on it; or to wait."""
         died = any(failure.client in self.died for failure in lost)
         self.died.clear()
+        # what a client's code raised does not pass by waiting
+        absent = [failure.client for failure in lost if not failure.raised]
         if isinstance(self.exchange.grid, Streaming):
+            self.exchange.returned(absent, wait=False)
             self.attempts += died
             return died and self.attempts <= ATTEMPTS
-        # what a client's code raised does not pass by waiting
-        absent = [failure.client for failure in lost if not failure.traceback]
-        return self.exchange.returned(absent, short and bool(absent))
+        return self.exchange.returned(absent, wait=short and bool(absent))
 
 
 def over_grid(exchange: Clients, request: Request) -> Partial:
