@@ -1,6 +1,6 @@
 """What a client keeps: keyed by client and phase, so that a phase can be run again."""
 
-import os
+import resource
 
 import numpy as np
 import pytest
@@ -97,13 +97,17 @@ def test_what_is_read_from_memory_can_be_changed_in_place():
     assert memory.read(0, 1)["count"] == [1]
 
 
-def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(store):
+def test_a_file_that_may_not_grow_any_more_is_one_message_and_leaves_nothing_half_written(store):
+    """The limit on the size of files fails as a full disk does, in the middle of a write."""
     store.write(2, 0, kept(1))
-    folder = store.folder / "2"
-    (folder / f".1.{os.getpid()}").symlink_to("/dev/full")  # it is written aside, and there is no room
-    with pytest.raises(StoreError, match=r"2: cannot be written \(.*No space left on device.*its update is not sent"):
-        store.write(2, 1, kept(2))
-    assert [path.name for path in folder.iterdir()] == ["000000.safetensors"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"2: cannot be written \(.*too large.*its update is not sent"):
+            store.write(2, 1, kept(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (store.folder / "2").iterdir()] == ["000000.safetensors"]
     assert digest(store.read(2, 2)) == digest(kept(1))
     store.write(2, 1, kept(2))
     assert digest(store.read(2, 2)) == digest(kept(2))
