@@ -146,8 +146,11 @@ class Worker:
         self, compute: Callable[[], ClientUpdate], phase: Phase, broadcast: Broadcast, client: int, data: ClientData,
         kept: dict[str, np.ndarray],
     ) -> ClientUpdate:  # fmt: skip
-        """Compute an update, unless another run of this comparison has computed the same."""
-        if self.shared is None or self.shared.memo is None or self._run_part is None:
+        """Compute an update, unless another run of this comparison has computed the same.
+
+        What is remembered lies on a disk as it is, which is not for clients who send it under masks only.
+        """
+        if self.shared is None or self.shared.memo is None or self.config.run.secure_sums or self._run_part is None:
             return compute()
         samples = {"these": data.indices, "earlier": data.earlier, "positions": data.positions}
         samples |= {"unlabelled": data.unlabelled}
