@@ -90,7 +90,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     session = checked(load_config(args.config, overrides(args)), out)
     finished = (out / "summary.json").exists()
     _tell(left_out_settings(session.plan.config), console)
-    tell_remarks(session.worker.dataset, console)
+    if session.connected is None:  # else the images are elsewhere
+        tell_remarks(session.worker.dataset, console)
     summary = carry_out(session, out, console)
     if finished:
         console.print("finished before: nothing was run; --output DIR makes another run", soft_wrap=True)

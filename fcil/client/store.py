@@ -5,17 +5,24 @@ run again, after a crash or on another worker, starts from the same state and ov
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fcil.arrays import Arrays
+from fcil.errors import RunError
 
-__all__ = ["ClientStore", "MemoryStore"]
+__all__ = ["ClientStore", "MemoryStore", "StoreError"]
 
 KEPT = 4
 """States of a client that are kept: enough to go back behind the older of the two checkpoints that a run keeps."""
+
+
+class StoreError(RunError):
+    """What a client keeps cannot be written: a full disk, a quota, a folder that is read-only or gone."""
 
 
 class ClientStore:
@@ -34,14 +41,28 @@ class ClientStore:
         return dict(load_file(earlier[-1])) if earlier else {}
 
     def write(self, client: int, phase: int, arrays: Arrays) -> None:
-        """Write the client's arrays after `phase`, aside and renamed, and delete what no resumed run can need."""
+        """Write the client's arrays after `phase`, aside and renamed, and delete what no resumed run can need.
+
+        Raises:
+            StoreError: they cannot be written; nothing is left of them, and the earlier ones stay.
+        """
         if not arrays and not self._phases(client):
             return  # it never kept anything; one that dropped what it had is written, or the old would come back
         folder = self.folder / str(client)
-        folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f".{phase}.{os.getpid()}"
-        save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
-        aside.replace(folder / f"{phase:06d}.safetensors")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
+            aside.replace(folder / f"{phase:06d}.safetensors")
+        except (OSError, SafetensorError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+            raise StoreError(
+                f"{folder}: cannot be written ({reason}): what the client keeps for its next round would be lost, so "
+                "its update is not sent"
+            ) from None
+        finally:
+            with suppress(OSError):
+                aside.unlink()
         for _, path in self._phases(client)[:-KEPT]:
             path.unlink(missing_ok=True)
 

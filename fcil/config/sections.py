@@ -55,7 +55,9 @@ class Run:
     ] = False
     secure_sums: Annotated[
         bool,
-        Option("clients mask their sums, of which the server sees the total only; in this process, as a simulation"),
+        Option(
+            "clients mask their sums, of which the server sees the total only; a phase takes four messages, not one"
+        ),
     ] = False
     filter: Annotated[
         str,
@@ -121,6 +123,12 @@ class Config:
     def sites_evaluate(self) -> bool:
         """Tell whether every client is a site that evaluates on test images of its own."""
         return self.partition.kind == "sites" and self.data.test_at == "sites"
+
+    @property
+    def sites_on_ray(self) -> bool:
+        """Tell whether nodes of a Ray cluster hold the images of sites: those of which no folder is named here."""
+        sites = self.data.sites
+        return self.partition.kind == "sites" and self.run.exchange == "ray" and not (sites and all(sites))
 
     @property
     def answers_by_class(self) -> bool:

@@ -125,9 +125,9 @@ def watched(folder: Path) -> list[Cell]:
     """
     if (folder / GRID).exists() or not (folder / CONFIG).exists():
         return read_grid(folder)
-    from fcil.engine.simulation import resume  # which imports torch
+    from fcil.engine.session import prepare  # which imports torch
 
-    plan = resume(folder).plan
+    plan = prepare(read_config(folder), folder).plan
     work = tuple(phase_weights(plan))
     return [Cell(plan.config.method.label, plan.config.run.seed, folder, plan.config, work=work)]
 

@@ -1,7 +1,7 @@
 """Checks the settings of a run and lays it out, before anything starts: from data here, or from what nodes told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from fcil.model.backbone import describe_backbone
 from fcil.scenario.census import Census
 from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange
-from fcil.server.plan import Plan, initial_progress, make_plan
+from fcil.server.plan import Plan, check_sums, initial_progress, make_plan
 
-__all__ = ["Session", "prepare"]
+__all__ = ["Session", "prepare", "prepare_to_run"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Session:
     plan: Plan
     nodes: Mapping[int, Introduction] = field(default_factory=dict)
     """Client -> what its node told of itself, where nodes are on other machines."""
+    connected: Exchange | None = None
+    """The exchange that these nodes were asked over; whoever does not carry the run out closes it."""
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -54,6 +56,8 @@ class Session:
 
     def exchange(self, folder: Path) -> Exchange:
         """Make the exchange that the settings name."""
+        if self.connected is not None:
+            return self.connected
         if self.plan.config.run.exchange == "inline":
             return Inline(self.worker)
         from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
@@ -86,6 +90,7 @@ def prepare(
         check_device(config.run.device)
     plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), _backbone(config, shared))
     check_filter(plan)
+    check_sums(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan, nodes or {})
 
@@ -99,13 +104,32 @@ def _backbone(config: Config, shared: Shared | None) -> Backbone:
     return kept
 
 
+def prepare_to_run(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
+    """As `prepare`, for a run that begins now: sites on the nodes of a Ray cluster are asked what they have.
+
+    Raises:
+        ConfigError: as `prepare`; or a site is nowhere, or has other code, settings or weights.
+    """
+    if not config.sites_on_ray:
+        return prepare(config, folder, method)
+    check_settings(config, method)
+    from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
+
+    exchange = ray_exchange(config, folder)
+    try:
+        return replace(prepare(config, folder, method, exchange.introductions), connected=exchange)
+    except BaseException:
+        exchange.close()
+        raise
+
+
 def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -> Census:
     """Count the samples: here, or from what sites on other machines told."""
     if config.partition.kind != "sites" or not nodes:
         if "" in config.data.sites:
             raise ConfigError(
                 f"data.sites: names no folder for site {config.data.sites.index('')}; name it to simulate the site, or "
-                "start the run across machines with `fcil deploy`"
+                "start the run across machines, with `fcil deploy` or on the nodes of a Ray cluster (run.ray_address)"
             )
         return worker.census
     if worker.method.stream != "federated":

@@ -11,7 +11,7 @@ from fcil.engine.client_events import Summary
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
 from fcil.engine.run_loggers import RunLoggers, named
-from fcil.engine.session import Session, prepare
+from fcil.engine.session import Session, prepare, prepare_to_run
 from fcil.engine.summary import summary_of
 from fcil.errors import ConfigError
 from fcil.loggers import Logger
@@ -137,6 +137,7 @@ def simulate(
     if plan.config.data.stand_in:
         raise ConfigError("data.stand_in: its images are noise, to plan with (`fcil plan`); no run takes them")
     with ExitStack() as ending:
+        exchange = exchange or session.connected
         if exchange is not None:
             ending.callback(exchange.close)
         if (finished := read_summary(folder)) is not None:
@@ -215,4 +216,4 @@ def _tell_finished(session: Session, folder: Path, objects: Sequence[Logger], su
 
 def resume(folder: Path) -> Session:
     """Make the session of the run in `folder`, from the settings recorded there."""
-    return prepare(read_config(folder), folder)
+    return prepare_to_run(read_config(folder), folder)

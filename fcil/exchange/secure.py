@@ -1,25 +1,57 @@
-"""Carries out a secure sum over all clients of a phase in one process: a simulation that nobody's secrecy rests on.
+"""Carries out a secure sum over the clients of a phase: the server's steps, the same for every exchange.
 
-The steps are those of the protocol (`fcil.secure`), and what passes for the server in them gets keys, masked numbers
-and shares only. Clients share their secrets first, and whoever then fails to deliver is a dropout.
+Four messages to each client: for its public keys; with the keys of all, for shares of its secrets; with the shares for
+it and the phase's work, for its masked numbers; with the names of those whose numbers have arrived, for shares that
+undo the masks of their sum. What passes for the server gets keys, locked shares, masked numbers and revealed shares.
+Whoever does not answer, or not as the protocol wants, is a dropout.
 """
 
-from collections.abc import Mapping
+import math
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import partial as bound
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.errors import MergeError
+from fcil.exchange.secure_party import MASKED, Parties, Sum, answered
 from fcil.exchange.worker import Worker
-from fcil.secure import SecureClient, decode, encode, unmasked
+from fcil.method import ClientUpdate, Shapes
+from fcil.secure import Keys, Revealed, decode, unmasked, usable
 from fcil.secure.shamir import SHARE
-from fcil.server.replies import Failure, Partial
+from fcil.server.replies import Failure, Partial, sums_shapes
 from fcil.server.request import Request
+from fcil.server.validation import Expected, refusal
 
-__all__ = ["masked_bytes", "secure_sums", "threshold_of"]
+__all__ = ["BOX_BYTES", "Answers", "Anew", "Carrier", "masked_bytes", "secure_sum", "secure_sums", "threshold_of"]
 
 BOX_BYTES = 12 + 2 * SHARE + 16
 """Bytes of the message that holds two shares: nonce, shares, tag."""
+
+T = TypeVar("T")
+Answers = Iterator[tuple[int, T | Failure]]
+"""Pairs of a client and its answer, or the reason why there is none."""
+Anew = Callable[[bool, Sequence[Failure]], bool]
+"""(whether too few are left, the dropouts) -> whether to begin the sum anew with other secrets."""
+
+
+class Carrier(Protocol):
+    """Carries the messages of secure sums, to clients in this process or elsewhere."""
+
+    def keys(self, of: Sum, clients: Collection[int]) -> Answers[Keys]:
+        """Ask clients for their public keys."""
+
+    def share(self, of: Sum, keys: Mapping[int, Keys]) -> Answers[dict[int, bytes]]:
+        """Tell clients the keys of all; ask for their locked shares, receiver -> message."""
+
+    def masked(self, of: Sum, boxes: Mapping[int, Mapping[int, bytes]]) -> Answers[Partial]:
+        """Bring clients the messages of others, sender -> message, and their work; ask for their masked numbers."""
+
+    def reveal(self, of: Sum, arrived: Set[int]) -> Answers[Revealed]:
+        """Tell those whose numbers have arrived who they are; ask for their shares that undo the masks."""
 
 
 def threshold_of(clients: int) -> int:
@@ -33,48 +65,159 @@ def masked_bytes(sums: Arrays, clients: int) -> int:
     return clients * (16 * numbers + 64 + (clients - 1) * BOX_BYTES + clients * SHARE)
 
 
-def _flat(sums: Arrays) -> np.ndarray:
-    return np.concatenate([np.reshape(sums[name], -1) for name in sorted(sums)])
-
-
-def _restored(numbers: np.ndarray, like: Arrays) -> dict[str, np.ndarray]:
+def _restored(numbers: np.ndarray, like: Shapes) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
     begin = 0
     for name in sorted(like):
-        size = like[name].size
-        out[name] = numbers[begin : begin + size].reshape(like[name].shape)
+        size = math.prod(like[name])
+        out[name] = numbers[begin : begin + size].reshape(tuple(like[name]))
         begin += size
     return {name: out[name] for name in like}
 
 
-def secure_sums(worker: Worker, request: Request) -> Partial:
-    """The sums over all clients that deliver, put together from masked ones; of fewer than the threshold, none."""
-    clients, phase = list(request.num_examples), request.phase
-    threshold, session = threshold_of(len(clients)), f"{phase.seed}|{phase.index}".encode()
-    parties = {client: SecureClient(client, session, threshold) for client in clients}
-    keys = {client: party.keys for client, party in parties.items()}
-    boxes = {client: party.share(keys) for client, party in parties.items()}
-    partials: dict[int, Partial] = {}
-    masked: dict[int, np.ndarray] = {}
-    failures: list[Failure] = []
-    for client in clients:
-        partial = worker.work_group(phase, request.broadcast, (client,))
-        failures += partial.failures
+@dataclass
+class _Attempt:
+    """One attempt at a sum: all that the server has of it."""
+
+    request: Request
+    of: Sum
+    like: Shapes
+    keys: dict[int, Keys] = field(default_factory=dict)
+    boxes: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    masked: dict[int, np.ndarray] = field(default_factory=dict)
+    members: dict[int, ClientUpdate] = field(default_factory=dict)
+    lost: list[Failure] = field(default_factory=list)
+    """Clients that did not answer, or not as the protocol wants."""
+    failures: list[Failure] = field(default_factory=list)
+    """Clients that say that they have no good update."""
+
+    def _take(self, answers: Answers[T], objection: Callable[[int, T], str | None]) -> dict[int, T]:
+        """The good answers; all others are dropouts."""
+        good: dict[int, T] = {}
+        for client, answer in answers:
+            if isinstance(answer, Failure):
+                self.lost.append(answer)
+            elif reason := objection(client, answer):
+                self.lost.append(Failure(client, reason))
+            else:
+                good[client] = answer
+        return good
+
+    def deliver(self, carrier: Carrier) -> None:
+        """Take the first three steps, unless too few are left on the way."""
+        self.keys = self._take(carrier.keys(self.of, list(self.request.num_examples)), _bad_keys)
+        if len(self.keys) < self.of.threshold:
+            return
+        self.boxes = self._take(carrier.share(self.of, self.keys), self._bad_boxes)
+        if len(self.boxes) < self.of.threshold:
+            return
+        to_each = {c: {s: box[c] for s, box in self.boxes.items() if s != c} for c in self.boxes}
+        counted = replace(self.request.expected, arrays={}, statistics={}, arrays_of={})
+        for client, partial in self._take(carrier.masked(self.of, to_each), bound(self._bad_numbers, counted)).items():
+            self.failures += partial.failures
+            for member in partial.members:
+                self.masked[client], self.members[client] = partial.sums[MASKED], member
+
+    def _bad_boxes(self, client: int, boxes: dict[int, bytes]) -> str | None:
+        if boxes.keys() != self.keys.keys() - {client} or any(len(box) != BOX_BYTES for box in boxes.values()):
+            return "secure sums: its shares are not one for each of the others"
+        return None
+
+    def _bad_numbers(self, counted: Expected, client: int, partial: Partial) -> str | None:
+        about = {member.client for member in partial.members} | {failure.client for failure in partial.failures}
+        if about != {client} or len(partial.members) > 1:
+            return "secure sums: its reply is not about itself"
         if not partial.members:
-            continue
+            return None
+        words, numbers = partial.sums.get(MASKED), sum(math.prod(shape) for shape in self.like.values())
+        if words is None or words.dtype != np.uint64 or words.shape != (numbers, 2):
+            return f"secure sums: its masked numbers are not {numbers} of two words each"
+        return refusal(partial.members[0], counted, ())
+
+    def complete(self, carrier: Carrier) -> Partial:
+        """Take the last step; the sum over those whose numbers have arrived, or over nobody."""
+        revealed = self._take(carrier.reveal(self.of, self.masked.keys()), _no_objection)
         try:
-            words = encode(_flat(partial.sums))
+            shared, threshold = self.boxes.keys(), self.of.threshold
+            words = unmasked(self.masked, shared, self.keys, revealed, self.of.session, threshold)
         except MergeError as error:
-            failures.append(Failure(client, str(error)))
+            return self.partial({}, str(error))
+        return self.partial(_restored(decode(words), self.like))
+
+    def partial(self, sums: Mapping[str, np.ndarray], reason: str = "") -> Partial:
+        """The reply for all clients: with sums, who is in them; without, the reason for all who are not to blame."""
+        told = {client: Failure(client, reason) for client in self.request.num_examples}
+        told |= {failure.client: failure for failure in [*self.lost, *self.failures]}
+        members = [self.members[client] for client in sorted(self.members)] if sums else []
+        for member in members:  # who delivered is in the sum, also if it revealed nothing afterwards
+            told.pop(member.client)
+        sent = masked_bytes(sums, len(self.request.num_examples)) if sums else 0
+        failures = tuple(told[client] for client in sorted(told))
+        return Partial(self.request.phase.index, tuple(members), failures, dict(sums), sent)
+
+
+def _no_objection(*_: object) -> None:
+    return None
+
+
+def _bad_keys(client: int, keys: Keys) -> str | None:
+    return None if usable(keys.pair) and usable(keys.box) else "secure sums: its public keys are of no use"
+
+
+def _never(*_: object) -> bool:
+    return False
+
+
+def secure_sum(request: Request, carrier: Carrier, needed: int = 1, anew: Anew = _never) -> Partial:
+    """The sums over all clients that deliver, put together from masked ones; of fewer than the threshold, none.
+
+    Args:
+        needed: clients without whom the run would stop: of fewer no sum is had, since the phase is asked for again
+            when the run goes on, and two sums over different clients tell of single ones.
+        anew: asked before shares are revealed where there are dropouts, and after it where too few have revealed.
+    """
+    clients = len(request.num_examples)
+    like = sums_shapes(request.method, request.expected, request.broadcast)
+    needed = max(min(needed, clients), threshold_of(clients))
+    while True:
+        of = Sum("", request.phase.index, secrets.token_bytes(16), threshold_of(clients))
+        attempt = _Attempt(request, of, like)
+        attempt.deliver(carrier)
+        short = len(attempt.masked) < needed
+        if attempt.lost and anew(short, attempt.lost):
             continue
-        masked[client] = parties[client].masked(words, {s: box[client] for s, box in boxes.items() if s != client})
-        partials[client] = partial
-    if len(masked) < threshold:
-        reason = f"secure sums: {len(masked)} of {len(clients)} clients have delivered, {threshold} are needed"
-        return Partial(phase.index, (), (*failures, *(Failure(client, reason) for client in masked)))
-    revealed = {client: parties[client].reveal(set(masked)) for client in masked}
-    total = decode(unmasked(masked, set(boxes), keys, revealed, session, threshold))
-    like = next(iter(partials.values())).sums
-    members = tuple(member for partial in partials.values() for member in partial.members)
-    sums: Mapping[str, np.ndarray] = _restored(total, like)
-    return Partial(phase.index, members, tuple(failures), sums, masked_bytes(like, len(clients)))
+        if short:
+            reason = f"secure sums: {len(attempt.masked)} of {clients} clients have delivered, {needed} are needed"
+            return attempt.partial({}, reason)
+        partial = attempt.complete(carrier)
+        if partial.members or not (attempt.lost and anew(True, attempt.lost)):
+            return partial
+
+
+class _Here:
+    """Carries the messages to clients in this process: a simulation that nobody's secrecy rests on."""
+
+    def __init__(self, worker: Worker, request: Request) -> None:
+        self.worker, self.request, self.parties = worker, request, Parties()
+
+    def keys(self, of: Sum, clients: Collection[int]) -> Answers[Keys]:
+        for client in clients:
+            yield client, answered(client, self.parties.keys, of, client)
+
+    def share(self, of: Sum, keys: Mapping[int, Keys]) -> Answers[dict[int, bytes]]:
+        for client in keys:
+            yield client, answered(client, self.parties.share, of, client, keys)
+
+    def masked(self, of: Sum, boxes: Mapping[int, Mapping[int, bytes]]) -> Answers[Partial]:
+        for client, received in boxes.items():
+            work = bound(self.worker.work_group, self.request.phase, self.request.broadcast, (client,))
+            yield client, answered(client, self.parties.masked, of, client, received, work)
+
+    def reveal(self, of: Sum, arrived: Set[int]) -> Answers[Revealed]:
+        for client in arrived:
+            yield client, answered(client, self.parties.reveal, of, client, arrived)
+
+
+def secure_sums(worker: Worker, request: Request) -> Partial:
+    """Carry out a secure sum over clients of this process."""
+    return secure_sum(request, _Here(worker, request), worker.config.run.min_clients)

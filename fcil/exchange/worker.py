@@ -12,7 +12,7 @@ import torch
 
 from fcil.arrays import Arrays, nbytes
 from fcil.client.data import ClientData
-from fcil.client.store import ClientStore, MemoryStore
+from fcil.client.store import ClientStore, MemoryStore, StoreError
 from fcil.client.training import run_client
 from fcil.config import Config
 from fcil.data import load
@@ -146,8 +146,11 @@ class Worker:
         self, compute: Callable[[], ClientUpdate], phase: Phase, broadcast: Broadcast, client: int, data: ClientData,
         kept: dict[str, np.ndarray],
     ) -> ClientUpdate:  # fmt: skip
-        """Compute an update, unless another run of this comparison has computed the same."""
-        if self.shared is None or self.shared.memo is None or self._run_part is None:
+        """Compute an update, unless another run of this comparison has computed the same.
+
+        What is remembered lies on a disk as it is, which is not for clients who send it under masks only.
+        """
+        if self.shared is None or self.shared.memo is None or self.config.run.secure_sums or self._run_part is None:
             return compute()
         samples = {"these": data.indices, "earlier": data.earlier, "positions": data.positions}
         samples |= {"unlabelled": data.unlabelled}
@@ -162,10 +165,15 @@ class Worker:
             return None
 
     def work_all(self, phase: Phase, broadcast: Broadcast, clients: Iterable[int]) -> Iterator[ClientUpdate | Failure]:
-        """Do several clients' parts, one after the other; one that raises is a failure with its traceback."""
+        """Do several clients' parts, one after the other; one that raises is a failure with its traceback.
+
+        What stands in the way of its store is told without: it is no fault of the code.
+        """
         for client in clients:
             try:
                 yield self.work(phase, broadcast, client)
+            except StoreError as error:
+                yield Failure(client, str(error), stops=True)
             except Exception as error:  # whatever a client's code may raise
                 yield crashed(client, error)
 

@@ -47,9 +47,9 @@ def checked(config: Config, folder: Path | None = None, method: Method | None = 
         ConfigError: whatever would stop the run later.
     """
     check_settings(config, method)
-    from fcil.engine.simulation import prepare
+    from fcil.engine.session import prepare_to_run
 
-    return prepare(config, folder, method)
+    return prepare_to_run(config, folder, method)
 
 
 def carry_out(

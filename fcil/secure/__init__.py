@@ -7,6 +7,7 @@ docs/decisions/0012-secure-sums.md.
 
 from fcil.secure.client import Keys, Revealed, SecureClient
 from fcil.secure.fixed_point import decode, encode, error_bound
+from fcil.secure.masks import usable
 from fcil.secure.server import unmasked
 
-__all__ = ["Keys", "Revealed", "SecureClient", "decode", "encode", "error_bound", "unmasked"]
+__all__ = ["Keys", "Revealed", "SecureClient", "decode", "encode", "error_bound", "unmasked", "usable"]

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fcil.errors import MergeError
 from fcil.secure.fixed_point import added, negative
-from fcil.secure.masks import agreed, mask
+from fcil.secure.masks import agreed, mask, usable
 from fcil.secure.shamir import SHARE, shares
 
 __all__ = ["Keys", "Revealed", "SecureClient"]
@@ -76,8 +76,11 @@ class SecureClient:
             keys: the public keys of all clients, this one's too.
 
         Raises:
-            MergeError: fewer clients than the threshold, a threshold that a minority reaches, or foreign keys.
+            MergeError: fewer clients than the threshold or than two, a threshold that a minority reaches, or foreign
+                or unusable keys.
         """
+        if len(keys) < 2:
+            raise MergeError("secure sums: of one client the sum is its own numbers; two are needed at least")
         if not len(keys) >= self.threshold > len(keys) // 2:
             raise MergeError(
                 f"secure sums: a threshold of {self.threshold} among {len(keys)} clients; it has to be more than half, "
@@ -87,6 +90,8 @@ class SecureClient:
             raise MergeError(f"secure sums: client {self.number} was told other keys than its own")
         if self._others:
             raise MergeError("secure sums: secrets are shared once")
+        if bad := [client for client, k in keys.items() if not (usable(k.pair) and usable(k.box))]:
+            raise MergeError(f"secure sums: no secret can be agreed on with the public keys of client {min(bad)}")
         self._others = dict(keys)
         seeds, pairs = (shares(secret, sorted(keys), self.threshold) for secret in (self._seed, self._pair))
         self._held[self.number] = (seeds[self.number], pairs[self.number])

@@ -35,7 +35,8 @@ def encode(numbers: np.ndarray) -> np.ndarray:
     """
     size = np.abs(np.asarray(numbers, np.float64))
     if not (size < LARGEST).all():  # NaN too
-        raise MergeError(f"secure sums take finite numbers below {LARGEST:.3g}; the largest here is {size.max():.3g}")
+        # how large is not said: the server reads it
+        raise MergeError(f"secure sums take finite numbers below {LARGEST:.3g}; here some are larger, or not finite")
     whole = np.floor(size)
     # exact: what is left of a float64 has no more digits than the float64, and 2^64 is a power of two
     low = np.rint((size - whole) * 2.0**64).astype(np.uint64)

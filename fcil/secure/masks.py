@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["agreed", "mask"]
+__all__ = ["agreed", "mask", "usable"]
 
 
 def agreed(own: bytes, theirs: bytes, session: bytes, purpose: bytes) -> bytes:
@@ -22,6 +22,15 @@ def agreed(own: bytes, theirs: bytes, session: bytes, purpose: bytes) -> bytes:
     """
     secret = X25519PrivateKey.from_private_bytes(own).exchange(X25519PublicKey.from_public_bytes(theirs))
     return HKDF(SHA256(), 32, salt=session, info=b"fcil secure sums " + purpose).derive(secret)
+
+
+def usable(public: bytes) -> bool:
+    """Tell whether a secret can be agreed on with a public key: some make one of zeros, whatever the other's key."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
 
 
 def mask(key: bytes, numbers: int) -> np.ndarray:

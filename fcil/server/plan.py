@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from fcil.arrays import State, digest, ungrouped
 from fcil.config import Config
+from fcil.errors import ConfigError
 from fcil.method import Backbone, Method, Phase, Task
 from fcil.scenario.census import Census
 from fcil.scenario.tasks import carried_out, make_tasks
 from fcil.server.traffic import Ledger
 
 __all__ = [
-    "Plan", "Progress", "Storage", "initial_progress", "make_plan", "participants", "phase_weights", "updates_asked",
+    "Plan", "Progress", "Storage", "check_sums", "initial_progress", "make_plan", "participants", "phase_weights",
+    "updates_asked",
 ]  # fmt: skip
 
 
@@ -117,6 +119,17 @@ def participants(plan: Plan, phase: Phase) -> list[int]:
     train = plan.config.train
     share, number = (train.participation, train.participants) if phase.kind == "train" else (1.0, 0)
     return plan.census.participants(phase.task.index, phase.round, share, phase.seed, number)
+
+
+def check_sums(plan: Plan) -> None:
+    """Raise ConfigError for a phase with secure sums in which one client alone is asked: its sum is its numbers."""
+    for phase in plan.phases if plan.config.run.secure_sums else ():
+        if (asked := len(participants(plan, phase))) < 2:
+            raise ConfigError(
+                f"run.secure_sums: {phase} asks {asked} client, and a sum of one is its numbers; clients without "
+                "samples of a task are not asked: raise train.participation, partition.clients or partition.beta, or "
+                "cut tasks so that two clients at least have samples of each"
+            )
 
 
 def phase_weights(plan: Plan) -> list[float]:

@@ -45,6 +45,13 @@ class Failure:
     reason: str
     traceback: str = ""
     """Where the client's code raised an exception; empty where the update is missing for another reason."""
+    stops: bool = False
+    """Whether it stops the run as an exception does, where its cause can be mended before the run goes on."""
+
+    @property
+    def raised(self) -> bool:
+        """Tell whether it comes from the client's own process, and not from the way there or back."""
+        return self.stops or bool(self.traceback)
 
 
 def crashed(client: int, error: BaseException) -> Failure:
@@ -188,8 +195,9 @@ def _harmless(text: str) -> str:
 
 def _stopped(phase: Phase, crash: Failure) -> RunError:
     """The error of a run that stops at a client's exception."""
+    said, trace = ("raised ", f"{crash.traceback.rstrip()}\n\n") if crash.traceback else ("", "")
     return RunError(
-        _harmless(f"{phase}: client {crash.client} raised {crash.reason[:REASON]}\n\n{crash.traceback.rstrip()}\n\n")
+        _harmless(f"{phase}: client {crash.client}{' ' if said else ': '}{said}{crash.reason[:REASON]}\n\n{trace}")
         + "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN` (from a method's own file "
         "begin another run with --output, once it is mended); or let it cost that client's update only: the same "
         "command with `--set run.on_client_error=skip --output RUN`"
@@ -211,7 +219,8 @@ def gather(
         check_claims: whether the method is asked for its objections; not where replies are imitated.
 
     Raises:
-        RunError: a client's code raised an exception and `on_error` is "stop"; names the first that arrived.
+        RunError: a client's code raised an exception, or its disk is full, and `on_error` is "stop"; names the first
+            that arrived.
     """
     place = {"phase": target.phase.index, "task": target.phase.task.index, "round": target.phase.round}
     updates: list[ClientUpdate] = []
@@ -225,7 +234,7 @@ def gather(
     def failed(failures: Sequence[Failure]) -> None:
         for f in failures:
             refused(f.client, f.reason, **({"traceback": f.traceback} if f.traceback else {}))
-        for crash in (f for f in failures if f.traceback and on_error == "stop"):
+        for crash in (f for f in failures if f.raised and on_error == "stop"):
             raise _stopped(target.phase, crash)
 
     def accepted(update: ClientUpdate, size: int) -> None:

@@ -1,7 +1,8 @@
-"""Draw where backbones hold what: final accuracy over the layer whose tokens are used, one panel a data set.
+r"""Draw where backbones hold what: final accuracy over the layer whose tokens are used, one panel a data set.
 
 fcil compare configs/closed_forms/layers_fashion.toml --output runs/fashion      # and of icons, digits
-python tests/benchmarks/plot_layers.py docs/images/layers.png "Fashion-MNIST=runs/fashion" "icons=runs/icons" "digits=runs/digits"
+python tests/benchmarks/plot_layers.py docs/images/layers.png \
+    "Fashion-MNIST=runs/fashion" "icons=runs/icons" "digits=runs/digits"
 """
 
 import argparse

@@ -1,10 +1,12 @@
 """What a client keeps: keyed by client and phase, so that a phase can be run again."""
 
+import resource
+
 import numpy as np
 import pytest
 
 from fcil.arrays import digest
-from fcil.client.store import ClientStore, MemoryStore
+from fcil.client.store import ClientStore, MemoryStore, StoreError
 
 
 @pytest.fixture
@@ -93,3 +95,25 @@ def test_what_is_read_from_memory_can_be_changed_in_place():
     memory.write(0, 0, kept(1))
     memory.read(0, 1)["count"] += 1
     assert memory.read(0, 1)["count"] == [1]
+
+
+def test_a_file_that_may_not_grow_any_more_is_one_message_and_leaves_nothing_half_written(store):
+    """The limit on the size of files fails as a full disk does, in the middle of a write."""
+    store.write(2, 0, kept(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"2: cannot be written \(.*too large.*its update is not sent"):
+            store.write(2, 1, kept(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (store.folder / "2").iterdir()] == ["000000.safetensors"]
+    assert digest(store.read(2, 2)) == digest(kept(1))
+    store.write(2, 1, kept(2))
+    assert digest(store.read(2, 2)) == digest(kept(2))
+
+
+def test_a_folder_that_cannot_be_made_is_the_same_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written \((Not a directory|File exists)\)"):
+        ClientStore(tmp_path / "file").write(0, 0, kept(1))

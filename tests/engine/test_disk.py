@@ -1,18 +1,23 @@
 """A disk that is full, read-only or taken away, and a clock that is set: one message, and nothing is lost."""
 
 import ast
+import errno
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fcil.cli.main import main
-from fcil.config import from_table, to_table
+from fcil.client import store
+from fcil.config import MethodChoice, from_table, to_table
 from fcil.engine import records
 from fcil.engine.records import CHECKPOINTS, EVENTS, Recorder, read_summary
 from fcil.engine.simulation import prepare, resume, simulate
@@ -135,6 +140,52 @@ def test_a_folder_that_cannot_be_made_or_opened_is_a_mistake_of_the_user(tmp_pat
         Recorder(folder)
 
 
+KEEPING = replace(CONFIG, method=MethodChoice("er", {"rank": 2, "size": 6}))
+
+
+@contextmanager
+def filled(client, phase):
+    """A disk that is full halfway through what a client writes of a phase."""
+    save = store.save_file
+
+    def full(arrays, path):
+        if (path.parent.name, path.name.split(".")[1]) != (str(client), str(phase)):
+            return save(arrays, path)
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save_file", full)
+        yield
+
+
+def test_a_disk_that_is_full_under_what_a_client_keeps_stops_the_run_which_goes_on_to_the_same_bits(tmp_path):
+    whole = simulate(prepare(KEEPING, tmp_path / "whole"), tmp_path / "whole")
+    folder = tmp_path / "run"
+    with filled(1, 1), pytest.raises(RunError) as error:
+        simulate(prepare(KEEPING, folder), folder)
+    text = str(error.value)
+    assert text.startswith(f"task 1, round 2: client 1: {folder}/clients/1: cannot be written (")
+    assert "No space left on device" in text
+    assert "last checkpoint is good" in text
+    assert "Traceback" not in text
+    assert not left_aside(folder)
+    assert gone_on_with(folder)["sha256"] == whole["sha256"]
+
+
+def test_or_costs_that_clients_update_where_that_is_asked_for(tmp_path):
+    folder = tmp_path / "run"
+    skipping = replace(KEEPING, run=replace(KEEPING.run, on_client_error="skip"))
+    with filled(1, 1):
+        summary = simulate(prepare(skipping, folder), folder)
+    assert summary["refused"] == 1
+    events = map(json.loads, (folder / EVENTS).read_text().splitlines())
+    (lost,) = [event for event in events if event["event"] == "refused"]
+    assert (lost["client"], lost["phase"]) == (1, 1)
+    assert "cannot be written" in lost["reason"]
+    assert "traceback" not in lost
+
+
 def test_the_command_says_one_line_and_exits_by_it(tmp_path, monkeypatch, capsys):
     """Also where a plot or a cache, not the recorder, meets the full disk."""
     import fcil.report.run
@@ -194,6 +245,7 @@ import os, subprocess, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from fcil.cli.main import main
+from fcil.client import store
 from fcil.engine.records import read_summary
 place = Path({place!r})
 def mount(*options):

@@ -126,7 +126,6 @@ def test_numbers_too_large_for_the_ring_cost_that_client(tmp_path):
     ("method", "run", "message"),
     [
         ("flora", {}, "single updates"),
-        ("ridge", {"exchange": "ray"}, "one process"),
         ("ridge", {"aggregate_on_worker": True}, "aggregate_on_worker"),
         ("lorm", {"diagnostics": True}, "diagnostics"),
         ("lorm", {"filter": "median"}, "does not see"),

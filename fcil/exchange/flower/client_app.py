@@ -5,23 +5,19 @@ this module imports nothing heavy: that process only passes the message on (`res
 process (`resident`). Flower's simulation keeps its processes, and works in them (`handlers`).
 """
 
-import sys
-from pathlib import Path
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+
+from fcil.exchange.flower.internals import for_one_message
 
 __all__ = ["app"]
 
 app = ClientApp()
 
-_COMMAND = "flwr-clientapp"
-"""The command by which a SuperNode starts the process of one message."""
-
 
 def _answer(message: Message, context: Context) -> Message:
     """Answer a message of any kind, here or in the node's resident process."""
-    if Path(sys.argv[0]).stem == _COMMAND:
+    if for_one_message():
         from fcil.exchange.flower import resident_call
 
         if resident_call.wanted(context.node_config):
@@ -52,4 +48,10 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Say which client's data this node holds."""
+    return _answer(message, context)
+
+
+@app.query("secure")
+def secure(message: Message, context: Context) -> Message:
+    """Take this node's client's next step in a secure sum."""
     return _answer(message, context)

@@ -16,8 +16,9 @@ from fcil.exchange.device import resolved
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.evaluation import evaluated
 from fcil.exchange.flower.internals import identify
-from fcil.exchange.flower.nodes import Nodes
-from fcil.exchange.flower.settling import Streaming, replies, settled
+from fcil.exchange.flower.nodes import HELLO_SECONDS, Nodes
+from fcil.exchange.flower.secure_grid import over_grid
+from fcil.exchange.flower.settling import SIMULATION, Settling, Streaming, replies, settled
 from fcil.exchange.flower.waiting import Waiting
 from fcil.exchange.introduction import Introduction, introduce
 from fcil.exchange.shared import Shared
@@ -60,15 +61,21 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store, shared.written() if shared else "")
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
-        if config.run.secure_sums:
-            raise ConfigError('run.secure_sums: is simulated in one process so far (`run.exchange = "inline"`)')
-        if config.run.aggregate_on_worker and not isinstance(grid, Streaming):
+        if config.run.secure_sums and type(grid).__name__ == SIMULATION:
+            raise ConfigError(
+                "run.secure_sums: in Flower's simulation any process may work for any client, so that none could keep "
+                'its secrets between two messages; simulate with run.exchange = "inline" or "ray": the same bits'
+            )
+        self.anywhere = isinstance(grid, Streaming) and not getattr(grid, "pinned", False)
+        """Whether any process of the grid may work for any client."""
+        if config.run.aggregate_on_worker and not self.anywhere:
             raise ConfigError(
                 "run.aggregate_on_worker: every node of this grid works for one client, so there is nothing to sum; "
                 'set it to false, or use run.exchange = "ray" or "inline"'
             )
         self.nodes: Nodes | None = None
-        if not isinstance(grid, Streaming):
+        if not self.anywhere:
+            ours = isinstance(grid, Streaming)
             self.nodes = Nodes(
                 grid,
                 config.partition.clients,
@@ -76,6 +83,7 @@ class FlowerExchange:
                 introduce(self.local),
                 node_seconds,
                 config.run.introduction_timeout,
+                hello_seconds=config.run.introduction_timeout if ours else HELLO_SECONDS,
             )
             self._name_classes(self.nodes)
             self.waiting = Waiting(self.nodes, config.run.wait_for_clients)
@@ -109,6 +117,12 @@ class FlowerExchange:
 
     def __call__(self, request: Request) -> Iterator[Reply]:
         """Send the longest client's message first; yield replies as they arrive, and then a failure per missing one."""
+        if request.secure:
+            if self.nodes is not None:
+                self.waiting.begin()
+                self.waiting.for_all(request.num_examples)
+            yield over_grid(self, request)
+            return
         contents = messages.request_contents(request, self.job)
         yield from self._ask(request, contents) if self.nodes is None else self._ask_nodes(request, contents)
 
@@ -116,8 +130,25 @@ class FlowerExchange:
         sent = self.address(contents, messages.message_type(request.phase), str(request.phase.index))
         seconds = self.config.run.client_timeout * max(map(len, request.groups), default=1)
         late = f"no reply within {seconds:g} seconds (run.client_timeout)"
-        absent = self.nodes.why_missing if self.nodes else str
-        yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, absent)
+        yield from settled(sent, replies(self.grid, list(sent.values()), seconds), request, late, self.why_missing)
+
+    def settle(self, clients: Iterable[int]) -> None:
+        """Give clients a worker each that keeps their secrets, where any could work for them."""
+        if self.anywhere and isinstance(self.grid, Settling):
+            self.grid.settle([client + 1 for client in clients])
+
+    def why_missing(self, client: int) -> str:
+        """Say why a client has no node; workers of ours are there for all."""
+        return self.nodes.why_missing(client) if self.nodes else str(client)
+
+    def returned(self, lost: Iterable[int], wait: bool) -> bool:
+        """Doubt the nodes of clients that were lost; wait, if asked, until one is there, and tell whether one is."""
+        clients = list(lost)
+        if self.nodes is None:
+            return False
+        for client in clients:
+            self.nodes.doubt(client)
+        return wait and self.waiting.for_any(clients)
 
     def _ask_nodes(self, request: Request, contents: dict[int, RecordDict]) -> Iterator[Reply]:
         """Ask nodes; and again those without an update, while too few are good and `run.wait_for_clients` lasts."""
@@ -130,7 +161,7 @@ class FlowerExchange:
             lost: dict[int, Failure] = {}
             asked = replace(request, num_examples={c: request.num_examples[c] for c in contents})
             for reply in self._ask(asked, contents):
-                if isinstance(reply, Failure) and not reply.traceback:
+                if isinstance(reply, Failure) and not reply.raised:
                     self.nodes.doubt(reply.client)
                     if self.waiting.seconds and reply.client not in good:
                         lost[reply.client] = reply
@@ -148,7 +179,8 @@ class FlowerExchange:
         places = self.config.partition.clients if self.config.sites_evaluate else 1
         groups = task.seen if self.config.answers_by_class else task.index + 1
         late = self.config.run.client_timeout
-        if isinstance(self.grid, Streaming):
+        if self.anywhere:
+            assert isinstance(self.grid, Streaming)
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
             workers = {shard: shard + 1 for shard in contents}
             return evaluated(
@@ -183,7 +215,7 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
         shared: what the runs of this process share; the workers are kept in it for the next run.
 
     Raises:
-        ConfigError: Ray has no room for the workers, or does not answer.
+        ConfigError: Ray has no room for the workers, or does not answer; or a site's node does not fit.
     """
     from fcil.exchange.flower.ray_grid import RayGrid  # Ray is not needed behind a SuperLink
 
@@ -197,7 +229,7 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
         raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
     settings: dict[str, Any] = {
         "workers": run.workers, "threads": run.threads, "gpus": run.gpus_per_client, "address": run.ray_address,
-        "mixed": run.mixed_processors,
+        "mixed": run.mixed_processors, "sites": config.sites_on_ray,
     }  # fmt: skip
 
     def start() -> RayGrid:
@@ -205,5 +237,10 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
 
     key = (config.partition.clients, *settings.values())
     grid = shared.keep(WORKERS, key, start, RayGrid.close) if shared else start()
-    store = str((run_folder / STORE).resolve()) if run_folder else ""
-    return FlowerExchange(grid, config, store=store, shared=shared)
+    store = str((run_folder / STORE).resolve()) if run_folder and not config.sites_on_ray else ""
+    try:
+        return FlowerExchange(grid, config, store=store, shared=shared)
+    except BaseException:
+        if shared is None:
+            grid.close()
+        raise

@@ -17,16 +17,18 @@ from fcil.arrays import Arrays
 from fcil.client.store import ClientStore
 from fcil.config import from_table, identity
 from fcil.errors import ConfigError
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import messages, secure_messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
+from fcil.exchange.flower.secure_answers import UNMASKED, check_process, secure_answer
 from fcil.exchange.introduction import Introduction, introduce
+from fcil.exchange.secure_party import Parties
 from fcil.exchange.shared import Shared
 from fcil.exchange.worker import Worker
 from fcil.registry import label
 from fcil.server.replies import Failure, Partial, crashed
 
-__all__ = ["app", "worker_for"]
+__all__ = ["app", "holds", "worker_for"]
 
 app = ClientApp()
 
@@ -36,6 +38,10 @@ _workers: dict[tuple[str, str, str], Worker] = {}
 """The worker of this process; it outlives messages, so backbone and data stay resident."""
 _introductions: dict[int, Introduction] = {}
 """What this process has of the worker's run, by the number of the client that asks; forgotten with the worker."""
+_parties = Parties()
+"""The clients of this process in secure sums; their secrets end with it."""
+holds = _parties.holds
+"""Whether this process keeps what a message to come needs, and nobody else has."""
 
 
 class _NoStore(ClientStore):
@@ -124,17 +130,24 @@ def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
     return messages.write_failure(crashed(work.clients[0], error))
 
 
+def _check_clients(clients: tuple[int, ...], context: Context) -> None:
+    """Raise ValueError for a message to other clients than the one whose data this node holds."""
+    partition = context.node_config.get("partition-id")
+    if partition is not None and clients != (partition,):
+        asked = ", ".join(map(str, clients))
+        raise ValueError(f"asked for client {asked}, but this node holds the data of client {partition}")
+
+
 def _work(message: Message, context: Context) -> Message:
     work = messages.read_work(message.content)
-    partition = context.node_config.get("partition-id")
-    if partition is not None and work.clients != (partition,):
-        clients = ", ".join(map(str, work.clients))
-        raise ValueError(f"asked for client {clients}, but this node holds the data of client {partition}")
+    _check_clients(work.clients, context)
     try:
         worker = worker_for(work.job, context)
         changed = _changed(worker, message, context)
     except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
         return Message(_refused(work, _problem(error, work.job)), reply_to=message)
+    if worker.config.run.secure_sums:
+        return Message(messages.write_failure(Failure(work.clients[0], UNMASKED)), reply_to=message)
     if changed:
         return Message(messages.write_failure(Failure(work.clients[0], changed)), reply_to=message)
     if work.summed:
@@ -158,6 +171,22 @@ def report(message: Message, context: Context) -> Message:
     return _work(message, context)
 
 
+@app.query("secure")
+def secure(message: Message, context: Context) -> Message:
+    """Take a client's next step in a secure sum."""
+    step = secure_messages.read_step(message.content)
+    _check_clients((step.client,), context)
+    try:
+        worker = worker_for(step.job, context)
+        check_process(worker)
+        changed = _changed(worker, message, context)
+    except ConfigError as error:
+        return Message(messages.write_failure(crashed(step.client, _problem(error, step.job))), reply_to=message)
+    if changed:
+        return Message(messages.write_failure(Failure(step.client, changed)), reply_to=message)
+    return Message(secure_answer(_parties, step, worker), reply_to=message)
+
+
 @app.evaluate("shard")
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on one share of the batches of test images."""
@@ -177,7 +206,9 @@ def hello(message: Message, context: Context) -> Message:
     """Say which client's data this node holds, and what else it has of the run."""
     job = messages.read_hello(message.content)
     try:
-        told = _introduction(worker_for(job, context), context)
+        worker = worker_for(job, context)
+        check_process(worker)
+        told = _introduction(worker, context)
         return Message(messages.write_introduction(told), reply_to=message)
     except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
         client = int(context.node_config.get("partition-id", -1))

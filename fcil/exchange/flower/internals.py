@@ -4,6 +4,9 @@ Public are `Message`, `Error`, `Grid`; but a message takes its sender from `Task
 it, and error codes have no public home.
 """
 
+import sys
+from pathlib import Path
+
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
@@ -23,13 +26,21 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
-    "Metadata", "Run", "content_bytes", "content_of", "empty_run", "error_reply", "identify", "number", "rebuild",
-    "request_bytes", "request_of",
+    "Metadata", "Run", "content_bytes", "content_of", "empty_run", "error_reply", "for_one_message", "identify",
+    "number", "rebuild", "request_bytes", "request_of",
 ]  # fmt: skip
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
 LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+
+_COMMAND = "flwr-clientapp"
+"""The command by which a SuperNode starts the process of one message."""
+
+
+def for_one_message() -> bool:
+    """Tell whether this process was started by a SuperNode for a single message."""
+    return Path(sys.argv[0]).stem == _COMMAND
 
 
 def identify() -> None:

@@ -1,4 +1,4 @@
-"""Writes requests and replies as Flower records, and reads them: the only file that knows the records' names.
+"""Writes requests and replies as Flower records, and reads them; `secure_messages` does so for secure sums.
 
 What all messages of a phase have in common is one object in all of them, so that a grid can carry it once. What arrives
 is not trusted: whatever does not fit is a ValueError.
@@ -6,7 +6,7 @@ is not trusted: whatever does not fit is a ValueError.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,14 @@ from fcil.server.loop import Request
 from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
-    "EVALUATE", "HELLO", "REPORT", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "hello_content",
-    "message_type", "read_correct", "read_hello", "read_identity", "read_introduction", "read_partial", "read_reply",
-    "read_shard", "read_update", "read_work", "request_contents", "write_correct", "write_failure",
-    "write_introduction", "with_identity", "write_partial", "write_problem", "write_update",
+    "EVALUATE", "HELLO", "REPORT", "SECURE", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "get",
+    "hello_content", "message_type", "phase_content", "read_correct", "read_failure", "read_hello", "read_identity",
+    "read_introduction", "read_partial", "read_phase", "read_reply", "read_shard", "read_update", "read_work",
+    "request_contents", "single_contents", "write_correct", "write_failure", "write_introduction", "with_identity",
+    "write_partial", "write_problem", "write_update",
 ]  # fmt: skip
 
-TRAIN, REPORT, EVALUATE, HELLO = "train", "query.report", "evaluate.shard", "query.hello"
+TRAIN, REPORT, EVALUATE, HELLO, SECURE = "train", "query.report", "evaluate.shard", "query.hello", "query.secure"
 _ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
 _EXAMPLES, _FAILURE, _IDENTITY = "num-examples", "failure", "identity"
 
@@ -82,8 +83,8 @@ def message_type(phase: Phase) -> str:
     return TRAIN if phase.kind == "train" else REPORT
 
 
-def _get(content: RecordDict, record: str, key: str, kind: type) -> Any:
-    """One value of a record, or a ValueError that says what is missing."""
+def get(content: RecordDict, record: str, key: str, kind: type) -> Any:
+    """One value of a record of settings or metrics; raises ValueError, which says what is missing."""
     entries = content.get(record)
     value = entries.get(key) if isinstance(entries, ConfigRecord | MetricRecord) else None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -147,6 +148,11 @@ def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
     }  # fmt: skip
 
 
+def single_contents(request: Request, job: Job) -> dict[int, RecordDict]:
+    """Client -> content of a message that asks for its sums alone; common records are shared."""
+    return request_contents(replace(request, groups=tuple((client,) for client in request.num_examples)), job)
+
+
 def with_identity(content: RecordDict, sha256: str) -> RecordDict:
     """Add to a request what its node must have (`Introduction.identity`); the other records stay shared."""
     return RecordDict({**content, _IDENTITY: ConfigRecord({"sha256": sha256})})
@@ -154,24 +160,34 @@ def with_identity(content: RecordDict, sha256: str) -> RecordDict:
 
 def read_identity(content: RecordDict) -> str:
     """Read what a node must have in order to answer; empty where nothing is said."""
-    return str(_get(content, _IDENTITY, "sha256", str)) if _IDENTITY in content else ""
+    return str(get(content, _IDENTITY, "sha256", str)) if _IDENTITY in content else ""
 
 
 def _job(content: RecordDict) -> Job:
-    return Job(*(_get(content, _REQUEST, key, str) for key in ("config", "store", "sources", "shared")))
+    return Job(*(get(content, _REQUEST, key, str) for key in ("config", "store", "sources", "shared")))
+
+
+def read_phase(content: RecordDict) -> Phase:
+    """Read the phase of a request; raises ValueError where it is malformed."""
+    entries = _table(get(content, _REQUEST, "phase", str))
+    try:
+        return Phase(**{**entries, "task": _task(entries["task"])})
+    except (KeyError, TypeError):
+        raise ValueError("the phase cannot be read") from None
+
+
+def phase_content(phase: Phase, job: Job) -> RecordDict:
+    """Write the part of a request that all clients of a phase have in common, without arrays."""
+    return RecordDict({_REQUEST: ConfigRecord({**asdict(job), "phase": json.dumps(asdict(phase))})})
 
 
 def read_work(content: RecordDict) -> Work:
     """Read what a client is asked to do; raises ValueError where it is malformed."""
     arrays, references = unpack(
-        _arrays(content), _get(content, _REQUEST, "index", str), ("arrays", "references")
+        _arrays(content), get(content, _REQUEST, "index", str), ("arrays", "references")
     )  # fmt: skip
-    entries = _table(_get(content, _REQUEST, "phase", str))
-    try:
-        phase = Phase(**{**entries, "task": _task(entries["task"])})
-    except (KeyError, TypeError):
-        raise ValueError("the phase cannot be read") from None
-    clients, summed = tuple(_get(content, _OWN, "clients", list)), _get(content, _OWN, "summed", bool)
+    phase = read_phase(content)
+    clients, summed = tuple(get(content, _OWN, "clients", list)), get(content, _OWN, "summed", bool)
     if not clients or not all(type(client) is int for client in clients):
         raise ValueError(f"clients {clients[:3]} are not numbers of clients")
     return Work(_job(content), phase, Broadcast(arrays, references), clients, summed)
@@ -188,9 +204,9 @@ def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list
 
 def read_shard(content: RecordDict) -> Shard:
     """Read what an evaluating worker is asked to do; raises ValueError where it is malformed."""
-    (arrays,) = unpack(_arrays(content), _get(content, _REQUEST, "index", str), ("arrays",))
-    task = _task(_table(_get(content, _REQUEST, "task", str)))
-    shard, shards = _get(content, _OWN, "shard", int), _get(content, _REQUEST, "shards", int)
+    (arrays,) = unpack(_arrays(content), get(content, _REQUEST, "index", str), ("arrays",))
+    task = _task(_table(get(content, _REQUEST, "task", str)))
+    shard, shards = get(content, _OWN, "shard", int), get(content, _REQUEST, "shards", int)
     return Shard(_job(content), task, arrays, shard, shards)
 
 
@@ -213,10 +229,10 @@ def read_update(content: RecordDict) -> ClientUpdate:
     Raises:
         ValueError: says what is malformed.
     """
-    arrays, statistics = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("arrays", "statistics"))
-    count = _get(content, _METRICS, _EXAMPLES, int)
+    arrays, statistics = unpack(_arrays(content), get(content, _REPLY, "index", str), ("arrays", "statistics"))
+    count = get(content, _METRICS, _EXAMPLES, int)
     numbers = {name: _number(name, value) for name, value in content[_METRICS].items() if name != _EXAMPLES}
-    client, phase = _get(content, _REPLY, "client", int), _get(content, _REPLY, "phase", int)
+    client, phase = get(content, _REPLY, "client", int), get(content, _REPLY, "phase", int)
     return ClientUpdate(client, phase, count, arrays, statistics, numbers)
 
 
@@ -231,17 +247,23 @@ def read_reply(content: RecordDict) -> ClientUpdate | Failure:
     Raises:
         ValueError: says what is malformed.
     """
+    return read_failure(content) or read_update(content)
+
+
+def read_failure(content: RecordDict) -> Failure | None:
+    """Read a client's failure, or None where the reply is something else; ValueError says what is malformed."""
     if _FAILURE not in content:
-        return read_update(content)
-    reason, trace = (_get(content, _FAILURE, key, str) for key in ("reason", "traceback"))
-    return Failure(_get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:])
+        return None
+    reason, trace = (get(content, _FAILURE, key, str) for key in ("reason", "traceback"))
+    stops = get(content, _FAILURE, "stops", bool)
+    return Failure(get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:], stops)
 
 
 def write_partial(partial: Partial) -> RecordDict:
     """Write the reply for a group of clients: their sums and failures."""
     arrays, index = pack({"sums": partial.sums})
     members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
-    group = {"members": members, "failures": [[f.client, f.reason, f.traceback] for f in partial.failures]}
+    group = {"members": members, "failures": [astuple(f) for f in partial.failures]}
     reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(group)})
     return RecordDict({_ARRAYS: arrays, _REPLY: reply})
 
@@ -258,10 +280,10 @@ def read_partial(content: RecordDict) -> Partial:
             raise TypeError(value)
         return value
 
-    (sums,) = unpack(_arrays(content), _get(content, _REPLY, "index", str), ("sums",))
-    phase = _get(content, _REPLY, "phase", int)
+    (sums,) = unpack(_arrays(content), get(content, _REPLY, "index", str), ("sums",))
+    phase = get(content, _REPLY, "phase", int)
     try:
-        group = json.loads(_get(content, _REPLY, "group", str))
+        group = json.loads(get(content, _REPLY, "group", str))
         members = [
             ClientUpdate(
                 whole(m["client"]),
@@ -273,7 +295,10 @@ def read_partial(content: RecordDict) -> Partial:
             )
             for m in group["members"]
         ]
-        failures = [Failure(whole(c), str(reason), str(trace)[-TRACEBACK:]) for c, reason, trace in group["failures"]]
+        failures = [
+            Failure(whole(client), str(reason), str(trace)[-TRACEBACK:], bool(stops))
+            for client, reason, trace, stops in group["failures"]
+        ]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
     return Partial(phase, tuple(members), tuple(failures), sums)
@@ -286,7 +311,7 @@ def write_correct(correct: np.ndarray) -> RecordDict:
 
 def read_correct(content: RecordDict, groups: int, places: int = 1) -> np.ndarray:
     """Read what `write_correct` wrote; raises ValueError where it does not fit the numbers of groups and places."""
-    correct = _get(content, _METRICS, "correct", list)
+    correct = get(content, _METRICS, "correct", list)
     if len(correct) != places * groups or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
         raise ValueError(
             f"{len(correct)} correct answers, {str(correct[:8])[:80]} ..., do not fit {groups} classes or tasks in "
@@ -318,5 +343,5 @@ def write_problem(client: int, problem: str) -> RecordDict:
 def read_introduction(content: RecordDict) -> Introduction | Failure:
     """Read what a node tells of itself, or why it cannot work for the run; ValueError says what is malformed."""
     if _FAILURE in content:
-        return Failure(_get(content, _FAILURE, "client", int), _get(content, _FAILURE, "reason", str)[:2000])
-    return Introduction.read(_get(content, _REPLY, "introduction", str))
+        return Failure(get(content, _FAILURE, "client", int), get(content, _FAILURE, "reason", str)[:2000])
+    return Introduction.read(get(content, _REPLY, "introduction", str))

@@ -30,6 +30,8 @@ _SETTINGS = {
 
 def _check(node_config: Mapping[str, Any]) -> None:
     """Refuse a misspelt key, which would leave a node with the server's setting; others may be of other apps."""
+    if "problem" in node_config:  # found where the settings of a Ray node were read
+        raise ConfigError(str(node_config["problem"]))
     for name in node_config.keys() - KEYS.keys():
         close = difflib.get_close_matches(name.replace("_", "-"), KEYS, n=1, cutoff=0.8)
         if close:

@@ -16,9 +16,9 @@ from fcil.exchange.flower import messages
 from fcil.exchange.introduction import Introduction, differences
 from fcil.server.replies import Failure
 
-__all__ = ["Nodes"]
+__all__ = ["HELLO_SECONDS", "Nodes"]
 
-_HELLO_SECONDS = 60.0
+HELLO_SECONDS = 60.0
 """Seconds within which a node must introduce itself."""
 _PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE = 600.0
@@ -37,6 +37,7 @@ class Nodes:
         seconds: float,
         patience: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        hello_seconds: float = HELLO_SECONDS,
     ) -> None:
         """Wait until every client has a node.
 
@@ -45,12 +46,14 @@ class Nodes:
             server: what the nodes must agree with; an empty hash is not compared.
             seconds: time for all of them to connect.
             patience: time for those that are connected to introduce themselves, for which they read their images.
+            hello_seconds: time for one to answer once it is asked.
 
         Raises:
             ConfigError: some clients have no node after `seconds`; two nodes hold the same client; or a node has other
                 code, settings, weights or data, or cannot load them.
         """
         self.grid, self.clients, self.job, self.server, self._clock = grid, clients, job, server, clock
+        self._hello_seconds = hello_seconds
         self.first: dict[int, Introduction] = {}
         """Client -> what its node told when it was first met, which later ones must agree with."""
         self.problems: dict[int, str] = {}
@@ -104,9 +107,9 @@ class Nodes:
             return
         hello = [Message(content, node, messages.HELLO) for node in asked]
         for node in asked:
-            pause = min(2 * self._silent.get(node, (_HELLO_SECONDS / 2, 0.0))[0], _LONGEST_PAUSE)
+            pause = min(2 * self._silent.get(node, (HELLO_SECONDS / 2, 0.0))[0], _LONGEST_PAUSE)
             self._silent[node] = pause, now + pause
-        for reply in self.grid.send_and_receive(hello, timeout=_HELLO_SECONDS):
+        for reply in self.grid.send_and_receive(hello, timeout=self._hello_seconds):
             if reply.has_error():
                 self._last_error = (reply.error.reason or f"error {reply.error.code}").strip()[-500:]
                 continue

@@ -9,6 +9,7 @@ import ray
 from flwr.app import Context, Message, RecordDict
 
 from fcil.exchange.flower.internals import RAISED, Metadata, error_reply, rebuild
+from fcil.exchange.flower.ray_sites import site_settings
 
 __all__ = ["ClientActor"]
 
@@ -16,9 +17,11 @@ __all__ = ["ClientActor"]
 class ClientActor:
     """Runs the ClientApp on messages, one at a time."""
 
-    def __init__(self, app: str) -> None:
+    def __init__(self, app: str, site: int | None = None) -> None:
+        """Load the app; for a site, with the settings that this machine has of it."""
         module, _, attribute = app.partition(":")
         self.app = getattr(import_module(module), attribute)
+        self.node_config: dict[str, Any] = {} if site is None else site_settings(site)
         self.records: dict[str, Any] = {}
         """The common records of the last phase, by their id in Ray's store."""
 
@@ -41,7 +44,7 @@ class ClientActor:
 
     def _reply(self, message: Message) -> Message:
         """The app's reply, or an error reply that names the exception."""
-        context = Context(message.metadata.run_id, message.metadata.dst_node_id, {}, RecordDict(), {})
+        context = Context(message.metadata.run_id, message.metadata.dst_node_id, self.node_config, RecordDict(), {})
         try:
             reply: Message = self.app(message, context)
         except Exception as error:  # outside a client's work, which the app tells by itself: one reply is lost

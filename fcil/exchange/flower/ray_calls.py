@@ -1,6 +1,7 @@
 """Prepares messages for Ray workers: shares the records they have in common, and puts several into one call."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -29,7 +30,9 @@ class Letter:
     """Records that other messages have too, by their references in Ray's store."""
     attempts: int = 0
     alone: bool = False
-    """Whether it travels by itself: a call with several messages has failed, and the one to blame is to be out."""
+    """Whether it travels by itself: it has a place; or a call with several failed, and who is to blame is to be out."""
+    slot: int | None = None
+    """Number of the worker that alone may take it; None for any."""
 
 
 @dataclass
@@ -46,8 +49,12 @@ class Call:
         return [(letter.message.metadata, letter.own) for letter in self.letters], self.letters[0].common
 
 
-def letters(messages: list[Message]) -> deque[Letter]:
-    """Number the messages and put into Ray's store what several have in common, and all arrays."""
+def letters(messages: list[Message], slot_of: Callable[[Message], int | None]) -> deque[Letter]:
+    """Number the messages and put into Ray's store what several have in common, and all arrays.
+
+    Args:
+        slot_of: message -> number of the worker that alone may take it, or None.
+    """
     times = Counter(id(record) for message in messages for record in message.content.values())
     refs: dict[int, Any] = {}
     out: deque[Letter] = deque()
@@ -62,7 +69,8 @@ def letters(messages: list[Message]) -> deque[Letter]:
             if id(record) not in refs:
                 refs[id(record)] = ray.put(record)
             common[name] = refs[id(record)]
-        out.append(Letter(message, own, common))
+        slot = slot_of(message)
+        out.append(Letter(message, own, common, alone=slot is not None, slot=slot))
     return out
 
 

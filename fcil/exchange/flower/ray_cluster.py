@@ -13,6 +13,7 @@ import ray
 
 from fcil.errors import ConfigError
 from fcil.exchange.flower.ray_actor import ClientActor
+from fcil.exchange.flower.ray_sites import check_places, resource
 from fcil.threads import cores
 
 __all__ = ["Cluster", "slots"]
@@ -74,11 +75,12 @@ def _connect(address: str) -> None:
 class Cluster:
     """A Ray cluster with room for a number of equal workers."""
 
-    def __init__(self, workers: int, threads: int, gpus: float, address: str, most: int) -> None:
+    def __init__(self, workers: int, threads: int, gpus: float, address: str, most: int, sites: bool = False) -> None:
         """Start a cluster, or join one.
 
         Args:
             workers: number of workers; 0 for as many as fit, at most `most`.
+            sites: one worker for each of `most` sites, on the node that holds it.
 
         Raises:
             ConfigError: they do not fit, or no cluster answers.
@@ -92,7 +94,10 @@ class Cluster:
             with _quietly():
                 _connect(address)
         try:
-            self.workers = self._fit(workers, most, [n["Resources"] for n in _call(ray.nodes) if n["Alive"]])
+            nodes = [n["Resources"] for n in _call(ray.nodes) if n["Alive"]]
+            if sites:
+                check_places(most, threads, nodes)
+            self.workers = most if sites else self._fit(workers, most, nodes)
         except BaseException:
             self.close()
             raise
@@ -110,13 +115,14 @@ class Cluster:
             )
         return wanted or max(1, min(room, free, most))
 
-    def actor(self, app: str) -> Any:
-        """Start a worker process; its handle comes at once, the process takes seconds."""
+    def actor(self, app: str, site: int | None = None) -> Any:
+        """Start a worker process, of a site on the node that holds it; its handle comes at once, the process later."""
         variables = {**dict.fromkeys(_THREADS, str(self.threads)), "PYTHONPATH": _code()}
         remote = ray.remote(ClientActor).options(
-            num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, runtime_env={"env_vars": variables}
-        )
-        return remote.remote(app)
+            num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, runtime_env={"env_vars": variables},
+            resources={} if site is None else {resource(site): 1},
+        )  # fmt: skip
+        return remote.remote(app, site)
 
     def close(self) -> None:
         """End Ray if it was started here."""

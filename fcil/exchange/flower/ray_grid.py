@@ -3,6 +3,9 @@
 Messages go to idle workers in the order given, many short ones in one call; replies come as they arrive. A worker
 that dies is replaced and its messages are run again, which is safe because no result depends on the worker. A worker
 that takes too long is ended and replaced. What messages have in common is put into Ray's store once.
+
+Some messages have a place: those of sites that lie on nodes of the cluster, and those of secure sums, whose secrets
+stay in the worker that drew them.
 """
 
 import time
@@ -17,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from fcil.errors import RunError
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, Run, empty_run, error_reply, identify
+from fcil.exchange.flower.messages import SECURE
 from fcil.exchange.flower.ray_calls import Call, Letter, letters, portion
 from fcil.exchange.flower.ray_cluster import Cluster
 
@@ -25,6 +29,8 @@ __all__ = ["RayGrid"]
 APP = "fcil.exchange.flower.handlers:app"
 START_SECONDS = 300.0
 """Seconds within which a worker must be up: it imports torch, perhaps from a slow disk."""
+SETTLE_SECONDS = 60.0
+"""Seconds for which a secure sum waits for further workers where one is up."""
 
 
 def _short(error: BaseException) -> str:
@@ -34,7 +40,10 @@ def _short(error: BaseException) -> str:
 
 
 class RayGrid(Grid):
-    """A grid whose workers stay up, with backbone and data resident, until `close`; any of them serves any client."""
+    """A grid whose workers stay up, with backbone and data resident, until `close`; any of them serves any client.
+
+    With `sites` client k is served by worker k alone, on the node of the cluster that holds its images.
+    """
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class RayGrid(Grid):
         app: str = APP,
         retries: int = 2,
         mixed: bool = False,
+        sites: bool = False,
     ) -> None:
         """Start Ray, if no cluster is named, and the worker actors on it.
 
@@ -59,14 +69,19 @@ class RayGrid(Grid):
             app: the ClientApp to run, `module:attribute`.
             retries: how often a message is run again when its worker dies.
             mixed: admit workers on unlike processors.
+            sites: clients are sites on nodes of the cluster (`ray_sites`), and each has a worker of its own.
 
         Raises:
             ConfigError: the cluster has no room for the workers, or does not answer.
         """
         identify()
         self.clients, self.app, self.retries = clients, app, retries
-        self._cluster = Cluster(workers, threads, gpus, address, clients)
+        self.pinned = sites
+        self._cluster = Cluster(workers, threads, gpus, address, clients, sites)
         self.workers = self._cluster.workers
+        self._slots: dict[Any, int] = {}
+        self._homes: dict[int, int] = {}
+        """Node -> number of the worker that has its client's secrets."""
         self._idle: list[Any] = []
         self._starting: dict[Any, tuple[Any, float]] = {}
         self._busy: dict[Any, Call] = {}
@@ -74,13 +89,14 @@ class RayGrid(Grid):
         self._pids: dict[Any, int] = {}
         self._mixed, self._kinds = mixed, dict[str, str]()
         self._failed_starts = 0
-        for _ in range(self.workers):
-            self._start()
+        for slot in range(self.workers):
+            self._start(slot)
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        worker = self._cluster.actor(self.app)
+    def _start(self, slot: int) -> None:
+        worker = self._cluster.actor(self.app, slot if self.pinned else None)
+        self._slots[worker] = slot
         self._starting[worker.about.remote()] = worker, time.monotonic() + START_SECONDS
 
     def _started(self, ref: Any) -> None:
@@ -94,7 +110,7 @@ class RayGrid(Grid):
             self._failed_starts += 1
             if self._failed_starts > self.retries:
                 raise RunError(f"{self._failed_starts} Ray workers in a row died while they started: {error}") from None
-            self._start()
+            self._start(self._slots.pop(worker))
 
     def _compare(self, machine: str, kind: str) -> None:
         """Refuse a worker on another kind of processor than the others': bits would depend on who works for whom."""
@@ -109,7 +125,7 @@ class RayGrid(Grid):
     def _replace(self, worker: Any) -> None:
         self._pids.pop(worker, None)
         ray.kill(worker, no_restart=True)
-        self._start()
+        self._start(self._slots.pop(worker))
 
     def pids(self) -> list[int]:
         """Process ids of the workers, once all are up."""
@@ -126,15 +142,38 @@ class RayGrid(Grid):
             "lack fcil; see the logs of Ray, and lower run.workers"
         )
 
+    def settle(self, nodes: Iterable[int]) -> None:
+        """Give nodes a worker each, out of those that are up, which alone takes their messages of secure sums."""
+        patience = START_SECONDS
+        while starting := [ref for ref, (_, deadline) in self._starting.items() if deadline > time.monotonic()]:
+            ready, _ = ray.wait(starting, timeout=patience)
+            for ref in ready:
+                self._started(ref)
+            if not ready and self._idle:
+                break  # as where the machine of the others is gone
+            patience = SETTLE_SECONDS if self._idle else START_SECONDS
+        if not self._idle:
+            self._never_started()
+        up = sorted(self._slots[worker] for worker in self._idle)
+        self._homes = {node: up[i % len(up)] for i, node in enumerate(nodes)}
+
+    def _slot_of(self, message: Message) -> int | None:
+        """The number of the worker that alone may take a message, or None."""
+        node = message.metadata.dst_node_id
+        if self.pinned:
+            return node - 1
+        return self._homes.get(node) if message.metadata.message_type == SECURE else None
+
     # ---- messages ----------------------------------------------------------------------------------------------------
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield one reply per message, as they arrive; `timeout` is in seconds and for each message from its start."""
-        waiting, arrived, self._seconds = letters(list(messages)), list[Message](), float("inf")
+        waiting, arrived = letters(list(messages), self._slot_of), list[Message]()
+        self._seconds = float("inf")
         try:
             while waiting or self._busy or arrived:
-                while waiting and self._idle:
-                    self._dispatch(waiting, timeout)
+                while self._dispatch(waiting, timeout):
+                    pass
                 yield from arrived  # the workers go on while the caller looks at them
                 arrived = [*self._collect(waiting), *self._expire(waiting, timeout)] if waiting or self._busy else []
         finally:  # the caller may stop listening on the way
@@ -142,18 +181,38 @@ class RayGrid(Grid):
                 self._replace(call.worker)
             self._busy.clear()
 
-    def _dispatch(self, waiting: deque[Letter], timeout: float | None) -> None:
-        """Give an idle worker its next call; one with several messages has no more time than each of them."""
+    def _next(self, waiting: deque[Letter]) -> tuple[list[Letter], Any] | None:
+        """Take messages for a call, and the idle worker for it; None where nobody is idle who may take any."""
+        if not (waiting and self._idle):
+            return None
+        if waiting[0].slot is None:
+            return portion(waiting, self.workers, self._seconds), self._idle.pop(0)
+        idle = {self._slots[worker]: worker for worker in self._idle}
+        for place, letter in enumerate(waiting):
+            if letter.slot in idle:
+                del waiting[place]
+                self._idle.remove(worker := idle[letter.slot])
+                return [letter], worker
+        return None
+
+    def _dispatch(self, waiting: deque[Letter], timeout: float | None) -> bool:
+        """Give an idle worker its next call, if there is one; with several messages it has the time of one."""
+        if (taken := self._next(waiting)) is None:
+            return False
         now = time.monotonic()
-        call = Call(portion(waiting, self.workers, self._seconds), self._idle.pop(0), now)
+        call = Call(*taken, now)
         call.deadline = now + timeout if timeout is not None else float("inf")
         self._busy[call.worker.handle.remote(*call.content())] = call
+        return True
 
     def _collect(self, waiting: deque[Letter]) -> Iterator[Message]:
         """Wait until a call or a start has ended; yield the replies."""
         refs = [*self._busy, *self._starting]
         # a start may be overdue for as long as others work, as where its machine is gone: it must not keep this awake
-        nearest = min([c.deadline for c in self._busy.values()] or [d for _, d in self._starting.values()])
+        wanted = {letter.slot for letter in waiting or () if letter.slot is not None}
+        placed = [d for worker, d in self._starting.values() if wanted and self._slots[worker] in wanted]
+        busy = [c.deadline for c in self._busy.values()]
+        nearest = min([*busy, *placed] or [d for _, d in self._starting.values()])
         patience = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
         if ray.wait(refs, timeout=patience)[0]:
             for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]:
@@ -186,7 +245,17 @@ class RayGrid(Grid):
                 del self._busy[ref]
                 self._replace(call.worker)
                 yield from self._failed(call, waiting, LATE, f"took longer than {timeout:g} seconds and was ended")
-        if any(deadline <= now for _, deadline in self._starting.values()) and not self._idle and not self._busy:
+        overdue = {worker for worker, deadline in self._starting.values() if deadline <= now}
+        if not overdue:
+            return
+        places = {self._slots[worker] for worker in overdue}
+        stuck = [letter for letter in waiting if letter.slot in places]
+        for letter in stuck:
+            yield error_reply(letter.message, LATE, f"no worker came up at its place within {START_SECONDS:g} seconds")
+        left = [letter for letter in waiting if letter.slot not in places]
+        waiting.clear()
+        waiting.extend(left)
+        if waiting and not self._idle and not self._busy:
             self._never_started()
 
     def _failed(self, call: Call, waiting: deque[Letter], code: int, reason: str) -> Iterator[Message]:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -150,10 +151,14 @@ class Resident:
             print(f"{self.place.socket}: {error}", file=sys.stderr)
         self.listener.close()
 
-    def work(self, app: ClientApp) -> None:
-        """Work through the messages until there has been none for `idle` seconds."""
+    def work(self, app: ClientApp, holds: Callable[[], bool] = lambda: False) -> None:
+        """Work through the messages until there has been none for `idle` seconds.
+
+        Args:
+            holds: tells whether a message to come needs what this process alone has.
+        """
         last = time.monotonic()
-        while self.open or time.monotonic() - last < self.idle:
+        while self.open or holds() or time.monotonic() - last < self.idle:
             try:
                 job = self.jobs.get(timeout=_BEAT_SECONDS)
             except queue.Empty:
@@ -185,7 +190,8 @@ def main(arguments: str, module: str = "fcil.exchange.flower.handlers") -> None:
     place = Place(Path(given["folder"]), given["key"])
     resident = Resident(place, float(given["idle"]), int(given["parent"]), given["mark"])
     identify()
-    resident.work(import_module(module).app)  # seconds; the first message waits, and sees signs of life
+    answering = import_module(module)  # seconds; the first message waits, and sees signs of life
+    resident.work(answering.app, getattr(answering, "holds", lambda: False))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,16 @@ def _late(connection: socket.socket, message: Message, begun: bool) -> Message:
     return error_reply(message, LATE, "the node was busy with another message for all of run.client_timeout")
 
 
+def _refused(message: Message, context: Context, error: ConfigError) -> Message:
+    """The answer of a node whose settings are wrong: said at once where it should introduce itself."""
+    if message.metadata.message_type != "query.hello":
+        return error_reply(message, RAISED, f"{type(error).__name__}: {error}")
+    from fcil.exchange.flower.messages import write_problem  # takes a second to import
+
+    client = context.node_config.get("partition-id")
+    return Message(write_problem(client if type(client) is int else -1, str(error)), reply_to=message)
+
+
 def answer(message: Message, context: Context) -> Message:
     """The reply to a message by the node's resident process; an error reply with the reason where there is none."""
     begin, reason = time.monotonic(), ""
@@ -109,7 +119,7 @@ def answer(message: Message, context: Context) -> Message:
         idle, parent = _idle_seconds(context.node_config), os.getppid()
         place = Place.of(context.node_config, parent)
     except ConfigError as error:
-        return error_reply(message, RAISED, f"{type(error).__name__}: {error}")
+        return _refused(message, context, error)
     request = request_bytes(message, context)
     until = begin + _seconds(message.content)
     for _ in range(_ATTEMPTS):

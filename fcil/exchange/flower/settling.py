@@ -11,7 +11,7 @@ from fcil.exchange.flower import messages
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
 
-__all__ = ["SIMULATION", "Streaming", "reason_of", "replies", "settle", "settle_group", "settled"]
+__all__ = ["SIMULATION", "Settling", "Streaming", "reason_of", "replies", "settle", "settle_group", "settled"]
 
 SIMULATION = "InMemoryGrid"
 """Class of the grid in Flower's simulation, whose nodes are processes of this machine."""
@@ -29,6 +29,14 @@ class Streaming(Protocol):
 
     def close(self) -> None:
         """End the workers' processes."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A grid of ours that can keep a client's messages of secure sums with one worker."""
+
+    def settle(self, nodes: Iterable[int]) -> None:
+        """Give nodes a worker each that takes these messages."""
 
 
 def replies(grid: Grid, sent: list[Message], timeout: float) -> Iterator[Message]:

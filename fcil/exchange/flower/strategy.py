@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fcil.errors import RunError
+from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.settling import settled
@@ -132,6 +132,10 @@ class FcilStrategy(Strategy):
                 f"{self.num_phases}: run rounds in order, once each; go on with an earlier run by FcilStrategy.start"
             )
         request = ask(self.plan, self.progress)
+        if request.secure:
+            raise ConfigError(
+                "run.secure_sums: takes four messages a phase, and Flower's own loop has one; use FcilStrategy.start"
+            )
         exchange = self._connect(grid)
         contents = messages.request_contents(request, exchange.job)
         self._sent = exchange.address(contents, messages.message_type(request.phase), str(request.phase.index))

@@ -20,11 +20,12 @@ from fcil.engine.simulation import prepare, simulate
 from fcil.errors import RunError
 
 pytestmark = pytest.mark.slow
-CLIENTS = 2
 
 
 class Stand:
     """A SuperLink and its nodes, and a run on them."""
+
+    clients = 2
 
     def __init__(self, folder, processes):
         self.folder, self.processes, self.said = folder, processes, []
@@ -35,10 +36,10 @@ class Stand:
         self.port, self.ca = demo._superlink(processes, folder, self.env)
         connection = {"address": f"127.0.0.1:{self.port}", "root-certificates": str(self.ca)}
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": "demo", "demo": connection}}))
-        demo._nodes(processes, folder, CLIENTS, self.port, self.ca, self.env)
+        demo._nodes(processes, folder, self.clients, self.port, self.ca, self.env)
 
     def settings(self, **run):
-        table = demo.demo_settings(CLIENTS)
+        table = demo.demo_settings(self.clients)
         return {**table, "method": {"rank": 2}, "run": {**table["run"], "wait_for_clients": 240.0, **run}}
 
     def run(self, show):
@@ -53,7 +54,7 @@ class Stand:
         return json.loads((self.folder / "run" / "summary.json").read_text())
 
     def inline(self):
-        sites = {"sites": [f"{self.folder}/site-{k}" for k in range(CLIENTS)]}
+        sites = {"sites": [f"{self.folder}/site-{k}" for k in range(self.clients)]}
         settings = from_table([("demo", self.settings()), ("here", {"data": sites})])
         return simulate(prepare(settings, self.folder / "inline"), self.folder / "inline")
 

@@ -1,5 +1,6 @@
 """A method's hooks and the client's store, when messages carry the work."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from toys import Replay
 
 from fcil.client.store import ClientStore
 from fcil.engine.simulation import prepare
+from fcil.errors import RunError
 from fcil.exchange.flower import handlers
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.inline import Inline
@@ -68,3 +70,19 @@ def test_methods_that_keep_something_do_the_same_over_nodes_and_after_a_kill(met
     lost = replace(built.worker, store=ClientStore(tmp_path / "lost"))
     without = run(built.plan, saved[-2], Inline(lost), lambda event: None, lambda progress: None)
     assert without.sha256() != whole.sha256()  # what clients keep is part of the run
+
+
+def test_a_full_disk_under_a_nodes_state_dir_stops_the_run_with_one_message(tmp_path, monkeypatch):
+    method = {"name": "er", "rank": 2, "size": 6}
+    monkeypatch.setattr(handlers, "_workers", {})
+
+    def full(arrays, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = prepare(settings(method=method)).plan
+    nodes = {client: {"state-dir": str(tmp_path / f"node{client}")} for client in range(3)}
+    grid = InProcess(handlers.app, node_configs=nodes)
+    monkeypatch.setattr("fcil.client.store.save_file", full)
+    with pytest.raises(RunError, match=r"^task 1, round 1: client \d: .*node.*: cannot be written \(No space") as error:
+        run(plan, initial_progress(plan), FlowerExchange(grid, plan.config, node_seconds=0.1), lambda e: None, print)
+    assert "Traceback" not in str(error.value)

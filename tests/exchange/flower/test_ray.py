@@ -14,6 +14,7 @@ from own_methods import write
 
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
+from fcil.exchange.flower import secure_grid
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
 from fcil.exchange.flower.ray_cluster import _quietly, slots
 from fcil.exchange.flower.ray_grid import RayGrid
@@ -21,6 +22,12 @@ from fcil.exchange.inline import Inline
 from fcil.threads import cores
 
 ON_RAY = {"exchange": "ray", "device": "cpu"}
+
+
+def masked(**run):
+    """A run of which the server sees sums alone."""
+    method = {"name": "ridge", "penalty": 1.0}
+    return settings(method=method, run={"device": "cpu", "evaluation_batch": 16, "secure_sums": True, **run})
 
 
 def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
@@ -31,6 +38,7 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     try:
         done = finish(exchange)
         grouped = finish(FlowerExchange(exchange.grid, summing, store=str(tmp_path)), prepare(summing).plan)
+        secure = finish(FlowerExchange(exchange.grid, masked(exchange="ray")), prepare(masked()).plan)
         pids = {*exchange.grid.pids(), *children()} - before
     finally:
         exchange.close()
@@ -38,6 +46,8 @@ def test_two_workers_equal_inline_and_leave_nothing_running(tmp_path):
     assert done.correct == inline().correct
     session = prepare(settings(run={"device": "cpu", "aggregate_on_worker": True}))
     assert grouped.sha256() == finish(Inline(session.worker), session.plan).sha256()
+    session = prepare(masked())
+    assert secure.sha256() == finish(Inline(session.worker), session.plan).sha256()
     assert "model" not in vars(exchange.local)  # the server holds no backbone: evaluation is the workers' too
     assert len(pids) > workers
     assert gone(pids)
@@ -254,3 +264,27 @@ def test_a_listener_that_gives_up_leaves_the_grid_usable(grid, tmp_path):
 def test_missing_resources_stop_the_run_before_it_starts(grid, run):
     with pytest.raises(ConfigError, match="Ray has room for"):
         ray_exchange(settings(run={**ON_RAY, **run}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["share", "masked", "reveal"])
+def test_a_worker_that_dies_with_its_clients_secrets_changes_no_bit_of_a_secure_sum(monkeypatch, step):
+    """The sum is begun anew with other secrets."""
+    killed, events = [], []
+    carry = getattr(secure_grid._GridCarrier, step)
+    session = prepare(masked())
+    with RayGrid(3, workers=min(2, cores())) as grid:
+        exchange = FlowerExchange(grid, masked(exchange="ray"))
+
+        def after_a_kill(carrier, *arguments):
+            if not killed:
+                killed.append(grid.pids()[0])
+                os.kill(killed[0], signal.SIGKILL)
+                assert gone(killed)
+            yield from carry(carrier, *arguments)
+
+        monkeypatch.setattr(secure_grid._GridCarrier, step, after_a_kill)
+        done = finish(exchange, session.plan, events)
+    assert killed
+    assert refused(events) == {}
+    assert done.sha256() == finish(Inline(session.worker), session.plan).sha256()

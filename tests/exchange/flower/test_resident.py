@@ -18,7 +18,7 @@ from flower_runs import InProcess, finish, inline, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fcil.errors import ConfigError
-from fcil.exchange.flower import client_app, resident_call, resident_place, resident_start
+from fcil.exchange.flower import client_app, messages, resident_call, resident_place, resident_start
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, identify
 
@@ -185,6 +185,16 @@ def test_a_folder_that_others_may_enter_is_refused(folder):
     assert bad.error.code == RAISED
     assert "chmod 700" in bad.error.reason
     assert resident_start._started == []
+
+
+def test_asked_who_it_is_such_a_node_says_at_once_what_is_wrong(folder):
+    """An error would be asked about again and again, for as long as a node may take to read its images."""
+    os.chmod(folder, 0o755)
+    hello = Message(RecordDict(), 7, messages.HELLO)
+    context = Context(1, 7, {"resident-dir": folder, "partition-id": 2}, RecordDict(), {})
+    told = messages.read_introduction(resident_call.answer(hello, context).content)
+    assert told.client == 2
+    assert "chmod 700" in told.reason
 
 
 def test_a_path_too_long_for_a_socket_is_refused(folder):
