@@ -26,11 +26,14 @@ quickstart: $(INSTALLED)
 	@echo "  clients more unlike each other: $(BIN)/fcil run configs/quickstart.toml --set partition.beta=0.1"
 	@echo "  idea, paper, settings of LoRM:  $(BIN)/fcil methods lorm"
 
+# without compiled files each of the suite's processes would compile fcil again, and pytest all tests
+COMPILED := PYTHONDONTWRITEBYTECODE=
+
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(COMPILED) $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(COMPILED) $(BIN)/python -m pytest -q -m "slow or not slow"
 
 EXTRAS ?= .venv-extras
 

@@ -26,9 +26,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--extras"):
-        others = [item for item in items if not needs_a_package(item)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=[item for item in items if not needs_a_package(item)])
+        items[:] = filter(needs_a_package, items)
 
 
 gc.disable()  # while tests are collected: hardly anything of what is made then is ever let go
@@ -40,11 +39,15 @@ def pytest_collection_finish(session):
     gc.enable()
 
 
+def _check_that_it_is_open(file):
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_wait_for_the_disk():
     """Leave out the wait until files are on the disk, which only a loss of power would tell from this."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", os.fstat)  # which raises as well where the file is not open
+        patch.setattr(os, "fsync", _check_that_it_is_open)
         yield
 
 
