@@ -223,8 +223,12 @@ def _tuning(rows: Sequence[Row]) -> str:
     """Say how settings were chosen, where any row's were: then readers have to know of which rows they were not."""
     if not any(row.tuned for row in rows):
         return ""
-    said = [f"{row.label} {row.tuned or 'not'}" for row in rows]
-    return f"Tuned: {'; '.join(said)}."
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        labels.setdefault(row.tuned, []).append(row.label)
+    untuned = labels.pop("", [])
+    said = [f"Tuned {how}: {', '.join(own)}." for how, own in labels.items()]
+    return " ".join([*said, *([f"Not tuned: {', '.join(untuned)}."] if untuned else [])])
 
 
 def any_missing(rows: Sequence[Row]) -> bool:

@@ -192,7 +192,7 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
     assert words == "on 4 settings x 1 seed, 20 % of the training images of the first 2 tasks held out"
     assert main(["compare", str(out / "tuned.toml"), "--methods", "mine,fedavg", "--seeds", "0", "--output",
                  str(tmp_path / "compared")]) == 0  # fmt: skip
-    assert f"Tuned: mine {words}; fedavg not." in " ".join(capsys.readouterr().out.split())
+    assert f"Tuned {words}: mine. Not tuned: fedavg." in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_a_share_trials_are_measured_on_the_validation_part():
