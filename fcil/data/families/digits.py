@@ -32,14 +32,15 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     They are read from scikit-learn's file: to import what else would read it takes fifty times as long.
     """
     package = find_spec("sklearn")
-    file = Path(str(package and package.origin)).parent / "datasets" / "data" / "digits.csv.gz"
-    if not file.is_file():
-        from sklearn.datasets import load_digits
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # another version may keep the file elsewhere
 
-        bunch = load_digits()
-        return np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
-    table = np.loadtxt(file, delimiter=",")
-    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    bunch = load_digits()
+    return np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
 
 
 @cache
