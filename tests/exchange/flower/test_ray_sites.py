@@ -18,8 +18,8 @@ from fcil.config import from_table
 from fcil.engine.records import read_provenance, read_summary
 from fcil.engine.session import prepare_to_run
 from fcil.engine.simulation import prepare, simulate
-from fcil.errors import ConfigError
-from fcil.exchange.flower import ray_grid
+from fcil.errors import ConfigError, RunError
+from fcil.exchange.flower import messages, ray_grid
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.flower.ray_calls import Letter
 from fcil.exchange.flower.ray_grid import RayGrid
@@ -102,6 +102,24 @@ def test_where_its_worker_never_comes_up_it_is_answered_and_others_are_not(monke
     grid._starting = {"start": ("b", 1001.0)}
     waiting.append(letter(1))
     assert list(grid._expire(waiting, None)) == []
+
+
+def test_a_clients_secure_messages_go_to_one_worker_that_is_up(monkeypatch):
+    monkeypatch.setattr(ray_grid, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    grid = grid_of(["a", "b", "c"])
+    grid.pinned, grid._idle, grid._starting = False, ["a", "c"], {"start": ("b", 999.0)}  # b's machine is gone
+    grid.settle([5, 6, 7])
+
+    def message(node, kind):
+        return SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node, message_type=kind))
+
+    assert [grid._slot_of(message(node, messages.SECURE)) for node in (5, 6, 7)] == [0, 2, 0]
+    assert grid._slot_of(message(5, messages.TRAIN)) is None
+    grid.pinned = True  # sites: worker k has the images of client k, whose node is k + 1
+    assert [grid._slot_of(message(node, messages.TRAIN)) for node in (1, 2, 3)] == [0, 1, 2]
+    grid._idle = []
+    with pytest.raises(RunError, match="no Ray worker came up"):
+        grid.settle([5])
 
 
 # ---- a cluster of two nodes ------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 from flower_runs import InProcess, finish, refused, settings
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
 
 from fcil.arrays import nbytes
 from fcil.engine.simulation import prepare
@@ -254,6 +255,68 @@ def test_a_phase_that_is_asked_for_again_is_had_for_the_same_clients_only():
     other, events = first(over(away(secure_messages.MASK, {1}), run={"seed": 1}), seed=1)
     assert list(refused(events)) == [1]
     assert other.sha256() != whole.sha256()
+
+
+# ---- workers of ours, any of which could work for any client ---------------------------------------------------------
+
+
+class Workers(Grid):
+    """Two worker processes, each with secrets of its own; `kill(step)` is called before a step and may end one."""
+
+    workers = 2
+
+    def __init__(self, monkeypatch, kill=lambda grid, name: None):
+        internals.identify()
+        self.monkeypatch, self.kill = monkeypatch, kill
+        self.parties, self.homes, self.sums = [Parties(), Parties()], {}, 0
+
+    def settle(self, nodes):
+        self.sums += 1
+        self.homes = {node: i % 2 for i, node in enumerate(nodes)}
+
+    def stream(self, messages, *, timeout=None):
+        sent = list(messages)
+        for i, message in enumerate(sent):
+            internals.number(message, f"{self.sums} {i}")
+        for message in sent:
+            name, node = step_of(message), message.metadata.dst_node_id
+            if name:
+                self.kill(self, name)
+                self.monkeypatch.setattr(handlers, "_parties", self.parties[self.homes[node]])
+            yield handlers.app(message, Context(1, node, {}, RecordDict(), {}))
+
+    def close(self):
+        pass
+
+    get_node_ids = run = set_run = create_message = push_messages = pull_messages = send_and_receive = None
+
+
+@pytest.mark.parametrize("at", [None, *STEPS[1:]])
+def test_a_worker_that_ends_with_its_clients_secrets_changes_no_bit(monkeypatch, at):
+    """The sum is begun anew with other secrets; also where one has ended before all had revealed their shares."""
+    ended = []
+
+    def kill(grid, name):
+        if name == at and not ended:
+            ended.append(name)
+            grid.parties[:] = [Parties(), grid.parties[1]]
+
+    grid = Workers(monkeypatch, kill)
+    progress, events = first(FlowerExchange(grid, config(exchange="ray")))
+    assert refused(events) == {}
+    assert progress.sha256() == inline_without()
+    assert grid.sums == (1 if at is None else 2)
+
+
+def test_workers_that_end_all_the_time_cost_the_updates(monkeypatch):
+    def kill(grid, name):
+        if name == secure_messages.MASK:
+            grid.parties[:] = [Parties(), Parties()]
+
+    grid = Workers(monkeypatch, kill)
+    with pytest.raises(RunError, match="0 of 3 clients"):
+        first(FlowerExchange(grid, config(exchange="ray")))
+    assert grid.sums == 3
 
 
 # ---- replies and requests that do not fit ----------------------------------------------------------------------------
