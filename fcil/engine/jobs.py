@@ -14,7 +14,7 @@ from fcil.engine.comparison import Cell
 from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.threads import cores
 
-__all__ = ["JOBS", "Jobs", "alive", "in_process", "jobs_of"]
+__all__ = ["JOBS", "RESTARTS", "Jobs", "alive", "away", "in_process", "in_ray_tasks", "jobs_of"]
 
 JOBS = "jobs"
 """Name of the folder, in that of a comparison, with the processes' logs."""
@@ -35,6 +35,26 @@ def in_process(runs: Sequence[Cell]) -> list[Cell]:
     that join a Ray cluster stay as they are.
     """
     return [cell if cell.config.run.ray_address else replace(cell, config=_inline(cell.config)) for cell in runs]
+
+
+def in_ray_tasks(runs: Sequence[Cell]) -> list[Cell]:
+    """The runs as tasks of a Ray cluster carry them out: with clients that train one after the other, in the same bits.
+
+    A task that started workers of its own would wait for room that it takes up itself.
+    """
+    return [replace(cell, config=_inline(cell.config)) for cell in runs]
+
+
+def away(runs: Sequence[Cell]) -> list[Cell]:
+    """The runs as a process checks them that does not carry them out: their devices are those of Ray's machines.
+
+    Not those with secure sums, which are for one process and have no need of a GPU to be checked.
+    """
+    return [
+        cell if (run := cell.config.run).secure_sums
+        else replace(cell, config=replace(cell.config, run=replace(run, exchange="ray")))
+        for cell in runs
+    ]  # fmt: skip
 
 
 def _inline(config: Config) -> Config:

@@ -10,7 +10,10 @@ from fcil.config import Config
 from fcil.errors import ConfigError
 from fcil.model.precision import resolve
 
-__all__ = ["PeakMemory", "check_device", "clients_device", "local_device", "processor_kind", "repeatable", "resolved"]
+__all__ = [
+    "PeakMemory", "check_device", "check_gpu_on_ray", "clients_device", "local_device", "processor_kind", "repeatable",
+    "resolved",
+]  # fmt: skip
 
 
 def check_device(name: str) -> None:
@@ -24,6 +27,18 @@ def check_device(name: str) -> None:
             f'run.device = {name!r}: torch sees {torch.cuda.device_count()} GPUs here; use "cpu" or "auto", or install '
             "a driver and a torch that fit (fcil doctor)"
         )
+
+
+def check_gpu_on_ray(config: Config) -> None:
+    """Raise ConfigError where a Ray worker or task would not get the GPU that the settings name."""
+    run = config.run
+    if run.device.startswith("cuda") and not run.gpus_per_client:
+        raise ConfigError(
+            f'run.device = "{run.device}": Ray hides GPUs from workers that ask for none; set run.gpus_per_client, '
+            "for example 0.5 for two workers on one GPU"
+        )
+    if run.device.startswith("cuda:"):
+        raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
 
 
 def local_device(name: str) -> torch.device:
