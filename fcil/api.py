@@ -171,7 +171,7 @@ def compare(
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     on: Literal["here", "ray"] = "here",
     ray_address: str = "",
     loggers: Sequence[Logger] = (),
@@ -188,8 +188,8 @@ def compare(
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
             over the values of a setting under [sweep].
         output: the folder; by default one in runs/ for each configuration with its overrides and sweep.
-        jobs: runs at a time, each in a process of its own; 0 for as many as there are cores, or as a cluster has room
-            for.
+        jobs: runs at a time, each in a process of its own, by default 1; 0 for as many as there are cores. On a cluster
+            by default as many as it has room for.
         on: "ray": runs are tasks of a Ray cluster whose machines see the folder.
         ray_address: of that cluster; by default that of `run.ray_address`, or a Ray of this machine.
         loggers: objects that are told of every run, one after another; with one job only.

@@ -85,9 +85,8 @@ def compare_command(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.published import published_rich
     from fcil.report.tables import to_rich
 
-    jobs = args.jobs if args.jobs is not None else 0 if args.on == "ray" else 1
     address = args.ray_address or ""
-    for value, rows in carry_out_grid(out, runs, jobs, console, reuse, on=args.on, ray_address=address).items():
+    for value, rows in carry_out_grid(out, runs, args.jobs, console, reuse, on=args.on, ray_address=address).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
         if figures := published_rich(rows):
             console.print("", figures, sep="\n")

@@ -69,9 +69,14 @@ def alive(out: Path) -> int:
 class Jobs:
     """Processes that carry out the runs of one comparison; leaving the context ends those that are left."""
 
-    def __init__(self, out: Path, number: int, options: Sequence[str] = ()) -> None:
-        """Name the comparison's folder, the number of processes, and further options of `fcil compare` for them."""
-        self.out, self.number, self.options = out, number, options
+    def __init__(self, out: Path, number: int, options: Sequence[str] = (), command: Sequence[str] = ()) -> None:
+        """Name the comparison's folder, the number of processes, and further options of their command.
+
+        Args:
+            command: of fcil, for each; by default `compare`, which takes the runs of the folder's grid.
+        """
+        self.out, self.number = out, number
+        self.command = [*(command or ["compare", str(out), "--join"]), *options]
         self.running: dict[Path, subprocess.Popen[bytes]] = {}
         """Log -> the process that writes it."""
         self.started = 0
@@ -86,7 +91,7 @@ class Jobs:
         self.started += 1
         log = self.out / JOBS / f"{self.started}.log"
         log.unlink(missing_ok=True)  # that of an earlier command
-        command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join", *self.options]
+        command = [sys.executable, "-m", "fcil.cli", *self.command]
         with open_locked(log) as file:  # the process inherits the lock, and holds it as long as it lives
             self.running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 

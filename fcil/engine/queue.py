@@ -18,7 +18,7 @@ from fcil.engine.grid import check_settings_of, run_state
 from fcil.engine.records import FAILED, read_summary
 from fcil.errors import ConfigError, FcilError, FolderInUse
 
-__all__ = ["PAUSE", "Outcome", "Queue", "carry_out_free", "note_failure"]
+__all__ = ["PAUSE", "Outcome", "Queue", "carry_out_free", "note_failure", "reason_of"]
 
 PAUSE = 1.0
 """Seconds between two looks at the runs that other processes work on."""
@@ -94,7 +94,7 @@ class Queue:
         return found
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say why a run failed: a message for people, or the traceback of what is a mistake in code."""
     return str(error) if isinstance(error, FcilError) else "".join(traceback.format_exception(error)).rstrip()
 
@@ -133,7 +133,7 @@ def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bo
         except ConfigError:  # of this machine or of what was typed, not of the run: others may carry it out
             raise
         except Exception as error:  # whatever a method's code may raise: it is this run's, and not the others'
-            outcome = Outcome(cell, None, _reason(error))
+            outcome = Outcome(cell, None, reason_of(error))
             note_failure(cell.folder, outcome.reason)
         queue.done.add(cell.folder)
         yield outcome

@@ -12,7 +12,7 @@ from fcil.engine.queue import Outcome
 from fcil.engine.reuse import Reuse
 from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
-from fcil.report.running import carry_out, left_out_settings
+from fcil.report.running import Watch, carry_out, left_out_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +58,8 @@ class Runner:
         self.several = {kin for kin, count in kins.items() if count > 1}
         self.memo = Memo(out / MEMO, reuse.share) if reuse.memo else None
         self.features = Features(out / FEATURES, reuse.share) if reuse.features else None
+        self.watch: Watch | None = None
+        """Called with every event of a run; see `fcil.report.running.carry_out`."""
         self.console, self.loggers, self.shared = console, loggers, shared or Shared(beside_others=beside_others)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Runner:
         # where a client's error costs its update alone, so would the alarm of a check
         self.shared.features = None if cell.config.run.on_client_error == "skip" else self.features
         try:
-            return carry_out(cell.session(self.shared), cell.folder, self.console, self.loggers)
+            return carry_out(cell.session(self.shared), cell.folder, self.console, self.loggers, self.watch)
         except BaseException:
             self.shared.close()  # workers among it, which may have been the reason
             raise

@@ -53,7 +53,7 @@ def _check_begun(runs: Sequence[Cell], run: Runner) -> None:
 def carry_out_grid(
     out: Path,
     runs: Sequence[Cell],
-    jobs: int = 1,
+    jobs: int | None = None,
     console: Console | None = None,
     reuse: Reuse = EVERYTHING,
     loggers: Sequence[Logger] = (),
@@ -63,10 +63,10 @@ def carry_out_grid(
     """Carry out all runs that are not finished, and write tables and plots; one that fails ends no other.
 
     Args:
-        jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores.
+        jobs: processes that share the runs; 1 for this one, 0 for as many as there are cores; by default 1.
         reuse: what runs take from each other.
         loggers: objects that are told of every run, one after another, beside those that `run.log` names.
-        on: "ray": as tasks of a Ray cluster, `jobs` at a time, 0 for as many as it has room for.
+        on: "ray": as tasks of a Ray cluster, `jobs` at a time, by default as many as it has room for.
         ray_address: of that cluster; empty for the runs' own `run.ray_address`, or a Ray of this machine.
 
     Returns:
@@ -80,7 +80,7 @@ def carry_out_grid(
     from fcil.report.comparison import write_comparison
     from fcil.report.published import write_published
 
-    jobs = jobs_of(jobs, runs) if on == "here" else jobs
+    jobs = jobs_of(1 if jobs is None else jobs, runs) if on == "here" else jobs or 0
     if (jobs > 1 or on == "ray") and loggers:
         raise ConfigError(
             "loggers: objects of this process cannot be told of runs in others; use one job here, or name a file, "
