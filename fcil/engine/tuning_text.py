@@ -77,6 +77,7 @@ def setting_line(key: str, value: Any) -> str:
 
 
 def joined(settings: Mapping[str, Any]) -> str:
+    """Write settings in one line."""
     return ", ".join(setting_line(key, value) for key, value in settings.items())
 
 

@@ -11,8 +11,7 @@ from fcil.errors import ConfigError
 from fcil.model.precision import resolve
 
 __all__ = [
-    "PeakMemory", "check_device", "check_gpu_on_ray", "clients_device", "local_device", "processor_kind", "repeatable",
-    "resolved",
+    "PeakMemory", "check_device", "check_gpu_on_ray", "clients_device", "local_device", "repeatable", "resolved",
 ]  # fmt: skip
 
 
@@ -46,12 +45,6 @@ def local_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def processor_kind() -> str:
-    """The kind of processor that this process computes on: work on one kind gives the same bits again."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), *sorted(set(gpus))])
 
 
 def clients_device(config: Config) -> torch.device:

@@ -70,7 +70,7 @@ def carry_out_one(out: str, name: str, reuse: str, drawn: str) -> str:
     """
     from rich.console import Console
 
-    from fcil.exchange.device import processor_kind
+    from fcil.exchange.processor import processor_kind
 
     told = {"machine": platform.node(), "processor": processor_kind()}
     try:

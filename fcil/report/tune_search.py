@@ -15,9 +15,9 @@ from fcil.engine.queue import note_failure, reason_of
 from fcil.engine.reuse import Reuse
 from fcil.engine.search import GivenUp, Search, Trial, Tried
 from fcil.engine.search_space import Space
+from fcil.engine.signals import leaving_contexts
 from fcil.engine.tuning import trials
 from fcil.engine.tuning_text import Budget, joined
-from fcil.engine.signals import leaving_contexts
 from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.report.grid_runner import Runner, say
 
