@@ -171,7 +171,9 @@ def compare(
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    on: Literal["here", "ray"] = "here",
+    ray_address: str = "",
     loggers: Sequence[Logger] = (),
     progress: bool = False,
     **sections: Section,
@@ -186,7 +188,10 @@ def compare(
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
             over the values of a setting under [sweep].
         output: the folder; by default one in runs/ for each configuration with its overrides and sweep.
-        jobs: runs at a time, each in a process of its own; 0 for as many as there are cores.
+        jobs: runs at a time, each in a process of its own, by default 1; 0 for as many as there are cores. On a cluster
+            by default as many as it has room for.
+        on: "ray": runs are tasks of a Ray cluster whose machines see the folder.
+        ray_address: of that cluster; by default that of `run.ray_address`, or a Ray of this machine.
         loggers: objects that are told of every run, one after another; with one job only.
 
     Raises:
@@ -198,10 +203,11 @@ def compare(
     changes = _changes(overrides, sections)
     words = [*_words(changes), *_sweep_words(sweep or {})]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
-    planned = cells(_source(config), list(methods), list(seeds), _exchange(changes, exchange), folder, sweep or {})
+    named = _exchange(changes, exchange or ("ray" if on == "ray" else None))
+    planned = cells(_source(config), list(methods), list(seeds), named, folder, sweep or {})
     from fcil.report.grid_running import carry_out_grid, check_missing
 
-    tables = carry_out_grid(folder, planned, jobs, _console(progress), loggers=loggers)
+    tables = carry_out_grid(folder, planned, jobs, _console(progress), loggers=loggers, on=on, ray_address=ray_address)
     check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
     done = figures(planned, {cell.folder: Run(cell.folder).summary for cell in planned})

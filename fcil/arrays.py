@@ -7,6 +7,7 @@ rest in float32; sums over clients run in float64 and are cast back once.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,7 +45,13 @@ def names_matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     >>> names_matching(["norm.bias", "blocks.1.mlp.fc1", "blocks.0.attn.qkv"], ["blocks.*.qkv", "norm*"])
     ['norm.bias', 'blocks.0.attn.qkv']
     """
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return list(_matching(tuple(names), tuple(patterns)))
+
+
+@lru_cache(maxsize=1024)
+def _matching(names: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Match once for all clients of a phase, who have the same names."""
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:

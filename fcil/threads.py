@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["cores", "map_in_threads", "threads"]
+__all__ = ["cores", "linear_algebra", "map_in_threads", "threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,6 +19,10 @@ Result = TypeVar("Result")
 def cores() -> int:
     """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_limited: ContextVar[int] = ContextVar("limited", default=0)
+"""The number of threads of the block that this thread is in; 0 outside of all."""
 
 
 @cache
@@ -29,17 +34,28 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()  # type: ignore[no-untyped-call]
 
 
+def linear_algebra() -> list[str]:
+    """Libraries of linear algebra that this process has loaded, each with its version and the kernels it has chosen."""
+    told = ("internal_api", "version", "architecture")
+    return [" ".join(str(library.get(key)) for key in told) for library in _blas().info()]
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Limit torch and NumPy's linear algebra to `count` threads each: the same bits need the same number everywhere."""
+    if _limited.get() == count:  # a block in such a block, as that of each client in that of its group
+        yield
+        return
     import torch  # slow to import, and settings are checked without it
 
     before = torch.get_num_threads()
     torch.set_num_threads(count)
+    inside = _limited.set(count)
     try:
         with _blas().limit(limits=count):
             yield
     finally:
+        _limited.reset(inside)
         torch.set_num_threads(before)
 
 

@@ -63,3 +63,16 @@ def test_an_error_of_a_piece_is_raised_and_the_bounds_are_taken_back():
     with threads(2):
         assert map_in_threads(fail, range(3)) == [0, 1, 2]
         assert blas_threads() == {2}
+
+
+def test_a_block_in_another_has_its_own_number_and_gives_the_outer_one_back():
+    with threads(2):
+        with threads(2):
+            assert (torch.get_num_threads(), blas_threads()) == (2, {2})
+        assert (torch.get_num_threads(), blas_threads()) == (2, {2})
+        with threads(1):
+            assert (torch.get_num_threads(), blas_threads()) == (1, {1})
+            with threads(2):
+                assert blas_threads() == {2}
+            assert blas_threads() == {1}
+        assert (torch.get_num_threads(), blas_threads()) == (2, {2})

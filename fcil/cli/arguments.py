@@ -121,7 +121,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
     Raises:
         ConfigError: --ray-address together with an exchange that has no use for it.
     """
-    chosen, address = args.exchange, args.ray_address
+    on_ray = getattr(args, "on", "here") == "ray"  # the address is then that of the runs' cluster, not of a run's own
+    chosen, address = args.exchange or ("ray" if on_ray else None), "" if on_ray else args.ray_address
     if address and chosen not in (None, "ray"):
         raise ConfigError(f"--ray-address {address}: --exchange {chosen} uses no Ray; leave one of the two out")
     chosen = "ray" if address else chosen

@@ -26,7 +26,9 @@ PORT = 8400
 
 def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
     """Lay the comparison out, or read it where its folder is named in place of a file."""
-    if args.jobs != 1 and args.exchange == "ray" and not args.ray_address:
+    if args.on == "ray" and args.join:
+        raise ConfigError("--on ray --join: a cluster's tasks join by themselves; leave one of the two out")
+    if args.on == "here" and args.jobs not in (None, 1) and args.exchange == "ray" and not args.ray_address:
         raise ConfigError(
             f"--jobs {args.jobs}: each process would start a Ray of its own on all cores; leave --exchange out, or "
             "join one cluster with --ray-address"
@@ -42,7 +44,8 @@ def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
         planned = cells(args.config, args.methods, args.seeds or SEEDS, overrides(args), out, args.sweep)
         return out, _joined(out, planned) if args.join else planned
 
-    if args.methods or args.seeds or args.sweep or args.output or overrides(args):
+    beside = ['run.exchange="ray"'] if args.on == "ray" else []
+    if args.methods or args.seeds or args.sweep or args.output or overrides(args) != beside:
         raise ConfigError(
             f"{args.config}: is a comparison that was begun, with settings of its own; name its configuration instead "
             "to compare with other settings"
@@ -82,7 +85,8 @@ def compare_command(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.published import published_rich
     from fcil.report.tables import to_rich
 
-    for value, rows in carry_out_grid(out, runs, args.jobs, console, reuse).items():
+    address = args.ray_address or ""
+    for value, rows in carry_out_grid(out, runs, args.jobs, console, reuse, on=args.on, ray_address=address).items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
         if figures := published_rich(rows):
             console.print("", figures, sep="\n")
@@ -105,9 +109,14 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         type=whole,
-        default=1,
         metavar="N",
-        help="runs at a time, each in a process of its own (0: as many as cores; default: 1)",
+        help="runs at a time, each in a process of its own (0: as many as cores; default: 1, on Ray as many as fit)",
+    )
+    parser.add_argument(
+        "--on",
+        choices=["here", "ray"],
+        default="here",
+        help="ray: runs are tasks of a Ray cluster (--ray-address) whose machines all see the folder (default: here)",
     )
     parser.add_argument(
         "--join", action="store_true", help="share the runs of a comparison that goes on elsewhere; prints no table"

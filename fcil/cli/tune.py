@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fcil.cli.arguments import at_least_1, methods, output_folder, overrides, seeds, set_argument
-from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trials, tuned_file
+from fcil.engine.search_space import space_of
+from fcil.engine.tuning import Budget, Choice, best_of, choose, grid_of, other_than_tried, trials, tuned_file
 from fcil.engine.tuning_text import choice_lines
 from fcil.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from fcil.engine.comparison import Cell
+    from fcil.report.tune_search import Searched
 
 __all__ = ["tune_command"]
 
@@ -19,20 +25,64 @@ TUNED = "tuned.toml"
 
 
 def _tune(args: argparse.Namespace, console: Console) -> None:
-    from fcil.config import grid, load_variant, row_call
-    from fcil.engine.comparison import figures, folder_name
-    from fcil.engine.queue import Queue
-    from fcil.engine.records import write_atomic
-    from fcil.report.grid_running import carry_out_grid, check_missing
+    from fcil.config import row_call
 
-    budget, out = Budget(tuple(args.seeds), args.held_out, args.tasks), output_folder(args, after="-tuned")
-    planned = {}
     for label in args.methods:
         if row_call(args.config, label)[1]:
             raise ConfigError(f"--methods {label}: name settings to try with --grid, and fixed ones with --set")
-        points, lacking = grid_of(load_variant(args.config, label, args.set).method.name, args.grid)
-        if lacking:
-            console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
+    if args.trials is None and (args.join or args.no_pruning):
+        raise ConfigError(
+            "--join and --no-pruning are of a search, --trials N; a grid of which others carry out the rest is joined "
+            "with `fcil compare DIR/METHOD --join`"
+        )
+    budget, out = Budget(tuple(args.seeds), args.held_out, args.tasks), output_folder(args, after="-tuned")
+    if args.trials is None:
+        _write(args, out, budget, *_by_grid(args, out, budget, console), console=console)
+        return
+    searched = [_searched(args, label, budget, out, console) for label in args.methods]
+    from fcil.report.tune_search import carry_out_search, join_search, share_search
+
+    if args.join:
+        for one in searched:
+            join_search(one, console)
+        return
+    if args.jobs > 1:
+        share_search(searched, args.jobs, _joining(args, out), out, console)
+    choices = []
+    for one in searched:
+        choices.append(best_of(one.label, carry_out_search(one, console)))
+        _tell(choices[-1], budget, console)
+    runs = [one.runs(choice.settings) for one, choice in zip(searched, choices, strict=True)]
+    _write(args, out, budget, choices, runs, console=console)
+
+
+def _tell(choice: Choice, budget: Budget, console: Console) -> None:
+    console.print("\n".join(choice_lines(choice, budget)), soft_wrap=True, markup=False)
+
+
+def _has_no(label: str, lacking: Sequence[str], console: Console) -> None:
+    if lacking:
+        console.print(f"{label} has no {', '.join(lacking)}; it is tuned over the rest", soft_wrap=True)
+
+
+def _name(args: argparse.Namespace, label: str) -> str:
+    from fcil.config import load_variant
+
+    return load_variant(args.config, label, args.set).method.name
+
+
+def _by_grid(
+    args: argparse.Namespace, out: Path, budget: Budget, console: Console
+) -> tuple[list[Choice], list[list[Cell]]]:
+    """Try all combinations of the grid's values; returns the choices, and the runs of each method."""
+    from fcil.engine.comparison import figures, folder_name
+    from fcil.engine.queue import Queue
+    from fcil.report.grid_running import carry_out_grid, check_missing
+
+    planned = {}
+    for label in args.methods:
+        points, lacking = grid_of(_name(args, label), args.grid)
+        _has_no(label, lacking, console)
         folder = out / folder_name(label)
         planned[label] = folder, points, trials(args.config, label, overrides(args), budget, points, folder)
     choices = []
@@ -42,10 +92,46 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
         keys = [key for key, _ in points[0].settings]
         done = figures(runs, Queue.of(folder, runs).summaries())
         choices.append(choose(label, done, keys, len(runs) // len(points)))
-        console.print("\n".join(choice_lines(choices[-1], budget)), soft_wrap=True, markup=False)
+        _tell(choices[-1], budget, console)
+    return choices, [runs for _, _, runs in planned.values()]
+
+
+def _searched(args: argparse.Namespace, label: str, budget: Budget, out: Path, console: Console) -> Searched:
+    from fcil.engine.comparison import folder_name
+    from fcil.report.tune_search import Searched
+
+    space, lacking = space_of(_name(args, label), args.grid)
+    _has_no(label, lacking, console)
+    folder, prune = out / folder_name(label), not args.no_pruning
+    return Searched(args.config, label, overrides(args), budget, space, folder, args.trials, prune)
+
+
+def _joining(args: argparse.Namespace, out: Path) -> list[str]:
+    """The command of a process that takes part in the search."""
+    return [
+        "tune", str(args.config), "--join", "--output", str(out), "--methods", ",".join(args.methods),
+        *(word for text in args.grid for word in ("--grid", text)),
+        *(word for text in args.set for word in ("--set", text)),
+        "--seeds", ",".join(map(str, args.seeds)), "--held-out", repr(args.held_out) if args.held_out else "validation",
+        "--tasks", str(args.tasks), "--trials", str(args.trials), *(["--no-pruning"] if args.no_pruning else []),
+    ]  # fmt: skip
+
+
+def _write(
+    args: argparse.Namespace, out: Path, budget: Budget, choices: Sequence[Choice], runs: Sequence[Sequence[Cell]],
+    console: Console,
+) -> None:  # fmt: skip
+    """Write the file of what was chosen, and check that its rows are what was tried.
+
+    Raises:
+        RunError: one is not.
+    """
+    from fcil.config import grid, load_variant
+    from fcil.engine.records import write_atomic
+
     write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
-    for choice, (_, _, runs) in zip(choices, planned.values(), strict=True):
-        chosen = next(cell for cell in runs if dict(cell.point.settings).items() >= choice.settings.items())
+    for choice, tried in zip(choices, runs, strict=True):
+        chosen = next(cell for cell in tried if dict(cell.point.settings).items() >= choice.settings.items())
         row = load_variant(out / TUNED, choice.label, (), grid(out / TUNED)[0].overrides)
         if names := other_than_tried(chosen.config, row):
             raise RunError(f"{out / TUNED}: {choice.label} differs from what was tuned in {', '.join(names)}; edit it")
@@ -81,8 +167,10 @@ def tune_command(
         action="append",
         required=True,
         metavar="SECTION.KEY=A,B",
-        help="values of one setting to try; several --grid: all their combinations",
+        help="values of one setting to try, all combinations of several --grid; with --trials also a range, LOW..HIGH "
+        "or LOW..HIGH:log",
     )
+    _search_arguments(parser)
     parser.add_argument(
         "--seeds",
         type=seeds,
@@ -110,3 +198,16 @@ def tune_command(
     )
     parser.set_defaults(workers=None, ray_address=None, log=None)
     set_argument(parser)
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trials", type=at_least_1("trials"), metavar="N",
+        help="search in place of a grid: Optuna proposes N settings for each method (default: all of the grid)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-pruning", action="store_true", help="of a search: carry out to their end trials that are behind, too"
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="take trials of a search that others work on, write no file"
+    )

@@ -173,6 +173,10 @@ def render(
         shown = resample(images, whole, corner, extent, size, device).clamp_(0, 255)
         flips = torch.from_numpy(mirror).to(device).view(-1, 1, 1, 1)
         return torch.where(flips, shown.flip(3), shown).div_(255)
+    if isinstance(images, np.ndarray) and (np.array([images.shape[1:3], *whole, *extent]) == size).all():
+        shown = torch.tensor(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        shown[mirror] = shown[mirror].flip(3)  # nothing but that is done to them
+        return shown.div_(255)
     shown = torch.empty(len(images), images[0].shape[-1], size, size)
     for i, target in enumerate(shown):
         x = _render_on_cpu(images[i], whole[i], corner[i], extent[i], size)

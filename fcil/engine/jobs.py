@@ -14,7 +14,7 @@ from fcil.engine.comparison import Cell
 from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.threads import cores
 
-__all__ = ["JOBS", "Jobs", "alive", "in_process", "jobs_of"]
+__all__ = ["JOBS", "RESTARTS", "Jobs", "alive", "away", "in_process", "in_ray_tasks", "jobs_of"]
 
 JOBS = "jobs"
 """Name of the folder, in that of a comparison, with the processes' logs."""
@@ -37,6 +37,26 @@ def in_process(runs: Sequence[Cell]) -> list[Cell]:
     return [cell if cell.config.run.ray_address else replace(cell, config=_inline(cell.config)) for cell in runs]
 
 
+def in_ray_tasks(runs: Sequence[Cell]) -> list[Cell]:
+    """The runs as tasks of a Ray cluster carry them out: with clients that train one after the other, in the same bits.
+
+    A task that started workers of its own would wait for room that it takes up itself.
+    """
+    return [replace(cell, config=_inline(cell.config)) for cell in runs]
+
+
+def away(runs: Sequence[Cell]) -> list[Cell]:
+    """The runs as a process checks them that does not carry them out: their devices are those of Ray's machines.
+
+    Not those with secure sums, which are for one process and have no need of a GPU to be checked.
+    """
+    return [
+        cell if (run := cell.config.run).secure_sums
+        else replace(cell, config=replace(cell.config, run=replace(run, exchange="ray")))
+        for cell in runs
+    ]  # fmt: skip
+
+
 def _inline(config: Config) -> Config:
     return replace(config, run=replace(config.run, exchange="inline"))
 
@@ -49,9 +69,14 @@ def alive(out: Path) -> int:
 class Jobs:
     """Processes that carry out the runs of one comparison; leaving the context ends those that are left."""
 
-    def __init__(self, out: Path, number: int, options: Sequence[str] = ()) -> None:
-        """Name the comparison's folder, the number of processes, and further options of `fcil compare` for them."""
-        self.out, self.number, self.options = out, number, options
+    def __init__(self, out: Path, number: int, options: Sequence[str] = (), command: Sequence[str] = ()) -> None:
+        """Name the comparison's folder, the number of processes, and further options of their command.
+
+        Args:
+            command: of fcil, for each; by default `compare`, which takes the runs of the folder's grid.
+        """
+        self.out, self.number = out, number
+        self.command = [*(command or ["compare", str(out), "--join"]), *options]
         self.running: dict[Path, subprocess.Popen[bytes]] = {}
         """Log -> the process that writes it."""
         self.started = 0
@@ -66,7 +91,7 @@ class Jobs:
         self.started += 1
         log = self.out / JOBS / f"{self.started}.log"
         log.unlink(missing_ok=True)  # that of an earlier command
-        command = [sys.executable, "-m", "fcil.cli", "compare", str(self.out), "--join", *self.options]
+        command = [sys.executable, "-m", "fcil.cli", *self.command]
         with open_locked(log) as file:  # the process inherits the lock, and holds it as long as it lives
             self.running[log] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 

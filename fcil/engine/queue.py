@@ -7,7 +7,7 @@ process has left too. So processes may be started and ended at any time, on all 
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -18,7 +18,7 @@ from fcil.engine.grid import check_settings_of, run_state
 from fcil.engine.records import FAILED, read_summary
 from fcil.errors import ConfigError, FcilError, FolderInUse
 
-__all__ = ["Outcome", "Queue", "carry_out_free"]
+__all__ = ["PAUSE", "Outcome", "Queue", "carry_out_free", "note_failure", "reason_of"]
 
 PAUSE = 1.0
 """Seconds between two looks at the runs that other processes work on."""
@@ -62,13 +62,16 @@ class Queue:
         except FileNotFoundError:
             return False
 
-    def next(self) -> Cell | None:
+    def next(self, taken: Collection[Path] = ()) -> Cell | None:
         """The next run to carry out; None where there is none now.
 
         One whose clients do what those of a run do that goes on now has time: later it finds their updates computed.
+
+        Args:
+            taken: folders of runs that somebody will begin, whose locks are not held yet.
         """
         left = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
-        states = {cell.folder: run_state(cell.folder) for cell in left}
+        states = {cell.folder: "running" if cell.folder in taken else run_state(cell.folder) for cell in left}
         now = {kin for cell in left if states[cell.folder] == "running" for kin in cell.kin} - {""}
         free = [cell for cell in left if states[cell.folder] not in ("running", "finished")]
         return min(free, key=lambda cell: not now.isdisjoint(cell.kin), default=None)
@@ -91,12 +94,12 @@ class Queue:
         return found
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say why a run failed: a message for people, or the traceback of what is a mistake in code."""
     return str(error) if isinstance(error, FcilError) else "".join(traceback.format_exception(error)).rstrip()
 
 
-def _failed(folder: Path, reason: str) -> None:
+def note_failure(folder: Path, reason: str) -> None:
     """Leave the reason in the run's folder, as far as the disk takes it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +133,7 @@ def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bo
         except ConfigError:  # of this machine or of what was typed, not of the run: others may carry it out
             raise
         except Exception as error:  # whatever a method's code may raise: it is this run's, and not the others'
-            outcome = Outcome(cell, None, _reason(error))
-            _failed(cell.folder, outcome.reason)
+            outcome = Outcome(cell, None, reason_of(error))
+            note_failure(cell.folder, outcome.reason)
         queue.done.add(cell.folder)
         yield outcome

@@ -1,6 +1,8 @@
 """Says what the runs of a comparison take from each other instead of computing it again."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
 
 __all__ = ["Reuse"]
 
@@ -22,3 +24,12 @@ class Reuse:
             *(["--check-memo", repr(self.share)] if self.memo else ["--no-memo"]),
             *([] if self.features else ["--no-feature-cache"]),
         ]
+
+    def written(self) -> str:
+        """Write it as JSON, for a process of ours elsewhere."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what `written` wrote."""
+        return cls(**json.loads(text))

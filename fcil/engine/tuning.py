@@ -19,12 +19,15 @@ from fcil.config import Config, Overrides, Point, Source
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.grid import unlike
-from fcil.engine.tuning_text import ROUNDING, Budget, Choice, tried_lines
+from fcil.engine.search import Tried
+from fcil.engine.search_space import Range, space_of
+from fcil.engine.tuning_text import ROUNDING, Budget, Choice, given_up_lines, tried_lines
 from fcil.errors import ConfigError, RunError
-from fcil.options import describe, split_list, toml_or_text
-from fcil.registry import method_class
+from fcil.options import toml_or_text
 
-__all__ = ["Budget", "Choice", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file"]
+__all__ = [
+    "Budget", "Choice", "best_of", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file",
+]  # fmt: skip
 
 
 def trial_settings(budget: Budget) -> list[str]:
@@ -41,21 +44,15 @@ def grid_of(name: str, texts: Sequence[str]) -> tuple[list[Point], list[str]]:
         texts: `section.key=value,value`.
 
     Raises:
-        ConfigError: a text is no setting with values, or two are of one setting.
+        ConfigError: a text is no setting with values, or two are of one setting; or it is a range.
     """
-    keys = {setting.name for setting in describe(method_class(name))}
-    values: dict[str, list[Any]] = {}
-    for text in texts:
-        key, equals, rest = (part.strip() for part in text.partition("="))
-        if not equals or "." not in key or key in values:
-            raise ConfigError(f"--grid {text}: must be section.key=value,value, once for each setting")
-        values[key] = [toml_or_text(word) for word in split_list(rest)]
-    lacking = [key for key in values if key.startswith("method.") and key.removeprefix("method.") not in keys]
-    kept = {key: list_ for key, list_ in values.items() if key not in lacking}
-    places = dict.fromkeys(kept, "--grid")
-    return [
-        Point(tuple(zip(kept, combination, strict=True)), places) for combination in product(*kept.values())
-    ], lacking
+    values, lacking = space_of(name, texts)
+    for key, value in values.items():
+        if isinstance(value, Range):
+            raise ConfigError(f"--grid {key}: a range is searched, which takes --trials N; or list values to try")
+    lists = [list_ for list_ in values.values() if not isinstance(list_, Range)]
+    places = dict.fromkeys(values, "--grid")
+    return [Point(tuple(zip(values, combination, strict=True)), places) for combination in product(*lists)], lacking
 
 
 def trials(
@@ -106,6 +103,26 @@ def choose(label: str, runs: Sequence[Mapping[str, Any]], keys: Sequence[str], n
     return Choice(label, chosen, tried, whole)
 
 
+def best_of(label: str, tried: Sequence[Tried]) -> Choice:
+    """Choose as `choose` does, among the trials of a search.
+
+    Raises:
+        RunError: none was carried out to its end.
+    """
+    whole: list[Tried] = []
+    for trial in tried:
+        if not trial.given_up and trial.settings not in [other.settings for other in whole]:
+            whole.append(trial)
+    if not whole:
+        raise RunError(f"{label}: no trial has all of its runs; the same command tries again")
+    means = [float(np.mean(trial.finals)) for trial in whole]
+    spreads = [float(np.std(t.finals, ddof=1)) if len(t.finals) > 1 else float("nan") for t in whole]
+    rows = [(trial.settings, mean, spread) for trial, mean, spread in zip(whole, means, spreads, strict=True)]
+    best = next(settings for settings, mean, _ in rows if mean >= max(means) - ROUNDING)  # the first of equal ones
+    given_up = [trial for trial in tried if trial.given_up]
+    return Choice(label, best, rows, [True] * len(rows), given_up, searched=True)
+
+
 def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], budget: Budget, out: Path) -> str:
     """Write a comparison with a row for each choice, on top of the configuration that was tuned; what was tried in it.
 
@@ -129,7 +146,7 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
     rows: dict[str, Any] = {}
     for choice in choices:
         # in the row too: what a row of the configuration says would win over what stands above it
-        row: dict[str, Any] = {"tuned": budget.words(len(choice.tried))}
+        row: dict[str, Any] = {"tuned": budget.words(len(choice.tried) + len(choice.given_up), choice.how)}
         row |= {section: dict(entries) for section, entries in changed.items()}
         for key, value in choice.settings.items():
             section, _, name = key.partition(".")
@@ -139,7 +156,7 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
     images = "the images held out" if budget.held_out else "the validation part"
     for choice in choices:
         lines += [f"# {choice.label}: final accuracy on {images}, mean of all runs"]
-        lines += [f"# {line}" for line in tried_lines(choice)] + ["#"]
+        lines += [f"# {line}" for line in (*tried_lines(choice), *given_up_lines(choice))] + ["#"]
     try:
         return "\n".join(lines) + "\n" + tomli_w.dumps({**table, "compare": rows})
     except (TypeError, ValueError) as error:

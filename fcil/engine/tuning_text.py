@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fcil.engine.search import Tried
 from fcil.words import counted
 
-__all__ = ["ROUNDING", "Budget", "Choice", "choice_lines", "marks", "tried_lines"]
+__all__ = [
+    "ROUNDING", "Budget", "Choice", "choice_lines", "given_up_lines", "joined", "marks", "tried_lines",
+]  # fmt: skip
 
 CHOSEN, EQUAL, WITHIN = "chosen", "equal to the chosen one", "within the chosen one's spread"
 ROUNDING = 1e-9
@@ -26,13 +29,18 @@ class Budget:
     tasks: int = 2
     """Tasks that are carried out; 0 for all."""
 
-    def words(self, points: int) -> str:
-        """Say it in the caption of a table."""
+    def words(self, points: int, how: str = "") -> str:
+        """Say it in the caption of a table.
+
+        Args:
+            points: settings that were tried.
+            how: they were found, in brackets.
+        """
         first = "the first task" if self.tasks == 1 else f"the first {self.tasks} tasks"
         tasks, seeds = first if self.tasks else "all tasks", counted(len(self.seeds), "seed")
         images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
         images = images if self.held_out else f"on the validation part of {tasks}"
-        return f"on {counted(points, 'setting')} x {seeds}, {images}"
+        return f"on {counted(points, 'setting')}{how} x {seeds}, {images}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,21 @@ class Choice:
     """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
     whole: Sequence[bool]
     """For each of them, whether it has all its runs: only such may be chosen."""
+    given_up: Sequence[Tried] = ()
+    """Trials of a search that were not carried out to their end."""
+    searched: bool = False
+    """Whether the settings were searched for, by what earlier ones ended in, in place of a grid."""
+
+    @property
+    def how(self) -> str:
+        """Say how the settings were found, in brackets; nothing of a grid."""
+        early = f", {len(self.given_up)} of them given up early" if self.given_up else ""
+        return f" (searched with Optuna{early})" if self.searched else ""
+
+    @property
+    def count(self) -> int:
+        """Number of settings that were tried."""
+        return len(self.tried) + len(self.given_up)
 
 
 def setting_line(key: str, value: Any) -> str:
@@ -53,7 +76,8 @@ def setting_line(key: str, value: Any) -> str:
     return f"{key} = {json.dumps(value, default=str)}"
 
 
-def _joined(settings: Mapping[str, Any]) -> str:
+def joined(settings: Mapping[str, Any]) -> str:
+    """Write settings in one line."""
     return ", ".join(setting_line(key, value) for key, value in settings.items())
 
 
@@ -81,7 +105,15 @@ def tried_lines(choice: Choice) -> list[str]:
     """Write a line for each of the settings that were tried, in their order: accuracy, settings, and its mark."""
     pairs = zip(choice.tried, marks(choice), strict=True)
     return [
-        f"{_accuracy(mean, std):>13}   {_joined(own)}{f'   ({mark})' * bool(mark)}" for (own, mean, std), mark in pairs
+        f"{_accuracy(mean, std):>13}   {joined(own)}{f'   ({mark})' * bool(mark)}" for (own, mean, std), mark in pairs
+    ]
+
+
+def given_up_lines(choice: Choice) -> list[str]:
+    """Write a line for each trial that was given up, with the accuracy at which it was."""
+    return [
+        f"{'given up':>13}   {joined(trial.settings)}   (at {100 * trial.finals[-1]:.1f} %)"
+        for trial in choice.given_up
     ]
 
 
@@ -93,12 +125,13 @@ def choice_lines(choice: Choice, budget: Budget) -> list[str]:
     """Say what was chosen for a method, a setting a line, and how sure that is."""
     ((mean, spread),) = [(mean, std) for settings, mean, std in choice.tried if settings == choice.settings]
     images = "the images held out" if budget.held_out else "the validation part"
-    tried = len(choice.tried)
-    lines = [f"{choice.label}: {_accuracy(mean, spread)} on {images}, the highest of {tried} settings tried, with"]
+    early = f" ({len(choice.given_up)} given up early)" if choice.given_up else ""
+    highest = f"the highest of {choice.count} settings tried{early}, with"
+    lines = [f"{choice.label}: {_accuracy(mean, spread)} on {images}, {highest}"]
     lines += [f"  {setting_line(key, value)}" for key, value in choice.settings.items()]
     found = list(zip(choice.tried, marks(choice), strict=True))
     equal = [settings for (settings, _, _), mark in found if mark == EQUAL]
-    near = [f"{_joined(settings)} ({_accuracy(own, std)})" for (settings, own, std), mark in found if mark == WITHIN]
+    near = [f"{joined(settings)} ({_accuracy(own, std)})" for (settings, own, std), mark in found if mark == WITHIN]
     if equal:
         lines.append(f"  a tie, and this is the first of {len(equal) + 1} equal ones; the others: {_several(equal)}")
     if near:
@@ -109,4 +142,4 @@ def choice_lines(choice: Choice, budget: Budget) -> list[str]:
 
 
 def _several(settings: Sequence[Mapping[str, Any]]) -> str:
-    return "; ".join(map(_joined, settings))
+    return "; ".join(map(joined, settings))

@@ -10,7 +10,9 @@ from fcil.config import Config
 from fcil.errors import ConfigError
 from fcil.model.precision import resolve
 
-__all__ = ["PeakMemory", "check_device", "clients_device", "local_device", "processor_kind", "repeatable", "resolved"]
+__all__ = [
+    "PeakMemory", "check_device", "check_gpu_on_ray", "clients_device", "local_device", "repeatable", "resolved",
+]  # fmt: skip
 
 
 def check_device(name: str) -> None:
@@ -26,17 +28,23 @@ def check_device(name: str) -> None:
         )
 
 
+def check_gpu_on_ray(config: Config) -> None:
+    """Raise ConfigError where a Ray worker or task would not get the GPU that the settings name."""
+    run = config.run
+    if run.device.startswith("cuda") and not run.gpus_per_client:
+        raise ConfigError(
+            f'run.device = "{run.device}": Ray hides GPUs from workers that ask for none; set run.gpus_per_client, '
+            "for example 0.5 for two workers on one GPU"
+        )
+    if run.device.startswith("cuda:"):
+        raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
+
+
 def local_device(name: str) -> torch.device:
     """The device that `run.device` names in this process; "auto" is CUDA where there is a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def processor_kind() -> str:
-    """The kind of processor that this process computes on: work on one kind gives the same bits again."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), *sorted(set(gpus))])
 
 
 def clients_device(config: Config) -> torch.device:

@@ -10,7 +10,8 @@ from typing import Any
 from fcil.arrays import Arrays, digest
 from fcil.config import Config, to_table
 from fcil.exchange.described import Undescribed, sha256_of
-from fcil.exchange.device import processor_kind, resolved
+from fcil.exchange.device import resolved
+from fcil.exchange.processor import processor_kind
 from fcil.exchange.versions import code_sha256, versions
 from fcil.method import Broadcast, Method, Phase
 from fcil.model.backbone import weights_sha256

@@ -82,7 +82,7 @@ class AdaptedModel:
         return {name: tensors[name] for name in arrays if name in trains}
 
     def _fills_a_slot(self, name: str) -> bool:
-        return name in self._slots or bool(names_matching([name], self._patterns))
+        return name in self._slots or bool(self._patterns and names_matching([name], self._patterns))
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
@@ -90,7 +90,11 @@ class AdaptedModel:
         for name, (module, attribute) in self._slots.items():
             several = name in self._patterns
             held = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
-            setattr(module, attribute, held)
+            plain = vars(module)
+            if attribute in plain:  # torch's own way does the same after it has looked for parameters: most of a load
+                plain[attribute] = held
+            else:
+                setattr(module, attribute, held)
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copy loaded arrays, as float32."""

@@ -1,9 +1,11 @@
 """Choose the form in which figures are written: file formats, a width for print, and the range of accuracy axes."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Self
 
 from fcil.errors import ConfigError
 
@@ -52,6 +54,16 @@ class Form:
         """Write the form as options of a command, for processes that draw as this one does."""
         width = ["--width", self.width] if self.width else []
         return ["--format", ",".join(self.formats), *width, *(["--zoom"] if self.zoom else [])]
+
+    def written(self) -> str:
+        """Write the form as JSON, for a process of ours elsewhere."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what `written` wrote."""
+        table = json.loads(text)
+        return cls(**{**table, "formats": tuple(table["formats"])})
 
 
 _form: ContextVar[Form] = ContextVar("form", default=Form())  # noqa: B039  (it is frozen)

@@ -1,9 +1,14 @@
 """Shows where all runs of a comparison stand: those that are over, those that go on and how long they will take."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +18,10 @@ from fcil.engine.jobs import alive
 from fcil.report.live import clock
 from fcil.words import counted
 
-__all__ = ["HEAD", "GridView"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["HEAD", "GridView", "Screen"]
 
 STYLES = {"finished": "green", "running": "bold", "failed": "red", "stopped": "yellow", "not begun": "dim"}
 HEAD = ("run", "state", "done", "left", "accuracy", "at")
@@ -105,3 +113,32 @@ class GridView:
             "" if standing.accuracy is None else f"{100 * standing.accuracy:.1f} %",
             standing.place,
         ]
+
+
+class Screen:
+    """Shows where runs of other processes stand: a line for each that ends, and on a terminal a table that moves."""
+
+    def __init__(self, runs: Sequence[Cell], console: Console | None, out: Path | None = None) -> None:
+        self.view, self.console = GridView(runs, out), console
+        self.states = [standing.state for standing in self.view.look()]
+        moving = console is not None and console.is_terminal
+        self._live = Live(console=console, transient=True, auto_refresh=False) if moving else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def look(self) -> None:
+        """Read where the runs stand now, and show it."""
+        standings = self.view.look()
+        for cell, standing, before in zip(self.view.runs, standings, self.states, strict=True):
+            if self.console and standing.state != before and standing.state in ("finished", "failed"):
+                self.console.print(self.view.line(cell, standing), soft_wrap=True, markup=False)
+        self.states = [standing.state for standing in standings]
+        if self._live:
+            self._live.update(self.view.draw(standings), refresh=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from fcil.engine.simulation import Session
     from fcil.loggers import Logger
     from fcil.method import Method
-    from fcil.server.plan import Progress
+    from fcil.server.plan import Plan, Progress
     from fcil.server.replies import Emit
 
-__all__ = ["carry_out", "checked", "left_out_settings"]
+__all__ = ["Watch", "carry_out", "checked", "left_out_settings"]
 
 
 def left_out_settings(config: Config) -> str:
@@ -52,14 +52,38 @@ def checked(config: Config, folder: Path | None = None, method: Method | None = 
     return prepare_to_run(config, folder, method)
 
 
+Watch = Callable[["Plan", Mapping[str, Any]], None]
+"""(plan, event) -> None: called with every event of a run after it is recorded; what it raises ends the run."""
+
+
+def _watched(
+    listen: Callable[[Emit, Progress], Emit] | None, plan: Plan, watch: Watch
+) -> Callable[[Emit, Progress], Emit]:
+    def both(record: Emit, progress: Progress) -> Emit:
+        emit = listen(record, progress) if listen else record
+
+        def tell(event: Mapping[str, Any]) -> None:
+            emit(event)
+            watch(plan, event)
+
+        return tell
+
+    return both
+
+
 def carry_out(
-    session: Session, folder: Path, console: Console | None = None, loggers: Sequence[Logger] = ()
+    session: Session,
+    folder: Path,
+    console: Console | None = None,
+    loggers: Sequence[Logger] = (),
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Carry out a run, or what is left of it, and draw its plots; return the figures of the finished run.
 
     Args:
         console: where progress is shown; nowhere without one.
         loggers: told of the run beside those that `run.log` names.
+        watch: called with every event; what it raises ends the run, which may go on later.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -71,6 +95,7 @@ def carry_out(
 
     silent: AbstractContextManager[Callable[[Emit, Progress], Emit] | None] = nullcontext()
     with live(session.plan, console) if console else silent as listen:
+        listen = _watched(listen, session.plan, watch) if watch else listen
         summary = simulate(session, folder, listen, loggers=loggers)
     draw_run(session, folder, summary)
     return summary

@@ -101,9 +101,8 @@ class Gathered:
     @property
     def nbytes(self) -> int:
         """Payload of the good replies, in bytes."""
-        return sum(update_bytes(u) for u in [*self.updates, *self.left_out]) + sum(
-            nbytes(p.sums) for p in self.partials
-        )
+        single = sum(update_bytes(u) for u in [*self.updates, *self.left_out])
+        return single + sum(partial.nbytes for partial in self.partials)
 
     def sums(self) -> dict[str, np.ndarray]:
         """The partial sums of all groups, added in the order of their clients."""

@@ -49,7 +49,9 @@ def expected(phase: Phase, broadcast: Broadcast, local: Local, num_examples: dic
 
 
 def _fits(a: np.ndarray, wanted: Sequence[int]) -> bool:
-    if a.ndim != len(wanted) or not all(w in (-1, s) for s, w in zip(a.shape, wanted, strict=True)):
+    if a.shape != tuple(wanted) and (
+        a.ndim != len(wanted) or not all(w in (-1, s) for s, w in zip(a.shape, wanted, strict=True))
+    ):
         return False
     layout = wanted.layout if isinstance(wanted, GramShape) else None
     return (layout != "matrix" or a.shape[0] == a.shape[1]) and (layout != "half" or packed.is_half(a))
@@ -73,6 +75,14 @@ def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray)
 
 
+def _finite(a: np.ndarray, kind: type[np.floating[Any]]) -> np.ndarray:
+    """Tell which values are finite as `kind`: one that the state's float32 cannot hold is as bad as infinity."""
+    if a.dtype == kind:
+        return np.asarray(np.isfinite(a))
+    with np.errstate(over="ignore"):
+        return np.asarray(np.isfinite(a.astype(kind)))
+
+
 def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floating[Any]] = np.float32) -> str | None:
     """The reason why arrays must not be merged, or None: names, types, shapes, values not finite, negative Grams."""
     if arrays.keys() != wanted.keys():
@@ -85,8 +95,7 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
             return f"{what} {name}: type {a.dtype}, not float32 or float64"
         if not _fits(a, wanted[name]):
             return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
-        with np.errstate(over="ignore"):  # a float64 that the state's float32 cannot hold is as bad as infinity
-            finite = np.isfinite(a.astype(kind, copy=False))
+        finite = _finite(a, kind)
         if not finite.all():
             return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
         layout = wanted[name]
@@ -96,7 +105,7 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
+    return type(value) in (float, int) or isinstance(value, Real)
 
 
 def _metrics_refusal(metrics: Mapping[str, Any]) -> str | None:

@@ -325,3 +325,48 @@ def test_only_phases_that_another_run_may_have_are_remembered(tmp_path):
     memo.update(KEY, {}, update, replace(PHASE, index=1))
     assert Shared().read(Shared(memo).written()).memo == replace(memo, _written=float("inf"))
     assert memo.update(KEY, {}, never, replace(PHASE, index=1)).metrics["reused"] == 1.0
+
+
+# ---- masked sums and noise -------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_masked_sums_neither_takes_nor_leaves_an_update(digits_config, tmp_path):
+    """What the server is not to see lies in no folder either."""
+    small = {"data": {"train_limit": 60, "test_limit": 20}, "method": {"name": "ridge", "penalty": 1.0}}
+    secure = digits_config(small, {"run": {"secure_sums": True}})
+    shared = Shared(Memo(tmp_path / "memo", share=0.0))
+    alone = carried_out(secure, tmp_path / "alone", shared)
+    assert not (tmp_path / "memo").exists()
+    plain = carried_out(digits_config(small), tmp_path / "plain", shared)
+    after = carried_out(secure, tmp_path / "after", shared)
+    assert "reused" not in after
+    assert after["sha256"] == alone["sha256"]
+    assert after["upload_bytes"] == alone["upload_bytes"] > plain["upload_bytes"], "masked numbers are longer"
+
+
+def test_noise_is_that_of_the_run_that_would_draw_it_and_of_no_other(digits_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("strategies._private.epsilon_of", lambda multiplier, delta: 1.5)  # needs fcil[privacy]
+    shared = Shared(Memo(tmp_path / "memo", share=1.0))
+
+    def run(name, memo, seed=0, **settings):
+        ridge = {"name": "ridge", "penalty": 1.0, "clip": 2.0, **settings}
+        small = {"data": {"train_limit": 60, "test_limit": 20}, "method": ridge, "run": {"seed": seed}}
+        return carried_out(digits_config(small), tmp_path / name, shared if memo else None)
+
+    first = run("first", True, noise=1.0)
+    assert "reused" not in first
+    again = run("again", True, noise=1.0, delta=1e-6)
+    assert (again["sha256"], again["reused"]) == (first["sha256"], first["asked"]), "delta is the records' alone"
+    others = {
+        "more": {"noise": 2.0},
+        "clip": {"noise": 1.0, "clip": 3.0},
+        "seed": {"noise": 1.0, "seed": 1},
+        "none": {},
+    }
+    for name, settings in others.items():
+        other = run(name, True, **settings)
+        assert "reused" not in other, name
+        assert other["sha256"] == run(f"{name} alone", False, **settings)["sha256"] != first["sha256"]
+    server = run("server", True, noise=1.0, noise_at="server")
+    assert server["reused"] == server["asked"], "clients send there what they send without noise"
+    assert server["sha256"] == run("server alone", False, noise=1.0, noise_at="server")["sha256"]

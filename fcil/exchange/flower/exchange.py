@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fcil.arrays import Arrays
 from fcil.config import Config
 from fcil.errors import ConfigError
-from fcil.exchange.device import resolved
+from fcil.exchange.device import check_gpu_on_ray, resolved
 from fcil.exchange.flower import messages
 from fcil.exchange.flower.evaluation import evaluated
 from fcil.exchange.flower.internals import identify
@@ -220,13 +220,7 @@ def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared 
     from fcil.exchange.flower.ray_grid import RayGrid  # Ray is not needed behind a SuperLink
 
     run = config.run
-    if run.device.startswith("cuda") and not run.gpus_per_client:
-        raise ConfigError(
-            f'run.device = "{run.device}": Ray hides GPUs from workers that ask for none; set run.gpus_per_client, '
-            "for example 0.5 for two workers on one GPU"
-        )
-    if run.device.startswith("cuda:"):
-        raise ConfigError(f'run.device = "{run.device}": Ray picks the GPU of each worker; write "cuda"')
+    check_gpu_on_ray(config)
     settings: dict[str, Any] = {
         "workers": run.workers, "threads": run.threads, "gpus": run.gpus_per_client, "address": run.ray_address,
         "mixed": run.mixed_processors, "sites": config.sites_on_ray,

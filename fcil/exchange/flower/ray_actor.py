@@ -27,7 +27,7 @@ class ClientActor:
 
     def about(self) -> tuple[int, str, str]:
         """The id of this process, its machine and the kind of its processors; an answer means that it is up."""
-        from fcil.exchange.device import processor_kind  # torch takes seconds to import
+        from fcil.exchange.processor import processor_kind  # torch takes seconds to import
 
         return os.getpid(), platform.node(), processor_kind()
 

@@ -16,7 +16,7 @@ from fcil.exchange.flower.ray_actor import ClientActor
 from fcil.exchange.flower.ray_sites import check_places, resource
 from fcil.threads import cores
 
-__all__ = ["Cluster", "slots"]
+__all__ = ["Cluster", "alive_nodes", "connect", "environment", "quietly", "short", "slots"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -30,9 +30,25 @@ def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
     return room
 
 
+def short(error: BaseException) -> str:
+    """The last line of one of Ray's long messages that is not empty, without the addresses of its processes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
+
+
 def _call(ask: Callable[[], Any]) -> Any:
     """Ask Ray about the cluster; its answers are untyped."""
     return ask()
+
+
+def alive_nodes() -> list[Mapping[str, float]]:
+    """What each machine of the cluster has, CPUs and GPUs."""
+    return [node["Resources"] for node in _call(ray.nodes) if node["Alive"]]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Variables of a worker's environment: the threads of its arithmetic, and where it finds our code."""
+    return {**dict.fromkeys(_THREADS, str(threads)), "PYTHONPATH": _code()}
 
 
 def _code() -> str:
@@ -52,7 +68,7 @@ def _probe(address: str) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Suppress Ray 2.55's warnings about itself: files and processes that it does not close, a coming change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -60,7 +76,12 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
+    """Join the cluster at an address, or start one on this machine where none is given.
+
+    Raises:
+        ConfigError: no cluster answers there.
+    """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:  # "local", so that RAY_ADDRESS in the environment does not decide
         ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
@@ -91,10 +112,10 @@ class Cluster:
         self.ours = not ray.is_initialized()
         self.alone = self.ours and not address
         if self.ours:
-            with _quietly():
-                _connect(address)
+            with quietly():
+                connect(address)
         try:
-            nodes = [n["Resources"] for n in _call(ray.nodes) if n["Alive"]]
+            nodes = alive_nodes()
             if sites:
                 check_places(most, threads, nodes)
             self.workers = most if sites else self._fit(workers, most, nodes)
@@ -117,15 +138,14 @@ class Cluster:
 
     def actor(self, app: str, site: int | None = None) -> Any:
         """Start a worker process, of a site on the node that holds it; its handle comes at once, the process later."""
-        variables = {**dict.fromkeys(_THREADS, str(self.threads)), "PYTHONPATH": _code()}
         remote = ray.remote(ClientActor).options(
-            num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, runtime_env={"env_vars": variables},
-            resources={} if site is None else {resource(site): 1},
+            num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0,
+            runtime_env={"env_vars": environment(self.threads)}, resources={} if site is None else {resource(site): 1},
         )  # fmt: skip
         return remote.remote(app, site)
 
     def close(self) -> None:
         """End Ray if it was started here."""
         if self.ours and ray.is_initialized():
-            with _quietly():
+            with quietly():
                 ray.shutdown()

@@ -22,7 +22,7 @@ from fcil.errors import RunError
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, Run, empty_run, error_reply, identify
 from fcil.exchange.flower.messages import SECURE
 from fcil.exchange.flower.ray_calls import Call, Letter, letters, portion
-from fcil.exchange.flower.ray_cluster import Cluster
+from fcil.exchange.flower.ray_cluster import Cluster, short
 
 __all__ = ["RayGrid"]
 
@@ -31,12 +31,6 @@ START_SECONDS = 300.0
 """Seconds within which a worker must be up: it imports torch, perhaps from a slow disk."""
 SETTLE_SECONDS = 60.0
 """Seconds for which a secure sum waits for further workers where one is up."""
-
-
-def _short(error: BaseException) -> str:
-    """The last line of one of Ray's long messages that is not empty, without the addresses of its processes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
 
 
 class RayGrid(Grid):
@@ -228,10 +222,10 @@ class RayGrid(Grid):
             replies: list[Message] = ray.get(ref)
         except RayTaskError as error:  # the app returned what cannot travel
             self._idle.append(call.worker)
-            yield from self._failed(call, waiting, RAISED, _short(error))
+            yield from self._failed(call, waiting, RAISED, short(error))
         except RayError as error:
             self._replace(call.worker)
-            yield from self._failed(call, waiting, CRASHED, _short(error))
+            yield from self._failed(call, waiting, CRASHED, short(error))
         else:
             self._idle.append(call.worker)
             self._seconds = (time.monotonic() - call.start) / len(replies)

@@ -16,7 +16,7 @@ from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import secure_grid
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import _quietly, slots
+from fcil.exchange.flower.ray_cluster import quietly, slots
 from fcil.exchange.flower.ray_grid import RayGrid
 from fcil.exchange.inline import Inline
 from fcil.threads import cores
@@ -119,10 +119,10 @@ def test_ray_picks_the_gpu():
 @pytest.fixture
 def one_gpu():
     """Ray only counts GPUs: told that there is one, it hands out shares of it on any machine."""
-    with _quietly():
+    with quietly():
         ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
-    with _quietly():
+    with quietly():
         ray.shutdown()
 
 

@@ -1,0 +1,162 @@
+"""Many small clients: what one costs beyond its one training step of 16 images, in this process and on Ray workers.
+
+    python tests/benchmarks/bench_many_clients.py [--clients 1000,3000] [--workers 2] [--profile]
+
+The bare steps are a loop over the same number of batches, prepared beforehand: the same network with the same LoRA
+layers, factors and optimiser begun anew for each client. Processor time, with one thread.
+"""
+
+import argparse
+import cProfile
+import pstats
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from fcil.config import Config, from_table
+from fcil.engine.client_events import Summary
+from fcil.engine.simulation import prepare
+from fcil.seeding import generator
+from fcil.server.loop import Exchange, ask, step
+from fcil.server.plan import initial_progress
+from fcil.threads import threads
+
+IMAGES, CLASSES, SIDE = 16, 10, 16
+TABLE = {
+    "tasks": {"count": 1},
+    "model": {"image_size": SIDE},
+    "train": {"rounds": 1, "epochs": 1, "batch": IMAGES},
+    "method": {"name": "fedavg", "rank": 4},
+    "run": {"device": "cpu", "aggregate_on_worker": True, "client_events": "summary"},
+}
+
+
+def settings(folder: Path, clients: int) -> Config:
+    """A run with as many clients of 16 random images each."""
+    path = folder / f"{clients}.npz"
+    if not path.exists():
+        rng, n = generator(0, "many clients"), clients * IMAGES
+        images = rng.integers(0, 256, (n, SIDE, SIDE), np.uint8)
+        labels = np.arange(n) % CLASSES
+        np.savez(path, train_images=images, train_labels=labels, test_images=images[:50], test_labels=labels[:50])
+    data = {"name": f"npz:{path.name}", "root": str(folder), "cache": str(folder / "cache")}
+    own = {"data": data, "partition": {"kind": "iid", "clients": clients, "min_samples": 1}}
+    return from_table([("benchmark", TABLE), ("argument", own)])
+
+
+def bare(config: Config) -> float:
+    """Processor seconds of the clients' training steps alone."""
+    session = prepare(config)
+    request, worker = ask(session.plan, initial_progress(session.plan)), session.worker
+    names = request.local.trained(list(request.broadcast.arrays))
+    images = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(IMAGES) % CLASSES
+    leaves = worker.model.load(request.broadcast.arrays, names)
+    start = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+
+    def client() -> None:
+        for name, leaf in leaves.items():
+            leaf.data.copy_(start[name])
+            leaf.grad = None
+        optimizer = torch.optim.AdamW(leaves.values(), lr=config.train.lr, fused=True)
+        F.cross_entropy(worker.model.logits(worker.model.features(images), (0,)), labels).backward()
+        optimizer.step()
+
+    with threads(1):
+        for _ in range(20):
+            client()
+        begin = time.process_time()
+        for _ in range(config.partition.clients):
+            client()
+        return time.process_time() - begin
+
+
+def one_round(config: Config, exchange: Exchange) -> tuple[float, float]:
+    """Processor seconds of this process, and of all, for a round without its evaluation."""
+    events: list[Mapping[str, Any]] = []
+    plan = prepare(config).plan
+    progress = initial_progress(plan)
+
+    def emit(event: Mapping[str, Any]) -> None:
+        events.append({**event, "at": time.process_time()})
+
+    begin = time.process_time()
+    step(plan, progress, exchange, Summary(emit))
+    merged = next(event for event in events if event["event"] == "merged")
+    return merged["at"] - begin, merged["seconds_clients"] + merged["seconds_merge"]
+
+
+def inline(config: Config, profile: bool) -> float:
+    """Processor seconds of a round in this process."""
+    from fcil.exchange.inline import Inline
+
+    session = prepare(config)
+    exchange = Inline(session.worker)
+    few = replace(config, train=replace(config.train, participants=10))
+    one_round(few, Inline(replace(session.worker, config=few)))
+    _ = session.worker.model, session.worker.scenario
+    if not profile:
+        return one_round(config, exchange)[0]
+    profiler = cProfile.Profile()
+    profiler.enable()
+    seconds = one_round(config, exchange)[0]
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+    return seconds
+
+
+def on_ray(config: Config, workers: int) -> tuple[float, float]:
+    """Processor seconds of the server in a round, and of the workers."""
+    from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
+
+    config = replace(config, run=replace(config.run, exchange="ray", workers=workers))
+    exchange = ray_exchange(config)
+    try:
+        pids = exchange.grid.pids()  # type: ignore[attr-defined]
+        few = replace(config, train=replace(config.train, participants=4 * workers))
+        one_round(few, FlowerExchange(exchange.grid, few))
+        before = [used(pid) for pid in pids]
+        server = one_round(config, FlowerExchange(exchange.grid, config))[0]
+        return server, sum(used(pid) for pid in pids) - sum(before)
+    finally:
+        exchange.close()
+
+
+def used(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Many small clients.")
+    parser.add_argument("--clients", default="1000,3000")
+    parser.add_argument("--workers", type=int, default=0, help="Ray workers; 0 leaves Ray out (default)")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a round in process goes")
+    args = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        for clients in map(int, args.clients.split(",")):
+            config = settings(Path(folder), clients)
+            steps, run = bare(config), inline(config, args.profile)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            told = f"{clients} clients: bare steps {1e3 * steps / clients:.2f} ms a client, in process "
+            print(f"{told}{1e3 * run / clients:.2f}: {1e3 * (run - steps) / clients:.2f} beyond; peak {peak:.0f} MB")
+            if args.workers:
+                server, theirs = on_ray(config, args.workers)
+                beyond = 1e3 * (server + theirs - steps) / clients
+                print(
+                    f"  {args.workers} Ray workers: server {1e3 * server / clients:.2f}, workers "
+                    f"{1e3 * theirs / clients:.2f}: {beyond:.2f} beyond"
+                )
+
+
+if __name__ == "__main__":
+    main()
