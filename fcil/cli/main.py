@@ -47,7 +47,7 @@ _EXAMPLES = {
     "compare": "configs/quickstart.toml --methods lorm,fedavg --seeds 0,1,2",
     "watch": "runs/quickstart-compare --serve",
     "deploy-demo": "--clients 2",
-    "methods": "lorm",
+    "methods": "lorm --json",
     "adapters": "lora",
     "settings": "--schema > fcil.schema.json",
     "data": "list",
