@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
+from fcil.errors import ConfigError
 from fcil.merging.candidates import best_choice, columns
 from fcil.merging.ridge import GRID, penalty_unit, solvable, strongest_of_the_best
 from fcil.method import (
@@ -35,7 +36,6 @@ from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, SCORED, RightAns
 
 from ._closed_form import ROWS, SUMS, WIDTH, ClosedForm, feature_width
 from ._private import PrivacySettings
-from ._ridge_settings import refuse_contradictions
 from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
 
 __all__ = ["RidgeMethod", "Sketch"]
@@ -118,8 +118,48 @@ class RidgeMethod(RidgeSolution, PrivacySettings, ClosedForm):
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """Raise ConfigError for settings that exclude each other, or tokens that the backbone does not have."""
-        refuse_contradictions(self)
+        if self.layers != "auto" and self.choose == "every_task":
+            raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
+        if self.layers != "auto" and self.candidates != WIDTH:
+            raise ConfigError(
+                f'method.candidates = {self.candidates}: there are candidates only with method.layers = "auto"'
+            )
+        if self.layers == "auto" and self.clip:
+            raise ConfigError(
+                f'method.clip = {self.clip:g}: with method.layers = "auto" layers are chosen by sums of features that '
+                "are not clipped; name the layers"
+            )
+        self.check_privacy(self.clip, self._not_accounted())
+        if self.sketch_rank and (self.solution != "ridge" or self.penalty == "gcv"):
+            raise ConfigError(
+                f'method.sketch = {self.sketch_rank}: method.solution = "{self.solution}" and method.penalty = '
+                f'"{self.penalty}" need G whole; "ridge" and "auto" or a number do not'
+            )
+        if self.anew:
+            if self.project != WIDTH:
+                raise ConfigError(
+                    f'method.project = {self.project}: with method.choose = "every_task" the features are the '
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it out"
+                )
+            if self.random_features:
+                raise ConfigError(
+                    f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
+                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; set it to 0"
+                )
+            if self.penalty == "accuracy" or self.sketch_rank:
+                raise ConfigError(
+                    'method.choose = "every_task": needs G whole, and no penalty by accuracy; leave method.sketch out '
+                    'and set method.penalty to "gcv", "auto" or a number'
+                )
         return super().init(backbone, classes, seed)
+
+    def _not_accounted(self) -> str:
+        """A setting with which noise would not be one Gaussian mechanism a sample; empty for none."""
+        if self.penalty in ("accuracy", "gcv"):
+            return f'method.penalty = "{self.penalty}"'
+        if self.solution != "ridge":
+            return f'method.solution = "{self.solution}"'
+        return f"method.sketch = {self.sketch_rank}" if self.sketch_rank else ""
 
     # ---- statistics --------------------------------------------------------------------------------------------------
 
