@@ -87,6 +87,8 @@ class _Attempt:
     like: Shapes
     asked: Collection[int]
     """All clients of the request, or those of a sum that may have been had before."""
+    earlier: Mapping[int, Failure] = field(default_factory=dict)
+    """Clients that earlier attempts were without, and why."""
     keys: dict[int, Keys] = field(default_factory=dict)
     boxes: dict[int, dict[int, bytes]] = field(default_factory=dict)
     masked: dict[int, np.ndarray] = field(default_factory=dict)
@@ -140,9 +142,14 @@ class _Attempt:
         return refusal(partial.members[0], counted, ())
 
     @property
+    def without(self) -> dict[int, Failure]:
+        """Clients that are not in the sum, and why."""
+        return {failure.client: failure for failure in [*self.lost, *self.failures]}
+
+    @property
     def raised(self) -> bool:
         """Tell whether a client's code has raised an exception, or its disk is full."""
-        return any(failure.raised for failure in [*self.lost, *self.failures])
+        return any(failure.raised for failure in self.without.values())
 
     def complete(self, carrier: Carrier) -> Partial:
         """Take the last step; the sum over those whose numbers have arrived, or over nobody."""
@@ -157,7 +164,8 @@ class _Attempt:
     def partial(self, sums: Mapping[str, np.ndarray], reason: str = "") -> Partial:
         """The reply for all clients: with sums, who is in them; without, the reason for all who are not to blame."""
         told = {c: Failure(c, reason if c in self.asked else LEFT_OUT) for c in self.request.num_examples}
-        told |= {failure.client: failure for failure in [*self.lost, *self.failures]}
+        told |= {c: failure for c, failure in self.earlier.items() if c not in self.asked}
+        told |= self.without
         members = [self.members[client] for client in sorted(self.members)] if sums else []
         for member in members:  # who delivered is in the sum, also if it revealed nothing afterwards
             told.pop(member.client)
@@ -207,12 +215,14 @@ def secure_sum(
     clients = len(request.num_examples)
     like = sums_shapes(request.method, request.expected, request.broadcast)
     phase, threshold = request.phase.index, threshold_of(clients)
+    earlier: dict[int, Failure] = {}
     while True:
         before = request.arrivals.of(phase)
         wanted = max(min(needed, clients), threshold) if before is None else len(before)
         asked = [client for client in request.num_examples if before is None or client in before]
-        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked)
+        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked, dict(earlier))
         attempt.deliver(carrier)
+        earlier |= attempt.without
         if on_error == "stop" and attempt.raised:
             return attempt.partial({}, "secure sums: no sum is had, as a client's code has raised an exception")
         short = len(attempt.masked) < wanted
