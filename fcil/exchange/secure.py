@@ -17,7 +17,7 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.errors import MergeError
-from fcil.exchange.secure_party import MASKED, Parties, Sum, answered
+from fcil.exchange.secure_party import MASKED, Parties, Sum, answered, context_of
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Shapes
 from fcil.secure import Keys, Revealed, decode, unmasked, usable
@@ -89,6 +89,8 @@ class _Attempt:
     """All clients of the request, or those of a sum that may have been had before."""
     earlier: Mapping[int, Failure] = field(default_factory=dict)
     """Clients that earlier attempts were without, and why."""
+    run: str = ""
+    """`Sum.run` as the clients make it."""
     keys: dict[int, Keys] = field(default_factory=dict)
     boxes: dict[int, dict[int, bytes]] = field(default_factory=dict)
     masked: dict[int, np.ndarray] = field(default_factory=dict)
@@ -156,7 +158,10 @@ class _Attempt:
         revealed = self._take(carrier.reveal(self.of, self.masked.keys()), _no_objection)
         try:
             shared, threshold = self.boxes.keys(), self.of.threshold
-            words = unmasked(self.masked, shared, self.keys, revealed, self.of.session, threshold)
+            context = (
+                context_of(self.run, self.of.phase, self.request.broadcast) if shared - self.masked.keys() else b""
+            )
+            words = unmasked(self.masked, shared, self.keys, revealed, self.of.session, threshold, context)
         except MergeError as error:
             return self.partial({}, str(error))
         return self.partial(_restored(decode(words), self.like))
@@ -199,7 +204,7 @@ def _why_short(attempt: _Attempt, needed: int, before: frozenset[int] | None) ->
 
 
 def secure_sum(
-    request: Request, carrier: Carrier, needed: int = 1, anew: Anew = _never, on_error: OnError = "stop"
+    request: Request, carrier: Carrier, needed: int = 1, anew: Anew = _never, on_error: OnError = "stop", run: str = ""
 ) -> Partial:
     """The sums over all clients that deliver, put together from masked ones; of fewer than the threshold, none.
 
@@ -211,6 +216,7 @@ def secure_sum(
         needed: clients without whom the run would stop.
         anew: asked before shares are revealed where there are dropouts, and after it where too few have revealed.
         on_error: what an exception in a client's code does; "stop": it stops the run, so no sum is had.
+        run: hash of the run, as the clients make it.
     """
     clients = len(request.num_examples)
     like = sums_shapes(request.method, request.expected, request.broadcast)
@@ -220,7 +226,7 @@ def secure_sum(
         before = request.arrivals.of(phase)
         wanted = max(min(needed, clients), threshold) if before is None else len(before)
         asked = [client for client in request.num_examples if before is None or client in before]
-        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked, dict(earlier))
+        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked, dict(earlier), run)
         attempt.deliver(carrier)
         earlier |= attempt.without
         if on_error == "stop" and attempt.raised:
@@ -251,10 +257,11 @@ class _Here:
             yield client, answered(client, self.parties.share, of, client, keys)
 
     def masked(self, of: Sum, boxes: Mapping[int, Mapping[int, bytes]]) -> Answers[Partial]:
+        context = context_of(of.run, of.phase, self.request.broadcast)
         like = sums_shapes(self.request.method, self.request.expected, self.request.broadcast)
         for client, received in boxes.items():
             work = bound(self.worker.work_group, self.request.phase, self.request.broadcast, (client,))
-            yield client, answered(client, self.parties.masked, of, client, received, work, like)
+            yield client, answered(client, self.parties.masked, of, client, received, work, like, context)
 
     def reveal(self, of: Sum, arrived: Set[int]) -> Answers[Revealed]:
         for client in arrived:

@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from fcil.arrays import Arrays
+from fcil.arrays import Arrays, digest
 from fcil.errors import MergeError
-from fcil.method import Shapes
+from fcil.method import Broadcast, Shapes
 from fcil.secure import Keys, Revealed, SecureClient, encode
 from fcil.server.replies import Failure, Partial
 from fcil.server.validation import arrays_refusal
 
-__all__ = ["GONE", "MASKED", "Parties", "Sum", "answered"]
+__all__ = ["GONE", "MASKED", "Parties", "Sum", "answered", "context_of"]
 
 GONE = "secure sums: the secrets of this sum are not here; the process that drew them has ended"
 MASKED = "masked"
@@ -61,6 +61,12 @@ def answered(client: int, step: Callable[..., T], *args: object) -> T | Failure:
         return step(*args)
     except MergeError as error:
         return Failure(client, str(error))
+
+
+def context_of(run: str, phase: int, broadcast: Broadcast) -> bytes:
+    """SHA-256 of what the clients of a sum are asked; who is asked something else gets masks that do not cancel."""
+    asked = f"{run}|{phase}|{digest(broadcast.arrays)}|{digest(broadcast.references)}"
+    return hashlib.sha256(asked.encode()).digest()
 
 
 def _flat(sums: Arrays) -> np.ndarray:
@@ -140,12 +146,19 @@ class Parties:
         return self._party(of, client).share(keys)
 
     def masked(
-        self, of: Sum, client: int, received: Mapping[int, bytes], work: Callable[[], Partial], like: Shapes
+        self,
+        of: Sum,
+        client: int,
+        received: Mapping[int, bytes],
+        work: Callable[[], Partial],
+        like: Shapes,
+        context: bytes = b"",
     ) -> Partial:
         """Do a client's work and mask its sums: `sums` of what is returned are MASKED, or none where it has failed.
 
         Args:
             like: names and shapes of the sums, which the server adds by their places and cannot look at.
+            context: from `context_of`.
 
         Raises:
             MergeError: as `SecureClient.masked`, and before the work is done.
@@ -161,7 +174,7 @@ class Parties:
             words = encode(_flat(partial.sums))
         except MergeError as error:
             return replace(partial, members=(), sums={}, failures=(*partial.failures, Failure(client, str(error))))
-        return replace(partial, sums={MASKED: party.masked(words)})
+        return replace(partial, sums={MASKED: party.masked(words, context)})
 
     def reveal(self, of: Sum, client: int, arrived: Set[int], folder: Path | None = None) -> Revealed:
         """Reveal a client's shares, and forget its secrets.

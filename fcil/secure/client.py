@@ -14,7 +14,7 @@ from fcil.secure.fixed_point import added, negative
 from fcil.secure.masks import agreed, mask, usable
 from fcil.secure.shamir import SHARE, shares
 
-__all__ = ["Keys", "Revealed", "SecureClient"]
+__all__ = ["Keys", "Revealed", "SecureClient", "pair_purpose"]
 
 PAIR, BOX = b"mask", b"box"
 """Purposes of the keys that two clients agree on."""
@@ -38,6 +38,11 @@ class Revealed:
     """Client whose numbers have arrived -> a share of the seed of its own mask."""
     pair_key: Mapping[int, bytes]
     """Client whose numbers have not -> a share of its private key, from which its masks with others follow."""
+
+
+def pair_purpose(one: int, other: int, context: bytes) -> bytes:
+    """The purpose of the key of two clients' mask: theirs alone, and of what they were asked."""
+    return PAIR + min(one, other).to_bytes(8, "big") + max(one, other).to_bytes(8, "big") + context
 
 
 def _public(private: bytes) -> bytes:
@@ -135,8 +140,11 @@ class SecureClient:
         for sender, message in received.items():
             self._receive(sender, message)
 
-    def masked(self, words: np.ndarray) -> np.ndarray:
+    def masked(self, words: np.ndarray, context: bytes = b"") -> np.ndarray:
         """Add masks to encoded numbers, (n, 2) uint64: the client's own, and one for each client that has shared.
+
+        Args:
+            context: what the clients of the sum have in common; the masks of two with unlike ones do not cancel.
 
         Raises:
             MergeError: no shares were received, or numbers were masked before: the difference of both would be seen.
@@ -146,7 +154,8 @@ class SecureClient:
         self._masked = True
         parts = [words, mask(self._seed, len(words))]
         for other in self._held.keys() - {self.number}:
-            pair = mask(agreed(self._pair, self._others[other].pair, self.session, PAIR), len(words))
+            purpose = pair_purpose(self.number, other, context)
+            pair = mask(agreed(self._pair, self._others[other].pair, self.session, purpose), len(words))
             parts.append(pair if other > self.number else negative(pair))
         return added(parts)
 

@@ -7,8 +7,8 @@ import pytest
 
 from fcil.errors import MergeError
 from fcil.exchange import secure_party
-from fcil.exchange.secure_party import GONE, Parties, Sum
-from fcil.method import ClientUpdate
+from fcil.exchange.secure_party import GONE, Parties, Sum, context_of
+from fcil.method import Broadcast, ClientUpdate
 from fcil.secure import decode, unmasked
 from fcil.server.replies import Partial
 
@@ -122,6 +122,24 @@ def test_sums_of_other_names_or_shapes_are_not_added_to_those_of_others(like):
     assert not partial.members
     assert not partial.sums
     assert "secure sums: " in partial.failures[0].reason
+
+
+def test_clients_that_were_asked_for_unlike_things_have_no_sum():
+    """Else a server could have one client train from weights that make its numbers stand out."""
+    one, other = (Broadcast({"w": np.full(2, value)}) for value in (0.0, 1.0))
+    for second, alike in ((one, True), (other, False)):
+        clients, of = Clients(2), Sum("run", 4, b"1", 2)
+        keys = {c: clients.each[c].keys(of, c) for c in (0, 1)}
+        boxes = {c: clients.each[c].share(of, c, keys) for c in (0, 1)}
+        masked = {
+            c: clients.each[c]
+            .masked(of, c, {1 - c: boxes[1 - c][c]}, clients.work(c), LIKE, context_of("run", 4, asked))
+            .sums["masked"]
+            for c, asked in ((0, one), (1, second))
+        }
+        total = decode(unmasked(masked, {0, 1}, keys, clients.reveal(of, [0, 1]), of.session, 2))
+        assert np.array_equal(total, [1, 3, 5, 2]) == alike
+    assert len({context_of(*of) for of in (("a", 1, one), ("b", 1, one), ("a", 2, one), ("a", 1, other))}) == 4
 
 
 def test_a_key_that_is_there_twice_is_refused():

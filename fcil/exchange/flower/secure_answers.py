@@ -14,7 +14,7 @@ from fcil.errors import ConfigError
 from fcil.exchange.flower import messages, secure_messages
 from fcil.exchange.flower.internals import for_one_message
 from fcil.exchange.flower.secure_messages import Step
-from fcil.exchange.secure_party import Parties, answered
+from fcil.exchange.secure_party import Parties, answered, context_of
 from fcil.exchange.worker import Worker
 from fcil.registry import label
 from fcil.server.replies import Failure
@@ -83,7 +83,8 @@ def _answer(parties: Parties, step: Step, worker: Worker, node_config: Mapping[s
     if step.work is not None:
         work = partial(worker.work_group, step.work.phase, step.work.broadcast, (client,))
         like = worker.sums_shapes(step.work.phase, step.work.broadcast, client)
-        masked = answered(client, parties.masked, of, client, step.boxes, work, like)
+        context = context_of(of.run, of.phase, step.work.broadcast)
+        masked = answered(client, parties.masked, of, client, step.boxes, work, like, context)
         return masked if isinstance(masked, Failure) else messages.write_partial(masked)
     folder = Path(str(kept)) if (kept := node_config.get("state-dir")) else None
     revealed = answered(client, parties.reveal, of, client, step.arrived, folder)

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from fcil.config import Config
 from fcil.exchange.flower import messages, secure_messages
 from fcil.exchange.flower.internals import CRASHED, LATE
+from fcil.exchange.flower.secure_answers import of_run
 from fcil.exchange.flower.settling import Streaming, reason_of, replies
 from fcil.exchange.secure import Answers, secure_sum
 from fcil.exchange.secure_party import GONE, Sum
@@ -148,4 +149,4 @@ def over_grid(exchange: Clients, request: Request) -> Partial:
     """Carry out a phase's secure sum over the nodes, or our workers."""
     carrier = _GridCarrier(exchange, request)
     run = exchange.config.run
-    return secure_sum(request, carrier, run.min_clients, carrier.anew, run.on_client_error)
+    return secure_sum(request, carrier, run.min_clients, carrier.anew, run.on_client_error, of_run(exchange.job))
