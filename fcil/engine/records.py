@@ -7,6 +7,7 @@ accuracy_matrix.csv  row: after task t, column: task
 summary.json         only in a finished run
 checkpoint/          the two newest, NNNNNN.safetensors: state and progress with a checksum over both
 clients/             what clients keep for themselves, if the method lets them
+secure_sums.json     with run.secure_sums, of which clients sums were had, see `fcil.engine.arrivals`
 diagnostics/         with run.diagnostics, see `fcil.engine.diagnostics`
 plots/
 """
@@ -53,6 +54,7 @@ __all__ = [
     "read_provenance",
     "read_summary",
     "write_atomic",
+    "writing",
 ]
 
 KEPT = 2
@@ -87,7 +89,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _writing(folder: Path, begun: bool = True) -> Iterator[None]:
+def writing(folder: Path, begun: bool = True) -> Iterator[None]:
     """Turn the errors of a disk into one message: full, read-only, taken away, or the folder moved.
 
     Args:
@@ -226,7 +228,7 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _writing(folder, begun=False):
+        with writing(folder, begun=False):
             self._events: BinaryIO = open_locked(folder / EVENTS)
             for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
                 part.mkdir(exist_ok=True)
@@ -248,7 +250,7 @@ class Recorder:
         try:
             if (folder / CONFIG).exists():
                 raise FolderInUse(f"{folder}: another process is working on this run")
-            with _writing(folder, begun=False):
+            with writing(folder, begun=False):
                 write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
         except BaseException:
             recorder.close()
@@ -272,19 +274,19 @@ class Recorder:
 
     def emit(self, event: Mapping[str, Any]) -> None:
         """Write an event as one line of metrics.jsonl."""
-        with _writing(self.folder):
+        with writing(self.folder):
             self._events.write(json.dumps(event).encode() + b"\n")
             self._events.flush()
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint, after the events that led to it are on disk."""
-        with _writing(self.folder):
+        with writing(self.folder):
             os.fsync(self._events.fileno())
             _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
     def write_census(self, census: Census) -> None:
         """Write who holds how many images of which class into census.json."""
-        with _writing(self.folder):
+        with writing(self.folder):
             write_atomic(self.folder / CENSUS, (json.dumps(census.to_table()) + "\n").encode())
 
     def write_matrix(self, correct: Sequence[Sequence[int]], total: Sequence[int]) -> None:
@@ -294,12 +296,12 @@ class Recorder:
         writer.writerow(["after_task", *(f"task_{s + 1}" for s in range(len(total)))])
         for t, row in enumerate(accuracy_matrix(correct, total)):
             writer.writerow([t + 1, *("" if np.isnan(value) else repr(float(value)) for value in row)])
-        with _writing(self.folder):
+        with writing(self.folder):
             write_atomic(self.folder / MATRIX, text.getvalue().encode())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: from now on the run counts as finished."""
-        with _writing(self.folder):
+        with writing(self.folder):
             write_atomic(self.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
     def close(self) -> None:

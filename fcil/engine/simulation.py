@@ -7,6 +7,7 @@ from typing import Any
 
 from fcil.config import Config, identity, to_table
 from fcil.data.progress import tell
+from fcil.engine.arrivals import KeptArrivals
 from fcil.engine.client_events import Summary
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
@@ -182,7 +183,8 @@ def _carry_out(
         log.follow(now.position)
 
     watch = Diagnostics(recorder.folder / DIAGNOSTICS, plan) if plan.config.run.diagnostics else None
-    done = run(plan, progress, exchange, emit, save, watch)
+    arrivals = KeptArrivals(recorder.folder) if plan.config.run.secure_sums else None
+    done = run(plan, progress, exchange, emit, save, watch, arrivals)
     if session.worker.shared and session.worker.shared.beside_others:
         done = done.raise_to(beside=1)
     if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of

@@ -17,12 +17,12 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.errors import MergeError
-from fcil.exchange.secure_party import MASKED, Parties, Sum, answered
+from fcil.exchange.secure_party import MASKED, Parties, Sum, answered, context_of
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Shapes
 from fcil.secure import Keys, Revealed, decode, unmasked, usable
 from fcil.secure.shamir import SHARE
-from fcil.server.replies import Failure, Partial, sums_shapes
+from fcil.server.replies import Failure, OnError, Partial, sums_shapes
 from fcil.server.request import Request
 from fcil.server.validation import Expected, refusal
 
@@ -30,6 +30,9 @@ __all__ = ["BOX_BYTES", "Answers", "Anew", "Carrier", "masked_bytes", "secure_su
 
 BOX_BYTES = 12 + 2 * SHARE + 16
 """Bytes of the message that holds two shares: nonce, shares, tag."""
+LEFT_OUT = "secure sums: not asked, as shares were asked for before for this phase's sum without it"
+SHOWN = 10
+"""Clients that a reason names."""
 
 T = TypeVar("T")
 Answers = Iterator[tuple[int, T | Failure]]
@@ -82,6 +85,12 @@ class _Attempt:
     request: Request
     of: Sum
     like: Shapes
+    asked: Collection[int]
+    """All clients of the request, or those of a sum that may have been had before."""
+    earlier: Mapping[int, Failure] = field(default_factory=dict)
+    """Clients that earlier attempts were without, and why."""
+    run: str = ""
+    """`Sum.run` as the clients make it."""
     keys: dict[int, Keys] = field(default_factory=dict)
     boxes: dict[int, dict[int, bytes]] = field(default_factory=dict)
     masked: dict[int, np.ndarray] = field(default_factory=dict)
@@ -105,7 +114,7 @@ class _Attempt:
 
     def deliver(self, carrier: Carrier) -> None:
         """Take the first three steps, unless too few are left on the way."""
-        self.keys = self._take(carrier.keys(self.of, list(self.request.num_examples)), _bad_keys)
+        self.keys = self._take(carrier.keys(self.of, self.asked), _bad_keys)
         if len(self.keys) < self.of.threshold:
             return
         self.boxes = self._take(carrier.share(self.of, self.keys), self._bad_boxes)
@@ -134,24 +143,38 @@ class _Attempt:
             return f"secure sums: its masked numbers are not {numbers} of two words each"
         return refusal(partial.members[0], counted, ())
 
+    @property
+    def without(self) -> dict[int, Failure]:
+        """Clients that are not in the sum, and why."""
+        return {failure.client: failure for failure in [*self.lost, *self.failures]}
+
+    @property
+    def raised(self) -> bool:
+        """Tell whether a client's code has raised an exception, or its disk is full."""
+        return any(failure.raised for failure in self.without.values())
+
     def complete(self, carrier: Carrier) -> Partial:
         """Take the last step; the sum over those whose numbers have arrived, or over nobody."""
         revealed = self._take(carrier.reveal(self.of, self.masked.keys()), _no_objection)
         try:
             shared, threshold = self.boxes.keys(), self.of.threshold
-            words = unmasked(self.masked, shared, self.keys, revealed, self.of.session, threshold)
+            context = (
+                context_of(self.run, self.of.phase, self.request.broadcast) if shared - self.masked.keys() else b""
+            )
+            words = unmasked(self.masked, shared, self.keys, revealed, self.of.session, threshold, context)
         except MergeError as error:
             return self.partial({}, str(error))
         return self.partial(_restored(decode(words), self.like))
 
     def partial(self, sums: Mapping[str, np.ndarray], reason: str = "") -> Partial:
         """The reply for all clients: with sums, who is in them; without, the reason for all who are not to blame."""
-        told = {client: Failure(client, reason) for client in self.request.num_examples}
-        told |= {failure.client: failure for failure in [*self.lost, *self.failures]}
+        told = {c: Failure(c, reason if c in self.asked else LEFT_OUT) for c in self.request.num_examples}
+        told |= {c: failure for c, failure in self.earlier.items() if c not in self.asked}
+        told |= self.without
         members = [self.members[client] for client in sorted(self.members)] if sums else []
         for member in members:  # who delivered is in the sum, also if it revealed nothing afterwards
             told.pop(member.client)
-        sent = masked_bytes(sums, len(self.request.num_examples)) if sums else 0
+        sent = masked_bytes(sums, len(self.asked)) if sums else 0
         failures = tuple(told[client] for client in sorted(told))
         return Partial(self.request.phase.index, tuple(members), failures, dict(sums), sent)
 
@@ -168,27 +191,52 @@ def _never(*_: object) -> bool:
     return False
 
 
-def secure_sum(request: Request, carrier: Carrier, needed: int = 1, anew: Anew = _never) -> Partial:
+def _why_short(attempt: _Attempt, needed: int, before: frozenset[int] | None) -> str:
+    """Say why no sum is had of those who have delivered."""
+    if before is None:
+        return f"secure sums: {len(attempt.masked)} of {len(attempt.asked)} clients have delivered, {needed} are needed"
+    away = sorted(before - attempt.masked.keys())
+    named = ", ".join(map(str, away[:SHOWN])) + (" ..." if len(away) > SHOWN else "")
+    return (
+        f"secure sums: shares were asked for before for this phase's sum over {needed} clients, and a sum over others "
+        f"would tell single clients' numbers; of those client {named} has not delivered: go on when all are back"
+    )
+
+
+def secure_sum(
+    request: Request, carrier: Carrier, needed: int = 1, anew: Anew = _never, on_error: OnError = "stop", run: str = ""
+) -> Partial:
     """The sums over all clients that deliver, put together from masked ones; of fewer than the threshold, none.
 
+    Two sums of one phase over different clients tell of single ones. So none is had where the run is going to stop, and
+    the phase to be asked for again; and for whose sum shares are asked is kept in `request.arrivals` beforehand, and
+    asked for again only of the same clients.
+
     Args:
-        needed: clients without whom the run would stop: of fewer no sum is had, since the phase is asked for again
-            when the run goes on, and two sums over different clients tell of single ones.
+        needed: clients without whom the run would stop.
         anew: asked before shares are revealed where there are dropouts, and after it where too few have revealed.
+        on_error: what an exception in a client's code does; "stop": it stops the run, so no sum is had.
+        run: hash of the run, as the clients make it.
     """
     clients = len(request.num_examples)
     like = sums_shapes(request.method, request.expected, request.broadcast)
-    needed = max(min(needed, clients), threshold_of(clients))
+    phase, threshold = request.phase.index, threshold_of(clients)
+    earlier: dict[int, Failure] = {}
     while True:
-        of = Sum("", request.phase.index, secrets.token_bytes(16), threshold_of(clients))
-        attempt = _Attempt(request, of, like)
+        before = request.arrivals.of(phase)
+        wanted = max(min(needed, clients), threshold) if before is None else len(before)
+        asked = [client for client in request.num_examples if before is None or client in before]
+        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked, dict(earlier), run)
         attempt.deliver(carrier)
-        short = len(attempt.masked) < needed
+        earlier |= attempt.without
+        if on_error == "stop" and attempt.raised:
+            return attempt.partial({}, "secure sums: no sum is had, as a client's code has raised an exception")
+        short = len(attempt.masked) < wanted
         if attempt.lost and anew(short, attempt.lost):
             continue
         if short:
-            reason = f"secure sums: {len(attempt.masked)} of {clients} clients have delivered, {needed} are needed"
-            return attempt.partial({}, reason)
+            return attempt.partial({}, _why_short(attempt, wanted, before))
+        request.arrivals.keep(phase, attempt.masked)
         partial = attempt.complete(carrier)
         if partial.members or not (attempt.lost and anew(True, attempt.lost)):
             return partial
@@ -209,9 +257,11 @@ class _Here:
             yield client, answered(client, self.parties.share, of, client, keys)
 
     def masked(self, of: Sum, boxes: Mapping[int, Mapping[int, bytes]]) -> Answers[Partial]:
+        context = context_of(of.run, of.phase, self.request.broadcast)
+        like = sums_shapes(self.request.method, self.request.expected, self.request.broadcast)
         for client, received in boxes.items():
             work = bound(self.worker.work_group, self.request.phase, self.request.broadcast, (client,))
-            yield client, answered(client, self.parties.masked, of, client, received, work)
+            yield client, answered(client, self.parties.masked, of, client, received, work, like, context)
 
     def reveal(self, of: Sum, arrived: Set[int]) -> Answers[Revealed]:
         for client in arrived:
@@ -220,4 +270,5 @@ class _Here:
 
 def secure_sums(worker: Worker, request: Request) -> Partial:
     """Carry out a secure sum over clients of this process."""
-    return secure_sum(request, _Here(worker, request), worker.config.run.min_clients)
+    run = worker.config.run
+    return secure_sum(request, _Here(worker, request), run.min_clients, on_error=run.on_client_error)

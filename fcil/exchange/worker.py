@@ -22,14 +22,14 @@ from fcil.exchange.described import Undescribed
 from fcil.exchange.device import PeakMemory, local_device, repeatable, resolved
 from fcil.exchange.shared import Shared
 from fcil.exchange.update_key import run_part, update_key
-from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
+from fcil.method import Broadcast, ClientUpdate, Method, Phase, Shapes, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
 from fcil.registry import build_method
 from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
-from fcil.server.replies import Failure, Partial, crashed, summed
-from fcil.server.validation import expected
+from fcil.server.replies import Failure, Partial, crashed, summed, sums_shapes
+from fcil.server.validation import Expected, expected
 from fcil.threads import threads
 
 __all__ = ["CACHED", "Worker"]
@@ -177,12 +177,20 @@ class Worker:
             except Exception as error:  # whatever a client's code may raise
                 yield crashed(client, error)
 
+    def _target(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> tuple[Method, Expected]:
+        method = self.method.acting(phase)
+        counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
+        return method, expected(phase, broadcast, method.local(phase), counts)
+
+    def sums_shapes(self, phase: Phase, broadcast: Broadcast, client: int) -> Shapes:
+        """The names and shapes of the sums over one client's update."""
+        method, target = self._target(phase, broadcast, (client,))
+        return sums_shapes(method, target, broadcast)
+
     def work_group(self, phase: Phase, broadcast: Broadcast, clients: Sequence[int]) -> Partial:
         """Sum several clients' good updates; if summing itself raises, every one of them is a failure."""
         try:
-            method = self.method.acting(phase)
-            counts = {client: self.scenario.num_examples(phase.task.index, client) for client in clients}
-            target = expected(phase, broadcast, method.local(phase), counts)
+            method, target = self._target(phase, broadcast, clients)
             with threads(self.config.run.threads):
                 return summed(method, target, broadcast, self.work_all(phase, broadcast, clients))
         except Exception as error:  # whatever `Method.sums` may raise

@@ -14,7 +14,7 @@ from fcil.secure.fixed_point import added, negative
 from fcil.secure.masks import agreed, mask, usable
 from fcil.secure.shamir import SHARE, shares
 
-__all__ = ["Keys", "Revealed", "SecureClient"]
+__all__ = ["Keys", "Revealed", "SecureClient", "pair_purpose"]
 
 PAIR, BOX = b"mask", b"box"
 """Purposes of the keys that two clients agree on."""
@@ -40,13 +40,18 @@ class Revealed:
     """Client whose numbers have not -> a share of its private key, from which its masks with others follow."""
 
 
+def pair_purpose(one: int, other: int, context: bytes) -> bytes:
+    """The purpose of the key of two clients' mask: theirs alone, and of what they were asked."""
+    return PAIR + min(one, other).to_bytes(8, "big") + max(one, other).to_bytes(8, "big") + context
+
+
 def _public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 @dataclass
 class SecureClient:
-    """One client in one secure sum: `keys`, then `share`, `masked` and `reveal`, once each and in this order.
+    """One client in one secure sum: `keys`, `share`, `receive`, `masked` and `reveal`, once each and in this order.
 
     All secrets are drawn from the operating system, never from a run's seed, which the server knows; the sum does not
     depend on them.
@@ -62,6 +67,7 @@ class SecureClient:
     _seed: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     _others: dict[int, Keys] = field(default_factory=dict, repr=False)
     _held: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    _masked: bool = False
     _revealed: bool = False
 
     @property
@@ -90,6 +96,8 @@ class SecureClient:
             raise MergeError(f"secure sums: client {self.number} was told other keys than its own")
         if self._others:
             raise MergeError("secure sums: secrets are shared once")
+        if len({part for k in keys.values() for part in (k.pair, k.box)}) < 2 * len(keys):
+            raise MergeError("secure sums: a public key is there twice, and each is of one client for one purpose")
         if bad := [client for client, k in keys.items() if not (usable(k.pair) and usable(k.box))]:
             raise MergeError(f"secure sums: no secret can be agreed on with the public keys of client {min(bad)}")
         self._others = dict(keys)
@@ -115,14 +123,15 @@ class SecureClient:
             raise MergeError(f"secure sums: the shares from client {sender} were changed on their way") from error
         self._held[sender] = (text[:SHARE], text[SHARE:])
 
-    def masked(self, words: np.ndarray, received: Mapping[int, bytes]) -> np.ndarray:
-        """Add masks to encoded numbers, (n, 2) uint64: the client's own, and one for each client that has shared.
+    def receive(self, received: Mapping[int, bytes]) -> None:
+        """Take the shares of the others, once.
 
         Args:
             received: sender -> its message to this client. Who is missing here has no mask in common with anybody.
 
         Raises:
-            MergeError: fewer clients have shared than the threshold, or a message was changed on its way.
+            MergeError: fewer clients have shared than the threshold, or a message was changed on its way; or they were
+                taken before.
         """
         if len(self._held) != 1 or len(received) + 1 < self.threshold:
             raise MergeError(
@@ -130,9 +139,23 @@ class SecureClient:
             )
         for sender, message in received.items():
             self._receive(sender, message)
+
+    def masked(self, words: np.ndarray, context: bytes = b"") -> np.ndarray:
+        """Add masks to encoded numbers, (n, 2) uint64: the client's own, and one for each client that has shared.
+
+        Args:
+            context: what the clients of the sum have in common; the masks of two with unlike ones do not cancel.
+
+        Raises:
+            MergeError: no shares were received, or numbers were masked before: the difference of both would be seen.
+        """
+        if len(self._held) < 2 or self._masked:
+            raise MergeError("secure sums: numbers are masked once, after the shares of others are there")
+        self._masked = True
         parts = [words, mask(self._seed, len(words))]
-        for other in received:
-            pair = mask(agreed(self._pair, self._others[other].pair, self.session, PAIR), len(words))
+        for other in self._held.keys() - {self.number}:
+            purpose = pair_purpose(self.number, other, context)
+            pair = mask(agreed(self._pair, self._others[other].pair, self.session, purpose), len(words))
             parts.append(pair if other > self.number else negative(pair))
         return added(parts)
 
@@ -148,6 +171,15 @@ class SecureClient:
         Raises:
             MergeError: asked again, or fewer have arrived than the threshold.
         """
+        self.check_arrived(arrived)
+        self._revealed = True
+        return Revealed(
+            {c: seed for c, (seed, _) in self._held.items() if c in arrived},
+            {c: pair for c, (_, pair) in self._held.items() if c not in arrived},
+        )
+
+    def check_arrived(self, arrived: Set[int]) -> None:
+        """Check that shares may be revealed. Raises MergeError as `reveal`."""
         if self._revealed:
             raise MergeError("secure sums: shares are revealed once; twice would be a way to somebody's numbers")
         if len(arrived) < self.threshold or not arrived <= self._held.keys():
@@ -155,8 +187,3 @@ class SecureClient:
                 f"secure sums: numbers of {len(arrived)} clients have arrived, {self.threshold} are needed of those "
                 "who have shared their secrets"
             )
-        self._revealed = True
-        return Revealed(
-            {c: seed for c, (seed, _) in self._held.items() if c in arrived},
-            {c: pair for c, (_, pair) in self._held.items() if c not in arrived},
-        )

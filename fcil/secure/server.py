@@ -6,7 +6,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fcil.errors import MergeError
-from fcil.secure.client import PAIR, Keys, Revealed
+from fcil.secure.client import Keys, Revealed, pair_purpose
 from fcil.secure.fixed_point import added, negative
 from fcil.secure.masks import agreed, mask
 from fcil.secure.shamir import joined
@@ -21,6 +21,7 @@ def unmasked(
     revealed: Mapping[int, Revealed],
     session: bytes,
     threshold: int,
+    context: bytes = b"",
 ) -> np.ndarray:
     """Sum the numbers of all clients whose masked ones have arrived: (n, 2) uint64, exact modulo 2^128.
 
@@ -32,6 +33,7 @@ def unmasked(
         shared: the clients that shared their secrets, among whom masks were agreed on.
         keys: client -> its public keys.
         revealed: client -> the shares that it revealed.
+        context: as in `SecureClient.masked`.
 
     Raises:
         MergeError: too few shares, shares that do not belong together, or not those of the keys.
@@ -47,6 +49,7 @@ def unmasked(
         if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != keys[client].pair:
             raise MergeError(f"secure sums: the shares of client {client}'s key give another key than it announced")
         for other in sorted(masked):
-            pair = mask(agreed(private, keys[other].pair, session, PAIR), numbers)
+            purpose = pair_purpose(client, other, context)
+            pair = mask(agreed(private, keys[other].pair, session, purpose), numbers)
             parts.append(negative(pair) if client > other else pair)
     return added(parts)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from fcil.errors import MergeError
 
@@ -30,6 +31,19 @@ def shares(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, b
     return out
 
 
+@lru_cache(maxsize=4)
+def _weights(holders: tuple[int, ...]) -> list[int]:
+    """What the shares of holders are multiplied by in the secret (Lagrange); the same for all secrets of a sum."""
+    at, out = [holder + 1 for holder in holders], []
+    for x in at:
+        above = below = 1
+        for other in at:
+            if other != x:
+                above, below = above * other % PRIME, below * (other - x) % PRIME
+        out.append(above * pow(below, -1, PRIME) % PRIME)
+    return out
+
+
 def joined(parts: Mapping[int, bytes], threshold: int) -> bytes:
     """Give back the secret from at least `threshold` shares by holder: the polynomial's value at 0.
 
@@ -38,15 +52,9 @@ def joined(parts: Mapping[int, bytes], threshold: int) -> bytes:
     """
     if len(parts) < threshold:
         raise MergeError(f"secure sums: {len(parts)} shares of a secret are known, and {threshold} are needed")
-    at = [holder + 1 for holder in sorted(parts)][:threshold]
-    secret = 0
-    for x in at:
-        above = below = 1
-        for other in at:
-            if other != x:
-                above, below = above * other % PRIME, below * (other - x) % PRIME
-        secret += int.from_bytes(parts[x - 1], "big") * above * pow(below, -1, PRIME)
-    secret %= PRIME
+    holders = tuple(sorted(parts)[:threshold])
+    terms = (int.from_bytes(parts[h], "big") * weight for h, weight in zip(holders, _weights(holders), strict=True))
+    secret = sum(terms) % PRIME
     if secret >= 1 << (8 * SECRET):
         raise MergeError("secure sums: the shares of a secret do not belong together")
     return secret.to_bytes(SECRET, "big")

@@ -15,6 +15,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, in_rows, ungrouped
 from fcil.errors import MergeError, RunError
 from fcil.method import ClientUpdate, Phase, Task, as_broadcast
+from fcil.server.arrivals import Arrivals
 from fcil.server.evaluation import answers_event, read_answers, with_answers, with_storage
 from fcil.server.filtering import filtered
 from fcil.server.plan import Plan, Progress, participants
@@ -155,14 +156,24 @@ def _counted(progress: Progress, gathered: Gathered) -> Progress:
     return progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
 
 
-def step(plan: Plan, progress: Progress, exchange: Exchange, emit: Emit, watch: Watch | None = None) -> Progress:
+def step(
+    plan: Plan,
+    progress: Progress,
+    exchange: Exchange,
+    emit: Emit,
+    watch: Watch | None = None,
+    arrivals: Arrivals | None = None,
+) -> Progress:
     """Take one phase: ask the clients, check and merge their replies, and evaluate where a task ends.
+
+    Args:
+        arrivals: of which clients secure sums may have been had before.
 
     Raises:
         RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or as `receive`.
         MergeError: as `receive`.
     """
-    request = ask(plan, progress)
+    request = replace(ask(plan, progress), arrivals=arrivals or Arrivals())
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
     receivers, receives = (
@@ -201,11 +212,16 @@ def run(
     emit: Emit,
     save: Callable[[Progress], None],
     watch: Watch | None = None,
+    arrivals: Arrivals | None = None,
 ) -> Progress:
-    """Run all phases that are left; `save` is called after every phase, `watch` after every merge."""
+    """Run all phases that are left; `save` is called after every phase, `watch` after every merge.
+
+    Args:
+        arrivals: of which clients secure sums may have been had before; it has to outlive the process that runs.
+    """
     while progress.position < len(plan.phases):
         start = time.perf_counter()
-        progress = step(plan, progress, exchange, emit, watch)
+        progress = step(plan, progress, exchange, emit, watch, arrivals)
         progress = progress.add(seconds_total=time.perf_counter() - start)
         save(progress)
     return progress

@@ -1,9 +1,10 @@
 """A server's request to the clients of one phase."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fcil.arrays import State
 from fcil.method import Broadcast, Local, Method, Phase
+from fcil.server.arrivals import Arrivals
 from fcil.server.validation import Expected, expected
 
 __all__ = ["Request"]
@@ -26,6 +27,8 @@ class Request:
     """Groups of clients whose updates are summed by the worker that trains them; empty: every client sends its own."""
     secure: bool = False
     """Whether the sums of the one group of all clients are masked, so that the server sees no others."""
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    """Of which clients secure sums may have been had before; stays on the server."""
 
     @property
     def expected(self) -> Expected:

@@ -9,17 +9,19 @@ import pytest
 from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
+from fcil.engine.arrivals import KeptArrivals
 from fcil.engine.forecast import forecast
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.inline import Inline
-from fcil.exchange.secure import masked_bytes, secure_sums
+from fcil.exchange.secure import _Here, masked_bytes, secure_sums
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import Model
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
 from fcil.secure import error_bound
-from fcil.server.loop import ask
+from fcil.server.arrivals import Arrivals
+from fcil.server.loop import ask, step
 from fcil.server.plan import initial_progress
 
 SMALL = Config(
@@ -64,6 +66,9 @@ def test_a_run_ends_where_the_plain_one_does_and_always_in_the_same_bits(tmp_pat
     assert secure["correct"] == plain["correct"]
     assert secure["download_bytes"] == plain["download_bytes"]
     assert secure["upload_bytes"] == forecast(prepare(config(method))).total("upload_bytes")
+    events = [json.loads(line) for line in (tmp_path / "secure" / "metrics.jsonl").read_text().splitlines()]
+    sent = [event["bytes"] for event in events if event["event"] == "client"]
+    assert sum(e["upload_bytes"] for e in events if e["event"] == "merged") == secure["upload_bytes"] == sum(sent)
     with pytest.raises(ConfigError, match=r"run\.secure_sums"):
         simulate(prepare(config(method, secure_sums=False), tmp_path / "secure"), tmp_path / "secure")
 
@@ -75,6 +80,7 @@ def test_bytes_are_counted_as_they_travel():
     numbers = sum(a.size for a in partial.sums.values())
     each = 16 * numbers + 2 * 32 + 3 * (12 + 2 * 66 + 16) + 4 * 66
     assert partial.nbytes == masked_bytes(partial.sums, 4) == 4 * each
+    assert first(session)[0].totals["upload_bytes"] == 4 * each
 
 
 class Failing(Worker):
@@ -87,7 +93,7 @@ class Failing(Worker):
 
 
 def with_failures(bad, **run):
-    session = prepare(config(on_client_error="skip", **run))
+    session = prepare(config(**{"on_client_error": "skip", **run}))
     worker = Failing(session.worker.config, session.worker.method)
     worker.__dict__["bad"] = bad
     return replace(session, worker=worker)
@@ -100,6 +106,72 @@ def test_who_fails_is_a_dropout_and_its_share_is_missing_and_nothing_else(tmp_pa
     assert secure["refused"] == plain["refused"] == 2
     lines = map(json.loads, (tmp_path / "secure" / "metrics.jsonl").read_text().splitlines())
     assert all("boom" in e["reason"] for e in lines if e["event"] == "refused")
+
+
+def first(session, **options):
+    events = []
+    return step(session.plan, initial_progress(session.plan), Inline(session.worker), events.append, **options), events
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """For the sums of which clients shares were asked for."""
+    sums, reveal = [], _Here.reveal
+
+    def recorded(self, of, arrived):
+        sums.append(set(arrived))
+        return reveal(self, of, arrived)
+
+    monkeypatch.setattr(_Here, "reveal", recorded)
+    return sums
+
+
+def test_no_share_is_revealed_where_an_exception_stops_the_run(asked):
+    """The phase is asked for again with that client, and the two sums would differ by its numbers."""
+    with pytest.raises(RunError, match="client 1 raised RuntimeError: boom"):
+        first(with_failures({1}, on_client_error="stop"))
+    assert asked == []
+
+
+def test_a_resumed_run_asks_for_the_sum_of_the_same_clients_only(tmp_path, asked, monkeypatch):
+    """Its server had a sum, and was stopped before it had a checkpoint."""
+    session = with_failures({1})
+
+    def broken(self, *args):
+        raise RunError("no evaluation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inline, "evaluate", broken)
+        with pytest.raises(RunError, match="no evaluation"):
+            simulate(session, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "secure_sums.json").read_text()) == {"0": [0, 2, 3]}
+    session.worker.__dict__["bad"] = {2}
+    with pytest.raises(RunError, match="0 of 4 clients sent a good update"):
+        simulate(session, tmp_path / "run")
+    assert "of those client 2 has not delivered: go on when all are back" in (
+        (tmp_path / "run" / "metrics.jsonl").read_text()
+    )
+    assert asked == [{0, 2, 3}]
+    session.worker.__dict__["bad"] = set()
+    simulate(session, tmp_path / "run")
+    assert asked == [{0, 2, 3}, {0, 2, 3}, {0, 1, 2, 3}]
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [(e["client"], "without it" in e["reason"]) for e in lines if e["event"] == "refused"] == [(1, True)]
+
+
+def test_a_damaged_record_of_sums_is_refused(tmp_path):
+    (tmp_path / "secure_sums.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"secure_sums\.json: damaged"):
+        KeptArrivals(tmp_path)
+
+
+def test_shares_are_asked_for_once_more_of_the_same_clients_where_too_few_revealed(asked):
+    """One that was away at first is not let in: who has revealed shares would refuse."""
+    session = prepare(config())
+    request = replace(ask(session.plan, initial_progress(session.plan)), arrivals=Arrivals({0: {0, 1, 3}}))
+    partial = secure_sums(session.worker, request)
+    assert [member.client for member in partial.members] == [0, 1, 3]
+    assert asked == [{0, 1, 3}]
 
 
 def test_of_half_the_clients_no_sum_is_had(tmp_path):

@@ -114,6 +114,11 @@ def test_a_mask_is_spread_evenly():
 # ---- the protocol ----------------------------------------------------------------------------------------------------
 
 
+def masked_by(client, words, received):
+    client.receive(received)
+    return client.masked(words)
+
+
 def carried_out(values, threshold, silent=(), lost=(), quiet=(), tamper=None, session=SESSION):
     """A whole sum: `silent` clients never share, `lost` ones share and send no numbers, `quiet` ones do not reveal."""
     clients = {i: SecureClient(i, session, threshold) for i in range(len(values))}
@@ -122,7 +127,7 @@ def carried_out(values, threshold, silent=(), lost=(), quiet=(), tamper=None, se
     if tamper:
         tamper(boxes)
     masked = {
-        i: clients[i].masked(encode(values[i]), {s: box[i] for s, box in boxes.items() if s != i})
+        i: masked_by(clients[i], encode(values[i]), {s: box[i] for s, box in boxes.items() if s != i})
         for i in boxes if i not in lost
     }  # fmt: skip
     revealed = {i: clients[i].reveal(set(masked)) for i in masked if i not in quiet}
@@ -184,20 +189,20 @@ def prepared(n=3, threshold=2):
 def test_shares_are_revealed_once_and_of_one_secret_each():
     clients, _, boxes = prepared()
     received = {s: boxes[s][0] for s in (1, 2)}
-    clients[0].masked(encode(np.ones(1)), received)
+    masked_by(clients[0], encode(np.ones(1)), received)
     revealed = clients[0].reveal({0, 1})
     assert (set(revealed.own_mask), set(revealed.pair_key)) == ({0, 1}, {2})
     with pytest.raises(MergeError, match="once"):
         clients[0].reveal({0, 1, 2})
     with pytest.raises(MergeError, match="once"):
-        clients[0].masked(encode(np.ones(1)), received)
+        masked_by(clients[0], encode(np.ones(1)), received)
     with pytest.raises(MergeError, match="once"):
         clients[0].share({c.number: c.keys for c in clients})
 
 
 def test_who_is_unknown_has_not_arrived():
     clients, _, boxes = prepared()
-    clients[0].masked(encode(np.ones(1)), {s: boxes[s][0] for s in (1, 2)})
+    masked_by(clients[0], encode(np.ones(1)), {s: boxes[s][0] for s in (1, 2)})
     with pytest.raises(MergeError, match="have shared"):
         clients[0].reveal({0, 1, 9})
 
@@ -221,7 +226,7 @@ def test_a_message_for_another_client_or_session_is_refused():
 
 def test_wrong_shares_of_a_key_are_noticed():
     clients, keys, boxes = prepared()
-    masked = {i: clients[i].masked(encode(np.ones(1)), {s: boxes[s][i] for s in boxes if s != i}) for i in (0, 1)}
+    masked = {i: masked_by(clients[i], encode(np.ones(1)), {s: boxes[s][i] for s in boxes if s != i}) for i in (0, 1)}
     revealed = {i: clients[i].reveal({0, 1}) for i in (0, 1)}
     other = shares(bytes(32), range(3), 2)
     swapped = {i: Revealed(r.own_mask, {2: other[i]}) for i, r in revealed.items()}

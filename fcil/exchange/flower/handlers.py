@@ -184,7 +184,7 @@ def secure(message: Message, context: Context) -> Message:
         return Message(messages.write_failure(crashed(step.client, _problem(error, step.job))), reply_to=message)
     if changed:
         return Message(messages.write_failure(Failure(step.client, changed)), reply_to=message)
-    return Message(secure_answer(_parties, step, worker), reply_to=message)
+    return Message(secure_answer(_parties, step, worker, context.node_config), reply_to=message)
 
 
 @app.evaluate("shard")

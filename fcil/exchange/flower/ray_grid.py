@@ -262,7 +262,9 @@ class RayGrid(Grid):
         if alone and code == CRASHED:
             first.attempts += 1
             reason = f"its worker died {first.attempts} times, last of {reason}"
-        if alone and (code != CRASHED or first.attempts > self.retries):
+        # another worker has no secrets to go on with
+        last = first.attempts > self.retries or first.message.metadata.message_type == SECURE
+        if alone and (code != CRASHED or last):
             yield error_reply(first.message, code, reason)
             return
         for letter in reversed(call.letters):

@@ -1,5 +1,6 @@
 """Carries secure sums over a Flower grid: four messages to each client in place of one."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -9,7 +10,8 @@ from flwr.serverapp import Grid
 
 from fcil.config import Config
 from fcil.exchange.flower import messages, secure_messages
-from fcil.exchange.flower.internals import CRASHED
+from fcil.exchange.flower.internals import CRASHED, LATE
+from fcil.exchange.flower.secure_answers import of_run
 from fcil.exchange.flower.settling import Streaming, reason_of, replies
 from fcil.exchange.secure import Answers, secure_sum
 from fcil.exchange.secure_party import GONE, Sum
@@ -19,6 +21,8 @@ from fcil.server.request import Request
 
 __all__ = ["over_grid"]
 
+CRASHES = 2
+"""How often a worker of ours may die at a client's work in a phase; once may have another cause."""
 ATTEMPTS = 3
 """How often a sum is begun on workers of ours, of which some die."""
 
@@ -53,6 +57,11 @@ class _GridCarrier:
         self.common = messages.phase_content(request.phase, exchange.job)
         self.died: set[int] = set()
         """Clients whose process has ended with their secrets, in this attempt."""
+        self.ended: Counter[int] = Counter()
+        """Client -> how often a worker of ours ended at its work; at CRASHES it is not asked again."""
+        self.given_up: dict[int, str] = {}
+        self.blamed = 0
+        """Clients that cost others their secrets, and the reason: they are not asked again in this phase."""
 
     def _ask(self, contents: Mapping[int, RecordDict], read: Callable[[RecordDict], T]) -> Answers[T]:
         """Send messages and yield what comes back, once for each client; then the reason for each that is missing."""
@@ -74,6 +83,7 @@ class _GridCarrier:
     def _settled(self, reply: Message, client: int, read: Callable[[RecordDict], T]) -> T | Failure:
         if reply.has_error():
             self.died |= {client} if reply.error.code == CRASHED else set()
+            self._blame(client, reply)
             return Failure(client, reason_of(reply))
         try:
             failure = messages.read_failure(reply.content)
@@ -84,12 +94,22 @@ class _GridCarrier:
         self.died |= {client} if failure.reason == GONE else set()
         return replace(failure, client=client)  # of whatever client it speaks
 
+    def _blame(self, client: int, reply: Message) -> None:
+        """Give a client up that was too late, or at whose work a worker died again: it takes the secrets of others."""
+        if isinstance(self.exchange.grid, Streaming) and reply.error.code in (LATE, CRASHED):
+            self.ended[client] += CRASHES if reply.error.code == LATE else 1
+            if self.ended[client] >= CRASHES:
+                self.given_up[client] = reason_of(reply)
+
     def _longest_first(self, clients: Iterable[int]) -> list[int]:
         return sorted(clients, key=lambda c: (-self.request.num_examples[c], c))
 
     def keys(self, of: Sum, clients: Collection[int]) -> Answers[Keys]:
-        self.exchange.settle(self._longest_first(clients))
-        contents = {c: secure_messages.with_step(self.common, secure_messages.KEYS, of, c) for c in clients}
+        yield from ((c, Failure(c, self.given_up[c])) for c in clients if c in self.given_up)
+        left = [c for c in clients if c not in self.given_up]
+        self.blamed = len(self.given_up)
+        self.exchange.settle(self._longest_first(left))
+        contents = {c: secure_messages.with_step(self.common, secure_messages.KEYS, of, c) for c in left}
         yield from self._ask(contents, secure_messages.read_keys)
 
     def share(self, of: Sum, keys: Mapping[int, Keys]) -> Answers[dict[int, bytes]]:
@@ -120,7 +140,7 @@ class _GridCarrier:
         absent = [failure.client for failure in lost if not failure.raised]
         if isinstance(self.exchange.grid, Streaming):
             self.exchange.returned(absent, wait=False)
-            self.attempts += died
+            self.attempts += died and len(self.given_up) == self.blamed  # with fewer clients it gets on
             return died and self.attempts <= ATTEMPTS
         return self.exchange.returned(absent, wait=short and bool(absent))
 
@@ -128,4 +148,5 @@ class _GridCarrier:
 def over_grid(exchange: Clients, request: Request) -> Partial:
     """Carry out a phase's secure sum over the nodes, or our workers."""
     carrier = _GridCarrier(exchange, request)
-    return secure_sum(request, carrier, exchange.config.run.min_clients, carrier.anew)
+    run = exchange.config.run
+    return secure_sum(request, carrier, run.min_clients, carrier.anew, run.on_client_error, of_run(exchange.job))

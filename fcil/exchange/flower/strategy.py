@@ -22,6 +22,7 @@ from fcil.exchange.flower import messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.settling import settled
 from fcil.method import Phase
+from fcil.server.arrivals import Arrivals
 from fcil.server.evaluation import read_answers, with_answers
 from fcil.server.loop import ask, checked, deployed_arrays, receive, run
 from fcil.server.plan import Plan, Progress, initial_progress
@@ -52,6 +53,7 @@ class FcilStrategy(Strategy):
         emit: Emit = _nothing,
         save: Callable[[Progress], None] = _nothing,
         store: str = "",
+        arrivals: Arrivals | None = None,
     ) -> None:
         """Begin a run, or go on with one.
 
@@ -61,9 +63,12 @@ class FcilStrategy(Strategy):
             emit: called with every event.
             save: called with the progress after every phase.
             store: folder of the clients' own arrays, where the nodes share this machine's disk.
+            arrivals: of which clients secure sums may have been had by an earlier process of this run; by default that
+                is remembered while this object lives. `fcil.engine.arrivals.KeptArrivals` keeps it in a folder.
         """
         self.plan, self.emit, self.save, self.store = plan, emit, save, store
         self.progress = progress or initial_progress(plan)
+        self.arrivals = arrivals or Arrivals()
         self._exchange: FlowerExchange | None = None
         self._asked: Request | None = None
         self._sent: dict[int, Message] = {}
@@ -105,7 +110,7 @@ class FcilStrategy(Strategy):
             self.progress = progress
             self.save(progress)
 
-        self.progress = run(self.plan, self.progress, self._connect(grid), listen, save)
+        self.progress = run(self.plan, self.progress, self._connect(grid), listen, save, arrivals=self.arrivals)
         result.arrays = self._deployed(self.plan.phases[-1])
         return result
 

@@ -16,7 +16,7 @@ from fcil.errors import ConfigError, MergeError, RunError
 from fcil.exchange.flower import client_app, handlers, internals, messages, secure_messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import content_bytes, content_of, error_reply
-from fcil.exchange.flower.secure_answers import UNMASKED, check_process
+from fcil.exchange.flower.secure_answers import UNMASKED, check_process, of_run
 from fcil.exchange.flower.strategy import FcilStrategy
 from fcil.exchange.inline import Inline
 from fcil.exchange.secure import secure_sums
@@ -230,6 +230,68 @@ def test_nor_of_fewer_than_the_run_needs():
     assert secure_messages.ARRIVED not in {name for name, _ in exchange.grid.asked}
 
 
+class OurWorkers(Recording):
+    """Stands for a grid of ours: one worker for all clients, whose secrets end with it."""
+
+    workers = 1
+
+    def __init__(self, fault):
+        super().__init__(fault)
+        self.partitions = {1: 0, 2: 1, 3: 2}
+
+    def stream(self, sent, *, timeout=None):
+        yield from self.send_and_receive(sent)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("code", "times"), [(internals.LATE, 1), (internals.CRASHED, 2)])
+def test_a_client_that_takes_its_worker_along_is_not_asked_again(code, times):
+    """It would take the secrets of the worker's other clients along in every attempt."""
+    asked = []
+
+    def fault(name, client, message, answer):
+        if name != secure_messages.MASK or client != 1:
+            return answer()
+        asked.append(client)
+        handlers._parties._open.clear()
+        return error_reply(message, code, "its worker was ended")
+
+    exchange = FlowerExchange(OurWorkers(fault), config())
+    progress, events = first(exchange)
+    assert len(asked) == times
+    assert refused(events) == {1: "its worker was ended"}
+    assert progress.sha256() == inline_without(1)
+
+
+def test_no_share_is_asked_for_where_an_exception_stops_the_run(monkeypatch):
+    work = Worker.work
+
+    def failing(self, phase, broadcast, client):
+        if client == 1:
+            raise RuntimeError("boom")
+        return work(self, phase, broadcast, client)
+
+    monkeypatch.setattr(Worker, "work", failing)
+    exchange = over()
+    with pytest.raises(RunError, match="client 1 raised RuntimeError: boom"):
+        first(exchange)
+    assert secure_messages.ARRIVED not in {name for name, _ in exchange.grid.asked}
+
+
+def test_the_hash_of_a_run_does_not_depend_on_where_its_files_lie():
+    def hashed(method="ridge.py", root="/a", sha="1", **run):
+        table = json.loads(messages.Job.of(config(**run)).config)
+        table["method"] |= {"name": f"{method}:Ridge", "adapter": f"{method}:Adapter"}
+        table["data"] |= {"root": root, "cache": f"{root}/cache"}
+        table["model"] |= {"weights": f"{root}/weights.safetensors"}
+        return of_run(messages.Job(json.dumps(table), sources=json.dumps([[method, method, sha]])))
+
+    assert hashed() == hashed("/elsewhere/ridge.py", "/b") == hashed(client_timeout=9.0)
+    assert len({hashed(), hashed("other.py"), hashed(sha="2"), hashed(seed=5)}) == 4
+
+
 def test_where_too_few_reveal_no_sum_is_had():
     with pytest.raises(RunError, match="0 of 3 clients"):
         first(over(away(secure_messages.ARRIVED, {0, 1})))
@@ -251,7 +313,7 @@ def test_a_phase_that_is_asked_for_again_is_had_for_the_same_clients_only():
     assert again.sha256() == whole.sha256()
     with pytest.raises(RunError, match="0 of 3 clients"):
         first(exchange := over(away(secure_messages.MASK, {1})))
-    assert any(b"has been had before" in text for _, text in exchange.grid.told)
+    assert any(b"shares were revealed before" in text for _, text in exchange.grid.told)
     other, events = first(over(away(secure_messages.MASK, {1}), run={"seed": 1}), seed=1)
     assert list(refused(events)) == [1]
     assert other.sha256() != whole.sha256()
