@@ -90,9 +90,8 @@ class AdaptedModel:
         for name, (module, attribute) in self._slots.items():
             several = name in self._patterns
             held = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
-            plain = vars(module)
-            if attribute in plain:  # torch's own way does the same after it has looked for parameters: most of a load
-                plain[attribute] = held
+            if attribute in vars(module) and type(module).__setattr__ is nn.Module.__setattr__:
+                vars(module)[attribute] = held  # as torch does after it has looked for parameters, most of a load
             else:
                 setattr(module, attribute, held)
 

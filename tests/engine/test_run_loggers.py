@@ -175,7 +175,7 @@ def test_a_comparison_tells_of_each_run_with_its_group_and_csv_is_written(config
     told = replace(config, run=replace(config.run, log=("csv",)))
     runs = cells(to_table(told), ["fedavg"], [1], {}, tmp_path / "pair")
     listener = Listener()
-    with pytest.raises(ConfigError, match="objects of this process cannot be told of runs in 2 others"):
+    with pytest.raises(ConfigError, match="objects of this process cannot be told of runs in others; use one job"):
         carry_out_grid(tmp_path / "pair", runs, 2, loggers=[listener])
     carry_out_grid(tmp_path / "pair", runs, loggers=[listener])
     assert (listener.run.name, listener.run.group) == ("fedavg-seed1", "pair")
