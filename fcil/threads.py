@@ -43,12 +43,12 @@ def linear_algebra() -> list[str]:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Limit torch and NumPy's linear algebra to `count` threads each: the same bits need the same number everywhere."""
-    if _limited.get() == count:  # a block in such a block, as that of each client in that of its group
-        yield
-        return
     import torch  # slow to import, and settings are checked without it
 
     before = torch.get_num_threads()
+    if _limited.get() == before == count:  # a block in such a block, as that of each client in that of its group
+        yield
+        return
     torch.set_num_threads(count)
     inside = _limited.set(count)
     try:

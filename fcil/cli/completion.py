@@ -137,14 +137,14 @@ def offer(parser: argparse.ArgumentParser) -> None:
 
 def _print_script(args: argparse.Namespace, console: object) -> None:
     try:
-        import argcomplete
+        from argcomplete.shell_integration import shellcode
     except ImportError:
         raise ConfigError(
             "completion: takes the package argcomplete, which is missing; install it with "
             '`pip install "fcil[completion]"`'
         ) from None
     print(f"# {SHELLS[args.shell]}")
-    print(argcomplete.shellcode(["fcil"], shell=args.shell))
+    print(shellcode(["fcil"], shell=args.shell))
 
 
 def completion_command(command: Callable[..., argparse.ArgumentParser]) -> None:
