@@ -81,6 +81,7 @@ def test_the_script_of_every_shell_is_printed(shell, capsys):
 
 
 def test_without_the_package_its_command_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    for name in ("argcomplete", "argcomplete.shell_integration"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert main(["completion", "bash"]) == 2
     assert 'pip install "fcil[completion]"' in capsys.readouterr().err
