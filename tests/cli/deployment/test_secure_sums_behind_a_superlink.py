@@ -70,4 +70,4 @@ def test_a_node_that_is_killed_within_a_sum_costs_its_update_and_nothing_else(tm
     assert [(event["phase"], event["client"]) for event in lost] == [(0, 1)], here.said
     expected = here.inline(lost={0})
     assert summary["sha256"] == expected["sha256"], here.said
-    assert summary["correct"] == expected["correct"]
+    assert summary["correct"] == [list(row) for row in expected["correct"]]
