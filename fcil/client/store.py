@@ -22,7 +22,7 @@ KEPT = 4
 
 
 class StoreError(RunError):
-    """What a client keeps cannot be written: a full disk, a quota, a folder that is read-only or gone."""
+    """Tells that what a client keeps cannot be written: a full disk, a quota, a folder that is read-only or gone."""
 
 
 class ClientStore:

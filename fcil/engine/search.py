@@ -49,7 +49,7 @@ class Tried:
 
 
 def optuna() -> Any:
-    """Import Optuna.
+    """Import Optuna, which is an extra.
 
     Raises:
         ConfigError: it is not installed.

@@ -105,7 +105,7 @@ def _backbone(config: Config, shared: Shared | None) -> Backbone:
 
 
 def prepare_to_run(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
-    """As `prepare`, for a run that begins now: sites on the nodes of a Ray cluster are asked what they have.
+    """Prepare a run that begins now: as `prepare`, but sites on a Ray cluster's nodes are asked what they have.
 
     Raises:
         ConfigError: as `prepare`; or a site is nowhere, or has other code, settings or weights.

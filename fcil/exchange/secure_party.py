@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sum:
-    """What tells one secure sum from all others, and how many clients it takes."""
+    """Names one secure sum among all others, with the number of clients that it takes."""
 
     run: str
     """Hash of the run, made by the client; empty where nobody asks twice."""

@@ -48,7 +48,7 @@ class Tasks(Protocol):
         """The number of tasks that fit the cluster's machines at once."""
 
     def start(self, key: str, function: str, texts: Sequence[str], cpus: int, gpus: float) -> None:
-        """Start a task."""
+        """Start a task that calls a function with texts."""
 
     def ended(self, seconds: float) -> list[Ended]:
         """The tasks that have ended, waited for."""

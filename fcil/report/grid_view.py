@@ -35,7 +35,7 @@ class GridView:
     """A table of the runs of a comparison, drawn anew from their folders at every look."""
 
     def __init__(self, runs: Sequence[Cell], out: Path | None = None) -> None:
-        """Follow runs.
+        """Follow where the runs stand.
 
         Args:
             out: the comparison's folder, by which it is seen that processes load what their runs need.

@@ -42,7 +42,7 @@ def _call(ask: Callable[[], Any]) -> Any:
 
 
 def alive_nodes() -> list[Mapping[str, float]]:
-    """What each machine of the cluster has, CPUs and GPUs."""
+    """List what each machine of the cluster has, CPUs and GPUs."""
     return [node["Resources"] for node in _call(ray.nodes) if node["Alive"]]
 
 
