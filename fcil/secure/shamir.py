@@ -33,7 +33,7 @@ def shares(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, b
 
 @lru_cache(maxsize=4)
 def _weights(holders: tuple[int, ...]) -> list[int]:
-    """Compute what the shares of holders are multiplied by in the secret (Lagrange); the same for all secrets of a sum."""
+    """Compute what the shares of holders are multiplied by in the secret (Lagrange), once for all secrets."""
     at, out = [holder + 1 for holder in holders], []
     for x in at:
         above = below = 1
