@@ -15,7 +15,7 @@ from fcil.registry import build_method, method_class, method_names
 
 __all__ = [
     "BACKBONE", "BENCH", "LINEARS", "SIZE", "WIDTH", "client_data", "dataset", "dense", "model",
-    "mostly_slow", "phase", "representatives", "small_settings", "tiny_vit", "weight_sized_tensors",
+    "mostly_slow", "phase", "representatives", "small_settings", "small_toml", "tiny_vit", "weight_sized_tensors",
 ]  # fmt: skip
 
 BENCH = """
@@ -93,3 +93,23 @@ def weight_sized_tensors(network):
 def dense(arrays, layer):
     """B A of a layer, in float64."""
     return arrays[f"{layer}.lora_B"].astype(np.float64) @ arrays[f"{layer}.lora_A"].astype(np.float64)
+
+
+def small_toml(train: int = 60, test: int = 20, tasks: int = 2, exchange: str = "inline") -> str:
+    """A configuration of the embedded digits that runs in seconds: so many images and tasks, two clients, one round."""
+    return f"""
+[data]
+train_limit = {train}
+test_limit = {test}
+[tasks]
+count = {tasks}
+[partition]
+clients = 2
+min_samples = 1
+[train]
+rounds = 1
+epochs = 1
+[run]
+device = "cpu"
+exchange = "{exchange}"
+"""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from small import small_toml
 
 from fcil.cli.main import main
 from fcil.engine.comparison import Cell, cells
@@ -22,24 +23,13 @@ from fcil.engine.simulation import simulate
 from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.report.grid_view import GridView
 
-BASE = """
-[data]
-train_limit = 60
-test_limit = 20
-[tasks]
-count = 2
-[partition]
-clients = 2
-min_samples = 1
-[train]
-rounds = 1
-epochs = 1
-[run]
-device = "cpu"
-exchange = "inline"
+BASE = (
+    small_toml()
+    + """\
 [compare.ncm]
 [compare.ridge]
 """
+)
 RAISES = '''
 from dataclasses import dataclass
 from fcil.method import Averaging

@@ -9,6 +9,7 @@ import time
 import tomllib
 
 import pytest
+from small import small_toml
 
 from fcil.cli.main import main
 from fcil.config import row_facts
@@ -17,22 +18,7 @@ from fcil.engine.search import GivenUp, Search
 from fcil.engine.search_space import space_of
 from fcil.errors import ConfigError
 
-BASE = """
-[data]
-train_limit = 80
-test_limit = 40
-[tasks]
-count = 5
-[partition]
-clients = 2
-min_samples = 1
-[train]
-rounds = 1
-epochs = 1
-[run]
-device = "cpu"
-exchange = "inline"
-"""
+BASE = small_toml(train=80, test=40, tasks=5)
 SPACE, _ = space_of("ridge", ["train.lr=1e-4..1e-1:log", "method.penalty=1e-6,1.0"])
 
 

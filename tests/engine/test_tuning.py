@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import small_toml
 
 from fcil.cli.main import main
 from fcil.config import load_variant, row_facts
@@ -18,25 +19,14 @@ from fcil.engine.tuning import Budget, choose, grid_of, other_than_tried, trial_
 from fcil.engine.tuning_text import choice_lines, marks, tried_lines
 from fcil.errors import ConfigError, RunError
 
-BASE = """
-[data]
-train_limit = 80
-test_limit = 40
-[tasks]
-count = 5
-[partition]
-clients = 2
-min_samples = 1
-[train]
-rounds = 1
-epochs = 1
-[run]
-device = "cpu"
-exchange = "inline"
+BASE = (
+    small_toml(train=80, test=40, tasks=5)
+    + """\
 [compare.mine.method]
 name = "ridge"
 layers = [1, 2]
 """
+)
 
 
 def run(value, seed, final):

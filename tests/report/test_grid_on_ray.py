@@ -11,6 +11,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
+from small import small_toml
 
 import fcil.exchange.flower  # noqa: F401  keeps Flower's own warnings at import from becoming errors
 from fcil.cli.main import main
@@ -27,22 +28,7 @@ from fcil.report import grid_on_ray
 from fcil.report.form import Form
 from fcil.report.grid_on_ray import address_of, carry_out_on_ray, carry_out_one, check_room
 
-BASE = """
-[data]
-train_limit = 60
-test_limit = 20
-[tasks]
-count = 2
-[partition]
-clients = 2
-min_samples = 1
-[train]
-rounds = 1
-epochs = 1
-[run]
-device = "cpu"
-exchange = "ray"
-"""
+BASE = small_toml(exchange="ray")
 
 
 @pytest.fixture
