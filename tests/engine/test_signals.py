@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -42,12 +43,34 @@ def test_an_ignored_signal_stays_ignored():
     assert _ended_by(signal.SIGHUP, ignored, seconds=0.3) == (0, "left\n")
 
 
+@pytest.fixture
+def default_handlers() -> Iterator[None]:
+    """Give the test the handlers of a fresh process: Ray, begun by an earlier test, leaves one of its own."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@pytest.mark.usefixtures("default_handlers")
 def test_handlers_are_put_back():
     with leaving_contexts():
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("default_handlers")
+def test_a_handler_that_is_there_stays():
+    def own(*_: object) -> None:
+        """Stand for what another library has set."""
+
+    signal.signal(signal.SIGTERM, own)
+    with leaving_contexts():
+        assert signal.getsignal(signal.SIGTERM) is own
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+@pytest.mark.usefixtures("default_handlers")
 def test_another_thread_changes_nothing():
     seen = []
 
