@@ -63,6 +63,13 @@ def resized(shapes: np.ndarray, to: To) -> np.ndarray:
     return np.where(shapes == short, shorter, shorter * shapes / short).astype(np.int64)
 
 
+def _shapes(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Heights and widths of images, (n, 2)."""
+    if isinstance(images, np.ndarray):
+        return np.full((len(images), 2), images.shape[1:3], np.int64)
+    return np.array([image.shape[:2] for image in images], np.int64)
+
+
 def squashed(image: np.ndarray, side: int) -> np.ndarray:
     """Resize an image, (h, w, 1 or 3) uint8, to a square of `side` pixels by Pillow's bicubic filter, in bytes again.
 
@@ -165,7 +172,7 @@ def render(
     device = torch.device(device)
     if view.squash:
         images = [squashed(image, size) for image in images]
-    whole = resized(np.array([image.shape[:2] for image in images], np.int64), view.shorter(size))
+    whole = resized(_shapes(images), view.shorter(size))
     begins = range(0, len(images), batch or max(1, len(images)))
     draws = [_draw(view, whole[begin : begin + (batch or len(images))], size, rng) for begin in begins]
     corner, extent, mirror = (np.concatenate(column) for column in zip(*draws, strict=True))

@@ -75,7 +75,8 @@ class AdaptedModel:
                 tensors[name] = a
                 continue
             # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
-            # strides, and products of transposed matrices round otherwise.
+            # strides, and products of transposed matrices round otherwise. It is copied into memory of torch's own,
+            # whose beginning is aligned for vector instructions; NumPy's need not be.
             kept = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
             tensors[name] = torch.tensor(kept, device=self.device, requires_grad=name in trains)
         self._fill(tensors)

@@ -76,10 +76,10 @@ def test_peak_memory_is_of_the_time_since_it_was_made():
 
 
 def test_where_the_peak_cannot_be_reset_nothing_is_told(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr("fcil.exchange.device.open", refuse, raising=False)
     assert PeakMemory(CPU).metrics() == {}
 
 
