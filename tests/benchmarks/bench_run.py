@@ -50,7 +50,7 @@ def bare(config: Config, clients: list[int], rounds: list[int]) -> float:
             optimizer = torch.optim.AdamW(list(leaves.values()), lr=config.train.lr, weight_decay=0.0, fused=True)
             start = time.perf_counter()
             for _ in range(config.train.epochs):
-                for x, y in prepared:
+                for x, y, _ in prepared:
                     loss = F.cross_entropy(worker.model.logits(worker.model.features(x)), y)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
