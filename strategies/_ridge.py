@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32
-from fcil.errors import ConfigError
 from fcil.merging.candidates import best_choice, columns
 from fcil.merging.ridge import GRID, penalty_unit, solvable, strongest_of_the_best
 from fcil.method import (
@@ -28,20 +27,18 @@ from fcil.method import (
     head,
 )  # fmt: skip
 from fcil.method.tokens import side_by_side
-from fcil.options import Option
 from fcil.statistics.candidates import CandidateSums
 from fcil.statistics.feature_map import FeatureMap
 from fcil.statistics.features import GRAM, HELD, FeatureSums, class_sums, counts, held_out
 from fcil.statistics.right_answers import BIASES, HEADS, RIGHT, SCORED, RightAnswers
 
-from ._closed_form import ROWS, SUMS, WIDTH, ClosedForm, feature_width
-from ._private import PrivacySettings
-from ._solution import HELD_OUT, RidgeSolution, fitted, taken, together
+from ._closed_form import ROWS, SUMS, ClosedForm, feature_width
+from ._ridge_settings import RidgeSettings
+from ._solution import HELD_OUT, fitted, taken, together
 
-__all__ = ["RidgeMethod", "Sketch"]
+__all__ = ["RidgeMethod"]
 
 Purpose = Literal["choose", "sum", "score"]
-Sketch = Annotated[int, Option("k: G is sent as its factor of rank k, k M numbers; 0 sends all of it", low=0)]
 CHOSEN, BLOCKS = "chosen", "blocks"
 """The state's group of choices, which has the counts of right answers or, as BLOCKS, the chosen blocks' positions."""
 HEADS_TRIED = "heads_tried"
@@ -49,7 +46,7 @@ HEADS_TRIED = "heads_tried"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeMethod(RidgeSolution, PrivacySettings, ClosedForm):
+class RidgeMethod(RidgeSettings, ClosedForm):
     """The base of the methods whose head is H = (G + lambda I)^-1 Q of features, or of random features of them.
 
     A task is one report. With `layers` = "auto" clients sum candidates: tokens of all layers, each layer's folded into
@@ -59,42 +56,10 @@ class RidgeMethod(RidgeSolution, PrivacySettings, ClosedForm):
     from the sums of all tasks.
     """
 
-    layers: Annotated[
-        int | tuple[int, ...] | str,
-        Option(
-            'layers, counted from 1, whose tokens are the features: one, a list, "spread:3" for evenly spaced ones, or '
-            '"auto", chosen from sums; empty for the network\'s own features',
-            low=1,
-            forms=("spread:<k>", "auto"),
-        ),
-    ] = ()
-    choose: Annotated[
-        Literal["first_task", "every_task"],
-        Option('when "auto" layers are chosen: once, for full sums from then on, or always anew among folded ones'),
-    ] = "first_task"
-    candidates: Annotated[
-        int, Option("numbers to which all candidates are folded, together; their G is never sketched", low=1)
-    ] = WIDTH
-
-    @property
-    def random_features(self) -> int:
-        """M, the number of random features relu(R z); 0 leaves features as they are."""
-        return 0
-
-    @property
-    def sketch_rank(self) -> int:
-        """Rank of the factor in whose form G is sent; 0 sends all of it."""
-        return 0
-
     @property
     def features(self) -> FeatureMap:
         """Folded and random features, as far as the settings ask for them."""
         return FeatureMap(random=self.random_features, project=self.folds_into, clip=self.clip)
-
-    @property
-    def anew(self) -> bool:
-        """Tell whether the choice is made anew after every task, among candidates whose sums are kept."""
-        return self.layers == "auto" and self.choose == "every_task"
 
     def steps(self, task: int) -> tuple[Purpose, ...]:
         """List what the reports of a task are for, in their order."""
@@ -118,48 +83,8 @@ class RidgeMethod(RidgeSolution, PrivacySettings, ClosedForm):
 
     def init(self, backbone: Backbone, classes: int, seed: int) -> State:
         """Raise ConfigError for settings that exclude each other, or tokens that the backbone does not have."""
-        if self.layers != "auto" and self.choose == "every_task":
-            raise ConfigError('method.choose = "every_task": there is a choice only with method.layers = "auto"')
-        if self.layers != "auto" and self.candidates != WIDTH:
-            raise ConfigError(
-                f'method.candidates = {self.candidates}: there are candidates only with method.layers = "auto"'
-            )
-        if self.layers == "auto" and self.clip:
-            raise ConfigError(
-                f'method.clip = {self.clip:g}: with method.layers = "auto" layers are chosen by sums of features that '
-                "are not clipped; name the layers"
-            )
-        self.check_privacy(self.clip, self._not_accounted())
-        if self.sketch_rank and (self.solution != "ridge" or self.penalty == "gcv"):
-            raise ConfigError(
-                f'method.sketch = {self.sketch_rank}: method.solution = "{self.solution}" and method.penalty = '
-                f'"{self.penalty}" need G whole; "ridge" and "auto" or a number do not'
-            )
-        if self.anew:
-            if self.project != WIDTH:
-                raise ConfigError(
-                    f'method.project = {self.project}: with method.choose = "every_task" the features are the '
-                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; leave it out"
-                )
-            if self.random_features:
-                raise ConfigError(
-                    f'method.random = {self.random_features}: with method.choose = "every_task" the features are the '
-                    f"candidates' folded tokens, method.candidates = {self.candidates} numbers; set it to 0"
-                )
-            if self.penalty == "accuracy" or self.sketch_rank:
-                raise ConfigError(
-                    'method.choose = "every_task": needs G whole, and no penalty by accuracy; leave method.sketch out '
-                    'and set method.penalty to "gcv", "auto" or a number'
-                )
+        self.check_settings(self.clip, self.project)
         return super().init(backbone, classes, seed)
-
-    def _not_accounted(self) -> str:
-        """A setting with which noise would not be one Gaussian mechanism a sample; empty for none."""
-        if self.penalty in ("accuracy", "gcv"):
-            return f'method.penalty = "{self.penalty}"'
-        if self.solution != "ridge":
-            return f'method.solution = "{self.solution}"'
-        return f"method.sketch = {self.sketch_rank}" if self.sketch_rank else ""
 
     # ---- statistics --------------------------------------------------------------------------------------------------
 

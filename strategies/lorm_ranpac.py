@@ -35,7 +35,8 @@ from fcil.statistics.features import FeatureSums
 from ._closed_form import PROJECTION, ROWS, SUMS
 from ._lora import Rank
 from ._parts import lora_method
-from ._ridge import RidgeMethod, Sketch
+from ._ridge import RidgeMethod
+from ._ridge_settings import Sketch
 from ._transport import split_drift, transported_sums
 from .ranpac import RandomFeatures
 

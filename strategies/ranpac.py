@@ -5,7 +5,8 @@ from typing import Annotated
 
 from fcil.options import Option
 
-from ._ridge import RidgeMethod, Sketch
+from ._ridge import RidgeMethod
+from ._ridge_settings import Sketch
 
 __all__ = ["RandomFeatures", "RanPAC"]
 
