@@ -99,6 +99,30 @@ def with_failures(bad, **run):
     return replace(session, worker=worker)
 
 
+@pytest.mark.parametrize(("clients", "left"), [(5, True), (4, False)])
+def test_clients_that_told_one_public_key_drop_out_before_numbers_are_masked(monkeypatch, asked, clients, left):
+    """Two that agree on a key can so keep their own numbers away, as by not answering, and stop nobody else's sum."""
+    session = prepare(replace(config(), partition=replace(SMALL.partition, clients=clients)))
+    keys, share, told = _Here.keys, _Here.share, []
+
+    def copied(self, of, clients):
+        answers = dict(keys(self, of, clients))
+        yield from {**answers, 3: replace(answers[3], box=answers[1].pair)}.items()
+
+    def recorded(self, of, keys):
+        told.append(set(keys))
+        return share(self, of, keys)
+
+    monkeypatch.setattr(_Here, "keys", copied)
+    monkeypatch.setattr(_Here, "share", recorded)
+    partial = secure_sums(session.worker, ask(session.plan, initial_progress(session.plan)))
+    assert [member.client for member in partial.members] == ([0, 2, 4] if left else [])
+    assert asked == told == ([{0, 2, 4}] if left else [])
+    reasons = {failure.client: failure.reason for failure in partial.failures}
+    assert all("clients 1 and 3 told the same public key" in reasons[client] for client in (1, 3))
+    assert left or "0 of 4 clients have delivered, 3 are needed" in reasons[0]
+
+
 def test_who_fails_is_a_dropout_and_its_share_is_missing_and_nothing_else(tmp_path):
     secure = simulate(with_failures({1}), tmp_path / "secure")
     plain = simulate(with_failures({1}, secure_sums=False), tmp_path / "plain")
