@@ -170,6 +170,7 @@ def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> No
         "class_correct": progress.class_correct, "kept": progress.kept, "storage": progress.storage,
         "totals": progress.totals, "events": events_bytes,
         "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
+        **({"unevaluated": True} if progress.unevaluated else {}),
     })  # fmt: skip
     path = folder / f"{progress.position:06d}.safetensors"
     aside = folder / f".{path.name}.{os.getpid()}"
@@ -208,8 +209,9 @@ def _read_checkpoint(path: Path) -> tuple[Progress, int]:
     kept = {int(client): int(n) for client, n in saved.get("kept", {}).items()}
     storage = tuple(Storage(*row) for row in saved.get("storage", ()))
     progress = Progress(
-        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, kept, storage, saved["totals"]
-    )
+        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, kept, storage, saved["totals"],
+        saved.get("unevaluated", False),
+    )  # fmt: skip
     return progress, int(saved["events"])
 
 

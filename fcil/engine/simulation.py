@@ -178,6 +178,8 @@ def _carry_out(
 
     def save(now: Progress) -> None:
         recorder.save(now)
+        if now.unevaluated:  # loggers are told of whole phases
+            return
         if plan.ends_task(now.position - 1):
             recorder.write_matrix(now.correct, plan.census.totals)
         log.follow(now.position)

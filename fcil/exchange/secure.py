@@ -20,7 +20,7 @@ from fcil.errors import MergeError
 from fcil.exchange.secure_party import MASKED, Parties, Sum, answered, context_of
 from fcil.exchange.worker import Worker
 from fcil.method import ClientUpdate, Shapes
-from fcil.secure import Keys, Revealed, decode, unmasked, usable
+from fcil.secure import Keys, Revealed, decode, told_twice, unmasked, usable
 from fcil.secure.shamir import SHARE
 from fcil.server.replies import Failure, OnError, Partial, sums_shapes
 from fcil.server.request import Request
@@ -114,7 +114,10 @@ class _Attempt:
 
     def deliver(self, carrier: Carrier) -> None:
         """Take the first three steps, unless too few are left on the way."""
-        self.keys = self._take(carrier.keys(self.of, self.asked), _bad_keys)
+        told = self._take(carrier.keys(self.of, self.asked), _bad_keys)
+        twice = told_twice(told)
+        self.lost += [Failure(client, _same_keys(tellers)) for client, tellers in twice.items()]
+        self.keys = {client: keys for client, keys in told.items() if client not in twice}
         if len(self.keys) < self.of.threshold:
             return
         self.boxes = self._take(carrier.share(self.of, self.keys), self._bad_boxes)
@@ -185,6 +188,17 @@ def _no_objection(*_: object) -> None:
 
 def _bad_keys(client: int, keys: Keys) -> str | None:
     return None if usable(keys.pair) and usable(keys.box) else "secure sums: its public keys are of no use"
+
+
+def _same_keys(tellers: Sequence[int]) -> str:
+    """Say why these clients, all that told one public key, take no part."""
+    if len(tellers) == 1:
+        return "secure sums: its two public keys are one; each has to be drawn for its purpose alone"
+    shown = " and ".join(map(str, tellers[:SHOWN])) + (" ..." if len(tellers) > SHOWN else "")
+    return (
+        f"secure sums: clients {shown} told the same public key, and each has to draw its own: one node answers for "
+        "several, or a running machine was copied. Start their nodes anew; if it comes again, find out who runs them"
+    )
 
 
 def _never(*_: object) -> bool:

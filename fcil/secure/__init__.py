@@ -5,9 +5,12 @@ a server that keeps to the protocol and looks at all it gets. Knows no method an
 docs/decisions/0012-secure-sums.md.
 """
 
-from fcil.secure.client import Keys, Revealed, SecureClient
+from fcil.secure.client import Revealed, SecureClient
 from fcil.secure.fixed_point import decode, encode, error_bound
+from fcil.secure.keys import Keys, told_twice
 from fcil.secure.masks import usable
 from fcil.secure.server import unmasked
 
-__all__ = ["Keys", "Revealed", "SecureClient", "decode", "encode", "error_bound", "unmasked", "usable"]
+__all__ = [
+    "Keys", "Revealed", "SecureClient", "decode", "encode", "error_bound", "told_twice", "unmasked", "usable",
+]  # fmt: skip

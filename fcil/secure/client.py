@@ -11,23 +11,14 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fcil.errors import MergeError
 from fcil.secure.fixed_point import added, negative
+from fcil.secure.keys import Keys, told_twice
 from fcil.secure.masks import agreed, mask, usable
 from fcil.secure.shamir import SHARE, shares
 
-__all__ = ["Keys", "Revealed", "SecureClient", "pair_purpose"]
+__all__ = ["Revealed", "SecureClient", "pair_purpose"]
 
 PAIR, BOX = b"mask", b"box"
 """Purposes of the keys that two clients agree on."""
-
-
-@dataclass(frozen=True)
-class Keys:
-    """A client's public keys for one session, 32 bytes each."""
-
-    pair: bytes
-    """From which masks are agreed on."""
-    box: bytes
-    """From which the keys are agreed on that shares are sent under."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class SecureClient:
             raise MergeError(f"secure sums: client {self.number} was told other keys than its own")
         if self._others:
             raise MergeError("secure sums: secrets are shared once")
-        if len({part for k in keys.values() for part in (k.pair, k.box)}) < 2 * len(keys):
+        if told_twice(keys):
             raise MergeError("secure sums: a public key is there twice, and each is of one client for one purpose")
         if bad := [client for client, k in keys.items() if not (usable(k.pair) and usable(k.box))]:
             raise MergeError(f"secure sums: no secret can be agreed on with the public keys of client {min(bad)}")

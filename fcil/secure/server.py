@@ -6,8 +6,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fcil.errors import MergeError
-from fcil.secure.client import Keys, Revealed, pair_purpose
+from fcil.secure.client import Revealed, pair_purpose
 from fcil.secure.fixed_point import added, negative
+from fcil.secure.keys import Keys
 from fcil.secure.masks import agreed, mask
 from fcil.secure.shamir import joined
 

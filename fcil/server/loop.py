@@ -2,6 +2,8 @@
 
     for each phase:  ask -> exchange -> check (and filter) -> receive (merge) -> evaluate at a task's end -> save
 
+With secure sums it saves between merge and evaluation too, as a second sum of a phase may tell of single clients.
+
 `ask` and `receive` are pure, so that another driver (a Flower ServerApp that is not ours) can take the same steps.
 """
 
@@ -116,10 +118,8 @@ def deployed_arrays(plan: Plan, progress: Progress, phase: Phase) -> Arrays:
 
 
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
-    """Evaluate after a task, and after every round where asked; only the former is a row of the matrix."""
+    """Evaluate after a task, or a round; only the former is a row of the matrix."""
     ends_task = plan.ends_task(phase.index)
-    if not ends_task and not (plan.config.run.evaluate_rounds and plan.method.evaluates(phase)):
-        return progress
     start = time.perf_counter()
     deployed = deployed_arrays(plan, progress, phase)
     deployed_at = time.perf_counter()
@@ -166,6 +166,8 @@ def step(
 ) -> Progress:
     """Take one phase: ask the clients, check and merge their replies, and evaluate where a task ends.
 
+    With secure sums the evaluation is a step of its own, which a progress that is `unevaluated` asks for.
+
     Args:
         arrivals: of which clients secure sums may have been had before.
 
@@ -173,6 +175,9 @@ def step(
         RunError: a client's code raised an exception, unless `run.on_client_error` is "skip"; or as `receive`.
         MergeError: as `receive`.
     """
+    if progress.unevaluated:
+        phase = plan.phases[progress.position - 1]
+        return _evaluate(plan, replace(progress, unevaluated=False), phase, exchange, emit)
     request = replace(ask(plan, progress), arrivals=arrivals or Arrivals())
     phase, clients = request.phase, list(request.num_examples)
     # a group gets one copy, and counts as one holder of it
@@ -202,7 +207,9 @@ def step(
     )
     if watch is not None:
         emit(watch(request, sorted(updates, key=lambda u: u.client), progress.state, plan.ends_task(phase.index)))
-    return _evaluate(plan, progress, phase, exchange, emit)
+    if not plan.evaluates(phase):
+        return progress
+    return replace(progress, unevaluated=True) if request.secure else _evaluate(plan, progress, phase, exchange, emit)
 
 
 def run(
@@ -214,12 +221,12 @@ def run(
     watch: Watch | None = None,
     arrivals: Arrivals | None = None,
 ) -> Progress:
-    """Run all phases that are left; `save` is called after every phase, `watch` after every merge.
+    """Run all phases that are left; `save` is called after every step, `watch` after every merge.
 
     Args:
         arrivals: of which clients secure sums may have been had before; it has to outlive the process that runs.
     """
-    while progress.position < len(plan.phases):
+    while progress.position < len(plan.phases) or progress.unevaluated:
         start = time.perf_counter()
         progress = step(plan, progress, exchange, emit, watch, arrivals)
         progress = progress.add(seconds_total=time.perf_counter() - start)

@@ -41,6 +41,11 @@ class Plan:
         """The tasks of evaluation: those of training, also where all classes are learned at once."""
         return carried_out(make_tasks(len(self.census.classes), self.config.tasks), self.config.tasks)
 
+    def evaluates(self, phase: Phase) -> bool:
+        """Tell whether the run evaluates after a phase: after a task, and after every round where asked."""
+        each = self.config.run.evaluate_rounds and self.method.evaluates(phase)
+        return self.ends_task(phase.index) or each
+
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""
         return position + 1 == len(self.phases) or self.phases[position + 1].task != self.phases[position].task
@@ -80,6 +85,8 @@ class Progress:
     """After each task done; fewer in a run that an earlier version began."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
+    unevaluated: bool = False
+    """Whether the evaluation after the last phase done is still to come: that phase is not asked for again."""
 
     def add(self, **amounts: float) -> "Progress":
         """The progress with amounts added to its totals."""

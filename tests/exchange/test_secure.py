@@ -11,11 +11,13 @@ from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
 from fcil.engine.arrivals import KeptArrivals
 from fcil.engine.forecast import forecast
+from fcil.engine.records import read_progress
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.inline import Inline
 from fcil.exchange.secure import _Here, masked_bytes, secure_sums
 from fcil.exchange.worker import Worker
+from fcil.loggers import Logger
 from fcil.model.backbone import Model
 from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
@@ -99,6 +101,30 @@ def with_failures(bad, **run):
     return replace(session, worker=worker)
 
 
+@pytest.mark.parametrize(("clients", "left"), [(5, True), (4, False)])
+def test_clients_that_told_one_public_key_drop_out_before_numbers_are_masked(monkeypatch, asked, clients, left):
+    """Two that agree on a key can so keep their own numbers away, as by not answering, and stop nobody else's sum."""
+    session = prepare(replace(config(), partition=replace(SMALL.partition, clients=clients)))
+    keys, share, told = _Here.keys, _Here.share, []
+
+    def copied(self, of, clients):
+        answers = dict(keys(self, of, clients))
+        yield from {**answers, 3: replace(answers[3], box=answers[1].pair)}.items()
+
+    def recorded(self, of, keys):
+        told.append(set(keys))
+        return share(self, of, keys)
+
+    monkeypatch.setattr(_Here, "keys", copied)
+    monkeypatch.setattr(_Here, "share", recorded)
+    partial = secure_sums(session.worker, ask(session.plan, initial_progress(session.plan)))
+    assert [member.client for member in partial.members] == ([0, 2, 4] if left else [])
+    assert asked == told == ([{0, 2, 4}] if left else [])
+    reasons = {failure.client: failure.reason for failure in partial.failures}
+    assert all("clients 1 and 3 told the same public key" in reasons[client] for client in (1, 3))
+    assert left or "0 of 4 clients have delivered, 3 are needed" in reasons[0]
+
+
 def test_who_fails_is_a_dropout_and_its_share_is_missing_and_nothing_else(tmp_path):
     secure = simulate(with_failures({1}), tmp_path / "secure")
     plain = simulate(with_failures({1}, secure_sums=False), tmp_path / "plain")
@@ -137,12 +163,12 @@ def test_a_resumed_run_asks_for_the_sum_of_the_same_clients_only(tmp_path, asked
     """Its server had a sum, and was stopped before it had a checkpoint."""
     session = with_failures({1})
 
-    def broken(self, *args):
-        raise RunError("no evaluation")
+    def broken(*args):
+        raise RunError("no merge")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Inline, "evaluate", broken)
-        with pytest.raises(RunError, match="no evaluation"):
+        patch.setattr("fcil.server.loop.receive", broken)
+        with pytest.raises(RunError, match="no merge"):
             simulate(session, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "secure_sums.json").read_text()) == {"0": [0, 2, 3]}
     session.worker.__dict__["bad"] = {2}
@@ -157,6 +183,54 @@ def test_a_resumed_run_asks_for_the_sum_of_the_same_clients_only(tmp_path, asked
     assert asked == [{0, 2, 3}, {0, 2, 3}, {0, 1, 2, 3}]
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert [(e["client"], "without it" in e["reason"]) for e in lines if e["event"] == "refused"] == [(1, True)]
+
+
+class Steps(Logger):
+    """Keeps of which phases it is told, and whether with an accuracy."""
+
+    def __init__(self):
+        self.told = []
+
+    def figures(self, step, figures):
+        self.told.append((step, "accuracy/all" in figures))
+
+
+def events_of(folder):
+    """Without seconds and memory, which are others each time."""
+    events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: a for name, a in e.items() if not {"seconds", "memory"} & {*name.split("_")}} for e in events]
+
+
+@pytest.mark.parametrize("method", ["ridge", "fedavg"])
+def test_a_run_that_ends_at_its_evaluations_goes_on_with_them_and_asks_nobody_again(
+    tmp_path, asked, monkeypatch, method
+):
+    """Nodes may have forgotten the sum by then, and one may be away: another sum would tell its numbers."""
+    settings = replace(config(method, evaluate_rounds=True), train=Train(rounds=2, epochs=1))
+    whole = simulate(prepare(settings, tmp_path / "whole"), tmp_path / "whole")
+    sums, asked[:] = list(asked), []
+    evaluate, tried, logger = Inline.evaluate, [], Steps()
+
+    def every_second_time(self, arrays, task):
+        tried.append(task.index)
+        if len(tried) % 2:
+            raise RunError("no evaluation")
+        return evaluate(self, arrays, task)
+
+    monkeypatch.setattr(Inline, "evaluate", every_second_time)
+    stops = 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        try:
+            again = simulate(prepare(settings, tmp_path / "run"), tmp_path / "run", loggers=[logger])
+        except RunError:
+            stops += 1
+            assert read_progress(tmp_path / "run").unevaluated
+            (tmp_path / "run" / "secure_sums.json").unlink()  # not needed, as no phase is asked for again
+    assert stops == len(tried) / 2 == (2 if method == "ridge" else 4)
+    assert (again["sha256"], again["correct"]) == (whole["sha256"], whole["correct"])
+    assert asked == sums
+    assert events_of(tmp_path / "run") == events_of(tmp_path / "whole")
+    assert logger.told == [(step, True) for step in range(1, len(tried) // 2 + 1)]
 
 
 def test_a_damaged_record_of_sums_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcil.errors import MergeError
-from fcil.secure import Revealed, SecureClient, decode, encode, error_bound, unmasked
+from fcil.secure import Keys, Revealed, SecureClient, decode, encode, error_bound, told_twice, unmasked
 from fcil.secure.fixed_point import LARGEST, added, negative
 from fcil.secure.masks import agreed, mask
 from fcil.secure.shamir import joined, shares
@@ -95,6 +95,27 @@ def test_two_clients_agree_and_other_sessions_purposes_and_pairs_do_not():
     assert len({key, *others}) == 4
     with pytest.raises(ValueError, match="Error computing shared key"):
         agreed(a._pair, bytes(32), SESSION, b"mask")  # a point that makes zeros of any key
+
+
+def test_public_keys_that_are_there_twice_are_found_with_all_who_told_them():
+    a, b, c, d = (SecureClient(i, SESSION, 3).keys for i in range(4))
+    assert told_twice({0: a, 1: b, 2: c, 3: d}) == {}
+    found = told_twice({0: a, 1: Keys(a.pair, b.box), 2: c, 3: Keys(d.pair, a.pair)})
+    assert found == {client: [0, 1, 3] for client in (0, 1, 3)}
+    assert told_twice({0: a, 1: Keys(b.box, b.box)}) == {1: [1]}
+    found = told_twice({0: a, 1: a, 2: Keys(c.pair, a.box)})
+    assert found == {client: [0, 1, 2] for client in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("other", [
+    lambda key: key[:-1] + bytes([key[-1] | 0x80]),  # the bit that X25519 passes over
+    lambda key: (int.from_bytes(key, "little") + 2**255 - 19).to_bytes(32, "little"),  # not reduced
+])  # fmt: skip
+def test_a_key_written_otherwise_is_the_same_key(other):
+    """Else one could be told twice without two equal strings of bytes: the secrets agreed on with it are the same."""
+    mine, small = SecureClient(0, SESSION, 2), (9).to_bytes(32, "little")  # 9 + p still has 255 bits
+    assert agreed(mine._pair, small, SESSION, b"mask") == agreed(mine._pair, other(small), SESSION, b"mask")
+    assert told_twice({1: Keys(small, mine.keys.box), 2: Keys(other(small), mine.keys.pair)}) == {1: [1, 2], 2: [1, 2]}
 
 
 def test_a_mask_is_the_chacha20_stream_of_rfc_8439():

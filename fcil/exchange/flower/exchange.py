@@ -61,11 +61,8 @@ class FlowerExchange:
         self.job = messages.Job.of(self.config, store, shared.written() if shared else "")
         self.local = Worker.of(self.config)
         """This process's own worker, which evaluates where nodes may lack test data."""
-        if config.run.secure_sums and type(grid).__name__ == SIMULATION:
-            raise ConfigError(
-                "run.secure_sums: in Flower's simulation any process may work for any client, so that none could keep "
-                'its secrets between two messages; simulate with run.exchange = "inline" or "ray": the same bits'
-            )
+        if type(grid).__name__ == SIMULATION:
+            _check_simulated(config)
         self.anywhere = isinstance(grid, Streaming) and not getattr(grid, "pinned", False)
         """Whether any process of the grid may work for any client."""
         if config.run.aggregate_on_worker and not self.anywhere:
@@ -204,6 +201,20 @@ class FlowerExchange:
         """End the workers' processes, where they are ours."""
         if isinstance(self.grid, Streaming) and self.shared is None:
             self.grid.close()
+
+
+def _check_simulated(config: Config) -> None:
+    """Raise ConfigError for settings that Flower's own simulation of nodes cannot carry out."""
+    if config.run.secure_sums:
+        raise ConfigError(
+            "run.secure_sums: in Flower's simulation any process may work for any client, so that none could keep "
+            'its secrets between two messages; simulate with run.exchange = "inline" or "ray": the same bits'
+        )
+    if config.partition.kind == "sites" and "" in (config.data.sites or ("",)):
+        raise ConfigError(
+            "data.sites: names no folder for a site, and the nodes of Flower's simulation have no --node-config that "
+            "would; name a folder for every site, in the order of their partition-id"
+        )
 
 
 def ray_exchange(config: Config, run_folder: Path | None = None, shared: Shared | None = None) -> FlowerExchange:

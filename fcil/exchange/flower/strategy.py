@@ -61,7 +61,7 @@ class FcilStrategy(Strategy):
             plan: the run's plan, from `fcil.engine.simulation.prepare`.
             progress: the progress at which an earlier run stopped.
             emit: called with every event.
-            save: called with the progress after every phase.
+            save: called with the progress after every phase; with secure sums also before a phase's evaluation.
             store: folder of the clients' own arrays, where the nodes share this machine's disk.
             arrivals: of which clients secure sums may have been had by an earlier process of this run; by default that
                 is remembered while this object lives. `fcil.engine.arrivals.KeptArrivals` keeps it in a folder.

@@ -14,9 +14,11 @@ import pytest
 import tomli_w
 from flower_runs import TABLE, finish, inline, settings
 from own_methods import write
+from site_folders import site_settings, write_sites
 
+from fcil.config import from_table
 from fcil.engine.records import read_summary
-from fcil.engine.simulation import prepare
+from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.inline import Inline
 
 ROOT = Path(__file__).parents[3]
@@ -70,8 +72,9 @@ def app(tmp_path):
     return app
 
 
-@pytest.mark.slow
-def test_flowers_simulation_ends_in_the_bits_of_inline(app, home, tmp_path):
+@pytest.fixture
+def carried_out(app, home):
+    """What carries out `flwr run . local` with a configuration of the app's, for three clients; returns the summary."""
     env = {
         **os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -86,18 +89,38 @@ def test_flowers_simulation_ends_in_the_bits_of_inline(app, home, tmp_path):
         )
         return done.stdout + done.stderr
 
-    def carried_out(out, more=""):
+    def carry_out(config, out, overrides):
         said = flwr(
             "run", ".", "local", "--stream",
             "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=2", "--run-config",
-            f'config="configs/small.toml" output="{out}" set="tasks.order=natural; run.min_clients=3{more}"',
+            f'config="configs/{config}.toml" output="{out}" set="{overrides}"',
         )  # fmt: skip
         listed = flwr("ls", "local", "--format", "json")
         status = {run["status"] for run in json.loads(listed)["runs"]}
         assert status == {"finished:completed"}, said[-4000:]
-        return read_summary(out)["sha256"]
+        return read_summary(out)
 
-    assert carried_out(tmp_path / "run") == inline().sha256()
+    return carry_out
+
+
+@pytest.mark.slow
+def test_flowers_simulation_ends_in_the_bits_of_inline(app, carried_out, tmp_path):
+    common = "tasks.order=natural; run.min_clients=3"
+    assert carried_out("small", tmp_path / "run", common)["sha256"] == inline().sha256()
     own = prepare(settings(method={"name": str(write(app / "mine")), "rank": 2}))  # a file that is part of the app
     sha256 = finish(Inline(own.worker), own.plan).sha256()
-    assert carried_out(tmp_path / "own", "; method.name=mine/mine.py:Mine; method.rank=2") == sha256
+    more = "; method.name=mine/mine.py:Mine; method.rank=2"
+    assert carried_out("small", tmp_path / "own", common + more)["sha256"] == sha256
+
+
+@pytest.mark.slow
+def test_sites_in_flowers_simulation_end_in_the_bits_of_inline(app, carried_out, tmp_path):
+    """Each simulated node works for the site that has the number of its partition."""
+    table = site_settings(write_sites(tmp_path), method={"name": "lorm", "rank": 2}, run={"min_clients": 3})
+    (app / "configs" / "sites.toml").write_text(tomli_w.dumps(table))
+    told = carried_out("sites", tmp_path / "run", "")
+    simulate(prepare(from_table([("inline", table)])), tmp_path / "inline")
+    alone = read_summary(tmp_path / "inline")
+    assert (told["refused"], told["asked"]) == (0, alone["asked"])
+    for name in ("sha256", "correct", "site_accuracy", "upload_bytes", "download_bytes"):
+        assert told[name] == alone[name]

@@ -355,3 +355,15 @@ def test_sites_on_ray_workers_end_in_the_bits_of_inline(folder, tmp_path):
     summary = simulate(prepare(ray, tmp_path / "ray"), tmp_path / "ray")
     for key in ("sha256", "correct", "site_accuracy"):
         assert summary[key] == alone[key], key
+
+
+def test_flowers_simulation_refuses_sites_whose_folders_the_settings_do_not_name(folder):
+    """Its nodes have no --node-config: what a SuperNode is told to do would be of no use."""
+
+    class InMemoryGrid(InProcess):
+        """Named as the grid of Flower's simulation."""
+
+    partly = simulated(folder, data={"sites": [f"{folder}/a", "", f"{folder}/c"]})
+    for settings in (deployed(folder), partly):
+        with pytest.raises(ConfigError, match=r"data\.sites: names no folder .* name a folder for every site"):
+            FlowerExchange(InMemoryGrid(handlers.app), settings, node_seconds=0.1)

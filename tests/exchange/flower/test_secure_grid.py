@@ -230,6 +230,35 @@ def test_nor_of_fewer_than_the_run_needs():
     assert secure_messages.ARRIVED not in {name for name, _ in exchange.grid.asked}
 
 
+def copied_keys(kinds):
+    """Client 2 tells the first of these keys of client 1 as the second of its own."""
+    told = {}
+
+    def fault(name, client, message, answer):
+        reply = answer()
+        if name != secure_messages.KEYS:
+            return reply
+        told[client] = dict(reply.content["secure-reply"])
+        entries = {**told[client], kinds[1]: told[1][kinds[0]]} if client == 2 else told[client]
+        return Message(RecordDict({**reply.content, "secure-reply": ConfigRecord(entries)}), reply_to=message)
+
+    return fault
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("kinds", [("pair", "pair"), ("box", "box"), ("box", "pair")])
+def test_two_clients_with_one_public_key_are_refused_by_the_server(kinds, ours):
+    """By name, before anybody is told keys; of three clients too few are left then."""
+    grid = OurWorkers(copied_keys(kinds)) if ours else None
+    exchange, events = FlowerExchange(grid, config()) if ours else over(copied_keys(kinds)), []
+    with pytest.raises(RunError, match="0 of 3 clients"):
+        step(session().plan, initial_progress(session().plan), exchange, events.append)
+    reasons = refused(events)
+    assert all("clients 1 and 2 told the same public key" in reasons[client] for client in (1, 2))
+    assert reasons[0] == "secure sums: 0 of 3 clients have delivered, 2 are needed"
+    assert {name for name, _ in exchange.grid.asked if name} == {secure_messages.KEYS}
+
+
 class OurWorkers(Recording):
     """Stands for a grid of ours: one worker for all clients, whose secrets end with it."""
 
