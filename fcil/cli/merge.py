@@ -46,7 +46,7 @@ def merge_models(args: argparse.Namespace, console: Console) -> None:
     from safetensors.torch import save
 
     from fcil.config import load_config
-    from fcil.engine.records import write_atomic
+    from fcil.engine.disk import write_atomic
     from fcil.model import alignment
     from fcil.model.backbone import load_backbone
     from fcil.model.settings import Model

@@ -40,7 +40,7 @@ def _drawn(folder: Path) -> str:
 
 
 def _write_page(folders: list[Path], file: Path, console: Console) -> None:
-    from fcil.engine.records import write_atomic
+    from fcil.engine.disk import write_atomic
     from fcil.report.page.document import report_page
 
     page = report_page(folders).encode()

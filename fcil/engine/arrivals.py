@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from fcil.engine.records import write_atomic, writing
+from fcil.engine.disk import write_atomic, writing
 from fcil.errors import ConfigError
 from fcil.server.arrivals import Arrivals
 

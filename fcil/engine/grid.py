@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
 from fcil.engine.comparison import Cell
+from fcil.engine.disk import write_atomic
 from fcil.engine.folder_lock import is_locked
-from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config, write_atomic
+from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config
 from fcil.errors import ConfigError
 from fcil.server.plan import phase_weights
 

@@ -13,31 +13,27 @@ plots/
 """
 
 import csv
-import hashlib
 import io
 import json
 import os
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import tomli_w
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from fcil.arrays import Arrays, digest, grouped, ungrouped
 from fcil.config import Config, from_table, to_table
+from fcil.engine.checkpoints import CHECKPOINTS, newest_first, read_checkpoint, with_new_keys, write_checkpoint
+from fcil.engine.disk import left_aside, write_atomic, writing
 from fcil.engine.figures import completed
 from fcil.engine.folder_lock import open_locked
 from fcil.engine.metrics import accuracy_matrix
-from fcil.errors import ConfigError, FolderInUse, RunError
+from fcil.errors import ConfigError, FolderInUse
 from fcil.scenario.census import Census
-from fcil.server.plan import Progress, Storage
-from fcil.server.traffic import Ledger
+from fcil.server.plan import Progress
 
 __all__ = [
     "CENSUS",
@@ -50,26 +46,17 @@ __all__ = [
     "Recorder",
     "left_at_start",
     "read_config",
-    "read_progress",
     "read_provenance",
     "read_summary",
-    "write_atomic",
-    "writing",
 ]
 
-KEPT = 2
 FAILED = "failed.txt"
 """Name of the file that says why a run of a comparison failed; gone when the run is tried again."""
 GRID = "grid.json"
 """Name of the file, in the folder of a comparison, that lists its runs."""
-CONFIG, CENSUS, EVENTS, MATRIX, SUMMARY, CHECKPOINTS, PLOTS = (
-    "config.toml", "census.json", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "checkpoint", "plots"
+CONFIG, CENSUS, EVENTS, MATRIX, SUMMARY, PLOTS = (
+    "config.toml", "census.json", "metrics.jsonl", "accuracy_matrix.csv", "summary.json", "plots"
 )  # fmt: skip
-
-
-def left_aside(path: Path) -> bool:
-    """Tell whether a path is of a file being written, `.name.pid`, which a killed process may have left behind."""
-    return bool(re.fullmatch(r"\..+\.\d+", path.name)) and path.is_file()
 
 
 def left_at_start(path: Path) -> bool:
@@ -78,49 +65,6 @@ def left_at_start(path: Path) -> bool:
         return not any(path.iterdir())
     empty = path.name == EVENTS and path.is_file() and not path.stat().st_size
     return left_aside(path) or path.name == FAILED or empty
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def writing(folder: Path, begun: bool = True) -> Iterator[None]:
-    """Turn the errors of a disk into one message: full, read-only, taken away, or the folder moved.
-
-    Args:
-        begun: whether the folder holds a run that can be gone on with.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        if not begun:
-            raise ConfigError(f"{folder}: cannot be written ({reason}); choose another --output") from None
-        if not folder.exists():
-            reason = f"it is not there any more, so it was moved or deleted: {reason}"
-        raise RunError(
-            f"{folder}: cannot be written ({reason}). The last checkpoint is good: make room or put the folder back, "
-            "and go on with `fcil resume` and its place"
-        ) from None
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write aside, force to disk, rename: readers see the old file or the whole new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def _read_table(folder: Path) -> dict[str, Any]:
@@ -148,81 +92,9 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Read the figures of a finished run; None while it is not finished."""
     try:
-        return completed(_with_new_keys(json.loads((folder / SUMMARY).read_text())))
+        return completed(with_new_keys(json.loads((folder / SUMMARY).read_text())))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _with_new_keys(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with keys renamed since it was written: `correct` was `right`."""
-    return {"correct" if key == "right" else key: value for key, value in record.items()}
-
-
-def _checksum(progress: str, arrays: Arrays) -> str:
-    return hashlib.sha256(f"{progress}|{digest(arrays)}".encode()).hexdigest()
-
-
-def _write_checkpoint(folder: Path, progress: Progress, events_bytes: int) -> None:
-    # not ascontiguousarray, which gives a scalar an axis
-    arrays = {name: np.asarray(a, order="C") for name, a in ungrouped(progress.state).items()}
-    metadata = json.dumps({
-        "position": progress.position, "correct": progress.correct, "at_places": progress.at_places,
-        "class_correct": progress.class_correct, "kept": progress.kept, "storage": progress.storage,
-        "totals": progress.totals, "events": events_bytes,
-        "ledger": {name: [content, hex(mask)] for name, (content, mask) in progress.ledger.holders.items()},
-        **({"unevaluated": True} if progress.unevaluated else {}),
-    })  # fmt: skip
-    path = folder / f"{progress.position:06d}.safetensors"
-    aside = folder / f".{path.name}.{os.getpid()}"
-    try:
-        save_file(arrays, aside, {"progress": metadata, "sha256": _checksum(metadata, arrays)})
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)  # half of it would take up what is left of a full disk
-    _sync_folder(folder)
-    for old in sorted(folder.glob("[0-9]*.safetensors"))[:-KEPT]:
-        old.unlink()
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    return sorted((folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True)
-
-
-def _read_checkpoint(path: Path) -> tuple[Progress, int]:
-    """Read the progress, and the bytes of the event log at that time; ValueError if the file is torn or corrupt."""
-    try:
-        with safe_open(path, "numpy") as file:
-            meta = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        if _checksum(meta["progress"], arrays) != meta["sha256"]:
-            raise ValueError("its checksum does not match")
-    except (SafetensorError, OSError, KeyError) as error:
-        raise ValueError(str(error)) from None
-    saved = _with_new_keys(json.loads(meta["progress"]))
-    ledger = Ledger({name: (content, int(mask, 16)) for name, (content, mask) in saved["ledger"].items()})
-    correct = tuple(tuple(row) for row in saved["correct"])
-    # older runs have none of these
-    at_places, by_class = (tuple(tuple(row) for row in saved.get(key, ())) for key in ("at_places", "class_correct"))
-    kept = {int(client): int(n) for client, n in saved.get("kept", {}).items()}
-    storage = tuple(Storage(*row) for row in saved.get("storage", ()))
-    progress = Progress(
-        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, kept, storage, saved["totals"],
-        saved.get("unevaluated", False),
-    )  # fmt: skip
-    return progress, int(saved["events"])
-
-
-def read_progress(folder: Path) -> Progress | None:
-    """Read where a run stands by its newest good checkpoint, None before the first; the folder is not touched."""
-    for path in _checkpoints(folder):
-        try:
-            return _read_checkpoint(path)[0]
-        except ValueError:
-            continue
-    return None
 
 
 class Recorder:
@@ -262,9 +134,9 @@ class Recorder:
     def latest(self) -> tuple[Progress | None, list[str]]:
         """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""
         warnings = []
-        for path in _checkpoints(self.folder):
+        for path in newest_first(self.folder):
             try:
-                progress, length = _read_checkpoint(path)
+                progress, length = read_checkpoint(path)
             except ValueError as error:
                 warnings.append(f"{path.name}: {error}; going back to the checkpoint before it")
                 path.unlink()
@@ -284,7 +156,7 @@ class Recorder:
         """Write a checkpoint, after the events that led to it are on disk."""
         with writing(self.folder):
             os.fsync(self._events.fileno())
-            _write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
+            write_checkpoint(self.folder / CHECKPOINTS, progress, os.fstat(self._events.fileno()).st_size)
 
     def write_census(self, census: Census) -> None:
         """Write who holds how many images of which class into census.json."""

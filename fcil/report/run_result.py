@@ -10,9 +10,10 @@ import numpy as np
 
 from fcil.arrays import State
 from fcil.config import Config
+from fcil.engine.checkpoints import read_progress
 from fcil.engine.figures import Reached, class_matrix, first_reached
 from fcil.engine.reading import read_census, read_events, read_matrix
-from fcil.engine.records import PLOTS, read_config, read_progress, read_summary
+from fcil.engine.records import PLOTS, read_config, read_summary
 from fcil.errors import ConfigError
 from fcil.report.form import FORMATS
 from fcil.report.frames import frame

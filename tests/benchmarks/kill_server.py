@@ -23,7 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fcil.config import Config, from_table
-from fcil.engine.records import read_progress, read_summary
+from fcil.engine.checkpoints import read_progress
+from fcil.engine.records import read_summary
 from fcil.engine.simulation import prepare, simulate
 
 TABLE = {

@@ -18,8 +18,9 @@ import pytest
 from fcil.cli.main import main
 from fcil.client import store
 from fcil.config import MethodChoice, from_table, to_table
-from fcil.engine import records
-from fcil.engine.records import CHECKPOINTS, EVENTS, Recorder, read_summary
+from fcil.engine import checkpoints, disk, records
+from fcil.engine.checkpoints import CHECKPOINTS
+from fcil.engine.records import EVENTS, Recorder, read_summary
 from fcil.engine.simulation import prepare, resume, simulate
 from fcil.errors import ConfigError, RunError
 
@@ -98,15 +99,17 @@ def test_a_full_disk_under_the_events(tmp_path):
     recorder.close()  # says nothing more
 
 
-@pytest.mark.parametrize("step", ["save_file", "_sync_folder", "write_atomic"])
-def test_every_step_of_writing_may_fail(unbroken, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("module", "step"), [(checkpoints, "save_file"), (disk, "sync_folder"), (records, "write_atomic")]
+)
+def test_every_step_of_writing_may_fail(unbroken, tmp_path, monkeypatch, module, step):
     folder = tmp_path / "run"
 
     def fails(*args):
         raise OSError(28, "No space left on device", "somewhere")
 
     def break_it():
-        monkeypatch.setattr(records, step, fails)
+        monkeypatch.setattr(module, step, fails)
 
     with pytest.raises(RunError, match="No space left on device"):
         simulate(prepare(CONFIG, folder), folder, when(2, "merged", break_it))
@@ -201,7 +204,7 @@ def test_the_command_says_one_line_and_exits_by_it(tmp_path, monkeypatch, capsys
 
     with monkeypatch.context() as broken:
         broken.setattr(fcil.report.run, "draw_run", fails)
-        broken.setattr(records, "save_file", fails)
+        broken.setattr(checkpoints, "save_file", fails)
         assert main(["run", str(config), "--output", str(tmp_path / "run")]) == 1
         said = capsys.readouterr().err
         assert "cannot be written (No space left on device)" in said

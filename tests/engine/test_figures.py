@@ -15,7 +15,7 @@ from toys import Replay
 import fcil
 from fcil.arrays import nbytes, ungrouped
 from fcil.cli.main import main
-from fcil.engine import records
+from fcil.engine import checkpoints
 from fcil.engine.figures import EARLIER, by_class, by_client, class_matrix, completed, first_reached, old_and_new
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError
@@ -174,7 +174,7 @@ def as_before(folder):
             progress = json.loads(file.metadata()["progress"])
         text = json.dumps({k: v for k, v in progress.items() if k not in ("class_correct", "kept", "storage")})
         arrays = load_file(path)
-        save_file(arrays, path, {"progress": text, "sha256": records._checksum(text, arrays)})
+        save_file(arrays, path, {"progress": text, "sha256": checkpoints.checksum(text, arrays)})
     summary = json.loads((folder / "summary.json").read_text())
     old = {
         k: v for k, v in summary.items() if not k.startswith(("class", "client", "macro", "worst", "state", "absent"))

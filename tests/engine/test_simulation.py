@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
-from fcil.engine import records
+from fcil.engine import checkpoints, disk
 from fcil.engine.records import read_summary
 from fcil.engine.simulation import prepare, resume, simulate
 from fcil.errors import ConfigError, MergeError, RunError
@@ -171,7 +171,7 @@ def with_old_keys(folder):
         with safe_open(path, "numpy") as file:
             progress = file.metadata()["progress"].replace('"correct"', '"right"')
         arrays = load_file(path)
-        save_file(arrays, path, {"progress": progress, "sha256": records._checksum(progress, arrays)})
+        save_file(arrays, path, {"progress": progress, "sha256": checkpoints.checksum(progress, arrays)})
     for path in (folder / "metrics.jsonl", folder / "summary.json"):
         if path.exists():  # as many bytes as before: a checkpoint holds the length of the events
             path.write_text(path.read_text().replace('"correct": [', '"right":   ['))
@@ -346,11 +346,13 @@ class _Kill(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", ["save_file", "_sync_folder", "_checksum"])
-def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(
+    ("module", "moment"), [(checkpoints, "save_file"), (disk, "sync_folder"), (checkpoints, "checksum")]
+)
+def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, module, moment):
     """The process ends between any two steps of writing a checkpoint: before, during and after the rename."""
     folder = tmp_path / "run"
-    original, calls = getattr(records, moment), []
+    original, calls = getattr(module, moment), []
 
     def dies(*arguments):
         calls.append(arguments)
@@ -361,7 +363,7 @@ def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, m
             raise _Kill
         return original(*arguments)
 
-    monkeypatch.setattr(records, moment, dies)
+    monkeypatch.setattr(module, moment, dies)
     with pytest.raises(_Kill):
         simulate(prepare(SMALL, folder), folder)
     monkeypatch.undo()

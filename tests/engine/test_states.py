@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load, save
 
 from fcil.arrays import digest, grouped, nbytes, ungrouped
-from fcil.engine.records import Recorder, _read_checkpoint
+from fcil.engine.checkpoints import read_checkpoint
+from fcil.engine.records import Recorder
 from fcil.server.plan import Progress
 from strategies.fedavg import FedAvg
 
@@ -52,7 +53,7 @@ def test_a_state_survives_the_checkpoint(tmp_path_factory, state):
     finally:
         recorder.close()
     (path,) = (folder / "checkpoint").glob("*.safetensors")
-    back, _ = _read_checkpoint(path)
+    back, _ = read_checkpoint(path)
     assert same(back.state, state)
     assert back.sha256() == Progress(3, state).sha256()
 

@@ -10,8 +10,8 @@ from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
 from fcil.engine.arrivals import KeptArrivals
+from fcil.engine.checkpoints import read_progress
 from fcil.engine.forecast import forecast
-from fcil.engine.records import read_progress
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.inline import Inline

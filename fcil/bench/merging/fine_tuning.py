@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
 from fcil.bench.merging.setup import BenchSetup
 from fcil.config import to_table
-from fcil.engine.records import write_atomic
+from fcil.engine.disk import write_atomic
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.device import local_device, resolved
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
