@@ -8,7 +8,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fcil.errors import RunError
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import messages, reply_messages
 from fcil.exchange.flower.settling import reason_of, replies
 from fcil.method import Task
 
@@ -20,7 +20,7 @@ def _correct(reply: Message, groups: int, places: int, site: int | None) -> np.n
     if reply.has_error():
         return reason_of(reply)
     try:
-        correct = messages.read_correct(reply.content, groups, places)
+        correct = reply_messages.read_correct(reply.content, groups, places)
     except ValueError as error:
         return str(error)
     if site is not None and correct.sum() != correct[site].sum():

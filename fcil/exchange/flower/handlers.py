@@ -17,7 +17,7 @@ from fcil.arrays import Arrays
 from fcil.client.store import ClientStore
 from fcil.config import from_table, identity
 from fcil.errors import ConfigError
-from fcil.exchange.flower import messages, secure_messages
+from fcil.exchange.flower import messages, reply_messages, secure_messages
 from fcil.exchange.flower.method_files import node_method, paths_here
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.flower.secure_answers import UNMASKED, check_process, secure_answer
@@ -126,8 +126,10 @@ def _problem(error: ConfigError, job: messages.Job) -> ConfigError:
 def _refused(work: messages.Work, error: ConfigError) -> RecordDict:
     """The reply of a node that cannot work for a run."""
     if work.summed:
-        return messages.write_partial(Partial(work.phase.index, (), tuple(crashed(c, error) for c in work.clients)))
-    return messages.write_failure(crashed(work.clients[0], error))
+        return reply_messages.write_partial(
+            Partial(work.phase.index, (), tuple(crashed(c, error) for c in work.clients))
+        )
+    return reply_messages.write_failure(crashed(work.clients[0], error))
 
 
 def _check_clients(clients: tuple[int, ...], context: Context) -> None:
@@ -147,15 +149,15 @@ def _work(message: Message, context: Context) -> Message:
     except ConfigError as error:  # as bad as an exception in a client's code, and told in the same way
         return Message(_refused(work, _problem(error, work.job)), reply_to=message)
     if worker.config.run.secure_sums:
-        return Message(messages.write_failure(Failure(work.clients[0], UNMASKED)), reply_to=message)
+        return Message(reply_messages.write_failure(Failure(work.clients[0], UNMASKED)), reply_to=message)
     if changed:
-        return Message(messages.write_failure(Failure(work.clients[0], changed)), reply_to=message)
+        return Message(reply_messages.write_failure(Failure(work.clients[0], changed)), reply_to=message)
     if work.summed:
         return Message(
-            messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
+            reply_messages.write_partial(worker.work_group(work.phase, work.broadcast, work.clients)), reply_to=message
         )
     (reply,) = worker.work_all(work.phase, work.broadcast, work.clients[:1])
-    content = messages.write_failure(reply) if isinstance(reply, Failure) else messages.write_update(reply)
+    content = reply_messages.write_failure(reply) if isinstance(reply, Failure) else reply_messages.write_update(reply)
     return Message(content, reply_to=message)
 
 
@@ -181,9 +183,9 @@ def secure(message: Message, context: Context) -> Message:
         check_process(worker)
         changed = _changed(worker, message, context)
     except ConfigError as error:
-        return Message(messages.write_failure(crashed(step.client, _problem(error, step.job))), reply_to=message)
+        return Message(reply_messages.write_failure(crashed(step.client, _problem(error, step.job))), reply_to=message)
     if changed:
-        return Message(messages.write_failure(Failure(step.client, changed)), reply_to=message)
+        return Message(reply_messages.write_failure(Failure(step.client, changed)), reply_to=message)
     return Message(secure_answer(_parties, step, worker, context.node_config), reply_to=message)
 
 
@@ -198,7 +200,7 @@ def evaluate(message: Message, context: Context) -> Message:
         correct = worker.evaluate(shard.arrays, shard.task, shard.shard, shard.shards)
     except ConfigError as error:
         raise _problem(error, shard.job) from None
-    return Message(messages.write_correct(correct), reply_to=message)
+    return Message(reply_messages.write_correct(correct), reply_to=message)
 
 
 @app.query("hello")
@@ -209,7 +211,7 @@ def hello(message: Message, context: Context) -> Message:
         worker = worker_for(job, context)
         check_process(worker)
         told = _introduction(worker, context)
-        return Message(messages.write_introduction(told), reply_to=message)
+        return Message(reply_messages.write_introduction(told), reply_to=message)
     except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
         client = int(context.node_config.get("partition-id", -1))
-        return Message(messages.write_problem(client, str(_problem(error, job))), reply_to=message)
+        return Message(reply_messages.write_problem(client, str(_problem(error, job))), reply_to=message)

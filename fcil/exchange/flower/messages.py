@@ -1,4 +1,4 @@
-"""Writes requests and replies as Flower records, and reads them; `secure_messages` does so for secure sums.
+"""Writes requests as Flower records, and reads them; `reply_messages` and `secure_messages` do so for other messages.
 
 What all messages of a phase have in common is one object in all of them, so that a grid can carry it once. What arrives
 is not trusted: whatever does not fit is a ValueError.
@@ -6,32 +6,27 @@ is not trusted: whatever does not fit is a ValueError.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fcil.arrays import Arrays
 from fcil.config import Config, to_table
 from fcil.exchange.flower.packing import pack, unpack
-from fcil.exchange.introduction import Introduction
-from fcil.method import Broadcast, ClientUpdate, Phase, Task
+from fcil.method import Broadcast, Phase, Task
 from fcil.registry import build_method, sources
 from fcil.server.loop import Request
-from fcil.server.replies import TRACEBACK, Failure, Partial
 
 __all__ = [
-    "EVALUATE", "HELLO", "REPORT", "SECURE", "TRAIN", "Job", "Shard", "Work", "evaluate_contents", "get",
-    "hello_content", "message_type", "phase_content", "read_correct", "read_failure", "read_hello", "read_identity",
-    "read_introduction", "read_partial", "read_phase", "read_reply", "read_shard", "read_update", "read_work",
-    "request_contents", "single_contents", "write_correct", "write_failure", "write_introduction", "with_identity",
-    "write_partial", "write_problem", "write_update",
+    "ARRAYS", "EVALUATE", "HELLO", "REPORT", "SECURE", "TRAIN", "Job", "Shard", "Work", "arrays_of",
+    "evaluate_contents", "get", "hello_content", "message_type", "phase_content", "read_hello", "read_identity",
+    "read_phase", "read_shard", "read_work", "request_contents", "single_contents", "with_identity",
 ]  # fmt: skip
 
 TRAIN, REPORT, EVALUATE, HELLO, SECURE = "train", "query.report", "evaluate.shard", "query.hello", "query.secure"
-_ARRAYS, _REQUEST, _OWN, _REPLY, _METRICS = "arrays", "request", "own", "reply", "metrics"
-_EXAMPLES, _FAILURE, _IDENTITY = "num-examples", "failure", "identity"
+ARRAYS, _REQUEST, _OWN, _IDENTITY = "arrays", "request", "own", "identity"
+"""Names of a message's records."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +87,11 @@ def get(content: RecordDict, record: str, key: str, kind: type) -> Any:
     return value
 
 
-def _arrays(content: RecordDict) -> ArrayRecord:
-    record = content.get(_ARRAYS)
+def arrays_of(content: RecordDict) -> ArrayRecord:
+    """The packed arrays of a message; raises ValueError where there are none."""
+    record = content.get(ARRAYS)
     if not isinstance(record, ArrayRecord):
-        raise ValueError(f"no record {_ARRAYS!r}")
+        raise ValueError(f"no record {ARRAYS!r}")
     return record
 
 
@@ -120,19 +116,6 @@ def _table(text: str) -> dict[str, Any]:
     return table
 
 
-def _number(name: str, value: object) -> float:
-    """A metric as a float, or a ValueError that names it."""
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    except OverflowError:
-        pass
-    raise ValueError(f"metric {name[:80]}: not a number")
-
-
-# ---- requests --------------------------------------------------------------------------------------------------------
-
-
 def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
     """Client, or the first of a group -> content of its message, most samples first; common records are shared."""
     arrays, index = pack({"arrays": request.broadcast.arrays, "references": request.broadcast.references})
@@ -142,7 +125,7 @@ def request_contents(request: Request, job: Job) -> dict[int, RecordDict]:
     summed = bool(request.groups)
     return {
         group[0]: RecordDict({
-            _ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"clients": list(group), "summed": summed})
+            ARRAYS: arrays, _REQUEST: common, _OWN: ConfigRecord({"clients": list(group), "summed": summed})
         })
         for group in longest_first
     }  # fmt: skip
@@ -184,7 +167,7 @@ def phase_content(phase: Phase, job: Job) -> RecordDict:
 def read_work(content: RecordDict) -> Work:
     """Read what a client is asked to do; raises ValueError where it is malformed."""
     arrays, references = unpack(
-        _arrays(content), get(content, _REQUEST, "index", str), ("arrays", "references")
+        arrays_of(content), get(content, _REQUEST, "index", str), ("arrays", "references")
     )  # fmt: skip
     phase = read_phase(content)
     clients, summed = tuple(get(content, _OWN, "clients", list)), get(content, _OWN, "summed", bool)
@@ -198,126 +181,16 @@ def evaluate_contents(arrays: Arrays, task: Task, shards: int, job: Job) -> list
     packed, index = pack({"arrays": arrays})
     common = ConfigRecord({**asdict(job), "task": json.dumps(asdict(task)), "index": index, "shards": shards})
     return [
-        RecordDict({_ARRAYS: packed, _REQUEST: common, _OWN: ConfigRecord({"shard": shard})}) for shard in range(shards)
+        RecordDict({ARRAYS: packed, _REQUEST: common, _OWN: ConfigRecord({"shard": shard})}) for shard in range(shards)
     ]
 
 
 def read_shard(content: RecordDict) -> Shard:
     """Read what an evaluating worker is asked to do; raises ValueError where it is malformed."""
-    (arrays,) = unpack(_arrays(content), get(content, _REQUEST, "index", str), ("arrays",))
+    (arrays,) = unpack(arrays_of(content), get(content, _REQUEST, "index", str), ("arrays",))
     task = _task(_table(get(content, _REQUEST, "task", str)))
     shard, shards = get(content, _OWN, "shard", int), get(content, _REQUEST, "shards", int)
     return Shard(_job(content), task, arrays, shard, shards)
-
-
-# ---- replies ---------------------------------------------------------------------------------------------------------
-
-
-def write_update(update: ClientUpdate) -> RecordDict:
-    """Write a client's update."""
-    arrays, index = pack({"arrays": update.arrays, "statistics": update.statistics})
-    reply = ConfigRecord({"client": update.client, "phase": update.phase, "index": index})
-    numbers = {name: float(value) for name, value in update.metrics.items()}
-    return RecordDict({
-        _ARRAYS: arrays, _REPLY: reply, _METRICS: MetricRecord({**numbers, _EXAMPLES: int(update.num_examples)})
-    })  # fmt: skip
-
-
-def read_update(content: RecordDict) -> ClientUpdate:
-    """Read a client's update, well formed but not yet checked against what was asked.
-
-    Raises:
-        ValueError: says what is malformed.
-    """
-    arrays, statistics = unpack(_arrays(content), get(content, _REPLY, "index", str), ("arrays", "statistics"))
-    count = get(content, _METRICS, _EXAMPLES, int)
-    numbers = {name: _number(name, value) for name, value in content[_METRICS].items() if name != _EXAMPLES}
-    client, phase = get(content, _REPLY, "client", int), get(content, _REPLY, "phase", int)
-    return ClientUpdate(client, phase, count, arrays, statistics, numbers)
-
-
-def write_failure(failure: Failure) -> RecordDict:
-    """Write the reply of a client whose code raised an exception."""
-    return RecordDict({_FAILURE: ConfigRecord(asdict(failure))})
-
-
-def read_reply(content: RecordDict) -> ClientUpdate | Failure:
-    """Read a client's update, not yet checked against what was asked, or its failure.
-
-    Raises:
-        ValueError: says what is malformed.
-    """
-    return read_failure(content) or read_update(content)
-
-
-def read_failure(content: RecordDict) -> Failure | None:
-    """Read a client's failure, or None where the reply is something else; ValueError says what is malformed."""
-    if _FAILURE not in content:
-        return None
-    reason, trace = (get(content, _FAILURE, key, str) for key in ("reason", "traceback"))
-    stops = get(content, _FAILURE, "stops", bool)
-    return Failure(get(content, _FAILURE, "client", int), reason, trace[-TRACEBACK:], stops)
-
-
-def write_partial(partial: Partial) -> RecordDict:
-    """Write the reply for a group of clients: their sums and failures."""
-    arrays, index = pack({"sums": partial.sums})
-    members = [{"client": m.client, "examples": m.num_examples, "metrics": dict(m.metrics)} for m in partial.members]
-    group = {"members": members, "failures": [astuple(f) for f in partial.failures]}
-    reply = ConfigRecord({"phase": partial.phase, "index": index, "group": json.dumps(group)})
-    return RecordDict({_ARRAYS: arrays, _REPLY: reply})
-
-
-def read_partial(content: RecordDict) -> Partial:
-    """Read what `write_partial` wrote; not yet checked against what was asked.
-
-    Raises:
-        ValueError: says what is malformed.
-    """
-
-    def whole(value: object) -> int:
-        if type(value) is not int:
-            raise TypeError(value)
-        return value
-
-    (sums,) = unpack(_arrays(content), get(content, _REPLY, "index", str), ("sums",))
-    phase = get(content, _REPLY, "phase", int)
-    try:
-        group = json.loads(get(content, _REPLY, "group", str))
-        members = [
-            ClientUpdate(
-                whole(m["client"]),
-                phase,
-                whole(m["examples"]),
-                {},
-                {},
-                {name: _number(name, value) for name, value in m["metrics"].items()},
-            )
-            for m in group["members"]
-        ]
-        failures = [
-            Failure(whole(client), str(reason), str(trace)[-TRACEBACK:], bool(stops))
-            for client, reason, trace, stops in group["failures"]
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"the group's members are malformed ({type(error).__name__})") from None
-    return Partial(phase, tuple(members), tuple(failures), sums)
-
-
-def write_correct(correct: np.ndarray) -> RecordDict:
-    """Write the numbers of correct answers, (places, groups): by class or by task."""
-    return RecordDict({_METRICS: MetricRecord({"correct": [int(n) for n in correct.ravel()]})})
-
-
-def read_correct(content: RecordDict, groups: int, places: int = 1) -> np.ndarray:
-    """Read what `write_correct` wrote; raises ValueError where it does not fit the numbers of groups and places."""
-    correct = get(content, _METRICS, "correct", list)
-    if len(correct) != places * groups or not all(type(n) is int and 0 <= n < 1 << 53 for n in correct):
-        raise ValueError(
-            f"{len(correct)} correct answers, {str(correct[:8])[:80]} ..., do not fit {groups} classes or tasks in "
-            f"{places} places"
-        )
-    return np.asarray(correct, np.int64).reshape(places, -1)
 
 
 def hello_content(job: Job) -> RecordDict:
@@ -328,20 +201,3 @@ def hello_content(job: Job) -> RecordDict:
 def read_hello(content: RecordDict) -> Job:
     """Read the run that a node is asked about; raises ValueError where it is malformed."""
     return _job(content)
-
-
-def write_introduction(introduction: Introduction) -> RecordDict:
-    """Write what a node tells of itself."""
-    return RecordDict({_REPLY: ConfigRecord({"introduction": introduction.write()})})
-
-
-def write_problem(client: int, problem: str) -> RecordDict:
-    """Write why a node cannot work for a run."""
-    return RecordDict({_FAILURE: ConfigRecord(asdict(Failure(client, problem)))})
-
-
-def read_introduction(content: RecordDict) -> Introduction | Failure:
-    """Read what a node tells of itself, or why it cannot work for the run; ValueError says what is malformed."""
-    if _FAILURE in content:
-        return Failure(get(content, _FAILURE, "client", int), get(content, _FAILURE, "reason", str)[:2000])
-    return Introduction.read(get(content, _REPLY, "introduction", str))

@@ -12,7 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import messages, reply_messages
 from fcil.exchange.introduction import Introduction, differences
 from fcil.server.replies import Failure
 
@@ -114,7 +114,7 @@ class Nodes:
                 self._last_error = (reply.error.reason or f"error {reply.error.code}").strip()[-500:]
                 continue
             try:
-                told = messages.read_introduction(reply.content)
+                told = reply_messages.read_introduction(reply.content)
             except ValueError:  # as if it had not answered
                 continue
             self._meet(reply.metadata.src_node_id, told)

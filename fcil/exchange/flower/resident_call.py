@@ -106,7 +106,7 @@ def _refused(message: Message, context: Context, error: ConfigError) -> Message:
     """The answer of a node whose settings are wrong: said at once where it should introduce itself."""
     if message.metadata.message_type != "query.hello":
         return error_reply(message, RAISED, f"{type(error).__name__}: {error}")
-    from fcil.exchange.flower.messages import write_problem  # takes a second to import
+    from fcil.exchange.flower.reply_messages import write_problem  # takes a second to import
 
     client = context.node_config.get("partition-id")
     return Message(write_problem(client if type(client) is int else -1, str(error)), reply_to=message)

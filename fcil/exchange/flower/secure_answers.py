@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 
 from fcil.config import identity
 from fcil.errors import ConfigError
-from fcil.exchange.flower import messages, secure_messages
+from fcil.exchange.flower import messages, reply_messages, secure_messages
 from fcil.exchange.flower.internals import for_one_message
 from fcil.exchange.flower.secure_messages import Step
 from fcil.exchange.secure_party import Parties, answered, context_of
@@ -65,7 +65,7 @@ def check_process(worker: Worker) -> None:
 def secure_answer(parties: Parties, step: Step, worker: Worker, node_config: Mapping[str, object]) -> RecordDict:
     """Take a step for the client that it is meant for, or say why not."""
     answer = _answer(parties, replace(step, of=replace(step.of, run=of_run(step.job))), worker, node_config)
-    return messages.write_failure(answer) if isinstance(answer, Failure) else answer
+    return reply_messages.write_failure(answer) if isinstance(answer, Failure) else answer
 
 
 def _answer(parties: Parties, step: Step, worker: Worker, node_config: Mapping[str, object]) -> RecordDict | Failure:
@@ -85,7 +85,7 @@ def _answer(parties: Parties, step: Step, worker: Worker, node_config: Mapping[s
         like = worker.sums_shapes(step.work.phase, step.work.broadcast, client)
         context = context_of(of.run, of.phase, step.work.broadcast)
         masked = answered(client, parties.masked, of, client, step.boxes, work, like, context)
-        return masked if isinstance(masked, Failure) else messages.write_partial(masked)
+        return masked if isinstance(masked, Failure) else reply_messages.write_partial(masked)
     folder = Path(str(kept)) if (kept := node_config.get("state-dir")) else None
     revealed = answered(client, parties.reveal, of, client, step.arrived, folder)
     return revealed if isinstance(revealed, Failure) else secure_messages.write_revealed(revealed)

@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fcil.config import Config
-from fcil.exchange.flower import messages, secure_messages
+from fcil.exchange.flower import messages, reply_messages, secure_messages
 from fcil.exchange.flower.internals import CRASHED, LATE
 from fcil.exchange.flower.secure_answers import of_run
 from fcil.exchange.flower.settling import Streaming, reason_of, replies
@@ -86,7 +86,7 @@ class _GridCarrier:
             self._blame(client, reply)
             return Failure(client, reason_of(reply))
         try:
-            failure = messages.read_failure(reply.content)
+            failure = reply_messages.read_failure(reply.content)
             if failure is None:
                 return read(reply.content)
         except ValueError as error:
@@ -125,7 +125,7 @@ class _GridCarrier:
             )
             for c in self._longest_first(boxes)
         }  # fmt: skip
-        yield from self._ask(contents, messages.read_partial)
+        yield from self._ask(contents, reply_messages.read_partial)
 
     def reveal(self, of: Sum, arrived: Set[int]) -> Answers[Revealed]:
         common = secure_messages.with_arrived(self.common, arrived)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import reply_messages
 from fcil.server.loop import Request
 from fcil.server.replies import Failure, Reply
 
@@ -73,7 +73,7 @@ def settle(reply: Message, client: int) -> Reply:
     if reply.has_error():
         return Failure(client, reason_of(reply))
     try:
-        answer = messages.read_reply(reply.content)
+        answer = reply_messages.read_reply(reply.content)
     except ValueError as error:
         return Failure(client, f"malformed reply: {error}")
     if answer.client != client:
@@ -87,7 +87,7 @@ def settle_group(reply: Message, group: Sequence[int]) -> Iterator[Reply]:
         yield from (Failure(client, reason_of(reply)) for client in group)
         return
     try:
-        partial = messages.read_partial(reply.content)
+        partial = reply_messages.read_partial(reply.content)
     except ValueError as error:
         yield from (Failure(client, f"malformed reply: {error}") for client in group)
         return

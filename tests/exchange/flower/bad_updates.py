@@ -22,7 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fcil.arrays import digest, ungrouped
 from fcil.battery.trial import CLIENTS, PARTS, trial_of
 from fcil.config import Config
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import reply_messages
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.settling import settle
 from fcil.method import ClientUpdate, GramShape
@@ -387,14 +387,14 @@ def settled_as(content):
 def bad_replies(case, kind):
     """The ways in which a bad update of a kind reaches the server's check: straight, and over the wire if it can."""
     if kind in WIRE:
-        content = messages.write_update(case.updates[BAD])
+        content = reply_messages.write_update(case.updates[BAD])
         WIRE[kind](content)
         return [settled_as(content)]
     bad = UPDATES[kind](case)
     if bad is None:
         return []
     try:
-        content = messages.write_update(bad)
+        content = reply_messages.write_update(bad)
     except (TypeError, ValueError, AttributeError):  # objects, text and lists cannot be written
         return [bad]
     travelled = settled_as(content)

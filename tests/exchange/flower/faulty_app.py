@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message
 from flwr.clientapp import ClientApp
 
-from fcil.exchange.flower import handlers, messages
+from fcil.exchange.flower import handlers, messages, reply_messages
 
 app = ClientApp()
 
@@ -63,7 +63,7 @@ def _answer(message, context):
     reply = handlers.train(message, context)
     if work.summed:
         return reply
-    content = messages.write_update(_changed(fault, messages.read_update(reply.content)))
+    content = reply_messages.write_update(_changed(fault, reply_messages.read_update(reply.content)))
     if fault == "garbage":
         content["reply"] = ConfigRecord({**content["reply"], "index": "[[1,"})
     if fault == "empty":

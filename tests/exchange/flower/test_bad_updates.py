@@ -7,7 +7,7 @@ import pytest
 from bad_updates import BAD, PAGE, STRANGER, UPDATES, WIRE, WORDS, bad_replies, cases, written
 from small import mostly_slow
 
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import reply_messages
 from fcil.method import ClientUpdate
 from fcil.registry import build_method, method_names
 from fcil.server.replies import Failure, Partial, gather, summed
@@ -128,7 +128,7 @@ def test_odd_layouts_in_memory_are_no_fault_and_change_no_bit():
         field = case.field
         for lay in (np.asfortranarray, lambda a: np.repeat(a, 2, -1)[..., ::2], lambda a: a[::-1].copy()[::-1]):
             odd = replace(update, **{field: {n: lay(a) for n, a in getattr(update, field).items()}})
-            read = messages.read_update(messages.write_update(odd))
+            read = reply_messages.read_update(reply_messages.write_update(odd))
             assert case.outcome(case.with_in_place(read))[:2] == (whole, [])
 
 

@@ -10,7 +10,8 @@ from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import handlers, method_files
 from fcil.exchange.flower.exchange import FlowerExchange
-from fcil.exchange.flower.messages import Job, Work, read_partial
+from fcil.exchange.flower.messages import Job, Work
+from fcil.exchange.flower.reply_messages import read_partial
 from fcil.exchange.inline import Inline
 from fcil.method import Broadcast, Phase, Task
 from fcil.server.loop import step

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import messages, reply_messages
 from fcil.exchange.flower.packing import pack, unpack
 from fcil.exchange.introduction import Introduction
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task
@@ -24,15 +24,15 @@ PHASE = Phase(3, "train", TASK, 1, 0)
 ARRAYS = {"w": np.ones((2, 3), np.float32), "b": np.arange(4.0)}
 INTRODUCTION = Introduction(1, "c0de", "5e7", "1234", "da7a", {"cat": (3, 1)}, ((3, 1),), {"torch": "2"}, "AVX2", "cpu")
 READERS = {
-    "update": messages.read_update,
-    "reply": messages.read_reply,
-    "partial": messages.read_partial,
+    "update": reply_messages.read_update,
+    "reply": reply_messages.read_reply,
+    "partial": reply_messages.read_partial,
     "work": messages.read_work,
     "shard": messages.read_shard,
-    "correct": lambda content: messages.read_correct(content, 2),
+    "correct": lambda content: reply_messages.read_correct(content, 2),
     "hello": messages.read_hello,
-    "introduction": messages.read_introduction,
-    "problem": messages.read_introduction,
+    "introduction": reply_messages.read_introduction,
+    "problem": reply_messages.read_introduction,
 }
 
 
@@ -40,19 +40,21 @@ def real():
     """A real message for every reader."""
     job = messages.Job.of(settings())
     request = Request(PHASE, Method(), Broadcast(ARRAYS, ARRAYS), {0: 5, 1: 9}, {}, Local())
-    update = messages.write_update(ClientUpdate(1, 3, 9, ARRAYS, {"gram": np.ones(6)}, {"loss": 0.5, "images": 9.0}))
+    update = reply_messages.write_update(
+        ClientUpdate(1, 3, 9, ARRAYS, {"gram": np.ones(6)}, {"loss": 0.5, "images": 9.0})
+    )
     members = (ClientUpdate(0, 3, 5, {}, {}, {"loss": 1.0}),)
     partial = Partial(3, members, (Failure(1, "a", "b"),), {"sum": np.ones(3)})
     return {
         "update": update,
-        "reply": messages.write_failure(Failure(1, "a", "b")),
-        "partial": messages.write_partial(partial),
+        "reply": reply_messages.write_failure(Failure(1, "a", "b")),
+        "partial": reply_messages.write_partial(partial),
         "work": messages.request_contents(request, job)[1],
         "shard": messages.evaluate_contents(ARRAYS, TASK, 2, job)[1],
-        "correct": messages.write_correct(np.array([[3, 4]])),
+        "correct": reply_messages.write_correct(np.array([[3, 4]])),
         "hello": messages.hello_content(job),
-        "introduction": messages.write_introduction(INTRODUCTION),
-        "problem": messages.write_problem(1, "no weights"),
+        "introduction": reply_messages.write_introduction(INTRODUCTION),
+        "problem": reply_messages.write_problem(1, "no weights"),
     }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcil.exchange.flower import messages
+from fcil.exchange.flower import messages, reply_messages
 from fcil.exchange.flower.packing import pack, unpack
 from fcil.method import Broadcast, ClientUpdate, Local, Method, Phase, Task
 from fcil.server.loop import Request
@@ -61,7 +61,7 @@ def test_a_request_survives_and_its_common_records_are_one_object(arrays, refere
 @given(ARRAYS, ARRAYS, st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False), max_size=3))
 def test_an_update_survives(arrays, statistics, metrics):
     update = ClientUpdate(2, 7, 31, arrays, statistics, metrics)
-    back = messages.read_update(messages.write_update(update))
+    back = reply_messages.read_update(reply_messages.write_update(update))
     assert (back.client, back.phase, back.num_examples, back.metrics) == (2, 7, 31, metrics)
     assert equal(back.arrays, arrays)
     assert equal(back.statistics, statistics)
@@ -72,7 +72,7 @@ def test_the_envelope_of_a_reply_is_small():
     arrays = {f"blocks.{i}.mlp.fc1.lora_B": np.zeros((3072, 16), np.float32) for i in range(48)}
     statistics = {f"blocks.{i}.mlp.fc1.projected_gram": np.zeros(136, np.float32) for i in range(48)}
     update = ClientUpdate(0, 0, 100, arrays, statistics, {"loss": 1.0})
-    content = messages.write_update(update)
+    content = reply_messages.write_update(update)
     buffers = content["arrays"]
     carried = sum(len(array.data) for array in buffers.values()) + len(content["reply"]["index"])
     assert update_bytes(update) < carried <= update_bytes(update) + 128 * len(buffers) + 100 * 96
@@ -89,30 +89,30 @@ def test_sums_of_a_group_survive_with_its_members_and_failures(sums):
     assert (work.clients, work.summed) == ((1, 2), True)
     members = (ClientUpdate(1, 3, 9, {}, {}, {"loss": 0.5}),)
     partial = Partial(3, members, (Failure(2, "ValueError: a\nb"), Failure(4, "c", "Traceback\n  ...\nc\n")), sums)
-    back = messages.read_partial(messages.write_partial(partial))
+    back = reply_messages.read_partial(reply_messages.write_partial(partial))
     assert (back.phase, back.members, back.failures) == (3, members, partial.failures)
     assert equal(back.sums, sums)
 
 
 def test_a_failure_survives_and_keeps_the_end_of_its_traceback():
     failure = Failure(2, "ValueError: a\nb", "Traceback\n  ...\nValueError: a\nb\n")
-    assert messages.read_reply(messages.write_failure(failure)) == failure
-    endless = messages.read_reply(messages.write_failure(Failure(2, "a", "x" * 10**6 + "end")))
+    assert reply_messages.read_reply(reply_messages.write_failure(failure)) == failure
+    endless = reply_messages.read_reply(reply_messages.write_failure(Failure(2, "a", "x" * 10**6 + "end")))
     assert (len(endless.traceback), endless.traceback[-4:]) == (8000, "xend")
     group = Partial(0, (), (Failure(2, "a", "x" * 10**6 + "end"),), {})
-    assert messages.read_partial(messages.write_partial(group)).failures == (endless,)
+    assert reply_messages.read_partial(reply_messages.write_partial(group)).failures == (endless,)
     update = ClientUpdate(2, 7, 31, {}, {}, {})
-    assert messages.read_reply(messages.write_update(update)) == update
+    assert reply_messages.read_reply(reply_messages.write_update(update)) == update
 
 
 @pytest.mark.parametrize("message", [{}, {"client": "2"}, {"client": 2, "reason": 3}, {"client": 2, "reason": "a"}])
 def test_a_malformed_failure_is_told(message):
     with pytest.raises(ValueError, match="record 'failure' has no"):
-        messages.read_reply(RecordDict({"failure": ConfigRecord(message)}))
+        reply_messages.read_reply(RecordDict({"failure": ConfigRecord(message)}))
 
 
 def test_malformed_groups_are_told():
-    content = messages.write_partial(Partial(0, (), (), {}))
+    content = reply_messages.write_partial(Partial(0, (), (), {}))
     endless = '{"members": [{"client": 0, "examples": 1e999, "metrics": {}}], "failures": []}'
     for group in (
         "[",
@@ -125,7 +125,7 @@ def test_malformed_groups_are_told():
     ):
         content["reply"] = ConfigRecord({**content["reply"], "group": group})
         with pytest.raises(ValueError, match="members are malformed"):
-            messages.read_partial(content)
+            reply_messages.read_partial(content)
 
 
 def test_evaluation_survives():
@@ -133,16 +133,16 @@ def test_evaluation_survives():
     contents = messages.evaluate_contents({"w": np.ones(3, np.float32)}, task, 2, JOB)
     assert [messages.read_shard(c).shard for c in contents] == [0, 1]
     assert messages.read_shard(contents[1]).task == task
-    assert messages.read_correct(messages.write_correct(np.array([3, 4])), 2).tolist() == [[3, 4]]
+    assert reply_messages.read_correct(reply_messages.write_correct(np.array([3, 4])), 2).tolist() == [[3, 4]]
     at_sites = np.array([[3, 4], [0, 9]])
-    np.testing.assert_array_equal(messages.read_correct(messages.write_correct(at_sites), 2, 2), at_sites)
+    np.testing.assert_array_equal(reply_messages.read_correct(reply_messages.write_correct(at_sites), 2, 2), at_sites)
     with pytest.raises(ValueError, match="do not fit"):
-        messages.read_correct(messages.write_correct(np.array([3])), 2)
+        reply_messages.read_correct(reply_messages.write_correct(np.array([3])), 2)
 
 
 def good():
     update = ClientUpdate(2, 7, 31, {"w": np.ones((2, 3), np.float32), "b": np.ones(2, np.float64)}, {}, {"loss": 1.0})
-    return messages.write_update(update)
+    return reply_messages.write_update(update)
 
 
 def index_of(*entries):
@@ -167,7 +167,7 @@ def test_an_index_that_does_not_fit_is_refused(index):
     content = good()
     content["reply"] = ConfigRecord({**content["reply"], "index": index})
     with pytest.raises(ValueError, match=r"index|shape|buffer|not expected"):
-        messages.read_update(content)
+        reply_messages.read_update(content)
 
 
 @pytest.mark.parametrize("record", ["arrays", "reply", "metrics"])
@@ -175,16 +175,16 @@ def test_a_missing_record_is_refused(record):
     content = good()
     del content[record]
     with pytest.raises(ValueError, match=record):
-        messages.read_update(content)
+        reply_messages.read_update(content)
     with pytest.raises(ValueError, match="record"):
-        messages.read_update(RecordDict())
+        reply_messages.read_update(RecordDict())
 
 
 def test_a_record_of_another_kind_is_refused():
     content = good()
     content["arrays"] = MetricRecord({"x": 1})
     with pytest.raises(ValueError, match="arrays"):
-        messages.read_update(content)
+        reply_messages.read_update(content)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_damaged_buffer_is_refused(array):
     content = good()
     content["arrays"] = ArrayRecord({**content["arrays"], "arrays.float32": array})
     with pytest.raises(ValueError, match="buffer"):
-        messages.read_update(content)
+        reply_messages.read_update(content)
 
 
 def test_objects_do_not_travel():

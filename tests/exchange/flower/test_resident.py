@@ -18,7 +18,7 @@ from flower_runs import InProcess, finish, inline, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fcil.errors import ConfigError
-from fcil.exchange.flower import client_app, messages, resident_call, resident_place, resident_start
+from fcil.exchange.flower import client_app, messages, reply_messages, resident_call, resident_place, resident_start
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, identify
 
@@ -192,7 +192,7 @@ def test_asked_who_it_is_such_a_node_says_at_once_what_is_wrong(folder):
     os.chmod(folder, 0o755)
     hello = Message(RecordDict(), 7, messages.HELLO)
     context = Context(1, 7, {"resident-dir": folder, "partition-id": 2}, RecordDict(), {})
-    told = messages.read_introduction(resident_call.answer(hello, context).content)
+    told = reply_messages.read_introduction(resident_call.answer(hello, context).content)
     assert told.client == 2
     assert "chmod 700" in told.reason
 

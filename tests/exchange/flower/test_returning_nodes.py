@@ -7,7 +7,7 @@ from flower_runs import InProcess, finish, first_phase, inline, refused, session
 from flwr.app import Message, RecordDict
 
 from fcil.errors import ConfigError
-from fcil.exchange.flower import handlers, messages
+from fcil.exchange.flower import handlers, messages, reply_messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import error_reply
 from fcil.exchange.flower.nodes import Nodes
@@ -35,7 +35,7 @@ class Told(InProcess):
         told = self.told[node]
         if told is None:
             return error_reply(message, 2, "no time")
-        content = told if isinstance(told, RecordDict) else messages.write_introduction(told)
+        content = told if isinstance(told, RecordDict) else reply_messages.write_introduction(told)
         return Message(content, reply_to=message)
 
 

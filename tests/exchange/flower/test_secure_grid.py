@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fcil.arrays import nbytes
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, MergeError, RunError
-from fcil.exchange.flower import client_app, handlers, internals, messages, secure_messages
+from fcil.exchange.flower import client_app, handlers, internals, messages, reply_messages, secure_messages
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import content_bytes, content_of, error_reply
 from fcil.exchange.flower.secure_answers import UNMASKED, check_process, of_run
@@ -147,7 +147,10 @@ def test_no_unmasked_update_reaches_the_server(method):
     for client in request.num_examples:
         update = here.worker.work(request.phase, request.broadcast, client)
         partial = here.worker.work_group(request.phase, request.broadcast, (client,))
-        plain += [content_bytes(messages.write_update(update)), content_bytes(messages.write_partial(partial))]
+        plain += [
+            content_bytes(reply_messages.write_update(update)),
+            content_bytes(reply_messages.write_partial(partial)),
+        ]
         for piece in unmasked_forms(update, partial.sums):
             sought.setdefault(piece, set()).add(client)
     single = {piece for piece, clients in sought.items() if len(clients) == 1}
@@ -190,7 +193,7 @@ def test_a_node_sends_no_update_without_masks(kind):
         message = Message(contents[1], node, {"train": messages.TRAIN, "report": messages.REPORT}[kind])
         internals.number(message, "1")
         reply = exchange.grid._answer(message)
-        assert messages.read_failure(reply.content).reason == UNMASKED
+        assert reply_messages.read_failure(reply.content).reason == UNMASKED
 
 
 # ---- dropouts --------------------------------------------------------------------------------------------------------
@@ -435,12 +438,12 @@ BAD = {
 
 
 def numbers(message, answer, client=None, examples=None, words=None):
-    partial = messages.read_partial(answer().content)
+    partial = reply_messages.read_partial(answer().content)
     (member,) = partial.members
     member = replace(member, client=client if client is not None else member.client)
     member = replace(member, num_examples=examples or member.num_examples)
     sums = {name: words(a) if words else a for name, a in partial.sums.items()}
-    return Message(messages.write_partial(replace(partial, members=(member,), sums=sums)), reply_to=message)
+    return Message(reply_messages.write_partial(replace(partial, members=(member,), sums=sums)), reply_to=message)
 
 
 @pytest.mark.parametrize("kind", BAD)
