@@ -4,7 +4,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,18 +47,10 @@ def _node_config(folder: Path, number: int, site: Site) -> str:
     )
 
 
-def _superlink(processes: Processes, folder: Path, env: dict[str, str]) -> tuple[int, Path]:
-    """Start the SuperLink; its port, and the certificate by which it is known."""
-    ca, certificate, key = make_certificates(folder, ["localhost", _HOST])
-    port = free_port()
-    start_superlink(processes, "superlink", folder, port, (ca, certificate, key), env)
-    return port, ca
-
-
 def start_superlink(
     processes: Processes, name: str, folder: Path, port: int, files: tuple[Path, Path, Path], env: dict[str, str]
 ) -> None:
-    """Start a SuperLink and wait until it listens.
+    """Start a SuperLink, which listens after some seconds (`Processes.listening`).
 
     Args:
         files: certificate of the authority, certificate and key of the SuperLink.
@@ -69,21 +61,21 @@ def start_superlink(
         "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--enable-supernode-auth",
         "--database", str(folder / "superlink.db"), env=env,
     )  # fmt: skip
-    processes.listening(name, port)
 
 
-def _nodes(processes: Processes, folder: Path, clients: int, port: int, ca: Path, env: dict[str, str]) -> None:
-    """Write each node's images, register a key for it, and start it."""
-    sites = write_sites(folder, clients)
-    keys = [make_node_key(folder / f"node-{number}.key") for number in range(clients)]
+def _nodes(
+    processes: Processes, folder: Path, sites: Sequence[Site], superlink: tuple[int, Path], env: dict[str, str]
+) -> None:
+    """Make and register a key for each site's node, and start it."""
+    keys = [make_node_key(folder / f"node-{number}.key") for number in range(len(sites))]
 
     def register(key: Path) -> None:
         flwr("supernode", "register", f"{key}.pub", _NAME, "--name", key.stem, env=env)
 
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(len(sites)) as pool:
         list(pool.map(register, keys))
     for number, key in enumerate(keys):
-        start_node(processes, f"node-{number}", key, (port, ca), _node_config(folder, number, sites[number]), env)
+        start_node(processes, f"node-{number}", key, superlink, _node_config(folder, number, sites[number]), env)
 
 
 def start_node(
@@ -102,6 +94,23 @@ def start_node(
     )  # fmt: skip
 
 
+def _start_all(
+    processes: Processes, folder: Path, clients: int, env: dict[str, str], show: Callable[[str], None]
+) -> tuple[int, Path]:
+    """Start a SuperLink and its nodes; its port, and the certificate by which it is known."""
+    files, port = make_certificates(folder, ["localhost", _HOST]), free_port()
+    start_superlink(processes, "superlink", folder, port, files, env)
+    connection = {"address": f"{_HOST}:{port}", "root-certificates": str(files[0])}
+    config = {"superlink": {"default": _NAME, _NAME: connection}}
+    (Path(env["FLWR_HOME"]) / "config.toml").write_text(tomli_w.dumps(config))
+    sites = write_sites(folder, clients)
+    processes.listening("superlink", port)
+    show(f"SuperLink on {_HOST}:{port}, TLS, registered nodes only")
+    _nodes(processes, folder, sites, (port, files[0]), env)
+    show(", ".join(f"{name}: process {pid}" for name, pid in processes.pids().items()))
+    return port, files[0]
+
+
 def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:
     """Start everything, carry the run out, and end everything."""
     home = folder / "user"
@@ -111,12 +120,7 @@ def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:
     config.write_text(tomli_w.dumps(demo_settings(clients)))
     app = app_folder(None)
     with Processes(folder) as processes:
-        port, ca = _superlink(processes, folder, env)
-        connection = {"address": f"{_HOST}:{port}", "root-certificates": str(ca)}
-        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": _NAME, _NAME: connection}}))
-        show(f"SuperLink on {_HOST}:{port}, TLS, registered nodes only")
-        _nodes(processes, folder, clients, port, ca, env)
-        show(", ".join(f"{name}: process {pid}" for name, pid in processes.pids().items()))
+        _start_all(processes, folder, clients, env, show)
         carry_out(app, _NAME, config, [], str(folder / "run"), env, show)
         processes.check()
 

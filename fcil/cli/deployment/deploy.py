@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from fcil.errors import ConfigError, RunError
 __all__ = ["carry_out", "deploy_command", "deployed"]
 
 _POLL_SECONDS = 2.0
+_LOOK_SECONDS = 30.0
+"""Seconds between questions while the log goes on, which ends with the run: each is a process that imports Flower."""
 _PATIENCE = 10
 """Answers in a row that a SuperLink may fail to give: it may be about to start again."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -91,6 +94,12 @@ class _Log:
             if text := _shown(line):
                 show(text)
 
+    def ended(self, seconds: float) -> bool:
+        """Wait for the end of the log, for `seconds` at most; tell whether it has come."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll() is not None
+
     def close(self, seconds: float) -> None:
         """Wait for the rest of the log, for `seconds` at most, and end the process."""
         self._thread.join(seconds)
@@ -101,13 +110,13 @@ class _Log:
             self._process.stdout.close()
 
 
-def _end(run: str, name: str, env: Mapping[str, str]) -> tuple[str, str]:
+def _end(run: str, name: str, env: Mapping[str, str], log: _Log) -> tuple[str, str]:
     """Wait until a run is over; its status, and the details of it.
 
     Raises:
         FlwrError: the SuperLink has not answered several times in a row.
     """
-    failed = 0
+    failed, ended = 0, log.ended(_LOOK_SECONDS)
     while True:
         try:
             listed = flwr_json("ls", name, "--run-id", run, env=env)["runs"]
@@ -119,7 +128,10 @@ def _end(run: str, name: str, env: Mapping[str, str]) -> tuple[str, str]:
             failed = 0
             if str(listed[0]["status"]).startswith("finished"):
                 return str(listed[0]["status"]), str(listed[0].get("status-details", ""))
-        time.sleep(_POLL_SECONDS)
+        if failed or ended:
+            time.sleep(_POLL_SECONDS)
+        else:
+            ended = log.ended(_LOOK_SECONDS)
 
 
 def carry_out(
@@ -136,7 +148,7 @@ def carry_out(
     show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
     log, patience = _Log(run, name, env, show), 0.0
     try:
-        status, details = _end(run, name, env)
+        status, details = _end(run, name, env, log)
         patience = 10.0
     except KeyboardInterrupt:
         flwr("stop", run, name, env=env)

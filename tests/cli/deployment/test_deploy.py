@@ -41,6 +41,9 @@ def answers(monkeypatch, tmp_path):
         def __init__(self, *_):
             pass
 
+        def ended(self, seconds):
+            return True
+
         def close(self, seconds):
             pass
 
@@ -83,6 +86,22 @@ def test_the_exit_code_tells_how_the_run_ended(answers, capsys, ends, code, mess
     answers[1].extend(ends)
     assert command() == code
     assert message in capsys.readouterr().err
+
+
+def test_the_superlink_is_asked_when_the_log_ends_and_seldom_before(answers, monkeypatch):
+    """Each question is a process that takes a second of a core, which the run's own could use."""
+    waits = [(False, 30.0), (False, 30.0), (True, 30.0)]
+
+    def ended(log, seconds):
+        over, expected = waits.pop(0)
+        assert seconds == expected
+        return over
+
+    monkeypatch.setattr(deploy._Log, "ended", ended)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it slept while the log went on"))
+    answers[1].extend([*[("running", "")] * 2, ("finished:completed", "")])
+    assert command() == 0
+    assert waits == []
 
 
 def test_the_run_folder_is_absolute_and_the_app_is_this_checkout(answers):

@@ -33,10 +33,7 @@ class Stand:
         home.mkdir()
         (folder / "residents").mkdir(mode=0o700)
         self.env = environment(FLWR_HOME=str(home), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
-        self.port, self.ca = demo._superlink(processes, folder, self.env)
-        connection = {"address": f"127.0.0.1:{self.port}", "root-certificates": str(self.ca)}
-        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": "demo", "demo": connection}}))
-        demo._nodes(processes, folder, self.clients, self.port, self.ca, self.env)
+        self.port, self.ca = demo._start_all(processes, folder, self.clients, self.env, self.said.append)
 
     def settings(self, **run):
         table = demo.demo_settings(self.clients)
