@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fcil import config as settings
 from fcil.config import Config, to_table
+from fcil.data.progress import waiting
 from fcil.engine.folders import run_folder
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
@@ -148,7 +149,8 @@ def run(
         changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
-    carry_out(checked(resolved, folder, instance), folder, _console(progress), loggers)
+    console = _console(progress)
+    carry_out(checked(resolved, folder, instance, console), folder, console, loggers)
     return Run(folder)
 
 
@@ -198,16 +200,18 @@ def compare(
         ConfigError: nothing to compare, or settings that one of the runs cannot have: found before the first begins.
         RunError: runs failed; the others are finished and in the tables, and the same call tries those again.
     """
-    from fcil.engine.comparison import cells, figures
+    from fcil.engine.comparison import LAYING_OUT, cells, figures
 
     changes = _changes(overrides, sections)
     words = [*_words(changes), *_sweep_words(sweep or {})]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
     named = _exchange(changes, exchange or ("ray" if on == "ray" else None))
-    planned = cells(_source(config), list(methods), list(seeds), named, folder, sweep or {})
-    from fcil.report.grid_running import carry_out_grid, check_missing
+    console = _console(progress)
+    with waiting(console, LAYING_OUT):
+        planned = cells(_source(config), list(methods), list(seeds), named, folder, sweep or {})
+        from fcil.report.grid_running import carry_out_grid, check_missing  # which import torch
 
-    tables = carry_out_grid(folder, planned, jobs, _console(progress), loggers=loggers, on=on, ray_address=ray_address)
+    tables = carry_out_grid(folder, planned, jobs, console, loggers=loggers, on=on, ray_address=ray_address)
     check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
     done = figures(planned, {cell.folder: Run(cell.folder).summary for cell in planned})

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
@@ -38,6 +37,8 @@ from fcil.threads import threads
 from fcil.words import counted
 
 __all__ = ["Workload", "run_bench"]
+
+Tell = Callable[[str], None]
 
 CLASSES, STEPS, CLIENTS = 10, 8, 10
 
@@ -169,7 +170,7 @@ def _share_of_run(workload: Workload, name: str) -> float:
     return float(seconds["clients"] / seconds["total"])
 
 
-def _measure(workload: Workload, repeats: int, name: str) -> tuple[dict[str, list[float]], list[float]]:
+def _measure(workload: Workload, repeats: int, name: str, tell: Tell) -> tuple[dict[str, list[float]], list[float]]:
     """Measure the seconds of each thing compared, `repeats` times and in turn, and the seconds of merges."""
     repeatable(torch.device(workload.device))  # as in a run; the bare loop too, so that the same kernels are compared
     with threads(workload.threads):
@@ -180,19 +181,24 @@ def _measure(workload: Workload, repeats: int, name: str) -> tuple[dict[str, lis
         }  # fmt: skip
         if workload.precision != "fp32":
             measures["fp32"] = _Rig(replace(workload, precision="fp32"), name).local_training
-        runs = [{name: measure() for name, measure in measures.items()} for _ in range(repeats + 1)]
+        runs = []
+        for number in range(repeats + 1):
+            tell(f"measuring {number} of {repeats}" if number else "warming up")
+            runs.append({name: measure() for name, measure in measures.items()})
+        tell("measuring merges, and then a small whole run")
         merges = [rig.merge() for _ in range(3)]
     return {name: [run[name] for run in runs[1:]] for name in measures}, merges
 
 
-def run_bench(workload: Workload, repeats: int, console: Console, name: str) -> None:
-    """Measure the speed of a method on a workload and print it as a table.
+def run_bench(workload: Workload, repeats: int, name: str, tell: Tell = lambda text: None) -> Table:
+    """Measure the speed of a method on a workload and lay it out as a table.
 
     Args:
         repeats: pairs of measurements, of which medians are taken.
         name: the method whose rounds are measured.
+        tell: told of each measurement before it begins.
     """
-    seconds, merges = _measure(workload, repeats, name)
+    seconds, merges = _measure(workload, repeats, name, tell)
     images = STEPS * workload.batch
 
     def median(measure: str) -> float:
@@ -218,4 +224,4 @@ def run_bench(workload: Workload, repeats: int, console: Console, name: str) -> 
     table.add_row(
         "clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(workload, name):.1f} %"
     )
-    console.print(table)
+    return table

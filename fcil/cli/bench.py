@@ -20,10 +20,12 @@ def _merge_bench(args: argparse.Namespace, console: Console) -> None:
     if len(set(args.seeds)) < len(args.seeds):
         raise ConfigError(f"--seeds {','.join(map(str, args.seeds))}: names one twice")
     suite = load_suite(args.config, args.set)
-    from fcil.bench.merging.records import draw_all, write  # slow to import: not before the settings are read
-    from fcil.bench.merging.run import run_suite
-    from fcil.bench.merging.tables import expert_accuracy_text, to_rich
-    from fcil.data.progress import moving
+    from fcil.data.progress import moving, waiting
+
+    with waiting(console, "loading code"):  # not before the settings are read
+        from fcil.bench.merging.records import draw_all, write
+        from fcil.bench.merging.run import run_suite
+        from fcil.bench.merging.tables import expert_accuracy_text, to_rich
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
@@ -42,16 +44,20 @@ def _merge_bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _bench(args: argparse.Namespace, console: Console) -> None:
-    from fcil.bench.training import Workload, run_bench
-    from fcil.config import MethodChoice
-    from fcil.exchange.device import check_device
+    from fcil.data.progress import tell, waiting
 
-    check_device(args.device)
+    with waiting(console, "loading code"):
+        from fcil.bench.training import Workload, run_bench
+        from fcil.config import MethodChoice
+        from fcil.exchange.device import check_device
+
+        check_device(args.device)
     workload = Workload(
         args.backbone, args.weights, args.image_size, args.batch, args.rank, args.threads, args.precision,
         args.device,
     )  # fmt: skip
-    run_bench(workload, args.repeats, console, args.method or MethodChoice().name)
+    # lines, and nothing that moves, which would take time from what is measured
+    console.print(run_bench(workload, args.repeats, args.method or MethodChoice().name, tell))
 
 
 def bench_commands(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -48,15 +48,19 @@ def _lines(result: "CheckResult", marks: dict[str, str]) -> list[str]:
 
 
 def _check(args: argparse.Namespace, console: Console) -> None:
-    from fcil.battery import examine, trial_of
     from fcil.config import MethodChoice
+    from fcil.data.progress import waiting
 
-    choice = MethodChoice(args.name, _settings(args.set))
-    trial, results = trial_of(choice.name, choice.settings), []
+    choice, results = MethodChoice(args.name, _settings(args.set)), []
     marks = _MARKS if console.encoding.startswith("utf") else _ASCII
-    for result in examine(trial):
-        results.append(result)
-        console.print("\n".join(_lines(result, marks)), soft_wrap=True, markup=False)
+    with waiting(console, "loading code") as step:
+        from fcil.battery import examine, trial_of
+
+        trial = trial_of(choice.name, choice.settings)
+        step("checking")
+        for result in examine(trial):
+            results.append(result)
+            console.print("\n".join(_lines(result, marks)), soft_wrap=True, markup=False)
     seconds, outcomes = sum(result.seconds for result in results), [result.outcome for result in results]
     if failures := outcomes.count("fails"):
         raise MethodError(f"{choice.label}: {failures} of {len(results)} checks failed, in {seconds:.1f} s")

@@ -73,9 +73,13 @@ def _joined(out: Path, planned: list[Cell]) -> list[Cell]:
 
 def compare_command(args: argparse.Namespace, console: Console) -> None:
     """Carry out a comparison, or a share of it, and print its tables."""
-    out, runs = _runs(args)
-    from fcil.engine.same_settings import doubled_rows
-    from fcil.report.grid_running import carry_out_grid, check_missing, join_grid
+    from fcil.data.progress import waiting
+    from fcil.engine.comparison import LAYING_OUT
+
+    with waiting(console, LAYING_OUT):
+        out, runs = _runs(args)
+        from fcil.engine.same_settings import doubled_rows
+        from fcil.report.grid_running import carry_out_grid, check_missing, join_grid  # which import torch
 
     reuse = Reuse(not args.no_memo, not args.no_feature_cache, args.check_memo)
     for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
@@ -142,11 +146,13 @@ def _watch(args: argparse.Namespace, console: Console) -> None:
         return serve(args.folder, args.serve, lambda text: console.print(text, soft_wrap=True, markup=False))
     from rich.live import Live
 
+    from fcil.data.progress import waiting
     from fcil.engine.grid import watched
     from fcil.report.grid_view import GridView
 
-    view = GridView(watched(args.folder), args.folder)
-    standings = view.look()
+    with waiting(console, "reading the records"):
+        view = GridView(watched(args.folder), args.folder)
+        standings = view.look()
     if not console.is_terminal:
         console.print(view.draw(standings, len(standings)))
         return None

@@ -59,11 +59,13 @@ def data_prepare(args: argparse.Namespace, console: Console) -> None:
             "fetch into each by `fcil data prepare NAME --root FOLDER --download`, then leave --download out here"
         )
     from fcil.data import load
+    from fcil.data.progress import waiting
     from fcil.data.sites import load_sites
 
     for config, size in wanted:
         sites = config.partition.kind == "sites"
-        data = load_sites(config.data, size) if sites else load(config.data, size, args.download)
+        with waiting(console, f"reading {config.data.name}"):
+            data = load_sites(config.data, size) if sites else load(config.data, size, args.download)
         origin = f" ({data.files})" if data.files else ""
         console.print(
             f"{data.name}: {counted(len(data.classes), 'class', 'classes')}, {len(data.train):,} training and "

@@ -56,11 +56,14 @@ def _settings(args: argparse.Namespace, console: Console) -> None:
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> None:
-    from fcil.cli.doctor import findings
+    from fcil.data.progress import waiting
 
     table = Table(box=None, show_header=False)
-    for what, how in findings(args.root, args.size):
-        table.add_row(what, Text(how))
+    with waiting(console, "looking at versions, hardware and data"):
+        from fcil.cli.doctor import findings  # which imports torch
+
+        for what, how in findings(args.root, args.size):
+            table.add_row(what, Text(how))
     console.print(table)
 
 

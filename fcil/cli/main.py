@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.running import carry_out, checked, left_out_settings
 
     out = output_folder(args)
-    session = checked(load_config(args.config, overrides(args)), out)
+    session = checked(load_config(args.config, overrides(args)), out, console=console)
     finished = (out / "summary.json").exists()
     _tell(left_out_settings(session.plan.config), console)
     if session.connected is None:  # else the images are elsewhere
@@ -102,7 +102,8 @@ def _resume(args: argparse.Namespace, console: Console) -> None:
     from fcil.engine.records import read_config
     from fcil.report.running import carry_out, checked
 
-    _show(carry_out(checked(read_config(args.run), args.run), args.run, console), args.run, console)
+    session = checked(read_config(args.run), args.run, console=console)
+    _show(carry_out(session, args.run, console), args.run, console)
 
 
 class _Version(argparse.Action):

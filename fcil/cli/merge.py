@@ -43,6 +43,15 @@ def _check(args: argparse.Namespace) -> None:
 
 def merge_models(args: argparse.Namespace, console: Console) -> None:
     """Merge two checkpoints into a file (`fcil merge-models A B --out FILE`)."""
+    from fcil.data.progress import waiting
+
+    with waiting(console, "loading code and weights") as step:
+        told = _merged(args, step)
+    console.print(told, soft_wrap=True, markup=False)
+
+
+def _merged(args: argparse.Namespace, step: Callable[[str], None]) -> str:
+    """Merge two checkpoints into a file, and say what was done."""
     from safetensors.torch import save
 
     from fcil.config import load_config
@@ -56,22 +65,24 @@ def merge_models(args: argparse.Namespace, console: Console) -> None:
     settings = config.model if config else Model(backbone=args.backbone, image_size=args.image_size)
     a, b = (load_backbone(replace(settings, weights=str(path))) for path in (args.a, args.b))
     batches = _batches(config, args.images) if config else []
+    step("matching hidden units")
     try:
         correlations = alignment.correlations(a, b, batches) if batches and args.alpha < 1 else None
         orders = alignment.match_units(a, a.state_dict(), b.state_dict(), correlations, args.alpha)
         aligned = alignment.permuted(b.state_dict(), orders)
         merged = alignment.average(a.state_dict(), aligned)
         if args.fit:
+            step("fitting blocks to the activations of both")
             b.load_state_dict(aligned)
             merged = alignment.refit(a, b, merged, batches)
     except MergeError as error:
         raise ConfigError(f"{args.a} and {args.b}: {error}") from None
     write_atomic(args.out, save({name: w.contiguous() for name, w in merged.items()}))
     moved, units = sum(o.moved for o in orders.values()), sum(o.units for o in orders.values())
-    console.print(
-        f"{args.out}: the mean of both; {moved} of {units} hidden units of {args.b} were moved to their match"
-        + ("; blocks fitted to both networks' activations" if args.fit else ""), soft_wrap=True, markup=False,
-    )  # fmt: skip
+    fitted = "; blocks fitted to both networks' activations" if args.fit else ""
+    return (
+        f"{args.out}: the mean of both; {moved} of {units} hidden units of {args.b} were moved to their match{fitted}"
+    )
 
 
 def merge_models_command(command: Callable[..., argparse.ArgumentParser]) -> None:

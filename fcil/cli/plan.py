@@ -23,7 +23,7 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
     from fcil.config import load_config
     from fcil.report.running import checked
 
-    session = checked(load_config(args.config, overrides(args)))
+    session = checked(load_config(args.config, overrides(args)), console=console)
     tell_remarks(session.worker.dataset, console)
     from fcil.data.progress import moving
     from fcil.engine.forecast import forecast
@@ -35,14 +35,15 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
 
 
 def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableType, dict[str, Any]]:
-    from fcil.engine.comparison import cells
+    from fcil.data.progress import moving, waiting
+    from fcil.engine.comparison import LAYING_OUT, cells
 
     numbers = args.seeds or [0, 1, 2]
-    runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
-    from fcil.data.progress import moving
-    from fcil.engine.same_settings import doubled_rows
-    from fcil.engine.table_forecast import forecast_rows
-    from fcil.report.forecast import comparison_forecast_table
+    with waiting(console, LAYING_OUT):
+        runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
+        from fcil.engine.same_settings import doubled_rows
+        from fcil.engine.table_forecast import forecast_rows  # which imports torch
+        from fcil.report.forecast import comparison_forecast_table
 
     for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
         console.print(f"note: {said}", soft_wrap=True, markup=False)

@@ -15,11 +15,15 @@ __all__ = ["report", "report_command"]
 
 def report(args: argparse.Namespace, console: Console) -> None:
     """Draw what runs and comparisons recorded, or write it as a page (`fcil report RUN...`)."""
+    from fcil.data.progress import waiting
+
     if args.html is not None:
         _write_page(args.runs, args.html, console)
     for folder in args.runs:
         if args.html is None:
-            console.print(f"{folder}: {_drawn(folder)}", soft_wrap=True, markup=False)
+            with waiting(console, f"drawing {folder}"):
+                drawn = _drawn(folder)
+            console.print(f"{folder}: {drawn}", soft_wrap=True, markup=False)
         if args.reach is not None:
             console.print(f"{folder}: {_reached(folder, args.reach)}", soft_wrap=True, markup=False)
 
@@ -40,10 +44,12 @@ def _drawn(folder: Path) -> str:
 
 
 def _write_page(folders: list[Path], file: Path, console: Console) -> None:
+    from fcil.data.progress import waiting
     from fcil.engine.disk import write_atomic
     from fcil.report.page.document import report_page
 
-    page = report_page(folders).encode()
+    with waiting(console, "reading the records, and drawing"):
+        page = report_page(folders).encode()
     try:
         write_atomic(file, page)
     except OSError as error:

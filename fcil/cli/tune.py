@@ -39,8 +39,11 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
     if args.trials is None:
         _write(args, out, budget, *_by_grid(args, out, budget, console), console=console)
         return
-    searched = [_searched(args, label, budget, out, console) for label in args.methods]
-    from fcil.report.tune_search import carry_out_search, join_search, share_search
+    from fcil.data.progress import waiting
+
+    with waiting(console, "loading code"):
+        searched = [_searched(args, label, budget, out, console) for label in args.methods]
+        from fcil.report.tune_search import carry_out_search, join_search, share_search
 
     if args.join:
         for one in searched:
@@ -75,16 +78,19 @@ def _by_grid(
     args: argparse.Namespace, out: Path, budget: Budget, console: Console
 ) -> tuple[list[Choice], list[list[Cell]]]:
     """Try all combinations of the grid's values; returns the choices, and the runs of each method."""
-    from fcil.engine.comparison import figures, folder_name
+    from fcil.data.progress import waiting
+    from fcil.engine.comparison import LAYING_OUT, figures, folder_name
     from fcil.engine.queue import Queue
-    from fcil.report.grid_running import carry_out_grid, check_missing
 
     planned = {}
     for label in args.methods:
         points, lacking = grid_of(_name(args, label), args.grid)
         _has_no(label, lacking, console)
         folder = out / folder_name(label)
-        planned[label] = folder, points, trials(args.config, label, overrides(args), budget, points, folder)
+        with waiting(console, LAYING_OUT):
+            planned[label] = folder, points, trials(args.config, label, overrides(args), budget, points, folder)
+    from fcil.report.grid_running import carry_out_grid, check_missing  # torch comes with it, if not before
+
     choices = []
     for label, (folder, points, runs) in planned.items():
         carry_out_grid(folder, runs, args.jobs, console)

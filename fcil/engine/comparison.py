@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from fcil.engine.simulation import Session
     from fcil.exchange.shared import Shared
 
-__all__ = ["Cell", "cells", "figures"]
+__all__ = ["LAYING_OUT", "Cell", "cells", "figures"]
+
+LAYING_OUT = "loading code, data and weights, and checking every run"
+"""What goes on before the first run of a comparison begins."""
 
 
 LABEL_LENGTH = 150

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcil.data.progress import waiting
 from fcil.engine.queue import Outcome
 from fcil.engine.reuse import Reuse
 from fcil.exchange.memo import MEMO, Memo
 from fcil.exchange.shared import FEATURES, Features, Shared
-from fcil.report.running import Watch, carry_out, left_out_settings
+from fcil.report.running import LOADING, Watch, carry_out, left_out_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +73,9 @@ class Runner:
         # where a client's error costs its update alone, so would the alarm of a check
         self.shared.features = None if cell.config.run.on_client_error == "skip" else self.features
         try:
-            return carry_out(cell.session(self.shared), cell.folder, self.console, self.loggers, self.watch)
+            with waiting(self.console, LOADING):
+                session = cell.session(self.shared)
+            return carry_out(session, cell.folder, self.console, self.loggers, self.watch)
         except BaseException:
             self.shared.close()  # workers among it, which may have been the reason
             raise

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fcil.data.progress import waiting
 from fcil.engine.comparison import figures
 from fcil.engine.following import failure
 from fcil.engine.grid import run_state, write_grid
@@ -99,9 +100,10 @@ def carry_out_grid(
         for outcome in carry_out_free(queue, run) if on == "here" else ():  # also what processes that died have left
             tell_failure(outcome, console)
             write_published(out, runs, figures(runs, queue.summaries()))
-    finished = figures(runs, queue.summaries())
-    write_published(out, runs, finished)
-    return write_comparison(out, finished, _missing(runs)) if finished else {}
+    with waiting(console, "drawing, and writing tables"):
+        finished = figures(runs, queue.summaries())
+        write_published(out, runs, finished)
+        return write_comparison(out, finished, _missing(runs)) if finished else {}
 
 
 def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None, reuse: Reuse = EVERYTHING) -> None:

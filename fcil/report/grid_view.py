@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fcil.data.progress import Lines
 from fcil.engine.comparison import Cell
 from fcil.engine.following import Follower, Standing
 from fcil.engine.jobs import alive
@@ -123,15 +124,20 @@ class Screen:
         self.states = [standing.state for standing in self.view.look()]
         moving = console is not None and console.is_terminal
         self._live = Live(console=console, transient=True, auto_refresh=False) if moving else None
+        self._lines: Lines | None = None
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        elif self.console:
+            self._lines = Lines(str(self.view.headline(self.view.look())))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
+        if self._lines:
+            self._lines.stop()
 
     def look(self) -> None:
         """Read where the runs stand now, and show it."""
@@ -139,6 +145,10 @@ class Screen:
         for cell, standing, before in zip(self.view.runs, standings, self.states, strict=True):
             if self.console and standing.state != before and standing.state in ("finished", "failed"):
                 self.console.print(self.view.line(cell, standing), soft_wrap=True, markup=False)
+                if self._lines:
+                    self._lines.heard()
         self.states = [standing.state for standing in standings]
         if self._live:
             self._live.update(self.view.draw(standings), refresh=True)
+        if self._lines:
+            self._lines.text = str(self.view.headline(standings))

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from fcil.data.progress import Lines
 from fcil.server.plan import Plan, phase_weights
 from fcil.server.plan import Progress as RunProgress
 from fcil.server.replies import Emit
@@ -29,8 +30,12 @@ def clock(seconds: float) -> str:
 class Live:
     """Shows a run's events as task, round, clients done, images/s and time left."""
 
-    def __init__(self, plan: Plan, done: int, console: Console) -> None:
+    def __init__(self, plan: Plan, done: int, console: Console, on_ray: bool = False) -> None:
         self.console = console
+        self._starting = "starting Ray" if on_ray else "starting"
+        self._first = "workers load code and data" if on_ray else "first round"
+        self._doing = ""
+        self._lines: Lines | None = None
         self._tasks, self._weights, self._done = len(plan.census.totals), phase_weights(plan), done
         self._resumed_at = done
         self._start_time = float("nan")
@@ -42,7 +47,7 @@ class Live:
             TextColumn("{task.description}"), BarColumn(24),
             TextColumn("{task.percentage:3.0f} %  {task.fields[rest]}"), console=console, transient=True,
         )  # fmt: skip
-        self._id: TaskID = self._bar.add_task("starting", total=sum(self._weights), rest="")
+        self._id: TaskID = self._bar.add_task(self._starting, total=sum(self._weights), rest="")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Update the display with one event of the run."""
@@ -55,23 +60,30 @@ class Live:
         """Print one line, control characters removed: no client may move the cursor or colour the terminal."""
         printable = "".join(c if c.isprintable() else " " for c in text)
         self._bar.console.print(printable, style=style, soft_wrap=True, markup=False)
+        if self._lines:
+            self._lines.heard()
 
     def _place(self, event: Mapping[str, Any]) -> str:
         kind = "report" if self._phase.get("kind") == "report" else f"round {event['round']}"
         return f"task {event['task'] + 1}/{self._tasks}, {kind}"
 
     def _on_phase(self, event: Mapping[str, Any]) -> None:
-        self._phase, self._replies = event, 0
+        self._phase, self._replies, self._doing = event, 0, ""
 
     def _on_client(self, event: Mapping[str, Any]) -> None:
         if isnan(self._start_time):  # the clock starts with the first client's work, not with workers that load
             worked = event.get("train_seconds", 0.0) + event.get("report_seconds", 0.0)
             self._start_time = time.monotonic() - worked
-        self._replies += 1
+        self._replied()
         self._images += event.get("images", 0)
 
-    def _on_refused(self, event: Mapping[str, Any]) -> None:
+    def _replied(self) -> None:
         self._replies += 1
+        if self._replies >= len(self._phase["clients"]):
+            self._doing = ", merging"
+
+    def _on_refused(self, event: Mapping[str, Any]) -> None:
+        self._replied()
         self._line(f"{self._place(event)}: client {event['client']} has no update: {event['reason']}", "yellow")
 
     def _on_filtered(self, event: Mapping[str, Any]) -> None:
@@ -82,7 +94,7 @@ class Live:
 
     def _on_merged(self, event: Mapping[str, Any]) -> None:
         self._client_seconds += event["seconds_clients"]
-        self._done += 1
+        self._done, self._doing = self._done + 1, ", evaluating"
         if not self.console.is_terminal:
             asked = len(self._phase.get("clients", ()))
             said = [f"{event['updates']}/{asked} clients", *filter(None, [self._speed()])]
@@ -105,28 +117,39 @@ class Live:
         known = worked and not isnan(self._start_time)
         eta = f"{clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
         rate = f"{self._images / self._client_seconds:.0f} images/s" if self._images and self._client_seconds else ""
-        return ", ".join(filter(None, [rate, eta])) if self._client_seconds else "first round"
+        if not self._client_seconds:
+            return "first round" if self._replies else self._first
+        return ", ".join(filter(None, [rate, eta]))
 
     def _refresh(self) -> None:
-        if not self.console.is_terminal or not self._phase:
+        if not self._phase:
             return
         asked = len(self._phase["clients"])
+        description = f"{self._place(self._phase)}, clients {self._replies}/{asked}{self._doing}"
+        if self._lines:
+            self._lines.text = description
+        if not self.console.is_terminal:
+            return
         part = self._replies / asked if self._done < len(self._weights) and asked else 0
         ahead = self._weights[self._done] * part if self._done == self._phase["phase"] else 0.0
         self._bar.update(
             self._id,
-            description=f"{self._place(self._phase)}, clients {self._replies}/{asked}",
+            description=description,
             completed=sum(self._weights[: self._done]) + ahead,
             rest=self._speed(),
         )
 
     def start(self) -> None:
-        """Show the moving line if the console is a terminal."""
+        """Show the moving line if the console is a terminal; elsewhere lines are said from the beginning on."""
         if self.console.is_terminal:
             self._bar.start()
+        else:
+            self._lines = Lines(self._starting)
 
     def stop(self) -> None:
         """Remove the moving line from a terminal; when piped, this would leave an empty line."""
+        if self._lines:
+            self._lines.stop()
         if self.console.is_terminal:
             self._bar.stop()
 
@@ -137,7 +160,7 @@ def live(plan: Plan, console: Console) -> Iterator[Callable[[Emit, RunProgress],
     displays: list[Live] = []
 
     def listen(record: Emit, progress: RunProgress) -> Emit:
-        display = Live(plan, progress.position, console)
+        display = Live(plan, progress.position, console, plan.config.run.exchange == "ray")
         displays.append(display)
         display.start()
         if progress.position:

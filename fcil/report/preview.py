@@ -19,7 +19,7 @@ from fcil.config import Config
 from fcil.data import FAMILIES, load
 from fcil.data.dataset import Dataset
 from fcil.data.family import Family
-from fcil.data.progress import moving
+from fcil.data.progress import moving, waiting
 from fcil.data.sites import load_sites
 from fcil.data.sources import SOURCES
 from fcil.data.transforms import render
@@ -149,7 +149,8 @@ def preview(config: Config, folder: Path, console: Console) -> None:
     """
     size = config.model.image_size
     sites = config.partition.kind == "sites"
-    data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
+    with waiting(console, f"reading {config.data.name}"):
+        data = load_sites(config.data, size, config.tasks.classes) if sites else load(config.data, size)
     with moving(console, "sharing images among clients") as step:
         scenario = make_scenario(data, config.tasks, config.partition, config.run.seed)
         census = scenario.census(data)

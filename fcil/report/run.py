@@ -1,20 +1,24 @@
 """Draw the plots of one run into its folder."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fcil.engine.metrics import accuracy_matrix, pooled_accuracies
 from fcil.engine.records import PLOTS
-from fcil.engine.simulation import Session
 from fcil.report.diagnostics import diagnostics_plots
 from fcil.report.figure import Target, drawn_files
 from fcil.report.missing_updates import missing_updates
 from fcil.report.plots import accuracy_heatmap, accuracy_over_tasks, class_holders
 from fcil.report.run_result import Run
-from fcil.scenario.census import Census
+
+if TYPE_CHECKING:
+    from fcil.engine.simulation import Session  # which imports torch
+    from fcil.scenario.census import Census
 
 __all__ = ["draw_holders", "draw_recorded", "draw_run", "write_plots"]
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcil.data.progress import waiting
 from fcil.engine.checks import check_settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from fcil.server.plan import Plan, Progress
     from fcil.server.replies import Emit
 
-__all__ = ["Watch", "carry_out", "checked", "left_out_settings"]
+__all__ = ["LOADING", "Watch", "carry_out", "checked", "left_out_settings"]
+
+LOADING = "loading code, data and weights"
+"""What goes on before a run begins."""
 
 
 def left_out_settings(config: Config) -> str:
@@ -37,19 +41,23 @@ def left_out_settings(config: Config) -> str:
     ).rstrip()
 
 
-def checked(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:
+def checked(
+    config: Config, folder: Path | None = None, method: Method | None = None, console: Console | None = None
+) -> Session:
     """Make a run ready to start. Settings are checked before torch is imported, so that a slip is answered at once.
 
     Args:
         method: in place of the one that the settings name; see `fcil.engine.own_method`.
+        console: where it is shown that this takes seconds; nowhere without one.
 
     Raises:
         ConfigError: whatever would stop the run later.
     """
     check_settings(config, method)
-    from fcil.engine.session import prepare_to_run
+    with waiting(console, LOADING):
+        from fcil.engine.session import prepare_to_run  # which imports torch
 
-    return prepare_to_run(config, folder, method)
+        return prepare_to_run(config, folder, method)
 
 
 Watch = Callable[["Plan", Mapping[str, Any]], None]
@@ -97,5 +105,6 @@ def carry_out(
     with live(session.plan, console) if console else silent as listen:
         listen = _watched(listen, session.plan, watch) if watch else listen
         summary = simulate(session, folder, listen, loggers=loggers)
-    draw_run(session, folder, summary)
+    with waiting(console, "drawing"):
+        draw_run(session, folder, summary)
     return summary

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcil.config import Overrides, Point, Source, flat_settings
+from fcil.data.progress import waiting
 from fcil.engine.jobs import Jobs
 from fcil.engine.queue import note_failure, reason_of
 from fcil.engine.reuse import Reuse
@@ -20,6 +21,7 @@ from fcil.engine.tuning import trials
 from fcil.engine.tuning_text import Budget, joined
 from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.report.grid_runner import Runner, say
+from fcil.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -128,8 +130,10 @@ def join_search(searched: Searched, console: Console | None = None, beside_other
     quiet: Sequence[Cell] = ()
     with closing(Runner(searched.folder, quiet, None, Reuse(), beside_others)) as run:
         while trial := search.next(searched.most):
+            told = f"{searched.label}, trial {trial.number} of {searched.most}: {joined(trial.settings)}"
             try:
-                failed = _carry_out(searched, trial, run)
+                with waiting(console, told):
+                    failed = _carry_out(searched, trial, run)
             finally:
                 trial.let_go()
             if failed.startswith("failed"):
@@ -151,9 +155,15 @@ def share_search(
     searches = {one.label: one.search() for one in all_searched}
     seen = {(label, trial.number) for label, search in searches.items() for trial in search.tried()}
     out.mkdir(parents=True, exist_ok=True)
-    with leaving_contexts(), Jobs(out, jobs, command=command) as processes:
+    wanted = sum(one.most for one in all_searched)
+    with (
+        leaving_contexts(), Jobs(out, jobs, command=command) as processes,
+        waiting(console, f"{counted(jobs, 'process', 'processes')} loading") as step,
+    ):  # fmt: skip
         while processes.running:
             time.sleep(LOOK_SECONDS)
+            if seen:
+                step(f"{len(seen)} of {counted(wanted, 'trial')} done")
             for label, search in searches.items():
                 for trial in search.tried():
                     if (label, trial.number) not in seen:

@@ -252,7 +252,7 @@ peft_is_changing = pytest.mark.filterwarnings("ignore:.*PEFT 0.20.*:DeprecationW
 @pytest.fixture
 def peft_loftq():
     """PEFT's module; version 0.20 took its own quantiser out, and then there is nothing to compare on a processor."""
-    pytest.importorskip("peft", reason="needs PEFT (pip install 'peft<0.20')", exc_type=ImportError)
+    pytest.importorskip("peft", reason="needs PEFT (pip install 'peft>=0.18,<0.20')", exc_type=ImportError)
     from peft.utils import loftq_utils
 
     if not hasattr(loftq_utils, "NFQuantizer"):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from types import SimpleNamespace
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fcil.data import progress
 from fcil.options import Described, Option
 from fcil.report import cost_plots, figure, plots, settings_table, tables
 from fcil.report import live as live_module
@@ -327,6 +329,26 @@ def test_piped_there_are_plain_lines_one_per_phase_and_task():
     assert phase.endswith(" left")
     assert task == "after task 1/2: accuracy 90.0 %  (by task: 90.0)"
     assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_piped_a_long_silence_is_broken_on_standard_error(monkeypatch):
+    said = []
+    monkeypatch.setattr(progress, "SILENCE", 0.01)
+    monkeypatch.setattr(progress, "tell", said.append)
+    console = Console(file=io.StringIO(), width=80)
+    display = Live(plan_of(), 0, console, on_ray=True)
+    display.start()
+    for number, event in enumerate((None, *events()[:3])):
+        if event:
+            display(event)
+        end = time.monotonic() + 10
+        while len(said) <= number:
+            assert time.monotonic() < end
+            time.sleep(0.002)
+    display.stop()
+    place = "task 1/2, round 1, clients"
+    assert said == ["starting Ray", f"{place} 0/2", f"{place} 1/2", f"{place} 2/2, merging"]
+    assert console.file.getvalue() == "task 1/2, round 1: client 3 has no update: sent NaN\n"
 
 
 def test_the_time_left_does_not_count_the_workers_start(monkeypatch):
