@@ -19,6 +19,8 @@ Points = Mapping[str, tuple[float, float, float]]
 ANGLES = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 65, 295, 115, 245)
 REACHES = (5, 9, 14, 20, 28, 38, 50, 64, 80)
 """Degrees and points at which a label may stand from its point, the best ones first."""
+GAP = (6, 1)
+"""Points between two labels, across and down, without which they read as one."""
 FAR = 9
 """Points; a label further away is tied to its point by a line."""
 
@@ -70,12 +72,14 @@ def _label(figure: Figure, axes: Axes, labels: Mapping[str, str], places: np.nda
     unit = figure.dpi / 72
     texts = [axes.annotate(label, (0, 0), xycoords="figure pixels", fontsize=SMALL) for label in labels.values()]
     sizes = np.array([[box.width, box.height] for box in (text.get_window_extent() for text in texts)])
+    gap = unit * np.array(GAP)
     dots = axes.transData.transform(places)
     ends = [axes.transData.transform(places + sign * np.stack([np.zeros(len(stds)), stds], 1)) for sign in (-1, 1)]
     around, thin = np.full((len(dots), 2), 3.5 * unit), np.full((len(dots), 2), [1.5 * unit, 0])
     obstacles = np.vstack([np.hstack([dots - around, dots + around]), np.hstack([ends[0] - thin, ends[1] + thin])])
     room = axes.get_window_extent()
-    boxes = place_labels(dots, sizes, obstacles, np.array([room.x0, room.y0, room.x1, room.y1]), unit)
+    boxes = place_labels(dots, sizes + gap, obstacles, np.array([room.x0, room.y0, room.x1, room.y1]), unit)
+    boxes += np.concatenate([gap, -gap]) / 2
     for i, (line, text, box) in enumerate(zip(labels, texts, boxes, strict=True)):
         text.remove()
         middle, nearest = (box[:2] + box[2:]) / 2, np.clip(dots[i], box[:2], box[2:])

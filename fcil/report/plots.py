@@ -28,17 +28,21 @@ def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
 
 
-def _curve(axes: Axes, index: int, seeds: np.ndarray, thin: bool) -> None:
-    """Plot one method: thin lines of its seeds if wanted, a band of one std about their mean, the mean on top."""
+BANDS, THIN = 12, 6
+"""The most curves of which bands of one std can be told apart, and lines of single seeds."""
+
+
+def _curve(axes: Axes, index: int, seeds: np.ndarray, thin: bool, band: bool) -> None:
+    """Plot one method: if wanted thin lines of its seeds and a band of one std about their mean; the mean on top."""
     look = mark(index)
     tasks = np.arange(1, seeds.shape[1] + 1)
     mean, std = mean_and_std(seeds)
-    if len(seeds) > 1:
-        if thin:
-            for seed, line in enumerate(axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)):
-                name_parts(line_name(index, seed), "seed", [line])
-        band = axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
-        name_parts(line_name(index), "band", [band])
+    if len(seeds) > 1 and thin:
+        for seed, line in enumerate(axes.plot(tasks, seeds.T, color=look.colour, linewidth=0.5, alpha=0.55)):
+            name_parts(line_name(index, seed), "seed", [line])
+    if len(seeds) > 1 and band:
+        area = axes.fill_between(tasks, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
+        name_parts(line_name(index), "band", [area])
     middle = axes.plot(
         tasks, mean, color=look.colour, linestyle=look.dashes, marker=look.marker,
         markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(tasks) // 20),
@@ -63,7 +67,7 @@ def _about_seeds(counts: Sequence[int]) -> str:
     if max(counts) < 2:
         return ""
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return f"mean of {seeds} seeds, ± 1 std"
+    return f"mean of {seeds} seeds" + (", ± 1 std" if len(counts) <= BANDS else "; their spread is in the table")
 
 
 def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> None:
@@ -79,7 +83,7 @@ def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> Non
 
     def paint(figure: Figure, axes: Axes) -> None:
         for index, seeds in enumerate(values.values()):
-            _curve(axes, index, seeds, thin=len(values) <= 6)
+            _curve(axes, index, seeds, thin=len(values) <= THIN, band=len(values) <= BANDS)
         about = _about_seeds([len(seeds) for seeds in values.values()])
         if len(values) == 1:
             axes.set_title(", ".join(filter(None, [next(iter(values)), about])), loc="left")

@@ -36,6 +36,17 @@ def test_each_format_has_a_file_and_equal_figures_equal_bytes(tmp_path):
     assert ">tasks learned</text>" in svg, "text stays text"
 
 
+@pytest.mark.parametrize(("rows", "bands"), [(plots.BANDS, plots.BANDS), (plots.BANDS + 1, 0)])
+def test_bands_are_drawn_while_they_can_be_told_apart_and_the_title_says_so(tmp_path, rows, bands):
+    curves = {f"row {i}": np.array([[0.9, i / 20], [0.8, i / 30]]) for i in range(rows)}
+    with written_as(Form(("svg",))):
+        plots.accuracy_over_tasks(tmp_path / "a.png", curves)
+    svg = (tmp_path / "a.svg").read_text()
+    assert svg.count(".band0") == bands
+    assert ("± 1 std" in svg) == (bands > 0)
+    assert ("their spread is in the table" in svg) == (bands == 0)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_figure_for_print_is_as_wide_as_asked(tmp_path, width):
     with written_as(Form(width=width)):
