@@ -272,6 +272,15 @@ def test_a_comparison_has_the_tables_and_remarks_that_compare_writes(comparison)
         assert row[at] == (f"{100 * final[row[0], row[1]]:.1f}" if (row[0], row[1]) in final else "")
 
 
+def test_runs_named_together_are_told_apart_by_a_setting_that_some_do_not_record(tmp_path):
+    folders = []
+    for number, (seed, own) in enumerate([(0, {}), (1, {}), (0, {"gram_shrink": 0.5}), (1, {"gram_shrink": 0.5})]):
+        folders.append(tmp_path / str(number))
+        write_run(folders[-1], seed, changes={"method": {"name": "lorm", **own}})
+    _, *rows = Page(report_page(folders)).table("mean and sample standard deviation")
+    assert [row[:2] for row in rows] == [["lorm", "2"], ["lorm (method.gram_shrink = 0.5)", "2"]]
+
+
 def test_every_part_of_a_chart_and_table_knows_its_runs_so_that_filters_reach_it(comparison):
     """Runs 0 to 2 are lorm's, 3 to 5 fedavg's, of which the last has not begun."""
     text = comparison[-1]

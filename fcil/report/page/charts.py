@@ -49,7 +49,7 @@ def inline_svg(
     mark = "c" + hashlib.sha256(f"{label}{body}".encode()).hexdigest()[:8]  # else figures of a page share names
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{mark}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}", body)
-    wide = f"max-width:{1.45 * float(size[1]):.0f}px"
+    wide = "--wide:{0}px;max-width:{0}px".format(round(1.45 * float(size[1])))
     box = f"0 0 {size[1]} {size[2]}"
     parts = [(text, " ".join(map(str, runs))) for text, runs in said]
     told = f' data-label="{escape(label)}" data-said="{escape(json.dumps(parts))}"' if parts else ""

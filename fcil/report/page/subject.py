@@ -121,7 +121,9 @@ def _labels(methods: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> li
     labels = []
     for method, own in zip(methods, settings, strict=True):
         like = [other for name, other in zip(methods, settings, strict=True) if name == method]
-        runs = [{"swept": {}, "settings": {k: _text(v) for k, v in other.items()}} for other in like]
+        known = dict.fromkeys(name for other in like for name in other)
+        # one that a run does not record differs too: another version, or a setting that the method had not yet
+        runs = [{"swept": {}, "settings": {k: _text(other.get(k, "")) for k in known}} for other in like]
         varied = [name for name in differing_settings(runs) if name in own and name.partition(".")[0] != "run"]
         told = ", ".join(f"{name} = {_text(own[name])}" for name in varied)
         labels.append(f"{method} ({told})" if told else method)
