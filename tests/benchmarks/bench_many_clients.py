@@ -1,9 +1,10 @@
 """Many small clients: what one costs beyond its one training step of 16 images, in this process and on Ray workers.
 
-    python tests/benchmarks/bench_many_clients.py [--clients 1000,3000] [--workers 2] [--profile]
+    python tests/benchmarks/bench_many_clients.py [--clients 1000,3000] [--repeats 3] [--workers 2] [--profile]
 
 The bare steps are a loop over the same number of batches, prepared beforehand: the same network with the same LoRA
-layers, factors and optimiser begun anew for each client. Processor time, with one thread.
+layers, factors and optimiser begun anew for each client. Both are measured in turn, and the median of the differences
+is told with their range: on a shared machine a bare step itself takes more or less. Processor time, with one thread.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -139,22 +141,26 @@ def used(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Many small clients.")
     parser.add_argument("--clients", default="1000,3000")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of measurements (default 3)")
     parser.add_argument("--workers", type=int, default=0, help="Ray workers; 0 leaves Ray out (default)")
     parser.add_argument("--profile", action="store_true", help="say where the time of a round in process goes")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         for clients in map(int, args.clients.split(",")):
             config = settings(Path(folder), clients)
-            steps, run = bare(config), inline(config, args.profile)
+            pairs = [(bare(config), inline(config, args.profile)) for _ in range(args.repeats)]
+            steps, run = (median(column) for column in zip(*pairs, strict=True))
+            beyond = sorted(1e3 * (whole - alone) / clients for alone, whole in pairs)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             told = f"{clients} clients: bare steps {1e3 * steps / clients:.2f} ms a client, in process "
-            print(f"{told}{1e3 * run / clients:.2f}: {1e3 * (run - steps) / clients:.2f} beyond; peak {peak:.0f} MB")
+            spread = f"{median(beyond):.2f} beyond ({beyond[0]:.2f} to {beyond[-1]:.2f})"
+            print(f"{told}{1e3 * run / clients:.2f}: {spread}; peak {peak:.0f} MB")
             if args.workers:
                 server, theirs = on_ray(config, args.workers)
-                beyond = 1e3 * (server + theirs - steps) / clients
+                more = 1e3 * (server + theirs - steps) / clients
                 print(
                     f"  {args.workers} Ray workers: server {1e3 * server / clients:.2f}, workers "
-                    f"{1e3 * theirs / clients:.2f}: {beyond:.2f} beyond"
+                    f"{1e3 * theirs / clients:.2f}: {more:.2f} beyond"
                 )
 
 
