@@ -33,7 +33,7 @@ def _tune(args: argparse.Namespace, console: Console) -> None:
     if args.trials is None and (args.join or args.no_pruning):
         raise ConfigError(
             "--join and --no-pruning are of a search, --trials N; a grid of which others carry out the rest is joined "
-            "with `fcil compare DIR/METHOD --join`"
+            "with `fcil compare DIR --join`"
         )
     budget, out = Budget(tuple(args.seeds), args.held_out, args.tasks), output_folder(args, after="-tuned")
     if args.trials is None:
@@ -77,29 +77,29 @@ def _name(args: argparse.Namespace, label: str) -> str:
 def _by_grid(
     args: argparse.Namespace, out: Path, budget: Budget, console: Console
 ) -> tuple[list[Choice], list[list[Cell]]]:
-    """Try all combinations of the grid's values; returns the choices, and the runs of each method."""
+    """Try all combinations of the grid's values, as one comparison; returns the choices, and each method's runs."""
     from fcil.data.progress import waiting
-    from fcil.engine.comparison import LAYING_OUT, figures, folder_name
+    from fcil.engine.comparison import LAYING_OUT, figures
     from fcil.engine.queue import Queue
 
     planned = {}
     for label in args.methods:
         points, lacking = grid_of(_name(args, label), args.grid)
         _has_no(label, lacking, console)
-        folder = out / folder_name(label)
         with waiting(console, LAYING_OUT):
-            planned[label] = folder, points, trials(args.config, label, overrides(args), budget, points, folder)
+            planned[label] = points, trials(args.config, label, overrides(args), budget, points, out)
     from fcil.report.grid_running import carry_out_grid, check_missing  # torch comes with it, if not before
 
+    every = [run for _, runs in planned.values() for run in runs]
+    carry_out_grid(out, every, args.jobs, console)
+    check_missing(out, every)
     choices = []
-    for label, (folder, points, runs) in planned.items():
-        carry_out_grid(folder, runs, args.jobs, console)
-        check_missing(folder, runs)
+    for label, (points, runs) in planned.items():
         keys = [key for key, _ in points[0].settings]
-        done = figures(runs, Queue.of(folder, runs).summaries())
+        done = figures(runs, Queue.of(out, runs).summaries())
         choices.append(choose(label, done, keys, len(runs) // len(points)))
         _tell(choices[-1], budget, console)
-    return choices, [runs for _, _, runs in planned.values()]
+    return choices, [runs for _, runs in planned.values()]
 
 
 def _searched(args: argparse.Namespace, label: str, budget: Budget, out: Path, console: Console) -> Searched:

@@ -79,8 +79,9 @@ def _write_sweep_tables(
         tables: name -> the point's rows.
     """
     lines = csv.reader(to_csv([row for rows in tables.values() for row in rows]).splitlines())
-    texts = {name: [setting_text(value) for value in swept.values()] for name, swept in points.items()}
-    first_columns = [list(next(iter(points.values()))), *(texts[name] for name, rows in tables.items() for _ in rows)]
+    keys = list(dict.fromkeys(key for swept in points.values() for key in swept))
+    texts = {name: [setting_text(swept[key]) if key in swept else "" for key in keys] for name, swept in points.items()}
+    first_columns = [keys, *(texts[name] for name, rows in tables.items() for _ in rows)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([*first, *line] for first, line in zip(first_columns, lines, strict=True))

@@ -17,7 +17,7 @@ from fcil.report.missing_updates import missing_updates_text
 from fcil.report.plots import percent_axis
 from fcil.report.rows import Row, setting_text
 
-__all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "row_titles", "sweep_panels"]
+__all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "row_titles", "same_settings", "sweep_panels"]
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 """Label -> (mean accuracy, std) for each value; NaN where a value has no such row."""
@@ -153,12 +153,19 @@ Tables = Mapping[str, Sequence[Row]]
 """Name of a point -> its rows."""
 
 
+def same_settings(points: Points) -> bool:
+    """Tell whether every point of a sweep gives values to the same settings."""
+    return len({frozenset(swept) for swept in points.values()}) <= 1
+
+
 def draw_sweep(out: Path, points: Points, tables: Tables) -> list[Path]:
     """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side.
 
     Returns:
-        The paths.
+        The paths; none where rows were tried with unlike settings, as those of methods of which one lacks a setting are.
     """
+    if not same_settings(points):
+        return []
     drawn = []
     several = len(next(iter(points.values()))) > 1
     for setting, values, panels, columns in sweep_panels(points, tables):

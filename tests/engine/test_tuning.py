@@ -1,5 +1,6 @@
 """Settings chosen on held-out training images of the first tasks, never by a test image; all that was tried is told."""
 
+import csv
 import json
 import shutil
 import tomllib
@@ -157,14 +158,22 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "failed" not in shown
-    assert len(list(out.glob("*/*/*/plots/clients.png"))) == 6
+    assert len(list(out.glob("*/*/plots/clients.png"))) == 6
     assert "ncm has no method.penalty; it is tuned over the rest" in shown
-    assert "on training images that were held out, not on test images." in (out / "mine" / "comparison.md").read_text()
+    assert "on training images that were held out, not on test images." in (out / "comparison.md").read_text()
+    header, *lines = csv.reader((out / "comparison.csv").read_text().splitlines())
+    assert header[:3] == ["method.penalty", "train.lr", "method"]
+    assert sorted(line[:3] for line in lines) == sorted(
+        [["", lr, "ncm"] for lr in ("0.001", "0.01")]
+        + [[penalty, lr, "mine"] for penalty in ("1e-06", "1.0") for lr in ("0.001", "0.01")]
+    )
+    assert not list(out.glob("sweep*")), "rows that lack a setting are on no curve over it"
+    assert main(["report", str(out)]) == 0
     text = (out / "tuned.toml").read_text()
     table = tomllib.loads(text)
     assert set(table["compare"]) == {"mine", "ncm"}
     finals = {}
-    for folder in sorted(out.glob("mine/*/mine-seed100")):
+    for folder in sorted(out.glob("*/mine-seed100")):
         config = tomllib.loads((folder / "config.toml").read_text())
         assert (config["data"]["held_out"], config["tasks"]["first"]) == (0.2, 2)
         assert "held out in place of the test images" in config["provenance"]["data_files"]

@@ -11,7 +11,7 @@ from fcil.report.page.parts import charts, scroll_table
 from fcil.report.page.subject import Subject
 from fcil.report.plots import accuracy_over_tasks, mean_and_std
 from fcil.report.rows import Row, setting_text
-from fcil.report.sweep_plot import accuracy_in_panels, row_titles, sweep_panels
+from fcil.report.sweep_plot import accuracy_in_panels, row_titles, same_settings, sweep_panels
 from fcil.report.units import percent
 from fcil.words import counted
 
@@ -71,7 +71,8 @@ def _cost_chart(
 def sweep_charts(subject: Subject) -> str:
     """Draw final accuracy over each swept setting, once all points of the sweep have figures."""
     comparison = subject.comparison
-    if not any(comparison.points.values()) or not all(comparison.tables.get(value) for value in comparison.points):
+    whole = all(comparison.tables.get(value) for value in comparison.points)
+    if not any(comparison.points.values()) or not whole or not same_settings(comparison.points):
         return ""
     drawn = []
     for setting, values, panels, columns in sweep_panels(comparison.points, comparison.tables):
