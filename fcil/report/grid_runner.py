@@ -61,12 +61,15 @@ class Runner:
         self.features = Features(out / FEATURES, reuse.share) if reuse.features else None
         self.watch: Watch | None = None
         """Called with every event of a run; see `fcil.report.running.carry_out`."""
+        self.said = {""}
+        """Notes about settings that have been printed."""
         self.console, self.loggers, self.shared = console, loggers, shared or Shared(beside_others=beside_others)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""
         say(self.console, f"{cell.name}: {cell.folder}")
-        if note := left_out_settings(cell.config):
+        if (note := left_out_settings(cell.config)) not in self.said:  # of a row, and not of each of its runs
+            self.said.add(note)
             say(self.console, note)
         phases = frozenset(index for index, kin in enumerate(cell.kin) if kin in self.several)
         self.shared.memo = replace(self.memo, phases=phases) if self.memo and phases else None

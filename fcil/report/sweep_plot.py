@@ -162,7 +162,7 @@ def draw_sweep(out: Path, points: Points, tables: Tables) -> list[Path]:
     """Draw sweep.png for one swept setting, sweep-SETTING.png for each of several; one where they go side by side.
 
     Returns:
-        The paths; none where rows were tried with unlike settings, as those of methods of which one lacks a setting are.
+        The paths; none where points set unlike settings: of two methods that are tuned, one may lack a setting.
     """
     if not same_settings(points):
         return []

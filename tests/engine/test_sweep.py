@@ -2,17 +2,20 @@
 
 import argparse
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from fcil.cli.arguments import methods
 from fcil.cli.main import main
 from fcil.config import SECTIONS, flat_settings, grid, load_config, load_variant, variant_names
 from fcil.engine.comparison import cells, figures, folder_name, short_titles
+from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError
 from fcil.options import describe
 from fcil.registry import method_class
@@ -350,3 +353,17 @@ def test_a_rank_that_the_file_gives_to_one_method_only_is_named(tmp_path):
     shared = cells(path, ["lorm", "fedavg(rank=4)"], [0], [], tmp_path)
     done = figures(shared, {cell.folder: FIGURES for cell in shared})
     assert unlike_settings(compare_rows(done)) == ""
+
+
+def test_a_setting_that_a_row_does_not_share_is_said_once_for_all_its_runs(tmp_path, monkeypatch):
+    from fcil.report import grid_runner
+
+    text = BASE + '[compare.lorm]\n[compare.fedavg]\n[method]\nname = "lorm"\nrank = 4\n'
+    runs = cells(config(tmp_path, text), ["lorm", "fedavg"], [0, 1], ["train.rounds=1"], tmp_path / "out")
+    monkeypatch.setattr(grid_runner, "carry_out", lambda *arguments: {})
+    shown = io.StringIO()
+    run = grid_runner.Runner(tmp_path, runs, Console(file=shown, width=500), Reuse(False, False))
+    for cell in runs:
+        run(cell)
+    assert shown.getvalue().count("fedavg, seed ") == 4
+    assert shown.getvalue().count("method.rank = 4 in the file is another method's: fedavg runs with 16") == 1

@@ -18,6 +18,7 @@ from rich.console import Console
 from fcil.cli.arguments import output_folder, set_argument
 from fcil.cli.deployment.flwr_command import FlwrError, app_folder, environment, find, flwr, flwr_json
 from fcil.cli.server_errors import told
+from fcil.data.progress import waiting
 from fcil.errors import ConfigError, RunError
 
 __all__ = ["carry_out", "deploy_command", "deployed"]
@@ -136,15 +137,19 @@ def _end(run: str, name: str, env: Mapping[str, str], log: _Log) -> tuple[str, s
 
 def carry_out(
     app: Path, name: str, config: Path, overrides: list[str], output: str, env: Mapping[str, str],
-    show: Callable[[str], None],
+    show: Callable[[str], None], console: Console | None = None,
 ) -> None:  # fmt: skip
     """Start a run, show its log, and return when it is completed.
+
+    Args:
+        console: where it is shown that sending the run takes seconds; nowhere without one.
 
     Raises:
         ConfigError: a mistake in the settings, found here or by the server.
         RunError: the run failed, was stopped, or its SuperLink cannot be reached.
     """
-    run = deployed(app, name, config, overrides, output, env)
+    with waiting(console, f"sending code and settings to {name}"):
+        run = deployed(app, name, config, overrides, output, env)
     show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
     log, patience = _Log(run, name, env, show), 0.0
     try:
@@ -163,7 +168,7 @@ def carry_out(
 def _deploy(args: argparse.Namespace, console: Console) -> None:
     output = str(args.output or output_folder(args).absolute())
     show = Console(highlight=False, soft_wrap=True, markup=False).print
-    carry_out(app_folder(args.app), args.federation, args.config, args.set, output, environment(), show)
+    carry_out(app_folder(args.app), args.federation, args.config, args.set, output, environment(), show, console)
     console.print(f"completed; run folder on the SuperLink's machine: {output}", soft_wrap=True)
 
 

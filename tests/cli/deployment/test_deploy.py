@@ -2,14 +2,17 @@
 
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
 from fcil.cli.deployment import deploy, flwr_command
+from fcil.cli.deployment.flwr_command import FlwrError
 from fcil.cli.main import main
 from fcil.cli.server_errors import Stopped, as_one_message, told
 from fcil.config import from_table, load_config
+from fcil.data import progress
 from fcil.errors import ConfigError, MergeError, RunError
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.toml"
@@ -178,3 +181,17 @@ def test_a_message_of_many_lines_stays_whole():
     with pytest.raises(Stopped, match="a\nb") as stopped:
         raises(RunError("a\nb"))(None, None)
     assert told(f"{FAILED}{stopped.value}") == ("a\nb", 1)
+
+
+def test_that_a_run_is_being_sent_is_said_after_two_seconds_of_silence(monkeypatch, capsys):
+    def slow(*arguments):
+        assert said.wait(10)
+        raise FlwrError("no SuperLink")
+
+    said = threading.Event()
+    tell = progress.tell
+    monkeypatch.setattr(progress, "SILENCE", 0.01)
+    monkeypatch.setattr(progress, "tell", lambda text: (tell(text), said.set()))
+    monkeypatch.setattr(deploy, "deployed", slow)
+    assert main(["deploy", str(QUICKSTART), "--federation", "hospital", "--app", str(QUICKSTART.parents[1])]) == 1
+    assert capsys.readouterr().err.splitlines()[0] == "sending code and settings to hospital"
