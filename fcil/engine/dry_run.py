@@ -28,13 +28,13 @@ from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
 from fcil.threads import threads
 
-__all__ = ["Cost", "Rehearsal", "between", "kind_of_work"]
+__all__ = ["Cost", "Costs", "Rehearsal", "between", "kind_of_work"]
 
 PROBE = 2
 """Steps in each phase: in the first a LoRA pair's B leaves zero, and only then does A begin to move."""
 STEPS, REPEATS = 4, 3
 """Steps of a whole batch that are timed, and how often; the median counts."""
-PATIENCE = 10.0
+PATIENCE = 3.0
 """Seconds after which steps are not repeated: long ones vary little."""
 BATCHES = 10
 """About so many batches of an evaluation are timed."""
@@ -66,6 +66,18 @@ class Timed(NamedTuple):
     report: Cost
 
 
+@dataclass
+class Costs:
+    """What was measured of a run's work: it holds for every run that differs by its skew and its seed alone."""
+
+    timed: dict[tuple[object, ...], dict[int, Timed]] = field(default_factory=dict)
+    """Kind of work -> position of the phase -> costs of its training and its report."""
+    evaluation: dict[int, Sequence[Cost]] = field(default_factory=dict)
+    """Task -> cost of its evaluation, for the first and the last task."""
+    worker_bytes: float = 0.0
+    """The most memory in use while work was timed, in bytes; 0 where that is not known."""
+
+
 def between(measured: Mapping[int, Sequence[Cost]], at: int) -> list[Cost]:
     """Interpolate costs at a position, on the line through the first and the last measured ones."""
     first, last = min(measured), max(measured)
@@ -92,16 +104,12 @@ class Rehearsal:
 
     worker: Worker
     plan: Plan
-    timed: dict[tuple[object, ...], dict[int, Timed]] = field(default_factory=dict)
-    """Kind of work -> position of the phase -> costs of its training and its report."""
-    evaluation: dict[int, Sequence[Cost]] = field(default_factory=dict)
-    """Task -> cost of its evaluation, for the first and the last task."""
+    costs: Costs = field(default_factory=Costs)
+    """What is measured on the way; what an earlier rehearsal has measured is not measured again."""
     evaluated: list[Task] = field(default_factory=list)
     """The task of every evaluation, in order."""
     server_bytes: int = 0
     """The most bytes that the state and the replies of one phase take."""
-    worker_bytes: float = 0.0
-    """The most memory in use while work was timed, in bytes; 0 where that is not known."""
     seconds: float = 0.0
     """Seconds spent on clients' work here: the rest of a rehearsal is the server's work."""
     startup: float = 0.0
@@ -123,8 +131,9 @@ class Rehearsal:
         reply = self._probe(request)
         initial = request.local.receives(request.broadcast.arrays, reply.client)
         self.startup = self.startup or time.perf_counter() - start
-        if request.phase.index in self._to_time:
-            self._time(request)
+        kind = kind_of_work(self.plan.method, request.phase)
+        if request.phase.index in self._to_time and request.phase.index not in self.costs.timed.get(kind, {}):
+            self.costs.timed.setdefault(kind, {})[request.phase.index] = self._time(request)
         needed = nbytes(ungrouped(request.state)) + len(request.num_examples) * update_bytes(reply)
         self.server_bytes = max(self.server_bytes, needed)
         self.seconds += time.perf_counter() - start
@@ -144,15 +153,15 @@ class Rehearsal:
         start = time.perf_counter()
         self.evaluated.append(task)
         tasks = self.plan.census.tasks
-        if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.evaluation:
+        if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.costs.evaluation:
             sizes = self.worker.batch_sizes(task)
             shards = max(1, len(sizes) // BATCHES)
             seen = sum(sizes[::shards])
             memory = PeakMemory(self.worker.model.device)
-            self.worker.evaluate(arrays, task, 0, shards)  # once to warm up
+            self.worker.evaluate(arrays, task, 0, len(sizes))  # one batch to warm up
             timed_from = time.perf_counter()
             self.worker.evaluate(arrays, task, 0, shards)
-            self.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / seen),)
+            self.costs.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / seen),)
             self._note(memory)
         self.seconds += time.perf_counter() - start
         return np.zeros((1, groups(self.plan, task)), np.int64)
@@ -187,19 +196,17 @@ class Rehearsal:
         with threads(config.run.threads):
             return run_client(self.plan.method, model, data, train, request.phase, request.broadcast, client, store)
 
-    def _time(self, request: Request) -> None:
+    def _time(self, request: Request) -> Timed:
         """Time steps of one image and of a whole batch, and the passes for statistics after them."""
         batch = self.plan.config.train.batch
         task = np.concatenate(self.worker.scenario.parts[request.phase.task.index])
         memory = PeakMemory(self.worker.model.device)
         few, many = (self._median(request, np.resize(task, STEPS * size), size) for size in (1, batch))
         self._note(memory)
-        costs = Timed(
+        return Timed(
             Cost.through((1, few[0] / STEPS), (batch, many[0] / STEPS)),
             Cost.through((STEPS, few[1]), (STEPS * batch, many[1])),
         )
-        kind = kind_of_work(self.plan.method, request.phase)
-        self.timed.setdefault(kind, {})[request.phase.index] = costs
 
     def _median(self, request: Request, indices: np.ndarray, batch: int) -> tuple[float, float]:
         """Median seconds of training and of statistics on these samples, as the client records them."""
@@ -212,7 +219,8 @@ class Rehearsal:
         return train, report
 
     def _note(self, memory: PeakMemory) -> None:
-        self.worker_bytes = max(self.worker_bytes, memory.metrics().get("peak_memory_bytes", 0.0))
+        peak = memory.metrics().get("peak_memory_bytes", 0.0)
+        self.costs.worker_bytes = max(self.costs.worker_bytes, peak)
 
 
 def _varied(request: Request, reply: ClientUpdate, initial: Arrays) -> ClientUpdate:

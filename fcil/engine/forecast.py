@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fcil.data.progress import Step
-from fcil.engine.dry_run import Rehearsal, between, kind_of_work
+from fcil.engine.dry_run import Costs, Rehearsal, between, kind_of_work
 from fcil.engine.simulation import Session
 from fcil.errors import ConfigError
 from fcil.exchange.device import resolved
@@ -113,7 +113,7 @@ def _process_seconds(plan: Plan) -> float:
 
 def _client_seconds(plan: Plan, rehearsal: Rehearsal, phase: Phase, examples: int) -> float:
     train = plan.config.train
-    measured = rehearsal.timed[kind_of_work(plan.method, phase)]
+    measured = rehearsal.costs.timed[kind_of_work(plan.method, phase)]
     training, report = between({position: (c.training, c.report) for position, c in measured.items()}, phase.index)
     trained = (
         train.epochs * training.of(examples, train.batch) if plan.method.acting(phase).local(phase).trains else 0.0
@@ -141,16 +141,17 @@ def _evaluation_seconds(plan: Plan, rehearsal: Rehearsal, workers: int) -> float
     size, total = plan.config.run.evaluation_batch, 0.0
     for task in rehearsal.evaluated:
         images = sum(plan.census.totals[: task.index + 1])
-        cost = between(rehearsal.evaluation, task.index)[0]
+        cost = between(rehearsal.costs.evaluation, task.index)[0]
         total += cost.of(min(images, -(-images // (workers * size)) * size), size)
     return total
 
 
-def forecast(session: Session, step: Step = _silent) -> Forecast:
+def forecast(session: Session, step: Step = _silent, costs: Costs | None = None) -> Forecast:
     """Rehearse the run of a session and add up what it will take.
 
     Args:
         step: told of every phase before it is rehearsed.
+        costs: what was measured of a run that differs by its skew and its seed alone; what it lacks is added to it.
 
     Raises:
         ConfigError: a phase whose replies the server would refuse.
@@ -165,7 +166,7 @@ def forecast(session: Session, step: Step = _silent) -> Forecast:
             step(f"a few steps of task {event['task'] + 1}, {place}", event["phase"] / len(plan.phases))
         events.append(event)
 
-    rehearsal = Rehearsal(session.worker, plan)
+    rehearsal = Rehearsal(session.worker, plan, costs or Costs())
     done = run(plan, initial_progress(plan), rehearsal, emit, lambda progress: None)
     workers = _workers(plan)
     phases = _phases(plan, rehearsal, events, workers)
@@ -181,6 +182,6 @@ def forecast(session: Session, step: Step = _silent) -> Forecast:
         f"{model.device}, {resolved(plan.config).model.precision}, {counted(plan.config.run.threads, 'thread')}",
         {**seconds, "total": sum(seconds.values())},
         sum(w.nbytes for w in model.network.state_dict().values()),
-        int(rehearsal.worker_bytes), rehearsal.server_bytes,
+        int(rehearsal.costs.worker_bytes), rehearsal.server_bytes,
         sum(part.nbytes for part in (session.worker.dataset.train, session.worker.dataset.test)),
     )  # fmt: skip

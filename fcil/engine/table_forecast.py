@@ -1,14 +1,18 @@
 """Forecasts what a whole comparison will take: every row is rehearsed once, and counted for each of its seeds."""
 
 import gc
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fcil.config import Config, flat_settings
 from fcil.data.progress import Step
 from fcil.engine.comparison import Cell, short_titles
+from fcil.engine.dry_run import Costs
 from fcil.engine.forecast import Forecast, forecast
 from fcil.engine.simulation import prepare
 
@@ -76,8 +80,16 @@ class TableForecast:
         return {"rows": {row.title: {"runs": row.runs, **row.one.figures()} for row in self.rows}, "total": total}
 
 
+def _but_for_skew(config: Config) -> str:
+    """The settings by which the cost of a client's step may differ, as a text."""
+    flat = flat_settings(config)
+    return json.dumps(
+        {key: value for key, value in flat.items() if key not in ("partition.beta", "run.seed")}, default=str
+    )
+
+
 def forecast_rows(cells: Sequence[Cell], seeds: int, step: Step) -> TableForecast:
-    """Rehearse the run of each cell, one after another.
+    """Rehearse the run of each cell, one after another; what steps cost is measured once for all skews of a row.
 
     Args:
         cells: the runs of one seed.
@@ -87,7 +99,8 @@ def forecast_rows(cells: Sequence[Cell], seeds: int, step: Step) -> TableForecas
     Raises:
         ConfigError: as `forecast`.
     """
-    titles, rows = short_titles(list(dict.fromkeys(cell.label for cell in cells))), []
+    titles, rows = short_titles(list(dict.fromkeys(cell.label for cell in cells))), list[RowForecast]()
+    costs: dict[str, Costs] = defaultdict(Costs)
     for done, cell in enumerate(cells):
         title = " ".join(filter(None, [cell.value, titles[cell.label]]))
 
@@ -95,7 +108,8 @@ def forecast_rows(cells: Sequence[Cell], seeds: int, step: Step) -> TableForecas
             step(f"{title}: {text}", (done + share) / len(cells))
 
         of_row("loading", 0.0)
-        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config), of_row)))
+        known = costs[_but_for_skew(cell.config)]
+        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config), of_row, known)))
         gc.collect()  # the last row's model goes before the next one's memory is measured
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

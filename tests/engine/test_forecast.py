@@ -18,9 +18,11 @@ import fcil.engine.dry_run as rehearsal
 from fcil.cli.main import main
 from fcil.client.store import ClientStore
 from fcil.config import load_config
+from fcil.engine.comparison import cells
 from fcil.engine.dry_run import Cost, between
 from fcil.engine.forecast import forecast, spread
 from fcil.engine.simulation import Session, prepare, simulate
+from fcil.engine.table_forecast import forecast_rows
 from fcil.errors import ConfigError
 from fcil.exchange.worker import Worker
 from fcil.model.backbone import describe_backbone
@@ -247,3 +249,26 @@ def test_time_and_memory_are_within_a_fifth_of_what_the_run_records(table, tmp_p
         if result == pytest.approx(ran["seconds"]["total"], rel=0.2):
             return
     assert result == pytest.approx(ran["seconds"]["total"], rel=0.2)
+
+
+def test_what_a_step_costs_is_measured_once_for_all_skews_of_a_row_and_traffic_for_each(tmp_path, monkeypatch):
+    timed = []
+    time = rehearsal.Rehearsal._time
+    monkeypatch.setattr(
+        rehearsal.Rehearsal, "_time", lambda self, request: timed.append(request) or time(self, request)
+    )
+    path = written(FEDAVG, tmp_path, partition={"min_samples": 0}, **SMALL)
+    runs = cells(path, ["fedavg", "lorm"], [0], [], tmp_path, ["partition.beta=100.0,0.05"])
+    rows = forecast_rows(runs, 3, lambda text, share: None).rows
+    measured = len(timed)
+    assert [row.title for row in rows] == [f"partition.beta={b} {m}" for b in (100.0, 0.05) for m in ("fedavg", "lorm")]
+    alone = [forecast(prepare(cell.config)) for cell in runs]
+    assert len(timed) == 3 * measured
+    for row, one in zip(rows, alone, strict=True):
+        assert [(p.clients, p.steps, p.upload_bytes, p.download_bytes) for p in row.one.phases] == [
+            (p.clients, p.steps, p.upload_bytes, p.download_bytes) for p in one.phases
+        ]
+        assert row.one.seconds["clients"] > 0
+        assert row.one.seconds["evaluation"] > 0
+        assert row.one.worker_bytes == max(r.one.worker_bytes for r in rows if r.title.endswith(row.title[-5:]))
+    assert rows[0].one.total("download_bytes") > rows[2].one.total("download_bytes"), "fewer clients have samples"
