@@ -131,7 +131,7 @@ def kill_workers(kills: int, folder: Path, rounds: int = 20, seed: int = 0) -> d
 
     def hunt() -> None:
         while len(dead) < kills and not done.is_set():
-            alive = [pid for pid in list(grid._pids.values()) if pid not in dead]
+            alive = [pid for pid in list(grid._workers.running.values()) if pid not in dead]
             if alive:
                 time.sleep(rng.uniform(0, 3))
                 dead.add(victim := rng.choice(alive))

@@ -11,26 +11,22 @@ stay in the worker that drew them.
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import ray
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from ray.exceptions import RayError, RayTaskError
 
-from fcil.errors import RunError
 from fcil.exchange.flower.internals import CRASHED, LATE, RAISED, Run, empty_run, error_reply, identify
 from fcil.exchange.flower.messages import SECURE
 from fcil.exchange.flower.ray_calls import Call, Letter, letters, portion
 from fcil.exchange.flower.ray_cluster import Cluster, short
+from fcil.exchange.flower.ray_workers import START_SECONDS, Workers
 
 __all__ = ["RayGrid"]
 
 APP = "fcil.exchange.flower.handlers:app"
-START_SECONDS = 300.0
-"""Seconds within which a worker must be up: it imports torch, perhaps from a slow disk."""
-SETTLE_SECONDS = 60.0
-"""Seconds for which a secure sum waits for further workers where one is up."""
 
 
 class RayGrid(Grid):
@@ -69,86 +65,25 @@ class RayGrid(Grid):
             ConfigError: the cluster has no room for the workers, or does not answer.
         """
         identify()
-        self.clients, self.app, self.retries = clients, app, retries
-        self.pinned = sites
-        self._cluster = Cluster(workers, threads, gpus, address, clients, sites)
-        self.workers = self._cluster.workers
-        self._slots: dict[Any, int] = {}
+        self.clients, self.retries, self.pinned = clients, retries, sites
+        self._workers = Workers(Cluster(workers, threads, gpus, address, clients, sites), app, retries, mixed, sites)
         self._homes: dict[int, int] = {}
         """Node -> number of the worker that has its client's secrets."""
-        self._idle: list[Any] = []
-        self._starting: dict[Any, tuple[Any, float]] = {}
         self._busy: dict[Any, Call] = {}
         self._seconds = float("inf")  # what a message of this phase took, as far as is known
-        self._pids: dict[Any, int] = {}
-        self._mixed, self._kinds = mixed, dict[str, str]()
-        self._failed_starts = 0
-        for slot in range(self.workers):
-            self._start(slot)
 
-    # ---- workers -----------------------------------------------------------------------------------------------------
-
-    def _start(self, slot: int) -> None:
-        worker = self._cluster.actor(self.app, slot if self.pinned else None)
-        self._slots[worker] = slot
-        self._starting[worker.about.remote()] = worker, time.monotonic() + START_SECONDS
-
-    def _started(self, ref: Any) -> None:
-        worker, _ = self._starting.pop(ref)
-        try:
-            self._pids[worker], machine, kind = ray.get(ref)
-            self._compare(machine, kind)
-            self._idle.append(worker)
-            self._failed_starts = 0
-        except RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts > self.retries:
-                raise RunError(f"{self._failed_starts} Ray workers in a row died while they started: {error}") from None
-            self._start(self._slots.pop(worker))
-
-    def _compare(self, machine: str, kind: str) -> None:
-        """Refuse a worker on another kind of processor than the others': bits would depend on who works for whom."""
-        self._kinds.setdefault(kind, machine)
-        if len(self._kinds) > 1 and not self._mixed:
-            kinds = "; ".join(f"{host}: {name}" for name, host in self._kinds.items())
-            raise RunError(
-                f"the Ray workers have unlike processors ({kinds}), so that last bits would depend on which worker has "
-                "which client; use machines of one kind, or set run.mixed_processors=true"
-            )
-
-    def _replace(self, worker: Any) -> None:
-        self._pids.pop(worker, None)
-        ray.kill(worker, no_restart=True)
-        self._start(self._slots.pop(worker))
+    @property
+    def workers(self) -> int:
+        """Number of worker processes."""
+        return len(self._workers.numbers)
 
     def pids(self) -> list[int]:
         """Process ids of the workers, once all are up."""
-        while self._starting:
-            ready, _ = ray.wait([*self._starting], timeout=START_SECONDS)
-            if not ready:
-                self._never_started()
-            self._started(ready[0])
-        return sorted(self._pids.values())
-
-    def _never_started(self) -> NoReturn:
-        raise RunError(
-            f"no Ray worker came up within {START_SECONDS:g} seconds: others use the cluster, or its nodes "
-            "lack fcil; see the logs of Ray, and lower run.workers"
-        )
+        return self._workers.pids()
 
     def settle(self, nodes: Iterable[int]) -> None:
         """Give nodes a worker each, out of those that are up, which alone takes their messages of secure sums."""
-        patience = START_SECONDS
-        while starting := [ref for ref, (_, deadline) in self._starting.items() if deadline > time.monotonic()]:
-            ready, _ = ray.wait(starting, timeout=patience)
-            for ref in ready:
-                self._started(ref)
-            if not ready and self._idle:
-                break  # as where the machine of the others is gone
-            patience = SETTLE_SECONDS if self._idle else START_SECONDS
-        if not self._idle:
-            self._never_started()
-        up = sorted(self._slots[worker] for worker in self._idle)
+        up = self._workers.settled()
         self._homes = {node: up[i % len(up)] for i, node in enumerate(nodes)}
 
     def _slot_of(self, message: Message) -> int | None:
@@ -172,20 +107,17 @@ class RayGrid(Grid):
                 arrived = [*self._collect(waiting), *self._expire(waiting, timeout)] if waiting or self._busy else []
         finally:  # the caller may stop listening on the way
             for call in self._busy.values():
-                self._replace(call.worker)
+                self._workers.replace(call.worker)
             self._busy.clear()
 
     def _next(self, waiting: deque[Letter]) -> tuple[list[Letter], Any] | None:
         """Take messages for a call, and the idle worker for it; None where nobody is idle who may take any."""
-        if not (waiting and self._idle):
-            return None
-        if waiting[0].slot is None:
-            return portion(waiting, self.workers, self._seconds), self._idle.pop(0)
-        idle = {self._slots[worker]: worker for worker in self._idle}
+        if waiting and waiting[0].slot is None:
+            worker = self._workers.take(None)
+            return (portion(waiting, self.workers, self._seconds), worker) if worker else None
         for place, letter in enumerate(waiting):
-            if letter.slot in idle:
+            if worker := self._workers.take(letter.slot):
                 del waiting[place]
-                self._idle.remove(worker := idle[letter.slot])
                 return [letter], worker
         return None
 
@@ -201,17 +133,18 @@ class RayGrid(Grid):
 
     def _collect(self, waiting: deque[Letter]) -> Iterator[Message]:
         """Wait until a call or a start has ended; yield the replies."""
-        refs = [*self._busy, *self._starting]
+        starting = self._workers.starting
+        refs = [*self._busy, *starting]
         # a start may be overdue for as long as others work, as where its machine is gone: it must not keep this awake
         wanted = {letter.slot for letter in waiting or () if letter.slot is not None}
-        placed = [d for worker, d in self._starting.values() if wanted and self._slots[worker] in wanted]
+        placed = [d for worker, d in starting.values() if wanted and self._workers.numbers[worker] in wanted]
         busy = [c.deadline for c in self._busy.values()]
-        nearest = min([*busy, *placed] or [d for _, d in self._starting.values()])
+        nearest = min([*busy, *placed] or [d for _, d in starting.values()])
         patience = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
         if ray.wait(refs, timeout=patience)[0]:
             for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]:
-                if ref in self._starting:
-                    self._started(ref)
+                if ref in starting:
+                    self._workers.started(ref)
                 else:
                     yield from self._finish(ref, waiting)
 
@@ -221,13 +154,13 @@ class RayGrid(Grid):
         try:
             replies: list[Message] = ray.get(ref)
         except RayTaskError as error:  # the app returned what cannot travel
-            self._idle.append(call.worker)
+            self._workers.idle.append(call.worker)
             yield from self._failed(call, waiting, RAISED, short(error))
         except RayError as error:
-            self._replace(call.worker)
+            self._workers.replace(call.worker)
             yield from self._failed(call, waiting, CRASHED, short(error))
         else:
-            self._idle.append(call.worker)
+            self._workers.idle.append(call.worker)
             self._seconds = (time.monotonic() - call.start) / len(replies)
             yield from replies
 
@@ -237,20 +170,19 @@ class RayGrid(Grid):
         for ref, call in list(self._busy.items()):
             if call.deadline <= now:
                 del self._busy[ref]
-                self._replace(call.worker)
+                self._workers.replace(call.worker)
                 yield from self._failed(call, waiting, LATE, f"took longer than {timeout:g} seconds and was ended")
-        overdue = {worker for worker, deadline in self._starting.values() if deadline <= now}
-        if not overdue:
+        places = self._workers.overdue()
+        if not places:
             return
-        places = {self._slots[worker] for worker in overdue}
         stuck = [letter for letter in waiting if letter.slot in places]
         for letter in stuck:
             yield error_reply(letter.message, LATE, f"no worker came up at its place within {START_SECONDS:g} seconds")
         left = [letter for letter in waiting if letter.slot not in places]
         waiting.clear()
         waiting.extend(left)
-        if waiting and not self._idle and not self._busy:
-            self._never_started()
+        if waiting and not self._workers.idle and not self._busy:
+            self._workers.never_started()
 
     def _failed(self, call: Call, waiting: deque[Letter], code: int, reason: str) -> Iterator[Message]:
         """Yield an error reply; or queue the messages again, each by itself.
@@ -305,14 +237,8 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """End the workers' processes, and Ray where it was started here."""
-        if ray.is_initialized():
-            for worker in [*self._pids, *(worker for worker, _ in self._starting.values())]:
-                ray.kill(worker, no_restart=True)
-        self._pids.clear()
-        self._starting.clear()
-        self._idle.clear()
         self._busy.clear()  # a listener that gave up may still hold `stream`, which would replace these
-        self._cluster.close()
+        self._workers.close()
 
     def __enter__(self) -> Self:
         return self

@@ -50,10 +50,10 @@ def test_workers_on_unlike_processors_are_refused_unless_that_is_asked_for(monke
     with RayGrid(2, workers=1) as grid:
         grid.pids()
         with pytest.raises(RunError, match=r"unlike processors \(.*; far: Z80\).*run.mixed_processors=true"):
-            grid._compare("far", "Z80")
+            grid._workers.compare("far", "Z80")
     with RayGrid(2, workers=1, mixed=True) as grid:
         grid.pids()
-        grid._compare("far", "Z80")
+        grid._workers.compare("far", "Z80")
         assert finish(FlowerExchange(grid, settings())).sha256() == inline().sha256()
 
 

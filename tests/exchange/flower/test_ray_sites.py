@@ -19,11 +19,12 @@ from fcil.engine.records import read_provenance, read_summary
 from fcil.engine.session import prepare_to_run
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError, RunError
-from fcil.exchange.flower import messages, ray_grid
+from fcil.exchange.flower import messages, ray_grid, ray_workers
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.flower.ray_calls import Letter
 from fcil.exchange.flower.ray_grid import RayGrid
 from fcil.exchange.flower.ray_sites import FILE, check_places, site_settings
+from fcil.exchange.flower.ray_workers import Workers
 
 # ---- the file of a node's sites --------------------------------------------------------------------------------------
 
@@ -72,10 +73,15 @@ def test_every_site_has_one_node_with_room_for_it():
 
 def grid_of(workers):
     grid = RayGrid.__new__(RayGrid)
-    grid._idle, grid._busy, grid._starting = list(workers), {}, {}
-    grid._slots = {worker: slot for slot, worker in enumerate(workers)}
-    grid.workers, grid._seconds = len(workers), float("inf")
+    grid._workers, grid._busy, grid._seconds = workers_of(workers), {}, float("inf")
     return grid
+
+
+def workers_of(names):
+    workers = Workers.__new__(Workers)
+    workers.idle, workers.starting = list(names), {}
+    workers.numbers = {name: number for number, name in enumerate(names)}
+    return workers
 
 
 def letter(slot):
@@ -88,26 +94,26 @@ def test_a_message_with_a_place_goes_to_its_worker_alone():
     assert [([one.slot for one in letters], worker) for letters, worker in taken[:2]] == [([1], "b"), ([0], "a")]
     assert taken[2] is None
     assert [one.slot for one in waiting] == [1]
-    grid._idle.append("a")
+    grid._workers.idle.append("a")
     assert grid._next(waiting) is None  # not its worker
 
 
 def test_where_its_worker_never_comes_up_it_is_answered_and_others_are_not(monkeypatch):
-    monkeypatch.setattr(ray_grid, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     monkeypatch.setattr(ray_grid, "error_reply", lambda message, code, reason: (message, reason))
     grid, waiting = grid_of(["a", "b"]), deque([letter(1), letter(0)])
-    grid._idle, grid._starting = ["a"], {"start": ("b", 999.0)}
+    grid._workers.idle, grid._workers.starting = ["a"], {"start": ("b", 999.0)}
     assert list(grid._expire(waiting, None)) == [("to 1", "no worker came up at its place within 300 seconds")]
     assert [one.slot for one in waiting] == [0]
-    grid._starting = {"start": ("b", 1001.0)}
+    grid._workers.starting = {"start": ("b", 1001.0)}
     waiting.append(letter(1))
     assert list(grid._expire(waiting, None)) == []
 
 
 def test_a_clients_secure_messages_go_to_one_worker_that_is_up(monkeypatch):
-    monkeypatch.setattr(ray_grid, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    grid = grid_of(["a", "b", "c"])
-    grid.pinned, grid._idle, grid._starting = False, ["a", "c"], {"start": ("b", 999.0)}  # b's machine is gone
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    grid, grid.pinned = grid_of(["a", "b", "c"]), False
+    grid._workers.idle, grid._workers.starting = ["a", "c"], {"start": ("b", 999.0)}  # b's machine is gone
     grid.settle([5, 6, 7])
 
     def message(node, kind):
@@ -117,7 +123,7 @@ def test_a_clients_secure_messages_go_to_one_worker_that_is_up(monkeypatch):
     assert grid._slot_of(message(5, messages.TRAIN)) is None
     grid.pinned = True  # sites: worker k has the images of client k, whose node is k + 1
     assert [grid._slot_of(message(node, messages.TRAIN)) for node in (1, 2, 3)] == [0, 1, 2]
-    grid._idle = []
+    grid._workers.idle = []
     with pytest.raises(RunError, match="no Ray worker came up"):
         grid.settle([5])
 
@@ -170,9 +176,9 @@ def test_sites_on_two_ray_nodes_end_in_the_bits_of_simulated_ones_also_with_secu
             def tell(event):
                 emit(event)
                 if event["event"] == "merged" and not killed:  # the worker of site 2 alone; Ray has a process for it
-                    worker = next(w for w, slot in grid._slots.items() if slot == 2)
-                    os.kill(grid._pids[worker], signal.SIGKILL)
-                    killed.append(grid._pids[worker])
+                    worker = next(w for w, number in grid._workers.numbers.items() if number == 2)
+                    os.kill(grid._workers.running[worker], signal.SIGKILL)
+                    killed.append(grid._workers.running[worker])
 
             return tell
 

@@ -10,6 +10,7 @@ from fcil.exchange.flower import handlers, ray_grid, settling, waiting
 from fcil.exchange.flower.exchange import FlowerExchange
 from fcil.exchange.flower.internals import error_reply
 from fcil.exchange.flower.ray_calls import Call
+from fcil.exchange.flower.ray_workers import Workers
 from fcil.exchange.flower.waiting import Waiting
 from fcil.server.loop import run, step
 from fcil.server.plan import initial_progress
@@ -250,7 +251,8 @@ def test_a_start_that_is_overdue_does_not_keep_the_grid_awake_while_others_work(
     grid = ray_grid.RayGrid.__new__(ray_grid.RayGrid)
     call = Call([], None, 0.0)
     call.deadline = deadline
-    grid._busy, grid._starting = {"call": call}, {"start": (None, 300.0)}
+    grid._workers = Workers.__new__(Workers)
+    grid._busy, grid._workers.starting = {"call": call}, {"start": (None, 300.0)}
     assert list(grid._collect(None)) == []
     assert asked == [None if deadline == float("inf") else 500.0]
     grid._busy = {}
