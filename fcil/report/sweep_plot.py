@@ -40,10 +40,10 @@ def _closest(places: np.ndarray) -> float:
 
 
 def _logarithmic(places: np.ndarray) -> bool:
-    """Tell whether numbers need a logarithmic axis: two decades, or neighbours that it keeps further apart."""
+    """Tell whether numbers want a logarithmic axis: two decades, or factors rather than steps, as rates have."""
     if places.min() <= 0:
         return False
-    return bool(places.max() / places.min() >= 100) or _closest(places) < min(0.15, _closest(np.log(places)) / 1.5)
+    return bool(places.max() / places.min() >= 100) or 1.4 * _closest(places) < _closest(np.log(places))
 
 
 def _value_axis(axes: Axes, values: Sequence[str], inches: float) -> np.ndarray:
@@ -82,7 +82,7 @@ def accuracy_over_values(target: Target, setting: str, values: Sequence[str], cu
         target: the file to write.
         setting: the setting's name.
         values: its values as texts; numbers stand at their place, on a logarithmic axis where they span two decades or
-            would lie too close together.
+            grow by factors.
         curves: label -> (mean accuracy, std) for each value; NaN where a value has no such row.
     """
     accuracy_in_panels(target, setting, values, {"": curves})

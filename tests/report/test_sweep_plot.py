@@ -60,6 +60,15 @@ def test_a_picture_is_written(tmp_path):
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize(("values", "scale"), [
+    (["3e-4", "1e-3", "3e-3"], "log"), (["2", "4", "8"], "log"), (["1", "2", "3"], "linear"),
+    (["0.1", "0.5"], "linear"), (["4", "8", "12"], "linear"), (["-1", "0.1", "1"], "linear"),
+])  # fmt: skip
+def test_numbers_that_grow_by_factors_are_logarithmic(painted, tmp_path, values, scale):
+    accuracy_over_values(tmp_path / "a.png", "s", values, {"a": [(0.5, NAN)] * len(values)})
+    assert painted.get_xscale() == scale
+
+
 def test_numbers_that_lie_close_together_are_logarithmic_too(painted, tmp_path):
     accuracy_over_values(tmp_path / "a.png", "rank", ["4", "8", "16", "64"], {"a": [(0.5, NAN)] * 4})
     assert painted.get_xscale() == "log"
