@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import methods
 from fcil.cli.main import main
-from fcil.config import SECTIONS, flat_settings, grid, load_config, load_variant, variant_names
+from fcil.config import SECTIONS, flat_settings, grid, load_config, load_variant, row_facts, variant_names
 from fcil.engine.comparison import cells, figures, folder_name, short_titles
 from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError
@@ -149,6 +149,15 @@ def names(points):
 
 
 SWEEP = {"sweep": {"partition.beta": [0.5, 0.1], "method.layers": [[1, 2], [3, 4]]}}
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_what_was_tuned_is_compared_with_all_other_rows_of_its_comparison(name):
+    folder = ROOT / "configs" / "comparison"
+    tuned = folder / f"baselines_{name}_tuned.toml"
+    assert sorted(variant_names(tuned)) == sorted(variant_names(folder / f"baselines_{name}.toml"))
+    trained = [label for label in variant_names(tuned) if label not in ("ncm", "ridge", "ranpac")]
+    assert all(row_facts(tuned, label).tuned for label in trained)
 
 
 def test_several_settings_are_swept_over_in_all_combinations_or_side_by_side():
