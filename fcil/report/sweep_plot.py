@@ -179,7 +179,8 @@ def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str
     """Arrange the rows of all points for the pictures of a sweep: the arguments of `accuracy_in_panels` for each.
 
     There is a panel for every combination of values of the other settings; in a comparison of a single row its line in
-    each combination instead. Settings that were zipped count as one, whose values are those of all.
+    each combination instead. Settings that were zipped count as one, whose values are those of all. A setting with a
+    single value has no picture.
     """
     texts = {name: {key: setting_text(value) for key, value in swept.items()} for name, swept in points.items()}
     values = {key: list(dict.fromkeys(text[key] for text in texts.values())) for key in next(iter(texts.values()))}
@@ -189,7 +190,7 @@ def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str
         values = {joined: [text[joined] for text in texts.values()]}
     titles = row_titles(tables)
     at = {tuple(text.values()): {row.label: row for row in tables[name]} for name, text in texts.items()}
-    for setting in [key for key in values if len(values[key]) > 1] or list(values)[:1]:
+    for setting in [key for key in values if len(values[key]) > 1]:
         panels: dict[str, Curves] = {}
         others = [key for key in values if key != setting]
         for combination in product(*(values[key] for key in others)):

@@ -117,6 +117,12 @@ def test_there_is_a_picture_for_each_setting_and_a_panel_for_each_value_of_the_o
     assert list(pictures["m.y"][1]) == ["m.x = 1", "m.x = 2", "m.x = 3"]
 
 
+def test_a_sweep_of_a_single_point_has_no_picture(tmp_path):
+    points, tables = swept({"m.x": [1]})
+    assert draw_sweep(tmp_path, points, tables) == []
+    assert not list(tmp_path.iterdir())
+
+
 def test_three_settings_have_panels_in_rows_and_columns():
     points, tables = swept({"m.x": [1, 2], "m.y": [1, 2, 3], "m.z": [1, 2, 3, 4]})
     assert [(setting, len(panels), columns) for setting, _, panels, columns in sweep_panels(points, tables)] == [

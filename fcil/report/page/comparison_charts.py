@@ -91,7 +91,7 @@ def sweep_charts(subject: Subject) -> str:
         told = f"lines: {name} at {', '.join(values)}; the numbers are in the table below, of"
         svg = inline_svg(accuracy_in_panels, setting, values, panels, columns, label=told, said=said, lines=lines)
         drawn.append(chart(svg, name, table, _all(own)))
-    return charts(drawn)
+    return charts(drawn) if drawn else ""
 
 
 def _runs_of_a_curve(subject: Subject, setting: str, panel: str, label: str) -> list[int]:
