@@ -28,7 +28,7 @@ from fcil.server.replies import Reply, summed
 from fcil.server.traffic import update_bytes
 from fcil.threads import threads
 
-__all__ = ["Cost", "Costs", "Rehearsal", "between", "kind_of_work"]
+__all__ = ["Cost", "Costs", "Rehearsal", "Timed", "between", "kind_of_work"]
 
 PROBE = 2
 """Steps in each phase: in the first a LoRA pair's B leaves zero, and only then does A begin to move."""
