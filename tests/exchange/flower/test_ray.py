@@ -145,11 +145,36 @@ def test_workers_take_their_shares_of_a_gpu_from_ray(one_gpu):
             assert free_gpus(1 - workers * share) == pytest.approx(1 - workers * share)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["share", "masked", "reveal"])
+def test_a_worker_that_dies_with_its_clients_secrets_changes_no_bit_of_a_secure_sum(monkeypatch, step):
+    """The sum is begun anew with other secrets."""
+    killed, events = [], []
+    carry = getattr(secure_grid._GridCarrier, step)
+    session = prepare(masked())
+    with RayGrid(3, workers=min(2, cores())) as grid:
+        exchange = FlowerExchange(grid, masked(exchange="ray"))
+
+        def after_a_kill(carrier, *arguments):
+            if not killed:
+                killed.append(grid.pids()[0])
+                os.kill(killed[0], signal.SIGKILL)
+                assert gone(killed)
+            yield from carry(carrier, *arguments)
+
+        monkeypatch.setattr(secure_grid._GridCarrier, step, after_a_kill)
+        done = finish(exchange, session.plan, events)
+    assert killed
+    assert refused(events) == {}
+    assert done.sha256() == finish(Inline(session.worker), session.plan).sha256()
+
+
 # ---- slow: one Ray with a ClientApp that misbehaves on demand -------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def grid():
+    """One grid for the rest of the file: it has all cores, so tests with a Ray of their own stand above."""
     with RayGrid(3, workers=min(2, cores()), app="faulty_app:app", retries=1) as grid:
         grid.pids()
         yield grid
@@ -264,27 +289,3 @@ def test_a_listener_that_gives_up_leaves_the_grid_usable(grid, tmp_path):
 def test_missing_resources_stop_the_run_before_it_starts(grid, run):
     with pytest.raises(ConfigError, match="Ray has room for"):
         ray_exchange(settings(run={**ON_RAY, **run}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", ["share", "masked", "reveal"])
-def test_a_worker_that_dies_with_its_clients_secrets_changes_no_bit_of_a_secure_sum(monkeypatch, step):
-    """The sum is begun anew with other secrets."""
-    killed, events = [], []
-    carry = getattr(secure_grid._GridCarrier, step)
-    session = prepare(masked())
-    with RayGrid(3, workers=min(2, cores())) as grid:
-        exchange = FlowerExchange(grid, masked(exchange="ray"))
-
-        def after_a_kill(carrier, *arguments):
-            if not killed:
-                killed.append(grid.pids()[0])
-                os.kill(killed[0], signal.SIGKILL)
-                assert gone(killed)
-            yield from carry(carrier, *arguments)
-
-        monkeypatch.setattr(secure_grid._GridCarrier, step, after_a_kill)
-        done = finish(exchange, session.plan, events)
-    assert killed
-    assert refused(events) == {}
-    assert done.sha256() == finish(Inline(session.worker), session.plan).sha256()
