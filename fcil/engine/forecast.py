@@ -95,10 +95,10 @@ def _workers(plan: Plan) -> int:
     run_settings = plan.config.run
     if run_settings.exchange == "inline":
         return 1
-    from fcil.exchange.flower.ray_cluster import slots  # Ray takes seconds to import
+    from fcil.exchange.flower.ray_cluster import room_for_workers  # Ray takes seconds to import
 
     here = {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
-    room = slots(here, run_settings.threads, run_settings.gpus_per_client)
+    room = room_for_workers(here, run_settings.threads, run_settings.gpus_per_client)
     return run_settings.workers or max(1, min(room, plan.config.partition.clients))
 
 

@@ -31,7 +31,7 @@ class Letter:
     attempts: int = 0
     alone: bool = False
     """Whether it travels by itself: it has a place; or a call with several failed, and who is to blame is to be out."""
-    slot: int | None = None
+    worker_number: int | None = None
     """Number of the worker that alone may take it; None for any."""
 
 
@@ -49,11 +49,11 @@ class Call:
         return [(letter.message.metadata, letter.own) for letter in self.letters], self.letters[0].common
 
 
-def letters(messages: list[Message], slot_of: Callable[[Message], int | None]) -> deque[Letter]:
+def letters(messages: list[Message], worker_number_of: Callable[[Message], int | None]) -> deque[Letter]:
     """Number the messages and put into Ray's store what several have in common, and all arrays.
 
     Args:
-        slot_of: message -> number of the worker that alone may take it, or None.
+        worker_number_of: message -> number of the worker that alone may take it, or None.
     """
     times = Counter(id(record) for message in messages for record in message.content.values())
     refs: dict[int, Any] = {}
@@ -69,8 +69,8 @@ def letters(messages: list[Message], slot_of: Callable[[Message], int | None]) -
             if id(record) not in refs:
                 refs[id(record)] = ray.put(record)
             common[name] = refs[id(record)]
-        slot = slot_of(message)
-        out.append(Letter(message, own, common, alone=slot is not None, slot=slot))
+        only = worker_number_of(message)
+        out.append(Letter(message, own, common, alone=only is not None, worker_number=only))
     return out
 
 

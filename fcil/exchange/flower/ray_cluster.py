@@ -16,12 +16,12 @@ from fcil.exchange.flower.ray_actor import ClientActor
 from fcil.exchange.flower.ray_sites import check_places, resource
 from fcil.threads import cores
 
-__all__ = ["Cluster", "alive_nodes", "connect", "environment", "quietly", "short", "slots"]
+__all__ = ["Cluster", "alive_nodes", "connect", "environment", "quietly", "room_for_workers", "short"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def slots(resources: Mapping[str, float], threads: int, gpus: float) -> int:
+def room_for_workers(resources: Mapping[str, float], threads: int, gpus: float) -> int:
     """Number of workers of `threads` CPUs and `gpus` GPUs that fit one machine; a share of a GPU lies on one GPU."""
     room = int(resources.get("CPU", 0) // threads)
     if gpus:
@@ -124,9 +124,9 @@ class Cluster:
             raise
 
     def _fit(self, wanted: int, most: int, nodes: Iterable[Mapping[str, float]]) -> int:
-        room = sum(slots(node, self.threads, self.gpus) for node in nodes)
+        room = sum(room_for_workers(node, self.threads, self.gpus) for node in nodes)
         # only a cluster that we joined may be in use; what is free in one that just started is not yet known
-        free = room if self.alone else slots(_call(ray.available_resources), self.threads, self.gpus)
+        free = room if self.alone else room_for_workers(_call(ray.available_resources), self.threads, self.gpus)
         if min(room, free) < max(wanted, 1):
             total = {k: round(v, 2) for k, v in _call(ray.cluster_resources).items() if k in ("CPU", "GPU")}
             raise ConfigError(

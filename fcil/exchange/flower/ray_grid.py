@@ -86,7 +86,7 @@ class RayGrid(Grid):
         up = self._workers.settled()
         self._homes = {node: up[i % len(up)] for i, node in enumerate(nodes)}
 
-    def _slot_of(self, message: Message) -> int | None:
+    def _worker_number(self, message: Message) -> int | None:
         """The number of the worker that alone may take a message, or None."""
         node = message.metadata.dst_node_id
         if self.pinned:
@@ -97,7 +97,7 @@ class RayGrid(Grid):
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield one reply per message, as they arrive; `timeout` is in seconds and for each message from its start."""
-        waiting, arrived = letters(list(messages), self._slot_of), list[Message]()
+        waiting, arrived = letters(list(messages), self._worker_number), list[Message]()
         self._seconds = float("inf")
         try:
             while waiting or self._busy or arrived:
@@ -112,11 +112,11 @@ class RayGrid(Grid):
 
     def _next(self, waiting: deque[Letter]) -> tuple[list[Letter], Any] | None:
         """Take messages for a call, and the idle worker for it; None where nobody is idle who may take any."""
-        if waiting and waiting[0].slot is None:
+        if waiting and waiting[0].worker_number is None:
             worker = self._workers.take(None)
             return (portion(waiting, self.workers, self._seconds), worker) if worker else None
         for place, letter in enumerate(waiting):
-            if worker := self._workers.take(letter.slot):
+            if worker := self._workers.take(letter.worker_number):
                 del waiting[place]
                 return [letter], worker
         return None
@@ -136,7 +136,7 @@ class RayGrid(Grid):
         starting = self._workers.starting
         refs = [*self._busy, *starting]
         # a start may be overdue for as long as others work, as where its machine is gone: it must not keep this awake
-        wanted = {letter.slot for letter in waiting or () if letter.slot is not None}
+        wanted = {letter.worker_number for letter in waiting or () if letter.worker_number is not None}
         placed = [d for worker, d in starting.values() if wanted and self._workers.numbers[worker] in wanted]
         busy = [c.deadline for c in self._busy.values()]
         nearest = min([*busy, *placed] or [d for _, d in starting.values()])
@@ -175,10 +175,10 @@ class RayGrid(Grid):
         places = self._workers.overdue()
         if not places:
             return
-        stuck = [letter for letter in waiting if letter.slot in places]
+        stuck = [letter for letter in waiting if letter.worker_number in places]
         for letter in stuck:
             yield error_reply(letter.message, LATE, f"no worker came up at its place within {START_SECONDS:g} seconds")
-        left = [letter for letter in waiting if letter.slot not in places]
+        left = [letter for letter in waiting if letter.worker_number not in places]
         waiting.clear()
         waiting.extend(left)
         if waiting and not self._workers.idle and not self._busy:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from fcil.exchange.flower.ray_cluster import alive_nodes, connect, environment, quietly, short, slots
+from fcil.exchange.flower.ray_cluster import alive_nodes, connect, environment, quietly, room_for_workers, short
 
 __all__ = ["Ended", "RayTasks"]
 
@@ -53,7 +53,7 @@ class RayTasks:
 
     def room(self, cpus: int, gpus: float) -> int:
         """The number of tasks that the cluster's machines hold at once, were nothing else there."""
-        return sum(slots(node, cpus, gpus) for node in alive_nodes())
+        return sum(room_for_workers(node, cpus, gpus) for node in alive_nodes())
 
     def start(self, key: str, function: str, texts: Sequence[str], cpus: int, gpus: float) -> None:
         """Start a task, or let it wait until a machine has room for it.

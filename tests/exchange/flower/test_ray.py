@@ -16,7 +16,7 @@ from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.flower import secure_grid
 from fcil.exchange.flower.exchange import FlowerExchange, ray_exchange
-from fcil.exchange.flower.ray_cluster import quietly, slots
+from fcil.exchange.flower.ray_cluster import quietly, room_for_workers
 from fcil.exchange.flower.ray_grid import RayGrid
 from fcil.exchange.inline import Inline
 from fcil.threads import cores
@@ -103,7 +103,7 @@ def test_methods_of_all_families_end_in_the_same_bits_on_two_workers(tmp_path, m
     ],
 )  # fmt: skip
 def test_room_for_workers(resources, threads, gpus, room):
-    assert slots(resources, threads, gpus) == room
+    assert room_for_workers(resources, threads, gpus) == room
 
 
 def test_cuda_on_ray_needs_a_share_of_a_gpu():

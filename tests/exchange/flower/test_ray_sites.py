@@ -84,16 +84,17 @@ def workers_of(names):
     return workers
 
 
-def letter(slot):
-    return Letter(f"to {slot}", {}, {}, alone=True, slot=slot)
+def letter(number):
+    return Letter(f"to {number}", {}, {}, alone=True, worker_number=number)
 
 
 def test_a_message_with_a_place_goes_to_its_worker_alone():
     grid, waiting = grid_of(["a", "b"]), deque([letter(1), letter(1), letter(0)])
     taken = [grid._next(waiting), grid._next(waiting), grid._next(waiting)]
-    assert [([one.slot for one in letters], worker) for letters, worker in taken[:2]] == [([1], "b"), ([0], "a")]
+    numbers = [([one.worker_number for one in letters], worker) for letters, worker in taken[:2]]
+    assert numbers == [([1], "b"), ([0], "a")]
     assert taken[2] is None
-    assert [one.slot for one in waiting] == [1]
+    assert [one.worker_number for one in waiting] == [1]
     grid._workers.idle.append("a")
     assert grid._next(waiting) is None  # not its worker
 
@@ -104,7 +105,7 @@ def test_where_its_worker_never_comes_up_it_is_answered_and_others_are_not(monke
     grid, waiting = grid_of(["a", "b"]), deque([letter(1), letter(0)])
     grid._workers.idle, grid._workers.starting = ["a"], {"start": ("b", 999.0)}
     assert list(grid._expire(waiting, None)) == [("to 1", "no worker came up at its place within 300 seconds")]
-    assert [one.slot for one in waiting] == [0]
+    assert [one.worker_number for one in waiting] == [0]
     grid._workers.starting = {"start": ("b", 1001.0)}
     waiting.append(letter(1))
     assert list(grid._expire(waiting, None)) == []
