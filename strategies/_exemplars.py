@@ -15,6 +15,8 @@ __all__ = ["EXEMPLARS", "choose", "exemplars", "herded", "normalised_features", 
 
 EXEMPLARS = "exemplars"
 """In a client's store: its exemplars, (kept,) int64 indices into its own data; of a class as herding chose them."""
+SEEN = "exemplars.seen"
+"""In a client's store: the classes that have had a share of its exemplars, (classes,) int64, in rising order."""
 CHUNK = 64
 """Images at a time, for their features."""
 
@@ -81,7 +83,8 @@ def herded(features: np.ndarray, count: int) -> list[int]:
 def choose(client: Client, size: int, samples: np.ndarray | None = None) -> None:
     """Add exemplars of classes that are new among the client's, and cut those of the others: size / classes of each.
 
-    Classes are those that this client has seen, of which others may have more.
+    Classes are those that this client has seen, of which others may have more. Where they are more than `size`, none
+    has any: it is no class's turn.
 
     Args:
         samples: (n,) of the new classes' own samples; those of the current task unless given.
@@ -89,12 +92,13 @@ def choose(client: Client, size: int, samples: np.ndarray | None = None) -> None
     samples = client.samples if samples is None else samples
     old = exemplars(client.store)
     old_labels, labels = client.labels(old).cpu().numpy(), client.labels(samples).cpu().numpy()
-    new = [label for label in np.unique(labels) if label not in old_labels]
-    share = size // max(1, len(np.unique(old_labels)) + len(new))
+    before = client.store.get(SEEN, np.unique(old_labels))  # checkpoints of earlier versions lack it
+    seen, new = np.union1d(before, labels), np.setdiff1d(labels, before)
+    share = size // max(1, len(seen))
     kept = [old[old_labels == label][:share] for label in np.unique(old_labels)]
-    if new:
+    if share and len(new):
         features = normalised_features(client, samples)
         for label in new:
             of_class = np.flatnonzero(labels == label)
             kept.append(samples[of_class[herded(features[of_class], share)]])
-    client.store[EXEMPLARS] = np.concatenate([np.zeros(0, np.int64), *kept])
+    client.store[EXEMPLARS], client.store[SEEN] = np.concatenate([np.zeros(0, np.int64), *kept]), seen

@@ -88,7 +88,9 @@ class GLFC(AdapterAveraging):
         "model by what clients count on their own samples, and sends no image: leave proxy out"
     }
 
-    size: Annotated[int, Option("exemplars that a client keeps, of all classes together", low=0)] = 200
+    size: Annotated[
+        int, Option("exemplars that a client keeps, of all its classes together; none where it has more classes", low=0)
+    ] = 200
     relation: Annotated[
         float, Option("weight of the old model's relations; the first term has the rest", low=0, high=1)
     ] = 0.5

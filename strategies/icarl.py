@@ -68,7 +68,13 @@ class ICaRL(AdapterAveraging):
     clients, here it is weighted by examples. Literal transcription: `tests/reference_baselines.py`.
     """
 
-    size: Annotated[int, Option("exemplars that a client keeps, of all classes together; K", low=0)] = 200
+    size: Annotated[
+        int,
+        Option(
+            "exemplars that a client keeps, of all its classes together, K; none where it has more than K classes",
+            low=0,
+        ),
+    ] = 200
     objective: Annotated[
         Literal["sigmoid", "softmax"],
         Option("a sigmoid for each class, as the paper, or cross-entropy, as LANDER's code"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -49,6 +49,19 @@ def _tuned(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
     return {**tokens, **{n.removeprefix(f"{TUNED}/"): a for n, a in references.items() if n.startswith(f"{TUNED}/")}}
 
 
+class _FirstTask(AdapterAveraging):
+    """Federated averaging in the rounds of the first task: a report ends it, and the modules' training with it."""
+
+    @property
+    def starts_fresh(self) -> bool:
+        """The adapter's schedule counts this task's rounds alone."""
+        return True
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The rounds, and the report that is not this part's but belongs to its task."""
+        return (*(TRAIN,) * rounds, REPORT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class STSA(AdapterSettings, RidgeMethod):
     """Adapt the backbone in the first task, then solve a ridge head from sums.
@@ -62,8 +75,9 @@ class STSA(AdapterSettings, RidgeMethod):
     place of G clients send sums of random groups of each class, of which the server estimates it
     (`fcil.statistics.group_sums`): most numbers are saved, and a group of one sample shows that sample's phi.
 
-    It is `ranpac` but for the first task's rounds, and exactly that with `adapter = "head"`, which leaves them out.
-    From `lorm+ranpac` with `base = "fedavg"` it differs in defaults, in the adapters that it takes, and in `groups`.
+    It is `ranpac` but for the first task's rounds; with `adapter = "head"`, which leaves them out, it is
+    `ranpac(penalty = "gcv")`. From `lorm+ranpac` with `base = "fedavg"` it differs in defaults, in the adapters that
+    it takes, and in `groups`.
 
     Sent up after a task of c classes, by a client, with w = 8 bytes a number, or 4 with `wire = "float32"`:
 
@@ -104,9 +118,9 @@ class STSA(AdapterSettings, RidgeMethod):
         return not self.groups
 
     @property
-    def tuner(self) -> AdapterAveraging:
+    def tuner(self) -> _FirstTask:
         """Federated averaging, which does the first task's rounds."""
-        return AdapterAveraging(rank=self.rank, adapter_text=self.adapter_text)
+        return _FirstTask(rank=self.rank, adapter_text=self.adapter_text)
 
     def acting(self, phase: Phase) -> Method:
         """Federated averaging acts in rounds, this method in reports."""
@@ -115,6 +129,10 @@ class STSA(AdapterSettings, RidgeMethod):
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds in the first task, if there is an adapter to train; then a report."""
         return (*((TRAIN,) * rounds if task.index == 0 and self.adapter else ()), REPORT)
+
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError where the adapter's schedule does not fit into the first task's rounds."""
+        self.tuner.check_phases([phase for phase in phases if phase.kind == TRAIN])
 
     # ---- client half -------------------------------------------------------------------------------------------------
 

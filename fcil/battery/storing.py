@@ -89,6 +89,8 @@ def deployed_arrays_score_every_class(trial: Trial) -> None:
         return trial.method.scores(model, images), trial.method.scores(model, images[2:3])
 
     for record in trial.records:
+        if not trial.evaluates(record.phase):
+            continue
         where = ("scores", "deploy")
         scores, alone = trial.watch.call("evaluating what is deployed", record.phase, where, evaluate, record)
         classes = record.phase.task.seen

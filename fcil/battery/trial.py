@@ -119,6 +119,11 @@ class Trial:
         """Call the method's `deploy` after a phase."""
         return self.watch.call("deploy", phase, ("deploy",), self.method.deploy, state, phase)
 
+    def evaluates(self, phase: Phase) -> bool:
+        """Tell whether a run with `run.evaluate_rounds` evaluates after a phase; it always does after a task's last."""
+        method = self.method.acting(phase)
+        return self.watch.call("evaluates", phase, ("evaluates",), method.evaluates, phase) or not phase.phases_left
+
     def begin(self, state: State, phase: Phase) -> State:
         """Call the method's `begin` at a task's start."""
         return self.watch.call("begin", phase, ("begin",), self.method.begin, state, phase, BACKBONE)

@@ -62,10 +62,11 @@ class Method:
             )
 
     def acting(self, phase: Phase) -> Method:
-        """The method that does a phase: its `broadcast`, `local`, `loss`, `client_begin`, `client_end` and `merge`.
+        """The method that does a phase.
 
-        A method made of others returns the one whose turn it is. Everything else (phases, begin, deploy, scores,
-        the adapter) is asked of the whole.
+        Its `broadcast`, `local`, `loss`, `client_begin`, `client_end`, `merge` and `evaluates` are called in it. A
+        method made of others returns the one whose turn it is. Everything else (phases, begin, deploy, scores, the
+        adapter) is asked of the whole.
         """
         return self
 

@@ -43,7 +43,7 @@ class Plan:
 
     def evaluates(self, phase: Phase) -> bool:
         """Tell whether the run evaluates after a phase: after a task, and after every round where asked."""
-        each = self.config.run.evaluate_rounds and self.method.evaluates(phase)
+        each = self.config.run.evaluate_rounds and self.method.acting(phase).evaluates(phase)
         return self.ends_task(phase.index) or each
 
     def ends_task(self, position: int) -> bool:

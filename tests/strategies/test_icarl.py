@@ -13,7 +13,7 @@ from trials import is_fedavg, same_bits, trial, weights
 from fcil.battery.trial import DATA, PARTS, pictures
 from fcil.data.transforms import View
 from fcil.method import ClientUpdate
-from strategies._exemplars import EXEMPLARS, choose, herded
+from strategies._exemplars import EXEMPLARS, choose, herded, normalised_features
 from strategies.fedavg import FedAvg
 from strategies.icarl import COUNTS, MEANS, SUMS, ICaRL
 
@@ -107,6 +107,21 @@ def test_they_are_chosen_in_the_report_alone_and_a_budget_of_nothing_keeps_none(
     client = session(trial(METHOD), records[2])
     choose(client, 0)
     assert client.store[EXEMPLARS].tolist() == []
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_the_share_of_a_class_is_of_all_classes_that_the_client_has_ever_seen(size):
+    """Also once they are more than the budget, when nothing is kept of anything."""
+    record = trial(METHOD).records[-1]
+    client, labels = session(trial(METHOD), record, store={}), DATA.train.labels
+    chosen = []
+    for label in range(4):
+        new = PARTS[label // 2][1]
+        new = new[labels[new] == label]
+        choose(client, size, new)
+        share = size // (label + 1)
+        chosen.append(new[herded(normalised_features(client, new), share)])
+        assert client.store[EXEMPLARS].tolist() == [i for one in chosen for i in one[:share]]
 
 
 # ---- nearest means ---------------------------------------------------------------------------------------------------

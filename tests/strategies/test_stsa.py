@@ -1,12 +1,15 @@
 """STSA: what is federated averaging, what is RanPAC, and what groups put in the place of G."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from small import BACKBONE
+from small import BACKBONE, phase
 from trials import trial
 
 from fcil.arrays import nbytes
 from fcil.errors import ConfigError
+from fcil.model.kernel_form import SPARSITY
 from strategies.fedavg import FedAvg
 from strategies.lorm_ranpac import LoRMRanPAC
 from strategies.ranpac import RanPAC
@@ -62,3 +65,35 @@ def test_groups_change_g_alone_and_what_is_sent():
 def test_what_is_not_defined_is_refused(settings):
     with pytest.raises(ConfigError, match=r"method\."):
         STSA(rank=2, **{**SMALL, **settings}).init(BACKBONE, 4, 0)
+
+
+# ---- the first task's rounds -----------------------------------------------------------------------------------------
+
+
+def sparsity(arrays):
+    """The share of a model's kernelised changes that is zero."""
+    of = {name.removeprefix("tuned/"): a for name, a in arrays.items() if name.endswith(SPARSITY)}
+    entries = {name: np.prod(BACKBONE.linears[name.removesuffix(SPARSITY)]) for name in of}
+    return sum(entries[name] * a.mean() for name, a in of.items()) / sum(entries.values())
+
+
+def test_snellas_sparsity_rises_over_the_first_tasks_rounds_alone():
+    """No module trains after them: at their end the sparsity is the last one, however many tasks follow."""
+    records = trial(STSA(rank=2, adapter_text="snella(sparsity = 0.8)", **SMALL)).records
+    assert [sparsity(r.broadcast.arrays) for r in records[:2]] == pytest.approx([0, 0.8], abs=1e-5)
+    assert [sparsity(r.broadcast.references) for r in records[2:]] == pytest.approx([0.8, 0.8], abs=1e-5)
+
+
+def test_one_round_is_too_few_for_a_sparsity_that_rises():
+    phases = [replace(phase(), phases_left=1), phase(2, kind="report")]
+    STSA(rank=2, **SMALL).check_phases(phases)
+    with pytest.raises(ConfigError, match="there is one round only"):
+        STSA(rank=2, adapter_text="snella(sparsity = 0.8)", **SMALL).check_phases(phases)
+
+
+@pytest.mark.parametrize(
+    "method", [STSA(rank=2, **SMALL), LoRMRanPAC(rank=2, adapt="every_task", **SMALL)], ids=["stsa", "lorm+ranpac"]
+)
+def test_every_round_can_be_evaluated(method):
+    run = trial(method)
+    assert all(run.evaluates(record.phase) for record in run.records)
