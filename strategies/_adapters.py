@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcil.method import Averaging
+from fcil.method import REPORT, TRAIN, Averaging, Kind, Task
 from fcil.model.adapters import parse_adapter
 from fcil.model.full import Full
 from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option
 
-__all__ = ["AdapterAveraging", "AdapterSettings"]
+__all__ = ["AdapterAveraging", "AdapterSettings", "FirstTaskAveraging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +42,16 @@ class AdapterAveraging(AdapterSettings, Averaging):
         """Say that rounds are merged, and where the mean of arrays is not the mean of the changes that they make."""
         exact = self.adapter is None or isinstance(self.adapter, Full)
         return "rounds" if exact else "rounds, inexactly (arrays, not changes)"
+
+
+class FirstTaskAveraging(AdapterAveraging):
+    """The averaging of the first task's rounds, in a method whose report ends that task and all training."""
+
+    @property
+    def starts_fresh(self) -> bool:
+        """The adapter's schedule counts this task's rounds alone."""
+        return True
+
+    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
+        """The rounds, and the report, which is not this method's but belongs to its task."""
+        return (*(TRAIN,) * rounds, REPORT)

@@ -29,7 +29,7 @@ from fcil.options import Option
 from fcil.statistics.features import FeatureSums
 from fcil.statistics.group_sums import GroupSums
 
-from ._adapters import AdapterAveraging, AdapterSettings
+from ._adapters import AdapterSettings, FirstTaskAveraging
 from ._closed_form import PROJECTION, ROWS
 from ._ridge import RidgeMethod
 from .ranpac import RandomFeatures
@@ -47,19 +47,6 @@ def _tuned(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
     """The adapted backbone, and the tokens that make its features; a model of `Pass`."""
     tokens = {name: a for name, a in arrays.items() if name == TOKENS}
     return {**tokens, **{n.removeprefix(f"{TUNED}/"): a for n, a in references.items() if n.startswith(f"{TUNED}/")}}
-
-
-class _FirstTask(AdapterAveraging):
-    """Federated averaging in the rounds of the first task: a report ends it, and the modules' training with it."""
-
-    @property
-    def starts_fresh(self) -> bool:
-        """The adapter's schedule counts this task's rounds alone."""
-        return True
-
-    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """The rounds, and the report that is not this part's but belongs to its task."""
-        return (*(TRAIN,) * rounds, REPORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +105,9 @@ class STSA(AdapterSettings, RidgeMethod):
         return not self.groups
 
     @property
-    def tuner(self) -> _FirstTask:
+    def tuner(self) -> FirstTaskAveraging:
         """Federated averaging, which does the first task's rounds."""
-        return _FirstTask(rank=self.rank, adapter_text=self.adapter_text)
+        return FirstTaskAveraging(rank=self.rank, adapter_text=self.adapter_text)
 
     def acting(self, phase: Phase) -> Method:
         """Federated averaging acts in rounds, this method in reports."""

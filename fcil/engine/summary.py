@@ -16,11 +16,11 @@ there is one of them, the run's times are not those of a run alone."""
 
 
 def _why_no_classes(plan: Plan, progress: Progress) -> str:
-    """The reason why there are no answers by class of all classes; empty where there are."""
+    """The reason why there are no answers by class of all classes that the run has seen; empty where there are."""
     if not plan.config.answers_by_class:
         return "sites keep their classes to themselves (data.class_counts = false)"
     rows = progress.class_correct
-    return "" if rows and len(rows[-1]) == len(plan.census.classes) else EARLIER
+    return "" if rows and len(rows[-1]) >= plan.blocks[-1].seen else EARLIER
 
 
 def _why_no_clients(plan: Plan) -> str:

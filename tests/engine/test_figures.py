@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,18 @@ def test_a_run_counts_answers_by_class_and_they_add_up_to_those_of_tasks(folder)
     found = done.first_reached(0.0)
     assert (found.task, found.round, found.rounds) == (2, 1, 5)
     assert done.first_reached(1.01) is None
+
+
+@pytest.mark.parametrize("method", ["fedavg", "joint"])
+def test_a_run_of_the_first_tasks_has_the_figures_of_their_classes(method, folder, tmp_path):
+    """Classes of the tasks that it leaves out are no part of any mean; `joint` learns the others at once."""
+    config = fcil.open_run(folder).config
+    config = replace(config, tasks=replace(config.tasks, first=2), method=replace(config.method, name=method))
+    done = fcil.run(config, output=tmp_path / "run")
+    assert EARLIER not in done.summary["absent"].values()
+    shares = np.array(done.summary["class_correct"][-1][:8]) / done.summary["class_total"][:8]
+    assert done.figures["macro_accuracy"] == pytest.approx(shares.mean())
+    assert done.figures["worst_class_accuracy"] == shares.min()
 
 
 def test_the_command_says_when_an_accuracy_was_reached(folder, capsys):
