@@ -6,7 +6,7 @@ errors whose messages the commands print.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from fcil.engine.folders import run_folder
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
+from fcil.given import changes_of, is_method_class, method_names_of, plain, seeds_of
 from fcil.loggers import Logger
 from fcil.method import Method
 from fcil.registry import installed_names, method_names
@@ -31,30 +32,17 @@ __all__ = ["compare", "load_config", "methods", "open_run", "run"]
 Settings = str | Path | Config | Mapping[str, Any]
 """A TOML file, a `Config`, or a dict of sections."""
 Section = Mapping[str, Any]
+RUN_ARGUMENTS = ("config", "overrides", "output", "method", "exchange", "loggers", "progress")
+COMPARE_ARGUMENTS = (
+    "config", "overrides", "methods", "seeds", "sweep", "output", "exchange", "jobs", "on", "ray_address", "loggers",
+    "progress",
+)  # fmt: skip
 
 
 def _source(config: Settings) -> settings.Source:
     if isinstance(config, Config):
         return to_table(config)
-    return Path(config) if isinstance(config, str | Path) else config
-
-
-def _changes(overrides: Mapping[str, Any] | None, sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Collect overrides by section: those by dotted name, those in a dict of sections, and those by keyword.
-
-    Raises:
-        ConfigError: a name without a dot whose value is no section.
-    """
-    table: dict[str, dict[str, Any]] = {}
-    for name, value in [*(overrides or {}).items(), *sections.items()]:
-        section, dot, key = name.partition(".")
-        if not dot and not isinstance(value, Mapping):
-            raise ConfigError(
-                f'overrides: {name} = {value!r}: write it as "section.key", for example {{"partition.beta": 0.1}}, or '
-                'as a section, {"partition": {"beta": 0.1}}'
-            )
-        table.setdefault(section, {}).update({key: value} if dot else value)
-    return table
+    return Path(config) if isinstance(config, str | Path) else plain(config)
 
 
 def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **sections: Section) -> Config:
@@ -69,7 +57,7 @@ def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **
     Raises:
         ConfigError: names the place, the key and the remedy.
     """
-    return settings.load_config(_source(config), _changes(overrides, sections))
+    return settings.load_config(_source(config), changes_of(overrides, sections, ("config", "overrides")))
 
 
 def _name(config: Settings) -> str:
@@ -77,7 +65,7 @@ def _name(config: Settings) -> str:
     if isinstance(config, str | Path):
         return Path(config).stem
     rows = not isinstance(config, Config) and settings.rows_have_bases(config)
-    table = dict(config) if rows and isinstance(config, Mapping) else to_table(load_config(config))
+    table = plain(config) if rows and isinstance(config, Mapping) else to_table(load_config(config))
     return f"run-{hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -141,12 +129,17 @@ def run(
     """
     from fcil.report.running import carry_out, checked
 
-    instance, changes = None, _changes(overrides, sections)
+    instance, changes = None, changes_of(overrides, sections, RUN_ARGUMENTS)
+    if is_method_class(method):
+        raise ConfigError(
+            f"method = {method!r}: is a class; give an object with its settings, for example its default "
+            f"ones: {getattr(method, '__name__', 'Method')}()"
+        )
     if isinstance(method, Method):
         choice, instance = choice_of(method)
         changes["method"] = {"name": choice.name, **choice.settings}
     elif method is not None:
-        changes["method"] = {**({"name": method} if isinstance(method, str) else method)}
+        changes["method"] = {"name": method} if isinstance(method, str) else dict(plain(method))
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
     console = _console(progress)
@@ -168,8 +161,8 @@ def compare(
     config: Settings,
     overrides: Mapping[str, Any] | None = None,
     *,
-    methods: Sequence[str] = (),
-    seeds: Sequence[int] = (0, 1, 2),
+    methods: str | Sequence[str] = (),
+    seeds: Iterable[int] = (0, 1, 2),
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
@@ -184,8 +177,8 @@ def compare(
 
     Args:
         config, overrides, sections, exchange, progress: as in `run`.
-        methods: their names, or variants that the configuration describes under [compare.<label>]; all of those if
-            none is named.
+        methods: their names, in a list or in one text with commas, or variants that the configuration describes under
+            [compare.<label>]; all of those if none is named.
         sweep: settings with lists of values, `{"partition.beta": [0.5, 0.1], "method.rank": [4, 16]}`: a table at each
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
             over the values of a setting under [sweep].
@@ -202,13 +195,14 @@ def compare(
     """
     from fcil.engine.comparison import LAYING_OUT, cells, figures
 
-    changes = _changes(overrides, sections)
-    words = [*_words(changes), *_sweep_words(sweep or {})]
+    changes, sweep = changes_of(overrides, sections, COMPARE_ARGUMENTS), plain(sweep or {})
+    labels, numbers = method_names_of(methods), seeds_of(seeds)
+    words = [*_words(changes), *_sweep_words(sweep)]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
     named = _exchange(changes, exchange or ("ray" if on == "ray" else None))
     console = _console(progress)
     with waiting(console, LAYING_OUT):
-        planned = cells(_source(config), list(methods), list(seeds), named, folder, sweep or {})
+        planned = cells(_source(config), labels, numbers, named, folder, sweep)
         from fcil.report.grid_running import carry_out_grid, check_missing  # which import torch
 
     tables = carry_out_grid(folder, planned, jobs, console, loggers=loggers, on=on, ray_address=ray_address)

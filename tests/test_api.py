@@ -124,6 +124,37 @@ def test_a_mistake_is_the_same_message_as_on_the_command_line(config, overrides,
         fcil.load_config(config, overrides)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fcil.run("small.toml", outptu="runs/a"), "outptu = 'runs/a': .*; did you mean 'output'?"),
+        (lambda: fcil.run("small.toml", seed=1), "seed = 1: .*; did you mean 'run.seed'?"),
+        (lambda: fcil.run("small.toml", method=FedAvg), r"is a class; give an object .*: FedAvg\(\)"),
+        (lambda: fcil.compare("small.toml", seeds=2), r"seeds = 2: must be a list of whole numbers"),
+        (lambda: fcil.compare("small.toml", seeds=[]), r"seeds = \[\]: must be a list of whole numbers"),
+        (lambda: fcil.compare("small.toml", seeds=[0.5]), r"seeds = \[0.5\]: must be"),
+        (lambda: fcil.compare("small.toml", methods=["ncm", FedAvg(rank=4)]), r"methods: FedAvg\(.*must be a name"),
+        (lambda: fcil.compare("small.toml", methods=[FedAvg]), r"'my_method.py:FedAvg'"),
+        (lambda: fcil.compare("small.toml", methods="fedavgg"), "fedavgg: no such method. Did you mean 'fedavg'"),
+    ],
+)
+def test_a_slip_in_a_call_is_a_message_and_nothing_is_written(call, message, place):
+    before = sorted(place.rglob("*"))
+    with pytest.raises(fcil.ConfigError, match=message):
+        call()
+    assert sorted(place.rglob("*")) == before
+
+
+def test_numpys_numbers_are_numbers():
+    settings = {"train.lr": np.float64(0.5), "tasks.sizes": np.array([4, 6]), "partition.clients": np.int64(3)}
+    assert fcil.load_config("small.toml", settings) == fcil.load_config(
+        "small.toml", {"train.lr": 0.5, "tasks.sizes": [4, 6], "partition.clients": 3}
+    )
+    assert fcil.load_config(SMALL, data={"train_limit": np.int32(7)}).data.train_limit == 7
+    done = fcil.compare(SMALL, methods="ncm, fedavg", seeds=np.arange(1), sweep={"train.lr": np.array([1e-3])})
+    assert [run.method for run in done.runs] == ["ncm", "fedavg"]
+
+
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 

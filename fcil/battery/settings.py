@@ -33,9 +33,20 @@ def settings_have_defaults_and_texts(trial: Trial) -> None:
         parse(kind, {}, lambda key: f"setting {key}")
     except (ConfigError, TypeError) as error:
         raise Broken(f"cannot be built from its defaults: {error}", "__post_init__") from error
+    for setting in describe(kind):
+        if setting.default is not None:
+            try:
+                parse(kind, {setting.name: _as_given(setting.default)}, lambda key: f"the default of setting {key}")
+            except ConfigError as error:
+                raise Broken(str(error)) from error
     doc = (kind.__doc__ or "").partition("\n")[0].strip()
     if not doc or doc.startswith(f"{kind.__name__}("):  # what `dataclass` writes where there is nothing
         raise Broken("the class has no docstring; begin it with one line that says what the method does")
+
+
+def _as_given(default: object) -> object:
+    """A default as a settings file would give it."""
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _check_decorated(kind: type[Method]) -> None:

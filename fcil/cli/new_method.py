@@ -62,10 +62,12 @@ def new_method(name: str, kind: str, folder: Path) -> list[Path]:
 
 def _new_method(args: argparse.Namespace, console: Console) -> None:
     path, test = new_method(args.name, args.kind, args.output)
+    quickstart = Path("configs", "quickstart.toml")  # a checkout has it
+    config = quickstart if quickstart.exists() else "CONFIG.toml"
     console.print(
         f"{path}: a method that {KINDS[args.kind]}\n{test}: its test\n\n"
         f"fcil check-method {path}\npytest {test}\n"
-        f"fcil run configs/quickstart.toml --set method.name={path}\n\n"
+        f"fcil run {config} --set method.name={path}\n\n"
         "What a method can change: docs/adding-a-method.md", soft_wrap=True, markup=False,
     )  # fmt: skip
 

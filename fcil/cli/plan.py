@@ -41,11 +41,16 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
     numbers = args.seeds or [0, 1, 2]
     with waiting(console, LAYING_OUT):
         runs = cells(args.config, args.methods, numbers[:1], overrides(args), Path(), args.sweep)
+        from fcil.config.resolved import flat_settings
         from fcil.engine.same_settings import doubled_rows
         from fcil.engine.table_forecast import forecast_rows  # which imports torch
         from fcil.report.forecast import comparison_forecast_table
+        from fcil.report.rows import unshared
 
-    for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
+    settings = [(cell, flat_settings(cell.config)) for cell in runs if cell.value == runs[0].value]
+    unlike = unshared([(cell.label, {name: own[name] for name in cell.common}) for cell, own in settings])
+    doubled = doubled_rows([(cell.value, cell.label, cell.config) for cell in runs])
+    for said in [*doubled, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
         console.print(f"note: {said}", soft_wrap=True, markup=False)
     with moving(console, "loading") as step:
         result = forecast_rows(runs, len(numbers), step)

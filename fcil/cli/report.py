@@ -18,6 +18,10 @@ def report(args: argparse.Namespace, console: Console) -> None:
     from fcil.data.progress import waiting
 
     if args.html is not None:
+        if args.formats != ["png"] or args.width:
+            raise ConfigError(
+                "--html with --format or --width: a page has pictures of its own; leave one of the two out"
+            )
         _write_page(args.runs, args.html, console)
     for folder in args.runs:
         if args.html is None:

@@ -59,7 +59,7 @@ def require(family: Family, root: Path) -> None:
     """Raise ConfigError, which says which files to put where, if one of the data set is missing."""
     fits = family.fits or Path.is_dir
     if not family.files and not (root.is_dir() and fits(root)):
-        missing = f"{root} does not hold it" if root.is_dir() else f"no folder {root}"
+        missing = f"{root} does not hold it" if root.is_dir() else f"no folder {root.absolute()}"
         meant = _meant(root, family.fits) if family.fits else ""
         raise ConfigError(f"data.root: {missing}. {meant}{remedy(family, str(root))}")
     for file in family.files:

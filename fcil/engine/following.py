@@ -36,12 +36,15 @@ class Standing:
 
 
 def failure(folder: Path) -> str:
-    """The last line of why a run failed; empty where it is being tried again."""
+    """The line that says why a run failed; empty where it is being tried again.
+
+    A message for people begins with it; a bare traceback ends with it.
+    """
     try:
-        lines = (folder / FAILED).read_text(errors="replace").strip().splitlines()
+        lines = (folder / FAILED).read_text(errors="replace").strip().splitlines() or [""]
     except FileNotFoundError:
         return ""
-    return lines[-1] if lines else ""
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
 from fcil.engine.comparison import Cell
 from fcil.engine.disk import write_atomic
 from fcil.engine.folder_lock import is_locked
-from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config
+from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config, recorded_inside
 from fcil.errors import ConfigError
 from fcil.server.plan import phase_weights
 
@@ -64,8 +64,11 @@ def write_grid(out: Path, runs: Sequence[Cell]) -> None:
     """Write the list of a comparison's runs into its folder, with all that it takes to carry each out.
 
     Raises:
-        ConfigError: the folder cannot be written; or runs of the comparison that was there, with other settings, go on.
+        ConfigError: the folder cannot be written, or holds a run; or runs of the comparison that was there, with other
+            settings, go on.
     """
+    if (out / CONFIG).exists():
+        raise ConfigError(f"{out}: holds a single run, and no comparison goes on top of it; choose another --output")
     wanted = {cell.folder: cell.config for cell in runs}
     for cell in read_grid(out) if (out / GRID).exists() else ():
         if cell.folder in wanted and unlike(cell.config, wanted[cell.folder]) and run_state(cell.folder) == "running":
@@ -113,7 +116,7 @@ def read_grid(out: Path) -> list[Cell]:
         return [_cell(entry, out) for entry in json.loads((out / GRID).read_text())["runs"]]
     except FileNotFoundError:
         what = f"holds no comparison (it has no {GRID})" if out.is_dir() else "no such folder"
-        raise ConfigError(f"{out}: {what}") from None
+        raise ConfigError(f"{out}: {what}{recorded_inside(out)}") from None
     except (ValueError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{out / GRID}: damaged ({error}); start the comparison again with its own command") from None
 

@@ -17,6 +17,7 @@ from fcil.method import Method
 from fcil.options import keys_of, parse
 from fcil.registry import method_class, method_names
 from fcil.registry.files import SHA256
+from fcil.registry.misnamed import check_names
 
 __all__ = ["choice_of"]
 
@@ -109,6 +110,7 @@ def choice_of(method: Method) -> tuple[MethodChoice, Method | None]:
     kind = type(method)
     reference = _reference(kind)
     name = reference or f"{kind.__name__}@{code_digest(kind)[:8]}"
+    check_names(kind, f"method ({name})")
     settings = _settings(method, name)
     parse(kind, settings, lambda key: f"method.{key} ({name})")
     return MethodChoice(name, settings), None if reference else method

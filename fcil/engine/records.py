@@ -48,7 +48,11 @@ __all__ = [
     "read_config",
     "read_provenance",
     "read_summary",
+    "recorded_inside",
 ]
+
+NAMED = 4
+"""Runs that a message names."""
 
 FAILED = "failed.txt"
 """Name of the file that says why a run of a comparison failed; gone when the run is tried again."""
@@ -67,12 +71,19 @@ def left_at_start(path: Path) -> bool:
     return left_aside(path) or path.name == FAILED or empty
 
 
+def recorded_inside(folder: Path) -> str:
+    """Name the runs and comparisons in a folder that is neither, for the end of a message."""
+    found = sorted(path.parent.name for name in (CONFIG, GRID) for path in folder.glob(f"*/{name}"))
+    more = f", ... ({len(found)} in all)" if len(found) > NAMED else ""
+    return f"; in it lie {', '.join(found[:NAMED])}{more}: name one or several of these" if found else ""
+
+
 def _read_table(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
         what = f"not a run folder (it has no {CONFIG})" if folder.is_dir() else "no such folder"
-        raise ConfigError(f"{folder}: {what}") from None
+        raise ConfigError(f"{folder}: {what}{recorded_inside(folder)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{folder / CONFIG}: damaged ({error}); start the run anew in another folder") from None
 
@@ -124,12 +135,17 @@ class Recorder:
         try:
             if (folder / CONFIG).exists():
                 raise FolderInUse(f"{folder}: another process is working on this run")
-            with writing(folder, begun=False):
-                write_atomic(folder / CONFIG, tomli_w.dumps({**to_table(config), "provenance": provenance}).encode())
+            recorder.write_settings(config, provenance)
         except BaseException:
             recorder.close()
             raise
         return recorder
+
+    def write_settings(self, config: Config, provenance: Mapping[str, Any]) -> None:
+        """Write config.toml, before any phase."""
+        text = tomli_w.dumps({**to_table(config), "provenance": provenance})
+        with writing(self.folder, begun=False):
+            write_atomic(self.folder / CONFIG, text.encode())
 
     def latest(self) -> tuple[Progress | None, list[str]]:
         """Read the newest good checkpoint and cut the event log back to it; a warning for each damaged one."""

@@ -18,6 +18,7 @@ from fcil.engine.disk import write_atomic
 from fcil.engine.records import EVENTS, GRID, read_config, read_provenance
 from fcil.errors import ConfigError
 from fcil.loggers import Logger, RunInfo, build_loggers, figures_of, final_figures
+from fcil.registry.misnamed import check_names
 
 __all__ = ["LOGGERS", "RunLoggers", "named"]
 
@@ -49,6 +50,7 @@ def named(names: Sequence[str], objects: Sequence[Logger] = ()) -> dict[str, Log
                 f"loggers: {logger!r} is no logger; make its class a subclass of fcil.loggers.Logger, or "
                 'name a package, run.log = ["tensorboard"]'
             )
+        check_names(type(logger), "loggers")
         name = type(logger).__qualname__
         loggers[name if name not in loggers else f"{name} {len(loggers)}"] = logger
     return loggers

@@ -8,6 +8,7 @@ from typing import Any
 from fcil.config import Config, identity, to_table
 from fcil.data.progress import tell
 from fcil.engine.arrivals import KeptArrivals
+from fcil.engine.checkpoints import newest_first
 from fcil.engine.client_events import Summary
 from fcil.engine.diagnostics import DIAGNOSTICS, Diagnostics
 from fcil.engine.records import CONFIG, Recorder, left_at_start, read_config, read_provenance, read_summary
@@ -48,7 +49,7 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     ]
     names += [f"{of} files" for of in ("weights", "data") if recorded.get(f"{of}_sha256") != info[f"{of}_sha256"]]
     precision = recorded.get("precision", old.model.precision)
-    if not names:
+    if not names and any(newest_first(folder)):  # else it begins now
         _check_sources(folder, recorded.get("method_sources", {}), info.get("method_sources", {}))
     if names or precision == info["precision"]:
         return names
@@ -92,7 +93,10 @@ def open_folder(folder: Path, config: Config, session: Session) -> tuple[Recorde
     check_same_run(folder, config, info)
     if (folder / CONFIG).exists():
         recorder = Recorder(folder)
-        return recorder, *recorder.latest()
+        progress, warnings = recorder.latest()
+        if progress is None:
+            recorder.write_settings(config, info)  # what a mended file of a method, or another version, begins anew
+        return recorder, progress, warnings
     return Recorder.create(folder, config, info), None, []
 
 

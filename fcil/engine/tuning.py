@@ -24,6 +24,7 @@ from fcil.engine.search_space import Range, space_of
 from fcil.engine.tuning_text import ROUNDING, Budget, Choice, given_up_lines, tried_lines
 from fcil.errors import ConfigError, RunError
 from fcil.options import toml_or_text
+from fcil.words import counted
 
 __all__ = [
     "Budget", "Choice", "best_of", "choose", "grid_of", "other_than_tried", "trial_settings", "trials", "tuned_file",
@@ -61,12 +62,16 @@ def trials(
     """The runs of all trials of a method: each setting of the grid, at each point that the configuration sweeps over.
 
     Raises:
-        ConfigError: a run cannot have these settings; or the configuration sweeps over one that is to be chosen.
+        ConfigError: a run cannot have these settings, or has fewer tasks than are to be tried; or the configuration
+            sweeps over one that is to be chosen.
     """
     runs = []
     for tried in grid:
         settings = [*overrides, *trial_settings(budget), *tried.overrides]
         for cell in cells(config, [label], budget.seeds, settings, out, places=tried.places):
+            there = len(cell.config.tasks.sizes) or cell.config.tasks.count
+            if budget.tasks > there:
+                raise ConfigError(f"--tasks {budget.tasks}: {cell.name} has {counted(there, 'task')}; try fewer")
             point = Point((*tried.settings, *cell.point.settings))
             runs.append(replace(cell, point=point, folder=out / point.name / cell.folder.name))
     return runs

@@ -37,7 +37,8 @@ class Budget:
             how: they were found, in brackets.
         """
         first = "the first task" if self.tasks == 1 else f"the first {self.tasks} tasks"
-        tasks, seeds = first if self.tasks else "all tasks", counted(len(self.seeds), "seed")
+        tasks = first if self.tasks else "all tasks"
+        seeds = f"{counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))})"
         images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
         images = images if self.held_out else f"on the validation part of {tasks}"
         return f"on {counted(points, 'setting')}{how} x {seeds}, {images}"

@@ -10,6 +10,7 @@ from fcil.errors import ConfigError
 from fcil.loggers.base import Logger
 from fcil.options import nearest
 from fcil.registry.files import load_file
+from fcil.registry.misnamed import check_names
 from fcil.registry.references import locate, split_file
 
 __all__ = ["BUILT_IN", "BuiltIn", "build_loggers", "check_loggers", "logger_class"]
@@ -69,7 +70,9 @@ def _file_class(path: str, name: str, where: str) -> type[Logger]:
     kinds = [k for k in vars(module).values() if inspect.isclass(k) and issubclass(k, Logger)]
     own = {k.__name__: k for k in kinds if k.__module__ == module.__name__}
     if name in own or (not name and len(own) == 1):
-        return own[name] if name else next(iter(own.values()))
+        kind = own[name] if name else next(iter(own.values()))
+        check_names(kind, where)
+        return kind
     if name:
         raise ConfigError(f"{where}: {file} has no logger {name!r}. {nearest(name, own)}")
     which = f"{len(own)}: {', '.join(own)}; say which, {path}:{next(iter(own))}" if own else "none"

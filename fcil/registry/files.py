@@ -18,6 +18,7 @@ from types import ModuleType
 from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import nearest
+from fcil.registry.misnamed import check_names
 
 __all__ = ["SHA256", "fault", "load_file", "method_in", "methods_of"]
 
@@ -96,7 +97,8 @@ def method_in(module: ModuleType, name: str, shown: str, where: str) -> type[Met
         shown: the file or module, as messages name it.
 
     Raises:
-        ConfigError: no such class (names the nearest), it is no method, or it is not clear which is meant.
+        ConfigError: no such class (names the nearest), it is no method, or it is not clear which is meant; or the class
+            has a function that looks like a misspelt one of the contract.
     """
     names = [c.__name__ for c in methods_of(module)]
     if not name:
@@ -109,4 +111,5 @@ def method_in(module: ModuleType, name: str, shown: str, where: str) -> type[Met
     kind = vars(module)[name]
     if not inspect.isclass(kind) or not issubclass(kind, Method):
         raise ConfigError(f"{where}: {name} in {shown} is no subclass of fcil.method.Method. {nearest(name, names)}")
+    check_names(kind, where)
     return kind

@@ -1,16 +1,18 @@
 """Turn a name into the class of a method, and a name with settings into a method."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fcil.errors import ConfigError
 from fcil.method import Method
-from fcil.options import nearest, parse
+from fcil.options import keys_of, nearest, parse, typed
 from fcil.registry.files import load_file, method_in
 from fcil.registry.installed import entry_point_class, entry_points_of, installed_names, module_class, package_of
 from fcil.registry.references import app_folders, locate, split_file
 from fcil.registry.shipped import method_names, package, shipped_class
+from fcil.words import counted
 
 __all__ = ["build_method", "method_class"]
 
@@ -46,7 +48,10 @@ def _file_class(path: str, name: str, where: str) -> type[Method]:
     if file is None:
         folders = dict.fromkeys([Path.cwd(), *app_folders()])
         beside = "" if Path(path).is_absolute() else f" in {', nor in '.join(map(str, folders))}"
-        raise ConfigError(f"{where}: no such file: {path}{beside}")
+        there = {found.stem: str(found) for found in Path(path).parent.glob("*.py")}
+        alike = difflib.get_close_matches(Path(path).stem, there, 1)
+        meant = f". Did you mean {there[alike[0]]!r}?" if alike else ""
+        raise ConfigError(f"{where}: no such file: {path}{beside}{meant}")
     return method_in(load_file(file, package(), where), name, str(file), where)
 
 
@@ -70,4 +75,17 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
     kind, where = method_class(name), where or (lambda key: f"method.{key} ({name})")
     for key in kind.refused.keys() & settings.keys():
         raise ConfigError(f"{where(key)} = {settings[key]!r}: {kind.refused[key]}")
+    _check_known(kind, name, settings, where)
     return parse(kind, settings, where)
+
+
+def _check_known(kind: type[Method], name: str, settings: Mapping[str, Any], where: Callable[[str], str]) -> None:
+    """Refuse a setting that only other methods have: it is no misspelt one of this method."""
+    known = {*keys_of(kind), *(option.former for _, _, option in typed(kind).values())}
+    for key in settings:
+        if key not in known and (others := [n for n in method_names() if key in keys_of(shipped_class(n))]):
+            several = counted(len(others), "other method")
+            raise ConfigError(
+                f"{where(key)}: {name} has no such setting; {several} of fcil's have it. A "
+                f'comparison gives it to single rows, "METHOD({key} = ...)" or [compare.LABEL.method]'
+            )

@@ -107,11 +107,14 @@ def comparison_forecast_table(forecast: TableForecast) -> Group:
     title = f"measured here on {forecast.rows[0].one.device}; runs one after another"
     table = _table(title, "experiment", "runs", "steps", "up", "down", "worker", "server", "images", "a run", "all")
 
+    most = max(forecast.total("upload_bytes"), forecast.total("download_bytes"))
+    unit, unit_name = (GIGA, "GB") if most >= GIGA else (MEGA, "MB")
+
     def cells(traffic: tuple[int, int, int], held: tuple[int, int, int]) -> list[str]:
         worker, server, images = held
         steps, *sent = traffic
         known = f"{worker / GIGA:.2f}" if worker else "-"
-        return [f"{steps:,}", *(f"{n / GIGA:.2f}" for n in sent), known, f"{server / GIGA:.3f}", f"{images / GIGA:.1f}"]
+        return [f"{steps:,}", *(f"{n / unit:.2f}" for n in sent), known, f"{server / GIGA:.3f}", f"{images / GIGA:.1f}"]
 
     whats = ("steps", "upload_bytes", "download_bytes")
     for row in forecast.rows:
@@ -124,7 +127,7 @@ def comparison_forecast_table(forecast: TableForecast) -> Group:
     runs = sum(row.runs for row in forecast.rows)
     table.add_row(Text("all", "bold"), str(runs), *shown, "", duration_text(forecast.seconds))
     explained = (
-        f"In all about {forecast.seconds / 3600:.1f} hours. Up, down: GB that all clients send and receive; worker, "
-        "server: GB of memory, at most; images: GB of decoded images, shared by rows of one data set."
+        f"In all about {duration_text(forecast.seconds)}. Up, down: {unit_name} that all clients send and receive; "
+        "worker, server: GB of memory, at most; images: GB of decoded images, shared by rows of one data set."
     )
     return Group(table, Text(), Text(explained))

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fcil.report.figure import SMALL, Target, draw, label_indices, legend, line_name, mark, name_parts
 from fcil.report.form import form
+from fcil.words import counted
 
 __all__ = ["accuracy_heatmap", "accuracy_over_tasks", "bubble_areas", "class_holders", "mean_and_std", "percent_axis"]
 
@@ -229,7 +230,7 @@ def class_holders(target: Target, counts: np.ndarray, class_names: Sequence[str]
         handles = [Line2D([], [], markersize=d, **look) for d in diameters]
         ems = max([7.0, *diameters]) / 7
         space = {"handlelength": ems, "borderpad": ems / 2, "handletextpad": 0.5, "columnspacing": 1.5}
-        figure.legend(handles, [f"{size} images" for size in sizes], loc="outside lower right", ncols=3, **space)
+        figure.legend(handles, [counted(size, "image") for size in sizes], loc="outside lower right", ncols=3, **space)
 
     below = 0.06 * max(map(len, names)) + float(np.sqrt(largest)) / 72
     draw(target, (width + 0.5, height + 0.75 + below), paint)

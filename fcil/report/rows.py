@@ -13,7 +13,7 @@ from fcil.report.units import MEGA
 
 __all__ = [
     "COLUMNS", "Column", "Row", "any_missing", "any_published", "caption", "compare_rows", "setting_text",
-    "share_text", "unlike_settings",
+    "share_text", "unlike_settings", "unshared",
 ]  # fmt: skip
 
 
@@ -179,16 +179,24 @@ def any_published(rows: Sequence[Row]) -> bool:
 
 
 def unlike_settings(rows: Sequence[Row]) -> str:
+    """Name the settings of `unshared` that the rows of a table have."""
+    return unshared([(row.label, row.common) for row in rows])
+
+
+def unshared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Name the settings that rows have different values of although the file sets one for all; empty if there are none.
 
     A row has another value where it says so, or where it runs another method than the one that the file sets it for.
+
+    Args:
+        rows: the label of each, and the settings that the file sets for all rows with the value that this one has.
     """
     parts = []
-    for name in dict.fromkeys(name for row in rows for name in row.common):
+    for name in dict.fromkeys(name for _, common in rows for name in common):
         labels: dict[str, list[str]] = {}
-        for row in rows:
-            if name in row.common:
-                labels.setdefault(setting_text(row.common[name]), []).append(row.label)
+        for label, common in rows:
+            if name in common:
+                labels.setdefault(setting_text(common[name]), []).append(label)
         if len(labels) > 1:
             values = [f"{value} ({', '.join(who)})" for value, who in labels.items()]
             parts.append(f"{name} = {', '.join(values)}")

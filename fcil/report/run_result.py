@@ -28,6 +28,8 @@ from fcil.words import counted
 __all__ = ["Run"]
 
 NAN = float("nan")
+AT_ONCE = "all classes were learned at once"
+NO_SITES = "no clients evaluate on test images of their own"
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +123,11 @@ class Run:
     @property
     def absent(self) -> dict[str, str]:
         """The figures of docs/figures.md that a finished run does not have, each with the reason."""
-        return dict(self.summary.get("absent", {}))
+        if not self.finished:
+            return {}
+        lacking = [name for name in FIGURES if self.summary.get(name) is None]
+        plain = {name: NO_SITES if name.startswith("site") else AT_ONCE for name in lacking}
+        return {**plain, **self.summary.get("absent", {})}
 
     @cached_property
     def class_accuracy(self) -> np.ndarray:

@@ -17,7 +17,10 @@ from fcil.report.missing_updates import missing_updates_text
 from fcil.report.plots import percent_axis
 from fcil.report.rows import Row, setting_text
 
-__all__ = ["accuracy_in_panels", "accuracy_over_values", "draw_sweep", "row_titles", "same_settings", "sweep_panels"]
+__all__ = [
+    "accuracy_in_panels", "accuracy_over_values", "draw_sweep", "measured_on", "row_titles", "same_settings",
+    "sweep_panels",
+]  # fmt: skip
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 """Label -> (mean accuracy, std) for each value; NaN where a value has no such row."""
@@ -89,7 +92,7 @@ def accuracy_over_values(target: Target, setting: str, values: Sequence[str], cu
 
 
 def accuracy_in_panels(
-    target: Target, setting: str, values: Sequence[str], panels: Mapping[str, Curves], columns: int = 0
+    target: Target, setting: str, values: Sequence[str], panels: Mapping[str, Curves], columns: int = 0, note: str = ""
 ) -> None:
     """Plot the same in several panels with common axes and one legend.
 
@@ -97,6 +100,7 @@ def accuracy_in_panels(
         target, setting, values: as in `accuracy_over_values`.
         panels: title -> curves; a label looks the same in all of them.
         columns: panels in a row; 0 for as many as fit.
+        note: what a reader has to know of all accuracies.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     looks = {label: mark(i) for i, label in enumerate(labels)}
@@ -108,7 +112,7 @@ def accuracy_in_panels(
     columns = max(1, min(columns, int((form().inches(usual) - aside) / 1.4)))
     rows = -(-len(panels) // columns)
     width = (form().inches(usual) - aside) / columns
-    about = "bars: ± 1 std over seeds" if stds.any() else ""
+    about = "; ".join(filter(None, [note, "bars: ± 1 std over seeds" if stds.any() else ""]))
 
     def paint(figure: Figure, axes: Axes) -> None:
         grid = [axes]
@@ -170,9 +174,17 @@ def draw_sweep(out: Path, points: Points, tables: Tables) -> list[Path]:
     several = len(next(iter(points.values()))) > 1
     for setting, values, panels, columns in sweep_panels(points, tables):
         name = f"sweep-{setting}.png" if several and ", " not in setting else "sweep.png"
-        accuracy_in_panels(out / name, setting, values, panels, columns)
+        accuracy_in_panels(out / name, setting, values, panels, columns, measured_on(tables))
         drawn.append(out / name)
     return drawn
+
+
+def measured_on(tables: Tables) -> str:
+    """Say that accuracy is not of test images, where it is that in no row."""
+    rows = [row for several in tables.values() for row in several]
+    if all(row.held_out for row in rows):
+        return "on training images that were held out"
+    return "on the validation part" if all(row.evaluated_on == "validation" for row in rows) else ""
 
 
 def sweep_panels(points: Points, tables: Tables) -> Iterator[tuple[str, list[str], dict[str, Curves], int]]:

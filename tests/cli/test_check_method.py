@@ -39,6 +39,13 @@ def test_what_fails_is_told_with_its_line_and_exit_code_1(tmp_path, monkeypatch,
     assert output.err.startswith("fcil: mine.py: 1 of 17 checks failed, in ")
 
 
+def test_a_default_out_of_its_range_fails(tmp_path, monkeypatch, capsys):
+    write(tmp_path, source=MINE.replace("= 0.5", "= -0.5"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-method", "mine.py"]) == 1
+    assert "the default of setting pull = -0.5: must be at least 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

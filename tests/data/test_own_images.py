@@ -1,5 +1,7 @@
 """Images of a user's own: unusual files are read right, what is odd is named, and a wrong folder is answered."""
 
+import shutil
+
 import archives
 import numpy as np
 import pytest
@@ -112,6 +114,18 @@ def test_a_wrong_root_leaves_nothing_behind_and_is_answered_with_a_guess(tmp_pat
     assert main(["data", "prepare", "folder", "--root", str(tmp_path / given)]) == 2
     assert message.format(tmp_path) in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_nearly_right_is_answered_with_what_it_lacks(tmp_path):
+    for name in ("fork", "ring"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(PIXELS).save(tmp_path / "train" / name / "1.png")
+    with pytest.raises(ConfigError, match=r'holds no test/ and no val/ .*"imagefolder" with data.root = ".*train"'):
+        load(settings("folder", tmp_path), SIZE)
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    (tmp_path / "train" / "ring" / "1.png").unlink()
+    with pytest.raises(ConfigError, match="test has images of ring, and train/ has such folders without any"):
+        load(settings("folder", tmp_path), SIZE)
 
 
 def test_the_unpacked_folder_of_a_published_set_is_not_its_root(tmp_path):

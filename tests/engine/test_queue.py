@@ -1,5 +1,6 @@
 """The runs of a comparison shared among processes: each is carried out once, whoever fails, dies or joins."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,11 +15,11 @@ from small import small_toml
 from fcil.cli.main import main
 from fcil.engine.comparison import Cell, cells
 from fcil.engine.folder_lock import is_locked, open_locked
-from fcil.engine.following import Follower
+from fcil.engine.following import Follower, failure
 from fcil.engine.grid import go_where_it_was_begun, read_grid, run_state, write_grid
 from fcil.engine.jobs import Jobs, alive, in_process
 from fcil.engine.queue import Queue, carry_out_free
-from fcil.engine.records import EVENTS, FAILED, SUMMARY
+from fcil.engine.records import EVENTS, FAILED, SUMMARY, read_provenance
 from fcil.engine.simulation import simulate
 from fcil.errors import ConfigError, FolderInUse, RunError
 from fcil.report.grid_view import GridView
@@ -244,14 +245,34 @@ def test_a_run_that_fails_is_missing_from_the_table_and_the_others_are_in_it(pat
     assert "1 of 2 runs without figures" in told
     assert "failed: ZeroDivisionError: never merged" in told
     assert "never merged" in (out / "missing.md").read_text()
-    mine.write_text(RAISES.replace('raise ZeroDivisionError("never merged")', "return state"))
-    begun = next(p for p in out.iterdir() if p.name.startswith("mine"))
-    assert main(arguments) == 2, "its file is another one now"
-    assert "the run began with another content of" in capsys.readouterr().err
-    for file in sorted(begun.rglob("*"), reverse=True):
-        file.unlink() if file.is_file() else file.rmdir()
-    assert main(arguments) == 0
+    assert "a run that had got beyond its first phase when a method's own file was mended" in told
+    mended = RAISES.replace('raise ZeroDivisionError("never merged")', "return state")
+    mine.write_text(mended)
+    assert main(arguments) == 0, "nothing had been done with the file as it was"
     assert not (out / "missing.md").exists()
+    (begun,) = (p for p in out.iterdir() if p.name.startswith("mine"))
+    assert read_provenance(begun)["method_sources"] == {str(mine): hashlib.sha256(mended.encode()).hexdigest()}
+    mine.write_text(RAISES)
+    assert main(arguments) == 2, "now it is a run of that file"
+    assert "the run began with another content of" in capsys.readouterr().err
+
+
+def test_why_a_run_failed_is_the_line_of_its_message_or_the_last_of_a_traceback(tmp_path):
+    (tmp_path / "failed.txt").write_text("task 1, round 1: client 0 raised ValueError: no\n\nTraceback\n\nMend it.\n")
+    assert failure(tmp_path) == "task 1, round 1: client 0 raised ValueError: no"
+    (tmp_path / "failed.txt").write_text("Traceback (most recent call last):\n  File\nZeroDivisionError: never\n")
+    assert failure(tmp_path) == "ZeroDivisionError: never"
+    (tmp_path / "failed.txt").write_text("")
+    assert failure(tmp_path) == failure(tmp_path / "none") == ""
+
+
+def test_a_comparison_does_not_go_on_top_of_a_single_run(path, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["run", str(path), "--set", "method.name=ncm", "--output", str(out)]) == 0
+    there = sorted(out.rglob("*"))
+    assert main(["compare", str(path), "--methods", "ncm", "--seeds", "0", "--output", str(out)]) == 2
+    assert "holds a single run" in capsys.readouterr().err
+    assert sorted(out.rglob("*")) == there
 
 
 def test_another_comparisons_runs_are_never_taken_for_ones_own(path, tmp_path, capsys):

@@ -173,7 +173,7 @@ def test_a_command_that_was_interrupted_goes_on_and_its_file_is_compared(search,
     assert 1e-6 <= table["compare"]["ridge"]["method"]["penalty"] <= 1e3
     assert (out / "tuned.toml").read_text().count("100.0 %   method.penalty = ") == 3
     words = row_facts(out / "tuned.toml", "ridge").tuned
-    assert words.startswith("on 3 settings (searched with Optuna) x 1 seed, 20 % of the training images")
+    assert words.startswith("on 3 settings (searched with Optuna) x 1 seed (100), 20 % of the training images")
     assert main([*arguments[:-2], "--output", str(out), "--set", "partition.beta=0.5"]) == 2
     assert "holds another search, which differs in partition.beta" in capsys.readouterr().err
 

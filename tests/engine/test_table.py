@@ -17,6 +17,7 @@ from fcil.engine.comparison import cells
 from fcil.engine.forecast import forecast
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
+from fcil.report.forecast import duration_text
 from fcil.report.published import published_cells, published_markdown, write_published
 from fcil.report.rows import compare_rows
 from fcil.report.tables import to_csv
@@ -230,15 +231,14 @@ def test_one_command_says_what_the_table_takes_without_any_data(tmp_path, capsys
     shorter = ["--set=data.stand_in=true", "--set=data.train_limit=400", "--set=data.test_limit=200"]
     assert main(["plan", str(TABLE), *SMALL, "--seeds=0,1,2", *shorter, "--json", str(tmp_path / "plan.json")]) == 0
     shown = capsys.readouterr().out
-    assert "hours" in shown
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert list(plan["rows"]) == list(load_table())
     assert len(plan["rows"]) == EXPERIMENTS
     for what in ("steps", "upload_bytes", "download_bytes"):
         assert plan["total"][what] == 3 * sum(row[what] for row in plan["rows"].values())
-    hours = plan["total"]["seconds"] / 3600
-    assert hours * 3600 == pytest.approx(3 * sum(row["seconds"]["total"] for row in plan["rows"].values()))
-    assert f"In all about {hours:.1f} hours" in shown
+    seconds = plan["total"]["seconds"]
+    assert seconds == pytest.approx(3 * sum(row["seconds"]["total"] for row in plan["rows"].values()))
+    assert f"In all about {duration_text(seconds)}." in shown
     assert plan["total"]["image_bytes"] == (5 * 600 + 600) * 16 * 16 * 3, "three rows share the images of a set"
     settings = [word.removeprefix("--set=") for word in [*SMALL, *shorter] if word.startswith("--set=")]
     one = load_config(TABLE.parent / "cub200_beta0.2.toml", [*settings, 'run.exchange="inline"'])
@@ -259,6 +259,11 @@ def test_rows_of_any_comparison_are_planned_where_seeds_are_named(table, capsys)
     assert [line.split()[:2] for line in shown.splitlines() if line.split()[:1] in (["ncm"], ["ridge"], ["all"])] == [
         ["ncm", "2"], ["ridge", "2"], ["all", "4"]
     ]  # fmt: skip
+    path.write_text(BASE.replace('name = "ncm"', 'name = "ridge"\npenalty = 2.0'))
+    assert main(["plan", str(path), "--methods", "ridge,ranpac(random=20)", "--seeds", "0"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: settings that rows do not share: method.penalty = 2.0 (ridge), auto (ranpac(random=20))" in told
+    assert "Up, down: MB that all clients" in told
 
 
 # ---- stand-in data ---------------------------------------------------------------------------------------------------

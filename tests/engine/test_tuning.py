@@ -124,6 +124,9 @@ def test_what_the_file_sweeps_over_is_no_part_of_the_grid(tmp_path):
     assert len({cell.folder for cell in runs}) == 4
     with pytest.raises(ConfigError, match=r"partition\.beta: .* sweeps over it"):
         trials(path, "fedavg", [], Budget(), grid_of("fedavg", ["partition.beta=0.5,1.0"])[0], tmp_path)
+    for settings, said in ((["tasks.count=2"], "2 tasks"), (["tasks.sizes=[10]"], "1 task")):
+        with pytest.raises(ConfigError, match=rf"--tasks 7: .*fedavg, seed 100 has {said}; try fewer"):
+            trials(path, "fedavg", settings, Budget(tasks=7), points, tmp_path)
 
 
 def test_what_set_changed_is_in_every_row_that_was_tuned(tmp_path):
@@ -188,7 +191,7 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
     assert chosen.method.settings["penalty"] == mine["method"]["penalty"]
     assert (chosen.data.held_out, chosen.tasks.first, chosen.partition.beta) == (0.0, 0, 0.7)
     words = row_facts(out / "tuned.toml", "mine").tuned
-    assert words == "on 4 settings x 1 seed, 20 % of the training images of the first 2 tasks held out"
+    assert words == "on 4 settings x 1 seed (100), 20 % of the training images of the first 2 tasks held out"
     assert main(["compare", str(out / "tuned.toml"), "--methods", "mine,fedavg", "--seeds", "0", "--output",
                  str(tmp_path / "compared")]) == 0  # fmt: skip
     assert f"Tuned {words}: mine. Not tuned: fedavg." in " ".join(capsys.readouterr().out.split())
@@ -197,7 +200,7 @@ def test_a_command_chooses_by_held_out_images_and_its_file_is_compared(tmp_path,
 def test_without_a_share_trials_are_measured_on_the_validation_part():
     budget = Budget(held_out=0.0)
     assert trial_settings(budget) == ["data.evaluate_on=validation", "tasks.first=2"]
-    assert budget.words(3) == "on 3 settings x 1 seed, on the validation part of the first 2 tasks"
+    assert budget.words(3) == "on 3 settings x 1 seed (100), on the validation part of the first 2 tasks"
 
 
 @pytest.mark.slow

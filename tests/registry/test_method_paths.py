@@ -12,7 +12,8 @@ from fcil.config import MethodChoice
 from fcil.errors import ConfigError
 from fcil.method import Averaging, Method
 from fcil.options import parse_call
-from fcil.registry import absolute, build_method, label, method_class, sources
+from fcil.registry import absolute, build_method, label, method_class, method_names, sources
+from fcil.registry.misnamed import misnamed
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,28 @@ def test_a_file_that_is_imported_twice_is_one_class_and_one_that_has_changed_ano
     assert (build_method(str(path), {}).pull, first().pull) == (0.6, 0.5)
     path.write_text(MINE)
     assert method_class(str(path)) is first
+
+
+def test_a_function_that_looks_like_a_misspelt_one_is_refused_unless_it_is_called(tmp_path):
+    path = write(tmp_path, source=MINE + "\n    def losss(self, step):\n        return step.cross_entropy()\n")
+    assert refused(path).endswith("Mine.losss: nothing calls it. Did you mean 'loss'? If not, begin its name with _")
+    path.write_text(MINE + "\n    def _losss(self, step):\n        return 0\n")
+    assert method_class(str(path)).__name__ == "Mine"
+    path.write_text(
+        MINE + "\n    def losses(self, step):\n        return step.cross_entropy()\n"
+        "\n    def loss(self, step):\n        return self.losses(step)\n"
+    )
+    assert method_class(str(path)).__name__ == "Mine"
+    for name in method_names():
+        assert not misnamed(method_class(name)), name
+
+
+def test_a_setting_that_only_others_have_and_a_file_that_lies_beside_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"ridge has no such setting; \d+ other methods of fcil"):
+        build_method("ridge", {"rank": 4})
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert refused("mnie.py").endswith("Did you mean 'mine.py'?")
 
 
 def test_files_of_one_name_do_not_meet(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from fcil.config import grid
 from fcil.report import sweep_plot
 from fcil.report.rows import Row
-from fcil.report.sweep_plot import accuracy_in_panels, accuracy_over_values, draw_sweep, sweep_panels
+from fcil.report.sweep_plot import accuracy_in_panels, accuracy_over_values, draw_sweep, measured_on, sweep_panels
 
 NAN = math.nan
 
@@ -53,6 +53,14 @@ def test_a_row_that_a_value_lacks_has_a_gap(painted, tmp_path):
     low, high = painted.get_ylim()
     assert low < 30
     assert high > 50
+
+
+def test_accuracies_of_other_than_test_images_are_said_to_be_so(painted, tmp_path):
+    points, tables = swept({"m.x": [1, 2]}, held_out=0.2)
+    draw_sweep(tmp_path, points, tables)
+    assert painted.get_title("left").startswith("on training images that were held out")
+    assert measured_on(swept({"m.x": [1, 2]}, evaluated_on="validation")[1]) == "on the validation part"
+    assert measured_on(swept({"m.x": [1, 2]})[1]) == ""
 
 
 def test_a_picture_is_written(tmp_path):

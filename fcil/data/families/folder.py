@@ -26,7 +26,13 @@ def _validation(root: Path, classes: tuple[str, ...]) -> Part | None:
 
 
 def _check_classes(folder: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> None:
-    if strange := sorted(by_class.keys() - set(classes)):
+    strange = sorted(by_class.keys() - set(classes))
+    if bare := [name for name in strange if (folder.parent / "train" / name).is_dir()]:
+        raise ConfigError(
+            f"data.root: {folder} has images of {some(bare)}, and train/ has such folders without any: images lie "
+            "directly in their class's folder"
+        )
+    if strange:
         raise ConfigError(f"data.root: {folder} has classes that are not in train: {some(strange)}")
 
 
@@ -60,6 +66,11 @@ def _listing(root: Path, settings: Data) -> Listing:
             classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes),
             remarks=_remarks(root),
         )  # fmt: skip
+    if (root / "train").is_dir() and not _test_folder(root).is_dir():
+        raise ConfigError(
+            f"data.root: {root} holds no test/ and no val/ beside its train/. To hold out a fifth of train/ for tests: "
+            f'data.name = "imagefolder" with data.root = "{root / "train"}"'
+        )
     train, test = class_folders(root / "train"), class_folders(_test_folder(root))
     classes = tuple(train)
     _check_classes(_test_folder(root), test, classes)

@@ -11,7 +11,7 @@ from fcil.report.page.parts import charts, scroll_table
 from fcil.report.page.subject import Subject
 from fcil.report.plots import accuracy_over_tasks, mean_and_std
 from fcil.report.rows import Row, setting_text
-from fcil.report.sweep_plot import accuracy_in_panels, row_titles, same_settings, sweep_panels
+from fcil.report.sweep_plot import accuracy_in_panels, measured_on, row_titles, same_settings, sweep_panels
 from fcil.report.units import percent
 from fcil.words import counted
 
@@ -89,7 +89,8 @@ def sweep_charts(subject: Subject) -> str:
         table = scroll_table(f"{name}, %", ("method", *values), cells, runs=own)
         said: Said = [(line[0], runs) for line, runs in zip(cells, own, strict=True)]
         told = f"lines: {name} at {', '.join(values)}; the numbers are in the table below, of"
-        svg = inline_svg(accuracy_in_panels, setting, values, panels, columns, label=told, said=said, lines=lines)
+        note = measured_on(comparison.tables)
+        svg = inline_svg(accuracy_in_panels, setting, values, panels, columns, note, label=told, said=said, lines=lines)
         drawn.append(chart(svg, name, table, _all(own)))
     return charts(drawn) if drawn else ""
 

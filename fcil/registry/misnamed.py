@@ -1,0 +1,52 @@
+"""Find functions of a user's class that look like misspelt ones of the contract: nobody would ever call them."""
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+
+from fcil.errors import ConfigError
+
+__all__ = ["check_names", "misnamed"]
+
+NEAR = 0.8
+"""Likeness from which a name is taken for a misspelt one: `losss` and `los` for `loss`, but not `close`."""
+
+
+def _functions(kind: type) -> Iterator[tuple[str, FunctionType]]:
+    """Yield the names and functions that a class itself defines, behind properties and static functions too."""
+    for name, value in vars(kind).items():
+        wrapped = [value, *(getattr(value, part, None) for part in ("fget", "func", "__func__"))]
+        yield from ((name, one) for one in wrapped if isinstance(one, FunctionType))
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    """Yield the names that a function looks up, those inside its own functions too."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
+
+
+def misnamed(kind: type) -> dict[str, str]:
+    """Public functions of this class that nothing in its module calls -> the one of a base that they resemble."""
+    known = {name for base in kind.__mro__[1:-1] for name, _ in _functions(base) if not name.startswith("_")}
+    module = inspect.getmodule(kind)
+    functions = [function for _, function in _functions(kind)]
+    functions += [one for one in vars(module).values() if isinstance(one, FunctionType)] if module else []
+    used = {name for function in functions for name in _used(function.__code__)}
+    own = {name for name, _ in _functions(kind) if not name.startswith("_")} - known - used
+    near = {name: difflib.get_close_matches(name, sorted(known - set(vars(kind))), 1, NEAR) for name in sorted(own)}
+    return {name: meant[0] for name, meant in near.items() if meant}
+
+
+def check_names(kind: type, where: str) -> None:
+    """Refuse a class with a function that looks like a misspelt one of its bases.
+
+    Raises:
+        ConfigError: names both.
+    """
+    for name, meant in misnamed(kind).items():
+        raise ConfigError(
+            f"{where}: {kind.__name__}.{name}: nothing calls it. Did you mean {meant!r}? If not, begin its name with _"
+        )
