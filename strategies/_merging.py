@@ -16,7 +16,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, total, weighted_mean
 from fcil.errors import ConfigError
-from fcil.merging.expert import Expert, check_compatible, check_moved
+from fcil.merging.expert import Expert, any_moved, check_compatible, check_moved
 from fcil.merging.lowrank import Change, LowRank, dense, stacked
 from fcil.method import (
     REPORT,
@@ -187,6 +187,9 @@ class MergeMethod(AdapterSettings, Averaging):
             return averaged
         start = self._changes(Modules.of(state).module)
         experts = self._clients(Modules.of(state), start, updates)
+        if phase.task.size == 1 and not any_moved(experts):
+            return without(averaged, TRAINED)  # the loss of a single class is constant
+        check_moved(experts)
         merged = ((layer, _added(start[layer], c)) for layer, c in self.combine_round(experts, self._draw(phase)))
         after = Modules.of(averaged)
         module = self.weight_adapter.module_with(after.module, state.get(START, {}), merged, phase.generator)
@@ -202,7 +205,6 @@ class MergeMethod(AdapterSettings, Averaging):
             trained = self._changes({**modules.module, **update.arrays})
             experts.append(Expert(differences(trained, start), update.num_examples, update.statistics, update.client))
         check_compatible(experts)
-        check_moved(experts)
         return experts
 
     def with_head_rows(self, state: State, phase: Phase) -> Broadcast:

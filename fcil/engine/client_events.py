@@ -5,9 +5,15 @@ from typing import Any
 
 from fcil.server.replies import Emit
 
-__all__ = ["Summary"]
+__all__ = ["Summary", "asked"]
 
 PLACE = ("phase", "task", "round")
+
+
+def asked(event: Mapping[str, Any]) -> int:
+    """The number of clients that a `phase` event asked: it lists them, or in a summary says how many."""
+    clients: list[int] | int = event["clients"]
+    return clients if isinstance(clients, int) else len(clients)
 
 
 class Summary:

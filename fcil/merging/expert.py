@@ -9,7 +9,9 @@ from fcil.arrays import Arrays
 from fcil.errors import MergeError
 from fcil.merging.lowrank import LowRank
 
-__all__ = ["Expert", "check_compatible", "check_moved", "expert_number", "relative_weights", "shares"]
+__all__ = [
+    "Expert", "any_moved", "check_compatible", "check_moved", "expert_number", "relative_weights", "shares",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,14 @@ def expert_number(experts: Sequence[Expert], place: int) -> int:
     return place if number is None else number
 
 
+def any_moved(experts: Sequence[Expert]) -> bool:
+    """Tell whether any change is not zero."""
+    return not all(change.is_zero for expert in experts for change in expert.changes.values())
+
+
 def check_moved(experts: Sequence[Expert]) -> None:
     """Raise MergeError if all changes are zero: there is nothing to merge, and many merges divide by their norm."""
-    if all(change.is_zero for expert in experts for change in expert.changes.values()):
+    if not any_moved(experts):
         raise MergeError(f"nothing to merge: all changes of {len(experts)} experts are zero")
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fcil.engine.client_events import asked
 from fcil.engine.records import EVENTS, PLOTS
 from fcil.errors import ConfigError
 from fcil.merging.similarity import TOP
@@ -47,10 +48,10 @@ def _events(folder: Path, *words: str) -> list[dict[str, Any]]:
 def _missing_updates(folder: Path) -> str:
     """Say on a new line how many updates the finished phases merged without; empty if none is missing."""
     events = _events(folder, '"clients"', '"merged"')
-    clients = {event["phase"]: len(event["clients"]) for event in events if event["event"] == "phase"}
+    clients = {event["phase"]: asked(event) for event in events if event["event"] == "phase"}
     merged = {event["phase"]: event["updates"] for event in events if event["event"] == "merged"}
-    asked = sum(clients[phase] for phase in merged)
-    text = missing_updates_text(asked - sum(merged.values()), asked)
+    wanted = sum(clients[phase] for phase in merged)
+    text = missing_updates_text(wanted - sum(merged.values()), wanted)
     return f"\n{text}" if text else ""
 
 
@@ -139,7 +140,9 @@ def intruders_by_kind(ends: Sequence[Mapping[str, Any]]) -> dict[str, list[float
 
 def diagnostics_plots(folder: Path) -> list[Path]:
     """Plot the diagnostics of the run in `folder` into its plots/; return the paths, none without diagnostics."""
-    events, drawn, missing = read_diagnostics(folder), [], _missing_updates(folder)
+    if not (events := read_diagnostics(folder)):
+        return []
+    drawn, missing = [], _missing_updates(folder)
     ends = [event for event in events if "intruders" in event]
     last = {event["task"]: event for event in events if len(event.get("client_kinship", ())) > 1}
     if last:

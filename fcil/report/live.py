@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fcil.data.progress import Lines
+from fcil.engine.client_events import asked
 from fcil.server.plan import Plan, phase_weights
 from fcil.server.plan import Progress as RunProgress
 from fcil.server.replies import Emit
@@ -79,7 +80,7 @@ class Live:
 
     def _replied(self) -> None:
         self._replies += 1
-        if self._replies >= len(self._phase["clients"]):
+        if self._replies >= asked(self._phase):
             self._doing = ", merging"
 
     def _on_refused(self, event: Mapping[str, Any]) -> None:
@@ -96,8 +97,8 @@ class Live:
         self._client_seconds += event["seconds_clients"]
         self._done, self._doing = self._done + 1, ", evaluating"
         if not self.console.is_terminal:
-            asked = len(self._phase.get("clients", ()))
-            said = [f"{event['updates']}/{asked} clients", *filter(None, [self._speed()])]
+            wanted = asked(self._phase) if self._phase else 0
+            said = [f"{event['updates']}/{wanted} clients", *filter(None, [self._speed()])]
             self._line(f"{self._place(event)}: {', '.join(said)}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
@@ -124,13 +125,13 @@ class Live:
     def _refresh(self) -> None:
         if not self._phase:
             return
-        asked = len(self._phase["clients"])
-        description = f"{self._place(self._phase)}, clients {self._replies}/{asked}{self._doing}"
+        wanted = asked(self._phase)
+        description = f"{self._place(self._phase)}, clients {self._replies}/{wanted}{self._doing}"
         if self._lines:
             self._lines.text = description
         if not self.console.is_terminal:
             return
-        part = self._replies / asked if self._done < len(self._weights) and asked else 0
+        part = self._replies / wanted if self._done < len(self._weights) and wanted else 0
         ahead = self._weights[self._done] * part if self._done == self._phase["phase"] else 0.0
         self._bar.update(
             self._id,

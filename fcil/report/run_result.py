@@ -23,6 +23,7 @@ from fcil.report.missing_updates import missing_updates
 from fcil.report.tables import run_figures
 from fcil.report.units import MEGA, percent
 from fcil.scenario.census import Census
+from fcil.scenario.tasks import number_of_tasks
 from fcil.words import counted
 
 __all__ = ["Run"]
@@ -157,7 +158,7 @@ class Run:
         Raises:
             ConfigError: the run was not evaluated after every round (`run.evaluate_rounds`).
         """
-        last = (len(self.config.tasks.sizes) or self.config.tasks.count) - 1
+        last = number_of_tasks(self.config.tasks) - 1
         return first_reached(self.events, accuracy, task if task >= 0 else last)
 
     @property
@@ -241,7 +242,7 @@ class Run:
     @property
     def title(self) -> str:
         """The method and seed of the run, how far it is unless it is finished, and how many updates it lacks."""
-        tasks = len(self.config.tasks.sizes) or self.config.tasks.count
+        tasks = number_of_tasks(self.config.tasks)
         done = "" if self.finished else f", not finished: {len(self.accuracy)} of {counted(tasks, 'task')} done"
         return ", ".join(filter(None, [f"{self.config.method.label}, seed {self.seed}{done}", self.missing]))
 

@@ -200,8 +200,8 @@ def _saying_what_took_them(tasks: Tasks, whose: str, left: int) -> Iterator[None
 
 
 def _at_once(scenario: Scenario) -> Scenario:
-    """Let every class arrive with the last task, which is the only one; test images stay in their tasks."""
-    last = Task(scenario.tasks[-1].index, 0, len(scenario.order))
+    """Let every class of the tasks carried out arrive with their last, which is the only one; tests stay in theirs."""
+    last = Task(scenario.tasks[-1].index, 0, scenario.tasks[-1].seen)
     everything = np.sort(np.concatenate([part for parts in scenario.parts for part in parts]))
     before = (np.empty(0, np.int64),)
     return replace(scenario, tasks=(last,), parts=((before,) * last.index) + ((everything,),))

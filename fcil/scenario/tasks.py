@@ -16,7 +16,7 @@ from fcil.method import Task
 from fcil.options import Option, nearest
 from fcil.seeding import generator, published_permutation
 
-__all__ = ["Tasks", "carried_out", "check_order", "class_order", "make_tasks", "read_order"]
+__all__ = ["Tasks", "carried_out", "check_order", "class_order", "make_tasks", "number_of_tasks", "read_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,12 @@ class Tasks:
         Literal["ordered", "shuffled"],
         Option("for long_tail: classes that arrive later have fewer images, or an order drawn from run.seed decides"),
     ] = "ordered"
+
+
+def number_of_tasks(settings: Tasks) -> int:
+    """The number of tasks that a run carries out: all, or the first ones."""
+    everything = len(settings.sizes) or settings.count
+    return min(settings.first or everything, everything)
 
 
 def make_tasks(classes: int, settings: Tasks) -> tuple[Task, ...]:

@@ -6,10 +6,11 @@ from fcil.arrays import Arrays
 from fcil.errors import ConfigError, RunError
 from fcil.filters import parse_filter
 from fcil.method import as_broadcast
-from fcil.server.plan import Plan, participants
+from fcil.server.plan import Plan, how_to_ask_more, participants
 from fcil.server.replies import Emit, Gathered
 from fcil.server.request import Request
 from fcil.threads import threads
+from fcil.words import counted
 
 __all__ = ["check_filter", "filtered"]
 
@@ -27,8 +28,8 @@ def check_filter(plan: Plan) -> None:
         assert chosen is not None
         if complaint := chosen.complaint(asked := len(participants(plan, phase))):
             raise ConfigError(
-                f"run.filter = {text!r}: {phase} asks {asked} clients: {complaint}. Clients without samples of a task "
-                "are not asked; raise train.participation, partition.clients or partition.beta, or choose another"
+                f"run.filter = {text!r}: {phase} asks {counted(asked, 'client')}: {complaint}; "
+                + how_to_ask_more(plan, "choose another filter")
             )
         if chosen.one_start and plan.method.acting(phase).local(phase).receives is not as_broadcast:
             raise ConfigError(

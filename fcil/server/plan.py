@@ -14,8 +14,8 @@ from fcil.scenario.tasks import carried_out, make_tasks
 from fcil.server.traffic import Ledger
 
 __all__ = [
-    "Plan", "Progress", "Storage", "check_sums", "initial_progress", "make_plan", "participants", "phase_weights",
-    "updates_asked",
+    "Plan", "Progress", "Storage", "check_sums", "how_to_ask_more", "initial_progress", "make_plan", "participants",
+    "phase_weights", "updates_asked",
 ]  # fmt: skip
 
 
@@ -128,14 +128,23 @@ def participants(plan: Plan, phase: Phase) -> list[int]:
     return plan.census.participants(phase.task.index, phase.round, share, phase.seed, number)
 
 
+def how_to_ask_more(plan: Plan, otherwise: str) -> str:
+    """Say, in a message, what to change so that a phase asks more clients, or `otherwise`."""
+    if plan.method.stream != "federated":
+        return f"{plan.config.method.label} has one client by itself; leave the setting out"
+    return (
+        "clients without samples of a task are not asked: raise train.participation, partition.clients or "
+        f"partition.beta, or {otherwise}"
+    )
+
+
 def check_sums(plan: Plan) -> None:
     """Raise ConfigError for a phase with secure sums in which one client alone is asked: its sum is its numbers."""
     for phase in plan.phases if plan.config.run.secure_sums else ():
         if (asked := len(participants(plan, phase))) < 2:
             raise ConfigError(
-                f"run.secure_sums: {phase} asks {asked} client, and a sum of one is its numbers; clients without "
-                "samples of a task are not asked: raise train.participation, partition.clients or partition.beta, or "
-                "cut tasks so that two clients at least have samples of each"
+                f"run.secure_sums: {phase} asks {asked} client, and a sum of one is its numbers; "
+                + how_to_ask_more(plan, "cut tasks so that two clients at least have samples of each")
             )
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import fcil
+from fcil.cli.main import main
 from fcil.engine.client_events import Summary
 from fcil.engine.session import prepare
 from fcil.engine.simulation import simulate
@@ -32,6 +34,20 @@ def test_a_run_writes_sums_in_place_of_lines_and_ends_the_same(digits_config, tm
     assert [e["clients"] for e in summed if e["event"] == "phase"] == [
         len(e["clients"]) for e in single if e["event"] == "phase"
     ]
+
+
+def test_pictures_pages_and_tables_are_made_of_sums_too(tmp_path, capsys):
+    settings = {
+        "data": {"train_limit": 60, "test_limit": 40}, "model": {"image_size": 16}, "tasks": {"count": 2},
+        "partition": {"clients": 2, "min_samples": 1}, "train": {"rounds": 1, "epochs": 1},
+        "method": {"name": "fedavg", "rank": 2}, "run": {"client_events": "summary", "diagnostics": True},
+    }  # fmt: skip
+    run = fcil.run(settings, output=tmp_path / "run", progress=True)
+    assert "clients 2/2" in capsys.readouterr().out.replace("2/2 clients", "clients 2/2")
+    assert main(["report", str(run.folder)]) == 0
+    assert (run.folder / "plots" / "kinship_clients.png").exists()
+    assert main(["report", str(run.folder), "--html", str(tmp_path / "run.html")]) == 0
+    assert "2 of 2" in (tmp_path / "run.html").read_text()
 
 
 def test_refusals_stay_single_and_what_a_stopped_phase_left_is_not_counted():

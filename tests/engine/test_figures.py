@@ -163,7 +163,7 @@ def test_a_run_counts_answers_by_class_and_they_add_up_to_those_of_tasks(folder)
 
 @pytest.mark.parametrize("method", ["fedavg", "joint"])
 def test_a_run_of_the_first_tasks_has_the_figures_of_their_classes(method, folder, tmp_path):
-    """Classes of the tasks that it leaves out are no part of any mean; `joint` learns the others at once."""
+    """Classes of the tasks that it leaves out are no part of anything; `joint` learns the others at once."""
     config = fcil.open_run(folder).config
     config = replace(config, tasks=replace(config.tasks, first=2), method=replace(config.method, name=method))
     done = fcil.run(config, output=tmp_path / "run")
@@ -171,6 +171,13 @@ def test_a_run_of_the_first_tasks_has_the_figures_of_their_classes(method, folde
     shares = np.array(done.summary["class_correct"][-1][:8]) / done.summary["class_total"][:8]
     assert done.figures["macro_accuracy"] == pytest.approx(shares.mean())
     assert done.figures["worst_class_accuracy"] == shares.min()
+    assert {len(row) for row in done.summary["class_correct"]} <= {4, 8}
+    rows = [len(a) for name, a in done.state()["head"].items() if name.endswith(".weight")]
+    assert sum(rows) == 8, "no row of the head is of a class that is left out"
+    found = done.first_reached(0.0)
+    assert (found.task, found.round) == (1, 1)
+    (done.folder / "summary.json").unlink()
+    assert fcil.open_run(done.folder).title.endswith("2 of 2 tasks done")
 
 
 def test_the_command_says_when_an_accuracy_was_reached(folder, capsys):

@@ -1,5 +1,7 @@
 """Merges of entries and of coordinates where a run uses them: over a round's clients, and over tasks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference_ties
@@ -119,6 +121,10 @@ def test_a_round_in_which_nobody_trained_is_refused_and_one_who_did_is_enough(na
     idle = [ClientUpdate(i, at.index, 3, sent) for i in range(2)]
     with pytest.raises(MergeError, match="all changes of 2 experts are zero"):
         method.acting(at).merge(state, at, idle)
+    of_one_class = replace(at, task=Task(0, 0, 1))  # its loss is constant: that nobody moves is no mistake
+    still = method.acting(at).merge(state, of_one_class, idle)
+    for name, a in sent.items():
+        np.testing.assert_array_equal({**still["module"], **still["head"]}[name], a)
     moved = method.acting(at).merge(state, at, [idle[0], updates_of(method, state, at)[1]])
     assert any(not np.array_equal(dense(moved["module"], n), dense(state["module"], n)) for n in LINEARS)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fcil.engine.client_events import asked
 from fcil.merging.similarity import TOP
 from fcil.report.diagnostics import intruders_by_kind, read_diagnostics
 from fcil.report.html import Cell, Shade
@@ -17,14 +18,14 @@ __all__ = ["diagnostics_part", "phase_name", "phases_part"]
 
 def phases_part(run: Run) -> str:
     """Show every phase that is done: who took part, bytes and seconds."""
-    asked: dict[int, Mapping[str, Any]] = {}
+    begun: dict[int, Mapping[str, Any]] = {}
     done: list[dict[str, Any]] = []
     evaluated: dict[int, float] = {}
     for event in run.events:
         if event["event"] == "phase":
-            asked[event["phase"]] = event
+            begun[event["phase"]] = event
         elif event["event"] == "merged":
-            done.append({**asked[event["phase"]], **event})
+            done.append({**begun[event["phase"]], **event})
         elif event["event"] in ("task", "round"):
             evaluated[event["phase"]] = event["seconds"]
     lines = [_phase(phase, evaluated.get(phase["phase"])) for phase in done]
@@ -37,7 +38,7 @@ def phases_part(run: Run) -> str:
         for name, updates, values in lines
     ]
     totals = [_bar(n, np.inf, d) for n, d in zip(np.nansum(numbers, 0), DIGITS, strict=True)]
-    merged, wanted = (sum(column) for column in zip(*((p["updates"], len(p["clients"])) for p in done), strict=True))
+    merged, wanted = (sum(column) for column in zip(*((p["updates"], asked(p)) for p in done), strict=True))
     head = ("phase", "updates", "up, MB", "down, MB", "clients, s", "merging, s", "evaluation, s")
     table = scroll_table("each phase", head, [*rows, ["all", f"{merged} of {wanted}", *totals]])
     return table + paragraph("With clients: training and statistics, as long as the server waited. A bar is a share of "
@@ -56,7 +57,7 @@ def phase_name(phase: Mapping[str, Any]) -> str:
 def _phase(phase: Mapping[str, Any], evaluation: float | None) -> tuple[str, str, list[float | None]]:
     values = [phase["upload_bytes"] / MEGA, phase["download_bytes"] / MEGA, phase["seconds_clients"]]
     place = f"task {phase['task'] + 1}, {phase_name(phase)}"
-    updates = f"{phase['updates']} of {len(phase['clients'])}"
+    updates = f"{phase['updates']} of {asked(phase)}"
     return place, updates, [*values, phase["seconds_merge"], evaluation]
 
 
