@@ -151,7 +151,7 @@ def names(points):
 SWEEP = {"sweep": {"partition.beta": [0.5, 0.1], "method.layers": [[1, 2], [3, 4]]}}
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion"])
+@pytest.mark.parametrize("name", ["digits", "fashion", "icons"])
 def test_what_was_tuned_is_compared_with_all_other_rows_of_its_comparison(name):
     folder = ROOT / "configs" / "comparison"
     tuned = folder / f"baselines_{name}_tuned.toml"
