@@ -197,7 +197,7 @@ def unshared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         for label, common in rows:
             if name in common:
                 labels.setdefault(setting_text(common[name]), []).append(label)
-        if len(labels) > 1:
+        if len(labels) > 1 and not all(who == [value] for value, who in labels.items()):  # but for rows' own names
             values = [f"{value} ({', '.join(who)})" for value, who in labels.items()]
             parts.append(f"{name} = {', '.join(values)}")
     return f"Settings that rows do not share: {'; '.join(parts)}." if parts else ""

@@ -96,6 +96,11 @@ def test_settings_that_rows_do_not_share_are_named_below_every_table():
     latex = tables.to_latex(rows)
     assert said in latex[latex.index(r"\end{tabular}") :]
     assert "wire" not in latex
+    own = [("lorm", {"method.name": "lorm"}), ("ncm", {"method.name": "ncm"})]
+    assert rows_of.unshared(own) == "", "a row that is named after its method says it already"
+    assert rows_of.unshared([own[0], ("fast", {"method.name": "ncm"})]) == (
+        "Settings that rows do not share: method.name = lorm (lorm), ncm (fast)."
+    )
     for same in (runs[1:], [runs[0], runs[2]]):
         rows = rows_of.compare_rows(same)
         assert rows_of.unlike_settings(rows) == ""
