@@ -68,7 +68,8 @@ def _about_seeds(counts: Sequence[int]) -> str:
     if max(counts) < 2:
         return ""
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return f"mean of {seeds} seeds" + (", ± 1 std" if len(counts) <= BANDS else "; their spread is in the table")
+    spread = ", ± 1 std" if len(counts) <= BANDS else "; their spread is in the table"
+    return f"mean of {seeds} seeds{spread}{'; thin: single seeds' if len(counts) <= THIN else ''}"
 
 
 def accuracy_over_tasks(target: Target, curves: Mapping[str, np.ndarray]) -> None:
