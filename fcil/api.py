@@ -16,10 +16,10 @@ from fcil import config as settings
 from fcil.config import Config, to_table
 from fcil.data.progress import waiting
 from fcil.engine.folders import run_folder
+from fcil.engine.given import changes_of, is_method_class, method_names_of, plain, seeds_of
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
-from fcil.given import changes_of, is_method_class, method_names_of, plain, seeds_of
 from fcil.loggers import Logger
 from fcil.method import Method
 from fcil.registry import installed_names, method_names

@@ -80,12 +80,12 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
 
 
 def _check_known(kind: type[Method], name: str, settings: Mapping[str, Any], where: Callable[[str], str]) -> None:
-    """Refuse a setting that only other methods have: it is no misspelt one of this method."""
+    """Refuse a setting that this method lacks and others have: it need not be a misspelt one."""
     known = {*keys_of(kind), *(option.former for _, _, option in typed(kind).values())}
     for key in settings:
         if key not in known and (others := [n for n in method_names() if key in keys_of(shipped_class(n))]):
-            several = counted(len(others), "other method")
+            several = f"{counted(len(others), 'other method')} {'has' if len(others) == 1 else 'have'}"
             raise ConfigError(
-                f"{where(key)}: {name} has no such setting; {several} of fcil's have it. A "
-                f'comparison gives it to single rows, "METHOD({key} = ...)" or [compare.LABEL.method]'
+                f"{where(key)}: unknown setting. {nearest(key, keys_of(kind))} {several} one of this name, {name} has "
+                f'none; a comparison gives it to single rows, "METHOD({key} = ...)" or [compare.LABEL.method]'
             )

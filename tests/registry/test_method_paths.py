@@ -63,7 +63,9 @@ def test_a_function_that_looks_like_a_misspelt_one_is_refused_unless_it_is_calle
 
 
 def test_a_setting_that_only_others_have_and_a_file_that_lies_beside_are_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"ridge has no such setting; \d+ other methods of fcil"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting. .* \d+ other methods have one of this name, ridge has none"
+    ):
         build_method("ridge", {"rank": 4})
     write(tmp_path)
     monkeypatch.chdir(tmp_path)

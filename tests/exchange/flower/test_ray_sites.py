@@ -120,10 +120,10 @@ def test_a_clients_secure_messages_go_to_one_worker_that_is_up(monkeypatch):
     def message(node, kind):
         return SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node, message_type=kind))
 
-    assert [grid._slot_of(message(node, messages.SECURE)) for node in (5, 6, 7)] == [0, 2, 0]
-    assert grid._slot_of(message(5, messages.TRAIN)) is None
+    assert [grid._worker_number(message(node, messages.SECURE)) for node in (5, 6, 7)] == [0, 2, 0]
+    assert grid._worker_number(message(5, messages.TRAIN)) is None
     grid.pinned = True  # sites: worker k has the images of client k, whose node is k + 1
-    assert [grid._slot_of(message(node, messages.TRAIN)) for node in (1, 2, 3)] == [0, 1, 2]
+    assert [grid._worker_number(message(node, messages.TRAIN)) for node in (1, 2, 3)] == [0, 1, 2]
     grid._workers.idle = []
     with pytest.raises(RunError, match="no Ray worker came up"):
         grid.settle([5])
