@@ -24,6 +24,7 @@ from fcil.engine.search_space import Range, space_of
 from fcil.engine.tuning_text import ROUNDING, Budget, Choice, given_up_lines, tried_lines
 from fcil.errors import ConfigError, RunError
 from fcil.options import toml_or_text
+from fcil.scenario.tasks import number_of_tasks
 from fcil.words import counted
 
 __all__ = [
@@ -69,7 +70,7 @@ def trials(
     for tried in grid:
         settings = [*overrides, *trial_settings(budget), *tried.overrides]
         for cell in cells(config, [label], budget.seeds, settings, out, places=tried.places):
-            there = len(cell.config.tasks.sizes) or cell.config.tasks.count
+            there = number_of_tasks(cell.config.tasks)
             if budget.tasks > there:
                 raise ConfigError(f"--tasks {budget.tasks}: {cell.name} has {counted(there, 'task')}; try fewer")
             point = Point((*tried.settings, *cell.point.settings))

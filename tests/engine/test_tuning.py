@@ -213,9 +213,9 @@ def test_the_sets_own_validation_part_may_take_the_place_of_held_out_images(tmp_
     assert main([*arguments, "--tasks", "1", "--set", "tasks.count=1", "--output", str(tmp_path / "out")]) == 0
     tuned = (tmp_path / "out" / "tuned.toml").read_text()
     assert "the validation part, mean of all runs" in tuned
-    assert "on the validation part of the first 1 tasks" in tuned
+    assert "on the validation part of the first task" in tuned
     assert load_variant(tmp_path / "out" / "tuned.toml", "ncm").data.evaluate_on == "test"
-    assert "Accuracy on the validation part, not on test images." in (tmp_path / "out/ncm/comparison.md").read_text()
+    assert "Accuracy on the validation part, not on test images." in (tmp_path / "out" / "comparison.md").read_text()
 
 
 def test_brackets_and_bad_shares_are_refused(tmp_path, capsys):
