@@ -67,7 +67,7 @@ from fcil.method import Task
 from strategies.ranpac import RanPAC
 
 M, C = 10_000, 10
-method, phase = RanPAC(size=M, penalty=1e3), Phase(0, "report", Task(0, 0, C), 1, 0)
+method, phase = RanPAC(random=M, penalty=1e3), Phase(0, "report", Task(0, 0, C), 1, 0)
 state = method.begin(method.init(Backbone(384, {}), C, 0), phase, Backbone(384, {}))
 rng = generator(0, "test")
 x = np.maximum(rng.standard_normal((200, M), np.float32), 0)
