@@ -32,11 +32,6 @@ __all__ = ["compare", "load_config", "methods", "open_run", "run"]
 Settings = str | Path | Config | Mapping[str, Any]
 """A TOML file, a `Config`, or a dict of sections."""
 Section = Mapping[str, Any]
-RUN_ARGUMENTS = ("config", "overrides", "output", "method", "exchange", "loggers", "progress")
-COMPARE_ARGUMENTS = (
-    "config", "overrides", "methods", "seeds", "sweep", "output", "exchange", "jobs", "on", "ray_address", "loggers",
-    "progress",
-)  # fmt: skip
 
 
 def _source(config: Settings) -> settings.Source:
@@ -57,7 +52,7 @@ def load_config(config: Settings, overrides: Mapping[str, Any] | None = None, **
     Raises:
         ConfigError: names the place, the key and the remedy.
     """
-    return settings.load_config(_source(config), changes_of(overrides, sections, ("config", "overrides")))
+    return settings.load_config(_source(config), changes_of(overrides, sections, load_config))
 
 
 def _name(config: Settings) -> str:
@@ -129,7 +124,7 @@ def run(
     """
     from fcil.report.running import carry_out, checked
 
-    instance, changes = None, changes_of(overrides, sections, RUN_ARGUMENTS)
+    instance, changes = None, changes_of(overrides, sections, run)
     if is_method_class(method):
         raise ConfigError(
             f"method = {method!r}: is a class; give an object with its settings, for example its default "
@@ -195,7 +190,7 @@ def compare(
     """
     from fcil.engine.comparison import LAYING_OUT, cells, figures
 
-    changes, sweep = changes_of(overrides, sections, COMPARE_ARGUMENTS), plain(sweep or {})
+    changes, sweep = changes_of(overrides, sections, compare), plain(sweep or {})
     labels, numbers = method_names_of(methods), seeds_of(seeds)
     words = [*_words(changes), *_sweep_words(sweep)]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")

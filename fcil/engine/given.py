@@ -1,7 +1,8 @@
 """Reads what a script or notebook gives: NumPy's numbers as Python's, overrides by section, methods and seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _no_section(name: str, value: object, arguments: Iterable[str]) -> ConfigError:
+def _no_section(name: str, value: object, called: Callable[..., object]) -> ConfigError:
     """The error for a name that is neither a section nor an argument: what may have been meant."""
     settings = {field.name: keys_of(field.type) for field in fields(Config) if isinstance(field.type, type)}
     places = [f"{section}.{key}" for section, keys in settings.items() if section != "method" for key in keys]
     meant = [place for place in places if place.endswith(f".{name}")]
-    close = nearest(name, arguments)
+    close = nearest(name, signature(called).parameters)
     hint = f"did you mean {' or '.join(repr(place) for place in meant)}?" if meant else ""
     hint = hint or (close if close.startswith("Did") else 'for example {"partition.beta": 0.1}')
     return ConfigError(
@@ -42,12 +43,12 @@ def _no_section(name: str, value: object, arguments: Iterable[str]) -> ConfigErr
 
 
 def changes_of(
-    overrides: Mapping[str, Any] | None, sections: Mapping[str, Any], arguments: Iterable[str] = ()
+    overrides: Mapping[str, Any] | None, sections: Mapping[str, Any], called: Callable[..., object]
 ) -> dict[str, dict[str, Any]]:
     """Collect overrides by section: those by dotted name, those in a dict of sections, and those by keyword.
 
     Args:
-        arguments: names of the function's own arguments, one of which may have been misspelt.
+        called: the function that they were given to, one of whose arguments may have been misspelt.
 
     Raises:
         ConfigError: a name without a dot whose value is no section.
@@ -56,7 +57,7 @@ def changes_of(
     for name, value in [*(overrides or {}).items(), *sections.items()]:
         section, dot, key = name.partition(".")
         if not dot and not isinstance(value, Mapping):
-            raise _no_section(name, value, arguments)
+            raise _no_section(name, value, called)
         table.setdefault(section, {}).update({key: plain(value)} if dot else plain(value))
     return table
 

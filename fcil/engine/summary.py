@@ -20,7 +20,7 @@ def _why_no_classes(plan: Plan, progress: Progress) -> str:
     if not plan.config.answers_by_class:
         return "sites keep their classes to themselves (data.class_counts = false)"
     rows = progress.class_correct
-    return "" if rows and len(rows[-1]) >= plan.blocks[-1].seen else EARLIER
+    return "" if rows and len(rows[-1]) == plan.blocks[-1].seen else EARLIER
 
 
 def _why_no_clients(plan: Plan) -> str:

@@ -32,8 +32,10 @@ def misnamed(kind: type) -> dict[str, str]:
     """Public functions of this class that nothing in its module calls -> the one of a base that they resemble."""
     known = {name for base in kind.__mro__[1:-1] for name, _ in _functions(base) if not name.startswith("_")}
     module = inspect.getmodule(kind)
-    functions = [function for _, function in _functions(kind)]
-    functions += [one for one in vars(module).values() if isinstance(one, FunctionType)] if module else []
+    beside = list(vars(module).values()) if module else []
+    classes = [kind, *(one for one in beside if isinstance(one, type) and one.__module__ == kind.__module__)]
+    functions = [function for one in classes for _, function in _functions(one)]
+    functions += [one for one in beside if isinstance(one, FunctionType)]
     used = {name for function in functions for name in _used(function.__code__)}
     own = {name for name, _ in _functions(kind) if not name.startswith("_")} - known - used
     near = {name: difflib.get_close_matches(name, sorted(known - set(vars(kind))), 1, NEAR) for name in sorted(own)}

@@ -58,6 +58,11 @@ def test_a_function_that_looks_like_a_misspelt_one_is_refused_unless_it_is_calle
         "\n    def loss(self, step):\n        return self.losses(step)\n"
     )
     assert method_class(str(path)).__name__ == "Mine"
+    path.write_text(
+        MINE + "\n    def losses(self, step):\n        return step.cross_entropy()\n"
+        "\n\nclass Other:\n    def of(self, method, step):\n        return method.losses(step)\n"
+    )
+    assert method_class(str(path)).__name__ == "Mine"
     for name in method_names():
         assert not misnamed(method_class(name)), name
 
