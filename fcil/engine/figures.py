@@ -18,6 +18,8 @@ __all__ = [
 
 OF_CLASSES = ("macro_accuracy", "worst_class_accuracy", "worst_class")
 OF_TASKS = ("base_accuracy", "later_accuracy", "harmonic_accuracy", "old_accuracy", "new_accuracy")
+OF_EARLIER = ("forgetting", "backward_transfer")
+"""Figures of `summarise` that are means over all tasks but the last."""
 OF_CLIENTS = ("client_accuracy", "client_accuracy_mean", "client_accuracy_worst", "client_accuracy_std")
 STORED = ("state_bytes", "client_bytes", "client_bytes_max")
 EARLIER = "the run was recorded by an earlier version of fcil, which did not count it"
@@ -103,13 +105,14 @@ def completed(summary: Mapping[str, Any]) -> dict[str, Any]:
     if "absent" in summary:
         return dict(summary)
     figures: dict[str, Any] = dict(old_and_new(summary["correct"], summary["total"]))
-    absent = dict.fromkeys((*OF_CLASSES, *OF_CLIENTS, *STORED), EARLIER)
-    return {**summary, **figures, **dict.fromkeys(absent), "absent": absent | why_alone(figures)}
+    absent = dict.fromkeys((*OF_CLASSES, *OF_CLIENTS, *STORED), EARLIER) | why_alone(figures)
+    return {**summary, **figures, **dict.fromkeys(absent), "absent": absent}
 
 
 def why_alone(figures: Mapping[str, Any]) -> dict[str, str]:
-    """Reasons for the figures of `old_and_new` that are None."""
-    return {name: "there is one task" for name in OF_TASKS if figures[name] is None}
+    """Reasons for the figures that a single task does not have, among them all of `old_and_new`."""
+    alone = any(figures[name] is None for name in OF_TASKS)
+    return dict.fromkeys((*OF_TASKS, *OF_EARLIER), "there is one task") if alone else {}
 
 
 def forward_transfer(

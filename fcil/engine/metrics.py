@@ -37,7 +37,8 @@ def pooled_accuracies(correct: Sequence[Sequence[int]], total: Sequence[int]) ->
 def summarise(correct: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping[str, float | None]:
     """Compute the figures that papers report, of the tasks done so far (at least one).
 
-    All but the first two are None where all classes were learned at once: they are about a sequence.
+    All but the first two are None where all classes were learned at once: they are about a sequence. After one task,
+    means over all tasks but the last are None too: there is none.
 
     - `final_accuracy`: pooled, correct / total over all images seen; `final_accuracy_task_mean`: mean over tasks, which
       differs where tasks have unequal sizes.
@@ -59,9 +60,9 @@ def summarise(correct: Sequence[Sequence[int]], total: Sequence[int]) -> Mapping
     return {
         **at_the_end,
         "average_accuracy": float(np.mean(pooled)),
-        "forgetting": float(np.mean(best - final[:last])) if last else 0.0,
+        "forgetting": float(np.mean(best - final[:last])) if last else None,
         "forgetting_from_learned": float(np.mean(learned - final)),
-        "backward_transfer": float(np.mean((final - learned)[:last])) if last else 0.0,
+        "backward_transfer": float(np.mean((final - learned)[:last])) if last else None,
     }
 
 
