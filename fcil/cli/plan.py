@@ -48,7 +48,8 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
         from fcil.report.rows import unshared
 
     settings = [(cell, flat_settings(cell.config)) for cell in runs if cell.value == runs[0].value]
-    unlike = unshared([(cell.label, {name: own[name] for name in cell.common}) for cell, own in settings])
+    shared = [(cell.label, {key: own[key] for key in own if key in cell.common}) for cell, own in settings]
+    unlike = unshared(shared)
     doubled = doubled_rows([(cell.value, cell.label, cell.config) for cell in runs])
     for said in [*doubled, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
         console.print(f"note: {said}", soft_wrap=True, markup=False)

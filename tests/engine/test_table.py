@@ -260,7 +260,7 @@ def test_rows_of_any_comparison_are_planned_where_seeds_are_named(table, capsys)
         ["ncm", "2"], ["ridge", "2"], ["all", "4"]
     ]  # fmt: skip
     path.write_text(BASE.replace('name = "ncm"', 'name = "ridge"\npenalty = 2.0'))
-    assert main(["plan", str(path), "--methods", "ridge,ranpac(random=20)", "--seeds", "0"]) == 0
+    assert main(["plan", str(path), "--methods", "ridge,ncm,ranpac(random=20)", "--seeds", "0"]) == 0  # ncm has none
     told = " ".join(capsys.readouterr().out.split())
     assert "note: settings that rows do not share: method.penalty = 2.0 (ridge), auto (ranpac(random=20))" in told
     assert "Up, down: MB that all clients" in told
