@@ -11,7 +11,7 @@ from fcil.arrays import Arrays
 from fcil.errors import ConfigError
 from fcil.method import Phase
 from fcil.options import Option
-from fcil.statistics.features import GRAM
+from fcil.statistics.features import GRAM, HELD
 from fcil.statistics.privacy import SumsNoise, epsilon_of, positive_part
 
 __all__ = ["PrivacySettings"]
@@ -34,6 +34,11 @@ class PrivacySettings:
         Option("each client adds it before it sends, trusting nobody; or the server once, which is then trusted"),
     ] = "client"
     delta: Annotated[float, Option("at which epsilon is told for the records", above=0, high=0.5)] = 1e-5
+
+    @property
+    def privacy(self) -> Literal["none", "client", "server"]:
+        """Where the noise is drawn, if any is."""
+        return self.noise_at if self.noise else "none"
 
     def noise_of(self, place: Literal["client", "server"], clip: float) -> SumsNoise | None:
         """The noise that is drawn at a place; None where none is."""
@@ -65,8 +70,20 @@ class PrivacySettings:
         return noise.added(sums, phase.generator("privacy")) if noise else sums
 
     def mended(self, sums: Arrays) -> Arrays:
-        """The sums with Gram matrices that have no negative eigenvalues, where noise may have made them so."""
-        return {n: positive_part(a) if n.endswith(GRAM) else a for n, a in sums.items()} if self.noise else sums
+        """The sums as they might be without noise, where it may have made them impossible.
+
+        Gram matrices get no negative eigenvalues. Counts get no less than 1, since all that is asked of them is whether
+        a class has samples: noise below zero would silence a class for good.
+        """
+        if not self.noise:
+            return sums
+
+        def possible(name: str, a: np.ndarray) -> np.ndarray:
+            if name.endswith(GRAM):
+                return positive_part(a)
+            return np.maximum(a, 1.0) if name.removeprefix(HELD).startswith("counts.") else a
+
+        return {name: possible(name, a) for name, a in sums.items()}
 
     def privacy_note(self) -> dict[str, str]:
         """Say what the noise gives, for records and screen."""

@@ -219,8 +219,8 @@ class RidgeMethod(RidgeSettings, ClosedForm):
         scored = float(state.get(CHOSEN, {}).get(SCORED, np.zeros(1))[0])
         if self.penalty == "accuracy" and scored:
             share = GRID[strongest_of_the_best(state[CHOSEN][RIGHT], scored)]
-            chosen = replace(self, penalty=share * penalty_unit(sums[GRAM], sums[HELD + GRAM]))
-            return chosen.solved(together(sums), tasks)
+            penalty = share * penalty_unit(sums[GRAM], sums[HELD + GRAM])
+            return self.solution_near(*fitted(together(sums), tasks), penalty)
         if not self.anew or CHOSEN not in state:
             return self.solved(sums, tasks)
         size = sums[class_sums(0)].shape[1] // len(state[ROWS][TOKENS])

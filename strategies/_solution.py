@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, symmetric_half
+from fcil.errors import MergeError
 from fcil.merging import packed
 from fcil.merging.cross_validation import least_generalised_error
 from fcil.merging.discriminant import balanced_rows, discriminant_rows
-from fcil.merging.ridge import best_penalty, biases, ridge_rows
+from fcil.merging.ridge import GRID, best_penalty, biases, ridge_rows
 from fcil.options import Option
 from fcil.statistics.features import GRAM, HELD, Wire, class_sums, counts
 
@@ -76,6 +77,20 @@ class RidgeSolution:
             return balanced_rows(gram, q, count, penalty), biases(count)
         return ridge_rows(gram, q, penalty), biases(count)
 
+    def solution_near(
+        self, gram: np.ndarray, q: np.ndarray, count: np.ndarray, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Solve at a penalty that was chosen for ridge regression, or at ten times it and so on where it is too small.
+
+        Rounding to float32 may make the scatter within classes indefinite where G is not.
+        """
+        for stronger in (penalty * 10.0**k for k in range(len(GRID))):
+            try:
+                return self.solution_of(gram, q, count, stronger)
+            except MergeError as error:
+                reason = error
+        raise reason
+
     def penalty_of(self, gram: np.ndarray, q: np.ndarray, count: np.ndarray) -> float:
         """The penalty where nothing is held out: given, or chosen by generalised cross-validation."""
         if isinstance(self.penalty, str):
@@ -86,7 +101,8 @@ class RidgeSolution:
         """Solve for the rows of H^T, (C, M), of these tasks' classes, with their biases, (C,); float64."""
         gram, q, count = fitted(sums, tasks)
         if not self.held_out:
-            return self.solution_of(gram, q, count, self.penalty_of(gram, q, count))
+            solve = self.solution_near if isinstance(self.penalty, str) else self.solution_of
+            return solve(gram, q, count, self.penalty_of(gram, q, count))
         held = fitted(sums, tasks, HELD)
         penalty = best_penalty(gram, q, (held[0], held[1], float(held[2].sum())))
-        return self.solution_of(gram + held[0], q + held[1], count + held[2], penalty)
+        return self.solution_near(gram + held[0], q + held[1], count + held[2], penalty)

@@ -30,7 +30,9 @@ class Consensus(MergeMethod):
     threshold: Annotated[
         float, Option("lambda: a task needs an entry where |its change| >= lambda |the others' sum|", low=0)
     ] = 0.4
-    agree: Annotated[int, Option("k: tasks that must need an entry; 0 is task arithmetic", low=0)] = 2
+    agree: Annotated[
+        int, Option("k: tasks that must need an entry, of fewer all of them; 0 is task arithmetic", low=0)
+    ] = 2
     scale: Scale = 1.0
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
@@ -38,4 +40,5 @@ class Consensus(MergeMethod):
         weights = relative_weights(experts)
         for layer in check_compatible(experts):
             changes = [expert.changes[layer] for expert in experts]
-            yield layer, self.scale * consensus_ta(changes, weights, self.threshold, self.agree)
+            agree = min(self.agree, len(changes))  # more than there are would leave nothing of any change
+            yield layer, self.scale * consensus_ta(changes, weights, self.threshold, agree)

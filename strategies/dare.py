@@ -10,6 +10,7 @@ from fcil.merging.expert import Expert, expert_number
 from fcil.merging.ties import Entries, entrywise_mean, trim_elect_merge
 from fcil.options import Option
 
+from ._idle import refuse_idle
 from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Dare"]
@@ -31,6 +32,11 @@ class Dare(MergeMethod):
     reduce: Annotated[Literal["mean", "ties"], Option("how the thinned changes are merged")] = "mean"
     top: Annotated[float, Option("for ties: share of an expert's entries that stays", above=0, high=1)] = 1.0
     scale: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reduce == "mean":
+            refuse_idle(self, {"top": 'only reduce = "ties" trims'})
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
         """Merge the thinned dense changes by their mean or TIES; every expert and layer has a mask of its own."""

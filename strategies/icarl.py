@@ -19,7 +19,9 @@ from fcil.method import (
     Kind,
     Local,
     Modules,
+    NoSum,
     Phase,
+    Shapes,
     Step,
     Task,
     head,
@@ -99,7 +101,11 @@ class ICaRL(AdapterAveraging):
         if phase.kind == TRAIN:
             return super().local(phase)
         classes, width = phase.task.seen, head.weight(phase.task.index)
-        sums = Computed("features of exemplars", lambda sent: {SUMS: (classes, sent[width][1]), COUNTS: (classes,)})
+
+        def sums_and_counts(sent: Shapes) -> Shapes:
+            return {SUMS: NoSum((classes, sent[width][1]), "constant"), COUNTS: NoSum((classes,), "constant")}
+
+        sums = Computed("features of exemplars", sums_and_counts)
         return Local(frozen=fixed_arrays, computed=(sums,) if self.classifier == "nearest_mean" else ())
 
     def loss(self, step: Step) -> Tensor:

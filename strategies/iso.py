@@ -10,6 +10,7 @@ from fcil.merging.spectral import iso_c, iso_cts
 from fcil.model.lora import Lora
 from fcil.options import Option
 
+from ._idle import refuse_idle
 from ._merging import Draw, MergeMethod, Scale
 
 __all__ = ["Iso"]
@@ -30,6 +31,11 @@ class Iso(MergeMethod):
         float, Option("cts: share of the sum's components that stay; the rest goes to single tasks", low=0, high=1)
     ] = 0.8
     scale: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant == "c":
+            refuse_idle(self, {"common": 'only variant = "cts" tells common components from single tasks\''})
 
     def combine(self, experts: Sequence[Expert], draw: Draw) -> Iterator[tuple[str, LowRank]]:
         """Merge layer by layer; a client's change counts by its examples."""

@@ -10,6 +10,7 @@ from fcil.merging.lowrank import Change
 from fcil.merging.shared_basis import merge_in_basis
 from fcil.options import Option
 
+from ._idle import refuse_idle
 from ._merging import Draw, MergeMethod
 from .dare import Dare
 from .task_arithmetic import TaskArithmetic
@@ -41,6 +42,11 @@ class Knots(MergeMethod):
     stack: Annotated[
         Literal["columns", "rows"], Option("changes beside each other share U, below each other they share V")
     ] = "columns"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        idle = {} if self.reduce == "dare_ties" else {"drop": 'only reduce = "dare_ties" drops any'}
+        refuse_idle(self, {**idle, "top": 'reduce = "mean" keeps all'} if self.reduce == "mean" else idle)
 
     @property
     def merge_of_coordinates(self) -> MergeMethod:

@@ -30,6 +30,7 @@ from fcil.options import Option
 from fcil.statistics.gram_form import FORMS, GramForm
 from fcil.statistics.inputs import HeadGram, ProjectedGram, head_gram, projected_gram
 
+from ._idle import refuse_idle
 from ._lora import LoraMethod
 from ._task_grams import close_task, mean_of_modules, mean_of_tasks, merge_closed_tasks
 
@@ -84,6 +85,10 @@ class LoRM(LoraMethod):
         float, Option("factor of off-diagonals of the head's Gram: 1 is RegMean, 0 its diagonal", low=0, high=1)
     ] = 0.5
     task_merge: Annotated[Literal["gram", "mean"], Option("tasks' pairs are weighted by Grams, or averaged")] = "gram"
+
+    def __post_init__(self) -> None:
+        order = f'train_order = "{self.train_order}" never trains it'
+        refuse_idle(self, {f"lr_{factor.lower()}": order for factor in FACTORS if factor not in self.train_order})
 
     @property
     def keeps_modules(self) -> bool:

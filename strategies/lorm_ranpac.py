@@ -33,6 +33,7 @@ from fcil.statistics.drift import Drift
 from fcil.statistics.features import FeatureSums
 
 from ._closed_form import PROJECTION, ROWS, SUMS
+from ._idle import refuse_idle
 from ._lora import Rank
 from ._parts import lora_method
 from ._ridge import RidgeMethod
@@ -93,6 +94,8 @@ class LoRMRanPAC(RidgeMethod):
     _tuner: Averaging = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not self.transport:
+            refuse_idle(self, {"transport_mu": "nothing is transported without transport = true"})
         # a single task's module needs no merge over tasks, and no report for it
         merge = "gram" if self.adapt == "every_task" else "mean"
         settings: dict[str, object] = {"rank": self.rank, "task_merge": merge}

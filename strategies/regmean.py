@@ -11,6 +11,7 @@ from fcil.method import Kind, Statistic
 from fcil.options import Option
 from fcil.statistics.gram_form import GramForm
 
+from ._idle import refuse_idle
 from ._merging import Draw, MergeMethod
 
 __all__ = ["RegMean"]
@@ -33,6 +34,11 @@ class RegMean(MergeMethod):
     shrink: Annotated[
         float, Option("off-diagonals of G_i are multiplied by it; FusionBench's value for CLIP ViTs", low=0, high=1)
     ] = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gram == "diagonal":
+            refuse_idle(self, {"shrink": 'gram = "diagonal" has no entries beside the diagonal'})
 
     @property
     def is_mean(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, State, as_float32, names_matching, weighted_total
 from fcil.errors import MergeError
-from fcil.method import Backbone, Broadcast, Client, ClientUpdate, Computed, Local, Phase, Shapes, Step
+from fcil.method import Backbone, Broadcast, Client, ClientUpdate, Computed, Local, NoSum, Phase, Shapes, Step
 from fcil.method.state import without
 from fcil.options import Option
 from fcil.statistics.training_gradients import MeanGradient, mean_gradient
@@ -77,7 +77,10 @@ class Scaffold(AdapterAveraging):
             return replace(local, training=(*local.training, MeanGradient(local.trains)))
 
         def like_arrays(broadcast: Shapes) -> Shapes:
-            return {mean_gradient(name): broadcast[name] for name in names_matching(broadcast, local.trains)}
+            return {
+                mean_gradient(name): NoSum(broadcast[name], "constant")
+                for name in names_matching(broadcast, local.trains)
+            }
 
         return replace(local, computed=(Computed("gradient at the broadcast", like_arrays),))
 

@@ -31,6 +31,7 @@ from fcil.statistics.group_sums import GroupSums
 
 from ._adapters import AdapterSettings, FirstTaskAveraging
 from ._closed_form import PROJECTION, ROWS
+from ._idle import refuse_idle
 from ._ridge import RidgeMethod
 from .ranpac import RandomFeatures
 
@@ -93,6 +94,11 @@ class STSA(AdapterSettings, RidgeMethod):
     empty_groups: Annotated[
         Literal["counted", "left_out"], Option("groups without a class: counted for it (paper), or left out")
     ] = "counted"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.groups:
+            refuse_idle(self, {"empty_groups": "there are groups only with groups > 0 (STSA-E)"})
 
     @property
     def random_features(self) -> int:

@@ -13,8 +13,9 @@ from fcil.loggers import check_loggers
 from fcil.method import Method
 from fcil.registry import build_method
 from fcil.scenario.tasks import check_order, make_tasks
+from fcil.server.plan import Plan
 
-__all__ = ["check_settings"]
+__all__ = ["check_privacy", "check_settings"]
 
 
 def check_settings(config: Config, method: Method | None = None) -> Method:
@@ -63,6 +64,26 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             "one of the two to false"
         )
     return method
+
+
+def check_privacy(plan: Plan) -> None:
+    """Refuse what the account of a method's noise leaves out: every sample is taken to be in one unfiltered sum, once.
+
+    Raises:
+        ConfigError: a filter sees sums without noise, or several clients hold the same samples.
+    """
+    at, text = plan.method.privacy, plan.config.run.filter
+    if at == "server" and parse_filter(text):
+        raise ConfigError(
+            f"run.filter = {text!r}: sees the clients' sums before the server adds noise, so that one sample may "
+            "decide who is left out, which the noise does not hide; let clients add it (method.noise_at = "
+            '"client") or leave the filter out'
+        )
+    if at != "none" and any(plan.census.shared(task.index) for task in plan.census.tasks):
+        raise ConfigError(
+            f'partition.kind = "{plan.config.partition.kind}": several clients hold the same samples, and the noise is '
+            "accounted for samples that one client sends once; choose a split that shares none, or leave the noise out"
+        )
 
 
 def _check_split(config: Config) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fcil.client.store import ClientStore
 from fcil.config import Config
-from fcil.engine.checks import check_settings
+from fcil.engine.checks import check_privacy, check_settings
 from fcil.engine.provenance import provenance
 from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
@@ -90,6 +90,7 @@ def prepare(
         check_device(config.run.device)
     plan = make_plan(config, method, _census(config, worker, nodes or {}).check(), _backbone(config, shared))
     check_filter(plan)
+    check_privacy(plan)
     check_sums(plan)
     initial_progress(plan)  # raises where the method's settings do not fit the backbone
     return Session(worker, plan, nodes or {})

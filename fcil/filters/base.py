@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fcil.filters.parts import Starts
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Shapes
 
 __all__ = ["Filter", "Filtered"]
 
@@ -20,7 +20,7 @@ class Filtered:
     replaced: Mapping[int, float] = field(default_factory=dict)
     """Client -> share of its trained numbers that were replaced; those of which none was are missing."""
     scaled: Mapping[int, float] = field(default_factory=dict)
-    """Client -> factor below one by which all its statistics were multiplied."""
+    """Client -> factor below one by which all its sums were multiplied, and what is no sum accordingly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,12 @@ class Filter:
         """Say why the filter is not defined for as many updates; None if it is."""
         raise NotImplementedError(f"{type(self).__name__}.complaint")
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Filter at least one update; those of a number for which there is a complaint must not be given.
 
         Args:
             updates: checked, and sorted by client.
             starts: client -> the arrays with which it began.
+            declared: shapes of the statistics as the method declares them: those that are no sums are a `NoSum`.
         """
         raise NotImplementedError(f"{type(self).__name__}.apply")

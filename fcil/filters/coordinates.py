@@ -15,31 +15,41 @@ import numpy as np
 from fcil.arrays import Arrays
 from fcil.filters.base import Filter, Filtered
 from fcil.filters.parts import Starts, norms
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, NoSum, Shapes
 from fcil.options import Option
 
 __all__ = ["Median", "Trimmed"]
 
 WIDTH = 1 << 16
+SHRINKING = {"root": 0.5, "constant": 1.0, "weighted": 0.0}
+"""The power of a factor by which an array that is no sum is multiplied, where sums are multiplied by the factor."""
+
+
+def _scaled(statistics: Arrays, factor: float, declared: Shapes) -> dict[str, np.ndarray]:
+    def power(shape: object) -> float:
+        return SHRINKING[shape.amount] if isinstance(shape, NoSum) else 1.0
+
+    return {name: (a * factor ** power(declared.get(name))).astype(a.dtype) for name, a in statistics.items()}
 
 
 def bounded_statistics(
-    updates: Sequence[ClientUpdate], starts: Starts, cut: int
+    updates: Sequence[ClientUpdate], lengths: np.ndarray, bound: float, declared: Shapes
 ) -> tuple[list[ClientUpdate], dict[int, float]]:
-    """Scale statistics that are longer for each sample than all but the `cut` longest down to that length.
+    """Scale statistics that are longer for each sample than `bound` down to it.
 
-    All statistics of an update get one factor, so that they remain sums over samples, each of which counts less.
+    All sums of an update get one factor f, so that they remain sums over samples, each of which counts less. Of what is
+    no sum, the root of one gets sqrt(f), what does not grow with the samples f too, and a mean that counts as much as
+    the numbers beside it say stays as it is: those get f.
+
+    Args:
+        lengths: of the updates' statistics for each sample, (clients,).
 
     Returns:
         The updates, and the factors below one by client.
     """
-    lengths = norms("statistics", updates, starts)
-    bound = float(np.sort(lengths)[len(lengths) - 1 - cut])
     factors = {u.client: bound / length for u, length in zip(updates, lengths, strict=True) if length > bound}
     scaled = [
-        replace(u, statistics={name: (a * factors[u.client]).astype(a.dtype) for name, a in u.statistics.items()})
-        if u.client in factors
-        else u
+        replace(u, statistics=_scaled(u.statistics, factors[u.client], declared)) if u.client in factors else u
         for u in updates
     ]
     return scaled, factors
@@ -87,14 +97,15 @@ class Median(Filter):
         """Two clients have no majority."""
         return None if clients >= 3 else "a median needs updates of 3 clients or more"
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Replace every number by the median."""
 
         def rule(values: np.ndarray, examples: np.ndarray) -> np.ndarray:
             return np.broadcast_to(np.median(values, axis=0), values.shape)
 
         numbers, shares = replaced_numbers(updates, rule)
-        numbers, factors = bounded_statistics(numbers, starts, (len(updates) - 1) // 2)
+        lengths = norms("statistics", updates, starts, declared)
+        numbers, factors = bounded_statistics(numbers, lengths, float(np.median(lengths)), declared)
         return Filtered(numbers, replaced=shares, scaled=factors)
 
 
@@ -123,7 +134,7 @@ class Trimmed(Filter):
             None if clients > 2 * cut else f"share = {self.share:g} of {clients} updates leaves none between the cuts"
         )
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Replace what is cut by the mean of what stays."""
         cut = self.cut(len(updates))
 
@@ -139,5 +150,7 @@ class Trimmed(Filter):
             return out
 
         numbers, shares = replaced_numbers(updates, rule)
-        numbers, factors = bounded_statistics(numbers, starts, cut)
+        lengths = norms("statistics", updates, starts, declared)
+        bound = float(np.sort(lengths)[len(lengths) - 1 - cut])
+        numbers, factors = bounded_statistics(numbers, lengths, bound, declared)
         return Filtered(numbers, replaced=shares, scaled=factors)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fcil.filters.base import Filter, Filtered
 from fcil.filters.parts import PARTS, Starts, norms, squared_distances
-from fcil.method import ClientUpdate
+from fcil.method import ClientUpdate, Shapes
 from fcil.options import Option
 
 __all__ = ["Krum", "MultiKrum", "Norm"]
@@ -36,11 +36,11 @@ class Norm(Filter):
         """A median of norms needs three."""
         return None if clients >= 3 else "the median of norms needs updates of 3 clients or more"
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Keep the updates with both norms within their bounds; a bound of zero admits zeros."""
         left_out: dict[int, str] = {}
         for part in PARTS:
-            lengths = norms(part, updates, starts)
+            lengths = norms(part, updates, starts, declared)
             bound = self.factor * float(np.median(lengths))
             for update, length in zip(updates, lengths, strict=True):
                 if length > bound:
@@ -75,14 +75,14 @@ class MultiKrum(Filter):
             return f"keep = {self.keep}: of {clients} updates {self.malicious} may be malicious, so keep fewer"
         return None
 
-    def scores(self, updates: Sequence[ClientUpdate], starts: Starts) -> np.ndarray:
+    def scores(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> np.ndarray:
         """Krum's score of every update, (clients,): the lower, the closer its nearest others are."""
-        ordered = np.sort(squared_distances(updates, starts), axis=1)  # the first is the distance to itself
+        ordered = np.sort(squared_distances(updates, starts, declared), axis=1)  # the first is the distance to itself
         return np.asarray(ordered[:, 1 : len(updates) - self.malicious - 1].sum(1))
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Keep the updates of the lowest scores."""
-        scores = self.scores(updates, starts)
+        scores = self.scores(updates, starts, declared)
         keep = self.keep or len(updates) - self.malicious
         chosen = set(np.argsort(scores, kind="stable")[:keep].tolist())
         worst = max(scores[i] for i in chosen)
@@ -105,6 +105,6 @@ class Krum(Filter):
         """Krum needs more than 2 f + 2 clients."""
         return self._multi.complaint(clients)
 
-    def apply(self, updates: Sequence[ClientUpdate], starts: Starts) -> Filtered:
+    def apply(self, updates: Sequence[ClientUpdate], starts: Starts, declared: Shapes) -> Filtered:
         """Keep the update of the lowest score."""
-        return self._multi.apply(updates, starts)
+        return self._multi.apply(updates, starts, declared)

@@ -31,12 +31,14 @@ from fcil.method.local import Adapter, Collector, Computed, Draw, Local, Pass, S
 from fcil.method.phases import (
     REPORT,
     TRAIN,
+    Amount,
     Backbone,
     Broadcast,
     ClientUpdate,
     GramLayout,
     GramShape,
     Kind,
+    NoSum,
     Phase,
     Shapes,
     Stream,
@@ -48,8 +50,8 @@ from fcil.method.state import Modules, of_task, split_tasks
 from fcil.method.tokens import TOKENS, Tokens
 
 __all__ = [
-    "EXAMPLES", "REPORT", "SCORES", "TOKENS", "TRAIN", "Adapter", "Arrays", "Averaging", "Backbone", "Broadcast",
-    "Client", "ClientUpdate", "Collector", "Computed", "Draw", "GramLayout", "GramShape", "Kind", "Local", "Method",
-    "Model", "Modules", "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step", "Store", "Stream",
-    "Task", "Tokens", "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
+    "EXAMPLES", "REPORT", "SCORES", "TOKENS", "TRAIN", "Adapter", "Amount", "Arrays", "Averaging", "Backbone",
+    "Broadcast", "Client", "ClientUpdate", "Collector", "Computed", "Draw", "GramLayout", "GramShape", "Kind", "Local",
+    "Method", "Model", "Modules", "NoSum", "Pass", "Phase", "ServerOptimizer", "Shapes", "State", "Statistic", "Step",
+    "Store", "Stream", "Task", "Tokens", "as_broadcast", "gram_layouts", "local_model", "of_task", "split_tasks",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fcil.arrays import Arrays, State, shapes
 from fcil.method.client import Client, Model, Step
@@ -74,6 +74,11 @@ class Method:
     def adapter(self) -> Adapter | None:
         """The modules that this method trains inside the backbone; None leaves it as it is."""
         return None
+
+    @property
+    def privacy(self) -> Literal["none", "client", "server"]:
+        """Where noise is drawn for the differential privacy of samples; what its account leaves out is refused then."""
+        return "none"
 
     @property
     def merges(self) -> str:

@@ -126,7 +126,7 @@ class Statistic(Protocol):
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes of what is reported, given those of the broadcast's arrays: the server checks them.
 
-        That of a Gram matrix is a `GramShape`.
+        That of a Gram matrix is a `GramShape`, and that of what is no sum over the client's samples a `NoSum`.
         """
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> Collector:
@@ -178,7 +178,7 @@ class Computed:
     what: str
     """In words, for `fcil methods`."""
     shapes: Callable[[Shapes], Shapes]
-    """Shapes of the broadcast's arrays -> names and shapes of what is sent, which the server checks."""
+    """Shapes of the broadcast's arrays -> names and shapes of what is sent, as in `Statistic.shapes`."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from fcil.arrays import Arrays
 from fcil.seeding import generator
 
 __all__ = [
-    "REPORT", "TRAIN", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "HeadStart", "Kind", "Phase",
-    "Shapes", "Stream", "Task", "gram_layouts",
+    "REPORT", "TRAIN", "Amount", "Backbone", "Broadcast", "ClientUpdate", "GramLayout", "GramShape", "HeadStart",
+    "Kind", "NoSum", "Phase", "Shapes", "Stream", "Task", "gram_layouts",
 ]  # fmt: skip
 
 Kind = Literal["train", "report"]
@@ -50,6 +50,30 @@ class GramShape(tuple[int, ...]):
             raise ValueError(f"no Gram matrix has the shape {shape} in the layout {layout!r}")
         declared = super().__new__(cls, shape)
         declared.layout = layout
+        return declared
+
+
+Amount = Literal["root", "constant", "weighted"]
+"""How an array that is no sum depends on how many samples a client holds: see `NoSum`."""
+
+
+class NoSum(tuple[int, ...]):
+    """The shape of an array that is not a sum over the client's samples, so that filters measure and scale it rightly.
+
+    - "root": rows F, of which F^T F is such a sum: F grows with the root of the number of samples;
+    - "constant": it does not grow with the number, like a mean, or sums over a memory of bounded size;
+    - "weighted": a mean too, which counts as much as the numbers that are sent beside it say.
+
+    >>> NoSum((4, 6), "root") == (4, 6)
+    True
+    """
+
+    amount: Amount
+
+    def __new__(cls, shape: tuple[int, ...], amount: Amount) -> "NoSum":
+        """The shape with its amount."""
+        declared = super().__new__(cls, shape)
+        declared.amount = amount
         return declared
 
 

@@ -61,7 +61,7 @@ def filtered(plan: Plan, request: Request, gathered: Gathered, emit: Emit) -> Ga
         return request.local.receives(request.broadcast.arrays, client)
 
     with threads(plan.config.run.threads):
-        result = chosen.apply(updates, starts)
+        result = chosen.apply(updates, starts, request.expected.statistics)
     place = {"phase": request.phase.index, "task": request.phase.task.index, "round": request.phase.round}
     for update in updates:
         client = update.client

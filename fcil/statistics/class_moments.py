@@ -15,7 +15,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
-from fcil.method import Draw, GramShape, Model, Shapes, Task, head
+from fcil.method import Draw, GramShape, Model, NoSum, Shapes, Task, head
 from fcil.statistics.claims import counts_objection
 
 if TYPE_CHECKING:
@@ -82,7 +82,11 @@ class ClassMoments:
         width, classes = broadcast[head.weight(self.task.index)][1], self.task.size
         whole = GramShape((width * (width + 1) // 2,), "half")
         scatter = GramShape((width,), "diagonal") if self.diagonal else whole
-        return {COUNTS: (classes,), MEANS: (classes, width), **{scatter_of(i): scatter for i in range(classes)}}
+        return {
+            COUNTS: (classes,),
+            MEANS: NoSum((classes, width), "weighted"),
+            **{scatter_of(i): scatter for i in range(classes)},
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Moments:
         """Start a collector with sums of zero."""

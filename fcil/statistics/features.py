@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, added, symmetric_half
-from fcil.method import ClientUpdate, Draw, GramShape, Model, Shapes, Task, head
+from fcil.method import ClientUpdate, Draw, GramShape, Model, NoSum, Shapes, Task, head
 from fcil.seeding import generator
 from fcil.statistics.claims import counts_objection, sums_objection
 from fcil.statistics.feature_map import FeatureMap
@@ -154,7 +154,7 @@ class FeatureSums:
         """Shapes of the arrays sent."""
         sums = self.total_shapes(broadcast).items()
         m = self.map.size(broadcast[head.weight(self.task.index)][1] * len(self.chosen))
-        factor = (min(self.sketch, m), m)
+        factor = NoSum((min(self.sketch, m), m), "root")
         return {self._sent_as(n): factor if self._sent_as(n) != n else shape for n, shape in sums}
 
     def _sent_as(self, name: str) -> str:

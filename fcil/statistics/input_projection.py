@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcil.arrays import Arrays
-from fcil.method import Draw, Model, Shapes
+from fcil.method import Draw, Model, NoSum, Shapes
 from fcil.model.weight_adapter import sides_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class InputProjection:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (in, s) per layer."""
-        return {projection_of(layer): (n, self.columns) for layer, (_, n) in sides_of(broadcast).items()}
+        return {projection_of(layer): NoSum((n, self.columns), "root") for layer, (_, n) in sides_of(broadcast).items()}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Projections:
         """Start a collector that multiplies and sums."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, symmetric_half
 from fcil.merging import packed
-from fcil.method import Draw, GramShape, Model, Shapes, head
+from fcil.method import Draw, GramShape, Model, NoSum, Shapes, head
 from fcil.model.lora import A, layers_of
 from fcil.model.weight_adapter import sides_of
 from fcil.statistics.frequent_directions import FrequentDirections
@@ -161,7 +161,7 @@ class InputSketch:
     def shapes(self, broadcast: Shapes) -> Shapes:
         """Shapes: (k, in) and (in,) per layer, with k = in at most."""
         widths = {layer: n for layer, (_, n) in sides_of(broadcast).items()}
-        sketches = {input_sketch(layer): (min(self.rows, n), n) for layer, n in widths.items()}
+        sketches = {input_sketch(layer): NoSum((min(self.rows, n), n), "root") for layer, n in widths.items()}
         return {**sketches, **InputEnergy().shapes(broadcast)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Sketches:

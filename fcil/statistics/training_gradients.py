@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcil.arrays import Arrays, names_matching
-from fcil.method import Draw, Model, Shapes
+from fcil.method import Draw, Model, NoSum, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,9 @@ class MeanGradient:
 
     def shapes(self, broadcast: Shapes) -> Shapes:
         """The shapes of the arrays that match."""
-        return {mean_gradient(name): broadcast[name] for name in names_matching(broadcast, self.patterns)}
+        return {
+            mean_gradient(name): NoSum(broadcast[name], "constant") for name in names_matching(broadcast, self.patterns)
+        }
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Gradients:
         """Start a collector that reads the gradients after each step."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fcil.arrays import weighted_mean
 from fcil.errors import ConfigError
 from fcil.filters import FILTERS, parse_filter
-from fcil.method import ClientUpdate
+from fcil.filters.parts import norms
+from fcil.method import ClientUpdate, NoSum
 
 SHAPES = {"blocks.0.a": (3, 2), "head.0.weight": (2, 2), "head.0.bias": (2,)}
 STATISTICS = {"gram": (6,), "counts": (2,)}
@@ -48,7 +49,7 @@ def per_sample(u):
 
 
 def kept(text, updates):
-    result = parse_filter(text).apply(updates, starts)
+    result = parse_filter(text).apply(updates, starts, {})
     assert [u.client for u in result.updates] == sorted(u.client for u in result.updates)
     assert {u.client for u in result.updates} | set(result.left_out) == {u.client for u in updates}
     assert not {u.client for u in result.updates} & set(result.left_out)
@@ -191,7 +192,7 @@ def test_of_equal_weights_the_trimmed_mean_is_flowers():
         np.testing.assert_allclose(a, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize(("text", "cut"), [("median", 3), ("trimmed(share = 0.25)", 2), ("trimmed(share = 0.4)", 3)])
+@pytest.mark.parametrize(("text", "cut"), [("trimmed(share = 0.25)", 2), ("trimmed(share = 0.4)", 3)])
 def test_statistics_are_scaled_down_whole_to_the_first_length_that_stays(text, cut):
     updates = drawn(5, 8, 4.0)
     lengths = [reference.length(per_sample(u)) for u in updates]
@@ -204,6 +205,55 @@ def test_statistics_are_scaled_down_whole_to_the_first_length_that_stays(text, c
         for name, a in u.statistics.items():
             np.testing.assert_allclose(a, factor * old.statistics[name], rtol=1e-6)
         assert u.num_examples == old.num_examples
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_the_median_filter_scales_statistics_down_to_the_median_length(n):
+    updates = drawn(5, n, 4.0)
+    lengths = [reference.length(per_sample(u)) for u in updates]
+    ordered = sorted(lengths)
+    bound = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    result = kept("median", updates)
+    assert result.scaled == pytest.approx({i: bound / one for i, one in enumerate(lengths) if one > bound})
+    for u, old in zip(result.updates, updates, strict=True):
+        for name, a in u.statistics.items():
+            np.testing.assert_allclose(a, result.scaled.get(u.client, 1.0) * old.statistics[name], rtol=1e-6)
+
+
+# ---- statistics that are no sums -------------------------------------------------------------------------------------
+
+DECLARED = {"factor": NoSum((3, 3), "root"), "means": NoSum((3,), "weighted"), "gradient": NoSum((3,), "constant")}
+
+
+def told(client, x):
+    """What a client with samples `x` sends: sums, a root F of x^T x, a mean beside its number, and a mean alone."""
+    sums = {"sum": x.sum(0), "counts": np.array([float(len(x))])}
+    no_sums = {"factor": np.linalg.qr(x)[1], "means": x.mean(0), "gradient": x.mean(0)}
+    return ClientUpdate(client, 0, len(x), {}, {**sums, **no_sums})
+
+
+def test_the_same_samples_many_times_over_are_as_long_for_each_sample():
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    updates = [told(client, np.tile(x, (times, 1))) for client, times in enumerate((1, 2, 7, 30))]
+    lengths = norms("statistics", updates, starts, DECLARED)
+    np.testing.assert_allclose(lengths, lengths[0])
+    assert not parse_filter("norm(factor = 1.001)").apply(updates, starts, DECLARED).left_out
+    taken_for_sums = norms("statistics", updates, starts, {})
+    assert taken_for_sums[0] > 1.1 * taken_for_sums[3]
+
+
+@pytest.mark.parametrize("text", ["median", "trimmed(share = 0.25)"])
+def test_who_is_scaled_down_counts_as_fewer_samples_with_the_mean_that_it_had(text):
+    rng = np.random.default_rng(1)
+    updates = [told(client, rng.normal(size=(6, 3)) * (9.0 if client == 2 else 1.0)) for client in range(5)]
+    result = parse_filter(text).apply(updates, starts, DECLARED)
+    old, new, f = updates[2].statistics, result.updates[2].statistics, result.scaled[2]
+    assert f < 0.5
+    for name in ("sum", "counts", "gradient"):
+        np.testing.assert_allclose(new[name], f * old[name])
+    np.testing.assert_allclose(new["factor"].T @ new["factor"], f * old["factor"].T @ old["factor"])
+    np.testing.assert_array_equal(new["means"], old["means"])
+    np.testing.assert_allclose(new["sum"] / new["counts"], new["means"])
 
 
 def test_shares_of_replaced_numbers_are_told():
@@ -273,7 +323,7 @@ def test_clients_may_have_arrays_of_other_shapes_where_each_is_looked_at_by_itse
     sizes = {c: np.zeros((1 + c, 2), np.float32) for c in range(5)}
     updates = [ClientUpdate(c, 0, 3, {"a": a + np.float32(1)}) for c, a in sizes.items()]
     updates[3] = replace(updates[3], arrays={"a": sizes[3] + np.float32(100)})
-    result = parse_filter(text).apply(updates, lambda client: {"a": sizes[client]})
+    result = parse_filter(text).apply(updates, lambda client: {"a": sizes[client]}, {})
     assert list(result.left_out) == [3]
 
 
@@ -307,7 +357,7 @@ def test_the_fewest_clients(text, fewest):
     chosen = parse_filter(text)
     assert chosen.complaint(fewest) is None
     assert chosen.complaint(fewest - 1)
-    chosen.apply(drawn(0, fewest), starts)
+    chosen.apply(drawn(0, fewest), starts, {})
     if text.startswith("trimmed"):
         assert parse_filter("trimmed(share = 0.5)").complaint(4)
 

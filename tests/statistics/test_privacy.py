@@ -168,6 +168,14 @@ def test_the_server_adds_noise_once_and_every_client_its_own(accounted, penalty)
         assert np.isfinite(bias).all()
 
 
+def test_a_class_with_samples_can_be_predicted_whatever_the_noise_makes_of_its_count(accounted):
+    x, y, parts = case()
+    method = Ridge(clip=2.0, penalty=1.0, noise=50.0)
+    state, _ = learned(method, x, y, parts)
+    assert min(state["sums"][counts(task)].min() for task in range(2)) < 0, "noise below zero"
+    np.testing.assert_array_equal(method.solved_in(state, range(2))[1], np.zeros(CLASSES))
+
+
 def test_little_noise_moves_the_head_little(accounted):
     x, y, parts = case()
     clean = Ridge(clip=2.0, penalty=1.0)
@@ -192,6 +200,32 @@ def test_what_is_not_accounted_is_refused(accounted, name, options, message):
     backbone = Backbone(4, {"blocks.0.attn.qkv": (4, 4)}, blocks=4, grid=(2, 2))
     with pytest.raises(ConfigError, match=message):
         build_method(name, options).init(backbone, 3, 0)
+
+
+def test_a_filter_that_sees_sums_before_the_noise_is_refused(accounted):
+    """One sample may decide who is left out: of five alike clients the longest is, and then another one is the longest.
+
+    At the clients the noise comes first, so that a filter is told nothing that is not private.
+    """
+    noisy = {"clip": 5.0, "noise": 2.0}
+    for place, text, refused in (("server", "median", True), ("client", "median", False), ("server", "none", False)):
+        method = MethodChoice("ridge", {**noisy, "noise_at": place})
+        config = replace(CONFIG, method=method, run=Run(filter=text))
+        if not refused:
+            prepare(config)
+            continue
+        with pytest.raises(ConfigError, match=r"run\.filter = 'median': sees the clients' sums before the server"):
+            prepare(config)
+    prepare(replace(CONFIG, method=MethodChoice("ridge", {"noise_at": "server"}), run=Run(filter="median")))
+
+
+@pytest.mark.parametrize("place", ["client", "server"])
+def test_samples_that_several_clients_hold_are_not_accounted(accounted, place):
+    shared = Partition(clients=3, kind="shared_classes", classes_per_client=4, min_samples=1)
+    method = MethodChoice("ridge", {"clip": 5.0, "noise": 2.0, "noise_at": place})
+    with pytest.raises(ConfigError, match="several clients hold the same samples"):
+        prepare(replace(CONFIG, partition=shared, method=method))
+    prepare(replace(CONFIG, partition=shared, method=MethodChoice("ridge", {})))
 
 
 CONFIG = Config(

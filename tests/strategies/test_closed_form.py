@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from problems import close
 from sklearn.linear_model import Ridge as Sklearn
 
-from fcil.arrays import total
+from fcil.arrays import symmetric_half, total
+from fcil.errors import MergeError
 from fcil.merging.ridge import NEVER
 from fcil.method import Backbone, Phase, head
 from fcil.statistics.feature_map import FeatureMap, projection
@@ -46,6 +47,29 @@ def test_ridge_is_scikit_learns_on_the_pooled_data(case, penalty):
     np.testing.assert_array_equal(bias == 0, np.bincount(y, minlength=CLASSES) > 0)
     got = np.concatenate([state["sums"][counts(task)] for task in range(len(sizes))])
     np.testing.assert_array_equal(got, np.bincount(y, minlength=CLASSES))
+
+
+def test_a_chosen_penalty_that_is_too_small_for_discriminants_grows_tenfold_until_it_is_not():
+    """Rounding to float32 may make the scatter within classes indefinite where G, by which it was chosen, is not."""
+    x, y = samples(0, 40, WIDTH, CLASSES)
+    onehot = np.eye(CLASSES)[y]
+    q, count = onehot.T @ x, onehot.sum(0)
+    within = x.T @ x - (q / count[:, None]).T @ q
+    lowest = np.linalg.eigvalsh(within)[0]
+    gram = symmetric_half(x.T @ x - (lowest + 5e-3) * np.eye(WIDTH))  # the scatter's lowest eigenvalue is -0.005
+    method = Ridge(solution="lda", penalty="gcv")
+    with pytest.raises(MergeError, match="not positive definite"):
+        method.solution_of(gram, q, count, 3e-3)
+    for near, wanted in zip(
+        method.solution_near(gram, q, count, 3e-4), method.solution_of(gram, q, count, 3e-2), strict=True
+    ):
+        np.testing.assert_allclose(near, wanted, rtol=1e-9)
+    for near, wanted in zip(
+        method.solution_near(gram, q, count, 0.5), method.solution_of(gram, q, count, 0.5), strict=True
+    ):
+        np.testing.assert_array_equal(near, wanted)
+    with pytest.raises(MergeError, match="not positive definite"):
+        method.solution_near(-gram, q, count, 1e-14)
 
 
 @given(cases)

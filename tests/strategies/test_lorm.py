@@ -179,7 +179,8 @@ def test_a_small_sketch_lies_between_the_diagonal_and_the_whole():
 @pytest.mark.parametrize(("order", "factors"), [("BA", "BABAB"), ("AB", "ABABA"), ("B", "BBBBB"), ("A", "AAAAA")])
 def test_train_order(order, factors):
     """The first factor starts at zero, so that a task begins at W0 and its gradient is not zero."""
-    method = LoRM(rank=RANK, train_order=order, lr_a=0.25, lr_b=0.5)
+    rates = {"lr_a": 0.25, "lr_b": 0.5}
+    method = LoRM(rank=RANK, train_order=order, **{key: lr for key, lr in rates.items() if key[-1].upper() in order})
     state = method.begin(method.init(BACKBONE, 6, 0), phase(), BACKBONE)
     first, other = (A, B) if factors[0] == "A" else (B, A)
     for layer in LINEARS:

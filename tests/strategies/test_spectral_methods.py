@@ -136,6 +136,16 @@ def test_consensus_and_magmax_multiply_by_their_scale():
     np.testing.assert_allclose(result["one"], 0.7 * reference.mag_max(deltas), rtol=1e-12)
 
 
+def test_of_fewer_experts_than_consensus_asks_for_all_have_to_agree():
+    rng = np.random.default_rng(1)
+    one, other = expert(rng), expert(rng)
+    alone = dict(of("consensus").combine([one], None))["one"]
+    np.testing.assert_allclose(alone, dense(one.changes["one"]), rtol=1e-12)
+    both = dict(of("consensus", agree=3).combine([one, other], None))["one"]
+    deltas = [dense(e.changes["one"]) for e in (one, other)]
+    np.testing.assert_allclose(both, reference.consensus_ta(deltas, 0.4, 2), rtol=1e-12)
+
+
 def test_the_variants_of_iso_are_those_of_the_paper():
     rng = np.random.default_rng(0)
     full = [Expert({"one": change(rng, 6, 5, 5)}) for _ in range(2)]  # where the dense forms are well-defined
