@@ -211,7 +211,7 @@ def _convert(value: object, kind: Any, option: Option) -> object:
     if origin in (Union, types.UnionType):
         return None if value is None else _convert(value, _fitting(value, kind, option), option)
     if origin is Literal:
-        if value not in get_args(kind):
+        if not any(value == known and type(value) is type(known) for known in get_args(kind)):
             near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""
             raise ValueError(f"must be {_type_name(kind)}{near}")
         return value

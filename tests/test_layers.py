@@ -113,7 +113,7 @@ def test_nothing_in_fcil_imports_or_names_a_strategy():
 
 ORDER = (
     ("errors", "checkout"),
-    ("arrays", "locks", "options", "seeding", "threads", "words"),
+    ("arrays", "files", "options", "seeding", "threads", "words"),
     ("method", "data", "merging", "secure"),
     ("scenario", "model", "registry"),
     ("statistics", "client", "filters", "loggers"),

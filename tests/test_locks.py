@@ -13,14 +13,14 @@ from fcil.errors import ConfigError
 def no_fcntl(monkeypatch):
     """Import as Windows does: there is no `fcntl`, and nothing that uses it has been imported yet."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    for name in ("fcil.locks", "fcil.engine.folder_lock", "fcil.engine.grid"):
+    for name in ("fcil.files", "fcil.engine.folder_lock", "fcil.engine.grid"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.usefixtures("no_fcntl")
 def test_where_there_are_no_locks_one_message_says_what_to_do():
     with pytest.raises(ConfigError, match="WSL 2"):
-        importlib.import_module("fcil.locks")
+        importlib.import_module("fcil.files")
 
 
 @pytest.mark.usefixtures("no_fcntl")

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parser = _parser()
     offer(parser)
-    errors, args = Console(stderr=True, highlight=False), argparse.Namespace()
+    errors, args = Console(stderr=True, highlight=False), argparse.Namespace(command="")
     try:
         args = parser.parse_args(arguments)
         with written_as(figure_form(args)):

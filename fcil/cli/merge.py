@@ -55,7 +55,7 @@ def _merged(args: argparse.Namespace, step: Callable[[str], None]) -> str:
     from safetensors.torch import save
 
     from fcil.config import load_config
-    from fcil.engine.disk import write_atomic
+    from fcil.files import write_atomic
     from fcil.model import alignment
     from fcil.model.backbone import load_backbone
     from fcil.model.settings import Model

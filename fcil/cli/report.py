@@ -49,7 +49,7 @@ def _drawn(folder: Path) -> str:
 
 def _write_page(folders: list[Path], file: Path, console: Console) -> None:
     from fcil.data.progress import waiting
-    from fcil.engine.disk import write_atomic
+    from fcil.files import write_atomic
     from fcil.report.page.document import report_page
 
     with waiting(console, "reading the records, and drawing"):

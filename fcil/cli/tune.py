@@ -133,7 +133,7 @@ def _write(
         RunError: one is not.
     """
     from fcil.config import grid, load_variant
-    from fcil.engine.disk import write_atomic
+    from fcil.files import write_atomic
 
     write_atomic(out / TUNED, tuned_file(args.config, overrides(args), choices, budget, out).encode())
     for choice, tried in zip(choices, runs, strict=True):

@@ -5,7 +5,6 @@ run again, after a crash or on another worker, starts from the same state and ov
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from fcil.arrays import Arrays
 from fcil.errors import RunError
+from fcil.files import delete_stale, replacing
 
 __all__ = ["ClientStore", "MemoryStore", "StoreError"]
 
@@ -54,22 +54,19 @@ class ClientStore:
         if not arrays and not self._phases(client):
             return  # it never kept anything; one that dropped what it had is written, or the old would come back
         folder = self.folder / str(client)
-        aside = folder / f".{phase}.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
-            aside.replace(folder / f"{phase:06d}.safetensors")
+            with replacing(folder / f"{phase:06d}.safetensors") as aside:
+                save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside)
         except (OSError, SafetensorError) as error:
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
             raise StoreError(
                 f"{folder}: cannot be written ({reason}): what the client keeps for its next round would be lost, so "
                 "its update is not sent"
             ) from None
-        finally:
-            with suppress(OSError):
-                aside.unlink()
         for _, path in self._phases(client)[:-KEPT]:
             path.unlink(missing_ok=True)
+        delete_stale(folder.iterdir())
 
 
 class MemoryStore:

@@ -23,7 +23,7 @@ from fcil.data.decode import decoded
 from fcil.data.family import Part
 from fcil.data.progress import bar
 from fcil.data.transforms import To
-from fcil.locks import fcntl
+from fcil.files import fcntl
 
 __all__ = ["Stale", "locked", "open_part", "write_part"]
 

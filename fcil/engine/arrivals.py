@@ -4,8 +4,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from fcil.engine.disk import write_atomic, writing
+from fcil.engine.disk import writing
 from fcil.errors import ConfigError
+from fcil.files import write_atomic
 from fcil.server.arrivals import Arrivals
 
 __all__ = ["ARRIVALS", "KeptArrivals"]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fcil.arrays import Arrays, digest, grouped, ungrouped
-from fcil.engine.disk import replacing
+from fcil.files import replacing
 from fcil.server.plan import Progress, Storage
 from fcil.server.traffic import Ledger
 

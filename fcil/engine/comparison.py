@@ -32,6 +32,7 @@ from fcil.engine.same_settings import same_key
 from fcil.errors import ConfigError
 from fcil.options import nearest
 from fcil.registry import installed_names, label, method_class, method_names
+from fcil.scenario.partition import READ_BY
 from fcil.server.plan import phase_weights
 
 if TYPE_CHECKING:
@@ -93,6 +94,18 @@ def folder_name(label: str) -> str:
     return f"{end}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
+def _check_swept(cell: Cell) -> None:
+    """Raise ConfigError where a swept setting means nothing to the run's split: its rows would be one experiment."""
+    kind = cell.config.partition.kind
+    for name in cell.point.settings:
+        section, _, key = name.partition(".")
+        if section == "partition" and kind not in READ_BY.get(key, (kind,)):
+            raise ConfigError(
+                f'--sweep {name}: has no meaning with kind = "{kind}", so that all its values would be the same split; '
+                f"it is for {' and '.join(READ_BY[key])}"
+            )
+
+
 def cells(
     path: Source,
     labels: Sequence[str],
@@ -145,6 +158,7 @@ def cells(
         for seed in seeds
     ]
     for cell in runs:
+        _check_swept(cell)
         check_settings(cell.config)  # of all runs, before the first look at data and weights
     from fcil.exchange.shared import Shared  # which imports torch
 

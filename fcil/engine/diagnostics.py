@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from fcil.arrays import Arrays, State, as_float32
-from fcil.engine.disk import left_aside, write_atomic
+from fcil.files import left_aside, write_atomic
 from fcil.merging.lowrank import Change, LowRank, balanced, dense, product_svd
 from fcil.merging.similarity import EPSILON, TOP, intruders, kinships, left_vectors
 from fcil.method import Adapter, ClientUpdate, Phase

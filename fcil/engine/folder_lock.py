@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fcil.errors import ConfigError, FolderInUse
-from fcil.locks import fcntl
+from fcil.files import fcntl
 
 __all__ = ["is_locked", "open_locked"]
 

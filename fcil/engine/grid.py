@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
 from fcil.engine.comparison import Cell
-from fcil.engine.disk import write_atomic
 from fcil.engine.folder_lock import is_locked
 from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config, recorded_inside
 from fcil.errors import ConfigError
+from fcil.files import write_atomic
 from fcil.server.plan import phase_weights
 
 __all__ = [

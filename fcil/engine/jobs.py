@@ -80,16 +80,24 @@ class Jobs:
         self.running: dict[Path, subprocess.Popen[bytes]] = {}
         """Log -> the process that writes it."""
         self.started = 0
+        self._shift = 0
 
     def __enter__(self) -> Self:
         (self.out / JOBS).mkdir(exist_ok=True)
-        for _ in range(self.number):
-            self._start()
+        try:
+            for _ in range(self.number):
+                self._start()
+        except BaseException:  # nobody leaves a context that was not entered
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def _start(self) -> None:
         self.started += 1
         log = self.out / JOBS / f"{self.started}.log"
+        while is_locked(log):  # by a process of another command that shares these runs now
+            self._shift += 1
+            log = self.out / JOBS / f"{self.started + self._shift}.log"
         log.unlink(missing_ok=True)  # that of an earlier command
         command = [sys.executable, "-m", "fcil.cli", *self.command]
         with open_locked(log) as file:  # the process inherits the lock, and holds it as long as it lives

@@ -14,11 +14,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fcil.engine.comparison import Cell
+from fcil.engine.folder_lock import open_locked
 from fcil.engine.grid import check_settings_of, run_state
-from fcil.engine.records import FAILED, read_summary
+from fcil.engine.records import EVENTS, FAILED, read_summary
 from fcil.errors import ConfigError, FcilError, FolderInUse
 
-__all__ = ["PAUSE", "Outcome", "Queue", "carry_out_free", "note_failure", "reason_of"]
+__all__ = ["PAUSE", "Outcome", "Queue", "carry_out_free", "forget_failure", "note_failure", "reason_of"]
 
 PAUSE = 1.0
 """Seconds between two looks at the runs that other processes work on."""
@@ -100,12 +101,26 @@ def reason_of(error: Exception) -> str:
 
 
 def note_failure(folder: Path, reason: str) -> None:
-    """Leave the reason in the run's folder, as far as the disk takes it."""
+    """Leave the reason in the run's folder, as far as the disk takes it; not where another process has taken it up."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).write_text(reason + "\n")
+        with open_locked(folder / EVENTS):
+            (folder / FAILED).write_text(reason + "\n")
+    except ConfigError:
+        pass  # what comes of that attempt counts
     except OSError:
         pass  # the run may have failed for the same reason
+
+
+def forget_failure(folder: Path) -> None:
+    """Delete the reason for which an attempt before this one failed.
+
+    Raises:
+        FolderInUse: another process works on the run, whose note it may be.
+    """
+    if (folder / FAILED).exists():
+        with open_locked(folder / EVENTS):
+            (folder / FAILED).unlink(missing_ok=True)
 
 
 def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bool = True) -> Iterator[Outcome]:
@@ -126,7 +141,7 @@ def carry_out_free(queue: Queue, run: Callable[[Cell], dict[str, Any]], wait: bo
             time.sleep(PAUSE)
             continue
         try:
-            (cell.folder / FAILED).unlink(missing_ok=True)
+            forget_failure(cell.folder)
             outcome = Outcome(cell, run(cell))
         except FolderInUse:  # another process was quicker
             continue

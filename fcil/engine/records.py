@@ -27,11 +27,12 @@ import tomli_w
 
 from fcil.config import Config, from_table, to_table
 from fcil.engine.checkpoints import CHECKPOINTS, newest_first, read_checkpoint, with_new_keys, write_checkpoint
-from fcil.engine.disk import left_aside, write_atomic, writing
+from fcil.engine.disk import writing
 from fcil.engine.figures import completed
 from fcil.engine.folder_lock import open_locked
 from fcil.engine.metrics import accuracy_matrix
 from fcil.errors import ConfigError, FolderInUse
+from fcil.files import left_aside, write_atomic
 from fcil.scenario.census import Census
 from fcil.server.plan import Progress
 

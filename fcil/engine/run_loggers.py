@@ -14,9 +14,9 @@ from typing import Any, Self
 from uuid import uuid4
 
 from fcil.config import to_table
-from fcil.engine.disk import write_atomic
 from fcil.engine.records import EVENTS, GRID, read_config, read_provenance
 from fcil.errors import ConfigError
+from fcil.files import write_atomic
 from fcil.loggers import Logger, RunInfo, build_loggers, figures_of, final_figures
 from fcil.registry.misnamed import check_names
 

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from fcil.arrays import Arrays, digest, nbytes
 from fcil.errors import RunError
+from fcil.files import delete_stale
 from fcil.method import ClientUpdate, Phase
 
 __all__ = ["MEMO", "REUSED", "Memo"]
@@ -122,6 +123,7 @@ class Memo:
             return
         self._written = 0.0
         files = []
+        delete_stale(self.folder.glob("*/.*"))
         for path in self.folder.glob("*/*.safetensors"):
             try:
                 files.append((path.stat().st_mtime_ns, path.stat().st_size, path))

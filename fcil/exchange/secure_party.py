@@ -15,6 +15,7 @@ import numpy as np
 
 from fcil.arrays import Arrays, digest
 from fcil.errors import MergeError
+from fcil.files import write_atomic
 from fcil.method import Broadcast, Shapes
 from fcil.secure import Keys, Revealed, SecureClient, encode
 from fcil.server.replies import Failure, Partial
@@ -85,11 +86,9 @@ def _read(file: Path | None) -> bytes | None:
 def _write(file: Path | None, content: bytes) -> None:
     if file is None or file.exists():
         return
-    aside = file.with_name(f".{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        aside.replace(file)
+        write_atomic(file, content)  # on the disk before any share leaves: a loss of power must not make it forget
     except OSError as error:
         raise MergeError(f"secure sums: {file} cannot be written ({error.strerror}), so no share is revealed") from None
 

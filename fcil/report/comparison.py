@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcil.engine.disk import write_atomic
+from fcil.files import write_atomic
 from fcil.report.comparison_plots import draw_table_plots
 from fcil.report.comparison_result import open_comparison
 from fcil.report.figure import drawn_files

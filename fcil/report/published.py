@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.engine.comparison import Cell, published_shares, short_titles
-from fcil.engine.disk import write_atomic
+from fcil.files import write_atomic
 from fcil.report.rows import COLUMNS, Row, any_published, compare_rows
 from fcil.report.tables import cells_markdown
 

@@ -10,9 +10,17 @@ from fcil.options import Option
 from fcil.scenario import published
 from fcil.scenario.domains import Domains, by_domain
 
-__all__ = ["Partition", "split"]
+__all__ = ["READ_BY", "Partition", "split"]
 
 ATTEMPTS = 20_000
+READ_BY = {
+    "beta": ("dirichlet", "dirichlet_capped", "power_law"),
+    "classes_per_client": ("quantity", "shared_classes"),
+    "class_share": ("quantity", "shared_classes"),
+    "exponent": ("power_law",),
+    "partitioner": ("flwr",),
+}
+"""Setting -> the kinds of split that it means anything to; those that are not here mean something to all."""
 
 
 @dataclass(frozen=True, kw_only=True)

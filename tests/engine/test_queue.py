@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from fcil.engine.folder_lock import is_locked, open_locked
 from fcil.engine.following import Follower, failure
 from fcil.engine.grid import go_where_it_was_begun, read_grid, run_state, write_grid
 from fcil.engine.jobs import Jobs, alive, in_process
-from fcil.engine.queue import Queue, carry_out_free
+from fcil.engine.queue import Queue, carry_out_free, forget_failure, note_failure
 from fcil.engine.records import EVENTS, FAILED, SUMMARY, read_provenance
 from fcil.engine.simulation import simulate
 from fcil.errors import ConfigError, FolderInUse, RunError
@@ -142,6 +144,41 @@ def test_a_failed_run_is_told_and_the_others_go_on_and_it_is_tried_again_by_who_
     assert [o.cell.seed for o in carry_out_free(Queue.of(tmp_path, runs), good)] == [1]
     assert run_state(runs[1].folder) == "finished"
     assert not (runs[1].folder / FAILED).exists()
+
+
+def test_a_failure_is_not_noted_in_a_run_that_another_process_has_taken_up(tmp_path):
+    (tmp_path / "run").mkdir()
+    with open_locked(tmp_path / "run" / EVENTS):
+        note_failure(tmp_path / "run", "of the attempt before")
+        assert not (tmp_path / "run" / FAILED).exists()
+        (tmp_path / "run" / FAILED).write_text("of an attempt before that\n")
+        with pytest.raises(FolderInUse):
+            forget_failure(tmp_path / "run")
+    forget_failure(tmp_path / "run")
+    assert not (tmp_path / "run" / FAILED).exists()
+    note_failure(tmp_path / "run", "of this one")
+    assert (tmp_path / "run" / FAILED).read_text() == "of this one\n"
+
+
+def test_processes_that_cannot_all_be_started_are_ended_and_logs_of_live_ones_stay(tmp_path, monkeypatch):
+    def slow(*arguments, **more):
+        return popen([sys.executable, "-c", "import time; time.sleep(60)"], **more)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr("fcil.engine.jobs.subprocess.Popen", slow)
+    with Jobs(tmp_path, 2) as first, Jobs(tmp_path, 1) as second:
+        assert alive(tmp_path) == 3
+        assert not first.running.keys() & second.running.keys()
+        begun = list(first.running.values())
+
+        def refused(*arguments, **more):
+            raise OSError("no more processes")
+
+        monkeypatch.setattr("fcil.engine.jobs.subprocess.Popen", refused)
+        with pytest.raises(OSError, match="no more"), Jobs(tmp_path, 1):
+            pass
+        assert all(process.poll() is None for process in begun)
+    assert alive(tmp_path) == 0
 
 
 def test_a_mistake_in_code_is_told_with_its_traceback_and_an_interrupt_ends_the_process(tmp_path):

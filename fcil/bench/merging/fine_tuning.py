@@ -14,9 +14,9 @@ from safetensors.numpy import save
 from fcil.arrays import Arrays, State, digest, grouped, ungrouped
 from fcil.bench.merging.setup import BenchSetup
 from fcil.config import to_table
-from fcil.engine.disk import write_atomic
 from fcil.errors import ConfigError, RunError
 from fcil.exchange.device import local_device, resolved
+from fcil.files import write_atomic
 from fcil.method import REPORT, TRAIN, Method, Phase, Task
 from fcil.method.averaging import FIXED, START
 from fcil.method.state import HEAD, MODULE, PAST

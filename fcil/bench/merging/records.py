@@ -17,10 +17,10 @@ from fcil.bench.merging.plots import accuracy_by_expert_count, accuracy_by_metho
 from fcil.bench.merging.settings import Suite
 from fcil.bench.merging.tables import mean_lines, to_csv, to_markdown
 from fcil.config import to_table
-from fcil.engine.disk import write_atomic
 from fcil.engine.provenance import commit
 from fcil.errors import ConfigError
 from fcil.exchange.versions import versions
+from fcil.files import write_atomic
 
 __all__ = ["draw_all", "make_folder", "write"]
 

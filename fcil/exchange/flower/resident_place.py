@@ -15,7 +15,7 @@ from typing import Any
 
 import fcil
 from fcil.errors import ConfigError
-from fcil.locks import fcntl
+from fcil.files import fcntl
 
 __all__ = ["ALIVE", "BEGUN", "FAILED", "REPLY", "REQUEST", "Place", "peer", "process_mark", "receive", "send"]
 
