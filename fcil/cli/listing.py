@@ -51,7 +51,8 @@ def _settings(args: argparse.Namespace, console: Console) -> None:
     from fcil.report.settings_table import method_table
 
     for name, schema in SECTIONS.items():
-        console.print(method_table(describe(schema), f"[{name}]  {schema.__doc__.partition(': ')[2]}"), "")
+        about = " ".join(schema.__doc__.partition(": ")[2].split())
+        console.print(method_table(describe(schema), f"[{name}]  {about}"), "")
     console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
 
 

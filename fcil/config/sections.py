@@ -23,7 +23,11 @@ Table = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """`[run]`: how it is carried out. Results depend on seed, threads, device and groups only, if no client is lost."""
+    """`[run]`: how it is carried out.
+
+    Results depend on seed, threads, device, filter, secure_sums, aggregate_on_worker and evaluation_batch alone, as
+    long as no client is lost.
+    """
 
     seed: Annotated[int, Option("the seed of everything", low=0)] = 0
     exchange: Annotated[Literal["inline", "ray"], Option("clients in this process, or on Ray workers")] = "inline"

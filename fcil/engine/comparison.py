@@ -97,12 +97,12 @@ def folder_name(label: str) -> str:
 def _check_swept(cell: Cell) -> None:
     """Raise ConfigError where a swept setting means nothing to the run's split: its rows would be one experiment."""
     kind = cell.config.partition.kind
-    for name in cell.point.settings:
+    for name, _ in cell.point.settings:
         section, _, key = name.partition(".")
         if section == "partition" and kind not in READ_BY.get(key, (kind,)):
             raise ConfigError(
-                f'--sweep {name}: has no meaning with kind = "{kind}", so that all its values would be the same split; '
-                f"it is for {' and '.join(READ_BY[key])}"
+                f'{name} is swept over: it has no meaning with kind = "{kind}", so that all its values would be the '
+                f"same split; it is for {' and '.join(READ_BY[key])}"
             )
 
 

@@ -27,7 +27,7 @@ class Budget:
     held_out: float = 0.2
     """Share of each class's training images that accuracy is measured on; 0: on the set's own validation part."""
     tasks: int = 2
-    """Tasks that are carried out; 0 for all."""
+    """Tasks that are carried out."""
 
     def words(self, points: int, how: str = "") -> str:
         """Say it in the caption of a table.
@@ -36,8 +36,7 @@ class Budget:
             points: settings that were tried.
             how: they were found, in brackets.
         """
-        first = "the first task" if self.tasks == 1 else f"the first {self.tasks} tasks"
-        tasks = first if self.tasks else "all tasks"
+        tasks = "the first task" if self.tasks == 1 else f"the first {self.tasks} tasks"
         seeds = f"{counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))})"
         images = f"{100 * self.held_out:g} % of the training images of {tasks} held out"
         images = images if self.held_out else f"on the validation part of {tasks}"

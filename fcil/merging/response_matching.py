@@ -11,9 +11,10 @@ The full solution is computed as a correction of that diagonal one, D:
 
     Theta* = D + (sum_i (Theta_i - D) G_i)(sum_i G_i)^+
 
-Where sum_i G_i has full rank, D cancels. Where it has not, some directions do not appear in the objective; there D
-stays, so that identical clients are a fixed point and one client gets its own matrix back at any rank, and a feature
-without energy keeps the column that all clients started from, bit for bit.
+Where sum_i G_i has full rank, D cancels. Where it has not, some directions do not appear in the objective, and the
+correction of D is the shortest, each feature counted in units of its own energy: identical clients are a fixed point,
+one client gets its own matrix back at any rank, and a feature without energy keeps the column that all clients started
+from, bit for bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

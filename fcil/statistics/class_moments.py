@@ -2,7 +2,7 @@
 
 Each client sends n_c, its mean m_c and the scatter S_c = sum (f - m_c)(f - m_c)^T of every class of the task: about its
 own mean, so that float32 is enough. They are pooled by sums that add over clients, sum n_c, sum n_c m_c and
-sum (S_c + n_c m_c m_c^T), in float64 (`fcil.merging.calibration.moments`).
+sum (S_c + n_c m_c m_c^T), in float64 (`ClassMoments.pooled`).
 """
 
 from __future__ import annotations

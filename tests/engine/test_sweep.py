@@ -115,7 +115,7 @@ def test_a_setting_cannot_be_swept_over_and_given(tmp_path):
 @pytest.mark.parametrize(("kind", "key"), [("iid", "beta"), ("dirichlet", "exponent"), ("dirichlet", "class_share")])
 def test_a_swept_setting_that_the_split_does_not_read_is_refused(tmp_path, kind, key):
     path = config(tmp_path, BASE.replace('"partition.beta" = [0.5, 0.1]', f'"partition.{key}" = [0.5, 0.25]'))
-    with pytest.raises(ConfigError, match=rf"--sweep partition\.{key}: has no meaning with kind = .{kind}"):
+    with pytest.raises(ConfigError, match=rf"partition\.{key} is swept over: it has no meaning with kind = .{kind}"):
         cells(path, [], [0], [f"partition.kind={kind}"], tmp_path)
 
 
