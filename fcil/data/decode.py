@@ -68,7 +68,8 @@ def decode(item: Source, to: To, own: bool = False) -> np.ndarray:
             image = _plain(opened) if own else opened.convert("RGB")
     except DAMAGED as error:
         name = item if isinstance(item, Path) else "an image of the set"
-        raise ConfigError(f"{name}: cannot be read as an image ({error}); fetch it again") from None
+        remedy = "replace or remove it" if own else "fetch it again"
+        raise ConfigError(f"{name}: cannot be read as an image ({error}); {remedy}") from None
     height, width = map(int, resized(np.array([[image.height, image.width]]), to)[0])
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BICUBIC)

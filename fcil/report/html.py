@@ -30,6 +30,8 @@ class Link:
 
     text: str
     target: str
+    spoken: str = ""
+    """What a screen reader says in its place, where the text alone does not tell it from other links."""
 
 
 Cell = str | Shade | Link
@@ -38,7 +40,8 @@ Cell = str | Shade | Link
 
 def _inner(cell: Cell) -> str:
     if isinstance(cell, Link):
-        return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
+        spoken = f' aria-label="{escape(cell.spoken)}"' if cell.spoken else ""
+        return f'<a href="{escape(cell.target)}"{spoken}>{escape(cell.text)}</a>'
     return escape(cell if isinstance(cell, str) else cell.text)
 
 

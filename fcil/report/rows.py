@@ -209,7 +209,7 @@ def caption(rows: Sequence[Row]) -> str:
         _held_out(rows),
         *(f"{said}." for said in doubled((row.label, row.same) for row in rows if row.same)),
         unlike_settings(rows),
-        UNTIMED if any(row.untimed for row in rows) else "",
+        _untimed(rows),
         _tuning(rows),
     ]
     return " ".join(filter(None, parts))
@@ -225,6 +225,14 @@ def _held_out(rows: Sequence[Row]) -> str:
         if labels:
             said.append(text if len(labels) == len(rows) else f"{', '.join(labels)}: {text[0].lower()}{text[1:]}")
     return " ".join(said)
+
+
+def _untimed(rows: Sequence[Row]) -> str:
+    """Say of how many of their runs rows tell the time, where that is not of all."""
+    fewer = [f"{row.label} {row.runs - row.untimed} of {row.runs}" for row in rows if 0 < row.untimed < row.runs]
+    if not any(row.untimed for row in rows):
+        return ""
+    return UNTIMED if not fewer else f"{UNTIMED.rstrip('.')} ({', '.join(fewer)})."
 
 
 def _tuning(rows: Sequence[Row]) -> str:

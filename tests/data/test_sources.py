@@ -114,6 +114,7 @@ def test_without_parts_a_fifth_of_each_class_is_drawn_for_tests_and_numbers_are_
     ("text", "message"),
     [
         ("path,label\n", "has no rows below"),
+        ("path;label\na.png;x\n", "separated by semicolons, those of a .csv file are by commas"),
         ("path,label\na.png,x\nb.png\n", "row 3 has 1 values, and there are 2 columns"),
         (
             "path,label\na.png,x\nmissing.png,y\n",
@@ -181,7 +182,10 @@ def test_arrays_alone_are_split_and_may_name_classes_and_domains(tmp_path):
         ),
         ({"images": np.zeros((2, 4, 4), np.uint8)}, "has images and no labels"),
         ({"x": np.zeros(2)}, "has x; it must hold"),
-        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "a number or a name for each of 2 images"),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)},
+            "a whole number or a name for each of 2 images",
+        ),
         (
             {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 2]), "classes": np.array(["a", "b"])},
             "labels from 0 to 2, and classes go from 0 to 1",

@@ -19,7 +19,7 @@ from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.report.forecast import duration_text
 from fcil.report.published import published_cells, published_markdown, write_published
-from fcil.report.rows import compare_rows
+from fcil.report.rows import caption, compare_rows
 from fcil.report.tables import to_csv
 
 TABLE = Path(__file__).parents[2] / "configs" / "paper" / "table.toml"
@@ -125,6 +125,13 @@ def run_of(label, final, published=None, tolerance=None, seed=0):
         "average_accuracy": final, "forgetting": 0.0, "upload_bytes": 0, "download_bytes": 0, "seconds": {"total": 1.0},
         "correct": [[1]], "total": [2], "published": published, "tolerance": tolerance,
     }  # fmt: skip
+
+
+def test_of_how_many_runs_a_row_tells_the_time_is_said_where_it_is_not_all():
+    runs = [run_of("a", 0.5), run_of("b", 0.5), {**run_of("b", 0.6, seed=1), "reused": 3}, run_of("c", 0.5)]
+    assert "b 1 of 2)." in caption(compare_rows(runs))
+    assert "1 of" not in caption(compare_rows([runs[0], {**runs[1], "resumed": 1}]))
+    assert "Time" not in caption(compare_rows(runs[:2]))
 
 
 def test_the_last_columns_by_hand():

@@ -56,7 +56,7 @@ def _column(arrays: Mapping[str, np.ndarray], name: str, count: int, path: Path)
     array = arrays[name]
     flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if flat.shape != (count,) or flat.dtype.kind not in "iuU":
-        wanted = f"a number or a name for each of {count} images"
+        wanted = f"a whole number or a name for each of {count} images"
         raise ConfigError(f"{path}: {name} is {array.dtype} {array.shape}; there must be {wanted}")
     return list(flat.tolist())
 

@@ -21,6 +21,8 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def _check_columns(names: Sequence[str], path: Path) -> None:
+    if path.suffix == ".csv" and len(names) == 1 and ";" in names[0]:
+        raise ConfigError(f"{path}: its values are separated by semicolons, those of a .csv file are by commas")
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ConfigError(f"{path}: has two columns {twice!r}; rename or remove one of the two")
@@ -53,7 +55,9 @@ def _read(path: Path) -> dict[str, list[Any]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file, delimiter=SEPARATORS[path.suffix], strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a table ({error})") from None
     rows = [row for row in rows if row]
     if len(rows) < 2:

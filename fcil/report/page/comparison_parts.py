@@ -74,7 +74,8 @@ def runs_table(entries: Sequence[Entry], targets: Sequence[str] = ()) -> str:
     for number, entry in enumerate(entries):
         figures = [_figure(column, entry.figures) for column in COLUMNS]
         lost = [share_text(*count_updates([entry.figures])) if entry.figures else ""] if with_missing else []
-        first = Link(entry.label, targets[number]) if targets else entry.label
+        spoken = ", ".join([entry.label, *(f"{name} {entry.facts[name]}" for name in names if entry.facts.get(name))])
+        first = Link(entry.label, targets[number], spoken) if targets else entry.label
         lines.append([first, *(entry.facts.get(name, "") for name in names), entry.state, *figures, *lost])
     head += ["missing, updates"] if with_missing else []
     facts, own = [_facts(entry) for entry in entries], [[number] for number in range(len(entries))]
