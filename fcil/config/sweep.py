@@ -57,7 +57,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _settings(table: Any, source: str) -> dict[str, Any]:
-    """Flatten what stands under [sweep] to setting -> values, and check it.
+    """Read the [sweep] table as setting -> values, and check it.
 
     Raises:
         ConfigError: anything but settings with lists of different values, and `zip`; names the source.

@@ -87,7 +87,7 @@ def check_privacy(plan: Plan) -> None:
 
 
 def _check_split(config: Config) -> None:
-    """Refuse settings of who holds what and takes part that mean nothing, or contradict each other."""
+    """Refuse partition and participation settings that have no effect, or contradict each other."""
     train, partition = config.train, config.partition
     if train.participants and train.participation != 1:
         raise ConfigError(

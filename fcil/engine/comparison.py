@@ -241,7 +241,7 @@ def figures(runs: Sequence[Cell], summaries: Mapping[Path, Mapping[str, Any]]) -
 
 
 def _stream(name: str) -> dict[str, str]:
-    """Tell who has the data, by a shipped method: to make a table runs no file of the user's."""
+    """Tell who holds the data, of shipped methods only: no file of the user's is imported to make a table."""
     return {"stream": method_class(name).stream} if name in method_names() else {}
 
 

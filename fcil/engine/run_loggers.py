@@ -150,7 +150,7 @@ class RunLoggers:
 
     @staticmethod
     def _close(logger: Logger, reason: str) -> None:
-        """Let a logger that failed close what it has; that it fails at this, too, is no news."""
+        """Close a logger that failed; ignore errors while closing."""
         try:
             logger.closed(reason)
         except Exception:

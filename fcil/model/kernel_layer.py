@@ -72,7 +72,7 @@ class KernelLinear(LoraLinear):
     """A frozen linear layer with slots for a kernelised change, a LoRA pair of any rank, and a dense change."""
 
     _kept: tuple[object, Tensor] | None = None
-    """The sum that `_sum` made, behind the key of what it was made of."""
+    """Cache: the key of the inputs, and their sum."""
     _shares: tuple[int, list[float]] | None = None
     """The sparsities as numbers, and the version of the tensor that they were read from."""
 
@@ -85,7 +85,7 @@ class KernelLinear(LoraLinear):
         self.sparsity: Tensor | None = None  # (parts,)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Forget what was kept of the arrays before these."""
+        """Set an attribute, and clear the caches if it is an array."""
         super().__setattr__(name, value)
         if name in _SLOTS:
             self._kept = self._shares = None

@@ -21,7 +21,7 @@ NO_FIGURE, NOT_RUN = "no figure at hand", "not run yet"
 
 
 def _line(row: Row) -> list[str]:
-    """One row as text: nothing of ours where nothing was run, nothing of theirs where no figure is at hand."""
+    """Format one row; leave out our figure if there is no run, and the paper's if none was published."""
     theirs = NO_FIGURE if row.published is None else f"{100 * row.published:.2f}"
     spread = "" if np.isnan(row.std[0]) else f" ± {100 * row.std[0]:.2f}"
     ours = f"{100 * row.mean[0]:.2f}{spread}" if row.runs else NOT_RUN

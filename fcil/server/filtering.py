@@ -1,4 +1,4 @@
-"""Applies a run's filter to the checked updates of a phase, and records what it did to whom."""
+"""Applies the run's filter to a phase's checked updates, and records which were rejected or changed."""
 
 from dataclasses import replace
 

@@ -30,7 +30,7 @@ class Letter:
     """Records that other messages have too, by their references in Ray's store."""
     attempts: int = 0
     alone: bool = False
-    """Whether it travels by itself: it has a place; or a call with several failed, and who is to blame is to be out."""
+    """Whether it is sent alone: it is bound to one worker, or a batch failed and the culprit has to be found."""
     worker_number: int | None = None
     """Number of the worker that alone may take it; None for any."""
 

@@ -133,7 +133,7 @@ class _GridCarrier:
         yield from self._ask(contents, secure_messages.read_revealed)
 
     def anew(self, short: bool, lost: Sequence[Failure]) -> bool:
-        """Tell whether to begin anew: where a worker of ours has died, so that no result depends on it; or to wait."""
+        """Tell whether to start the sum again, because one of our own workers has died; otherwise to wait."""
         died = any(failure.client in self.died for failure in lost)
         self.died.clear()
         # what a client's code raised does not pass by waiting

@@ -22,7 +22,7 @@ MOST_CLIENTS, MOST_REMARKS = 100, 200
 
 
 def run_sections(run: Run) -> list[Section]:
-    """Tell all that a run recorded; what it has nothing of is left out."""
+    """List everything that the run recorded; leave out empty parts."""
     return [
         Section("Settings and versions", settings_part(run) + provenance_part(run)),
         Section("Figures", _figures(run)),

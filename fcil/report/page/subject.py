@@ -111,7 +111,7 @@ def of_runs(folders: Sequence[Path]) -> Subject:
 
 
 def _stream(run: Run) -> dict[str, str]:
-    """Tell who has the data, by a shipped method: a file of the user's own is not run for a report."""
+    """Tell who holds the data, of shipped methods only: no file of the user's is imported to make a report."""
     name = run.config.method.name
     return {"stream": method_class(name).stream} if name in method_names() else {}
 
