@@ -28,6 +28,7 @@ from fcil.cli.completion import completion_command, offer
 from fcil.cli.data import data_commands, data_list, tell_remarks
 from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
+from fcil.cli.export import export_command
 from fcil.cli.listing import choice_commands, doctor_command, settings_command
 from fcil.cli.merge import merge_models_command
 from fcil.cli.new_method import new_method_command
@@ -59,6 +60,7 @@ _EXAMPLES = {
     "merge-models": "a.safetensors b.safetensors --out merged.safetensors --config configs/quickstart.toml",
     "deploy": "configs/quickstart.toml --federation hospitals --output /srv/runs/first",
     "report": "runs/quickstart --html quickstart.html",
+    "export": "runs/quickstart --out quickstart.safetensors",
     "merge-bench": "configs/merge_bench/digits.toml --seeds 0,1,2",
     "bench": "--backbone vit_small_patch16_224 --batch 8",
 }
@@ -189,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     new_method_command(command)
     settings_command(command)
     merge_models_command(command)
+    export_command(command)
     report_command(command)
     data_commands(
         command("data", data_list, "list the data sets, make one ready ahead of time, or look at how one is shared out")

@@ -217,6 +217,17 @@ class Run:
             raise ConfigError(f"{self.folder}: has no good checkpoint; the run has not done its first phase")
         return progress.state
 
+    def export(self, out: str | Path) -> Path:
+        """Write what the run has learned as weights of its backbone with one linear head, which timm loads.
+
+        Raises:
+            ConfigError: the run is in the middle of a task, or predicts by more than weights and a linear head.
+        """
+        from fcil.engine.export import export  # which imports torch
+
+        export(self.folder, Path(out))
+        return Path(out)
+
     def to_pandas(self) -> dict[str, Any]:
         """Convert to DataFrames: `accuracy` (rows: after a task, columns: of a task), `figures` (one row) and `events`.
 
