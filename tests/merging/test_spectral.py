@@ -179,6 +179,21 @@ def test_iso_cts_gives_each_task_its_leading_direction_outside_of_the_common_one
     np.testing.assert_allclose(dense(iso_cts([strong, weak], None, 0.5)), flat, atol=1e-12)
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_a_task_inside_of_the_common_space_adds_no_direction_of_its_own_to_iso_cts(seed):
+    """In directions of any numbers at all, where what is left outside of them is rounding and not zero.
+
+    Of the sum's four components 10, 3, 2, 1 the two leading ones stay: the first task's only one, and the other task's
+    largest. Each task may add one. The first has none outside of them, the other its second: three in all.
+    """
+    rng = np.random.default_rng(seed)
+    q, p = orthogonal(rng, 9), orthogonal(rng, 8)
+    inside, other = LowRank(10 * q[:, :1], p[:1]), LowRank(q[:, 1:4] * [3, 2, 1], p[1:4])
+    merged = iso_cts([inside, other], None, 0.5)
+    assert merged.rank == 3
+    close(dense(merged), (10 + 3 + 2) / 3 * q[:, :3] @ p[:3])
+
+
 @given(low_rank(few=2))
 def test_opcm_has_the_mean_norm_of_the_changes(changes):
     norms = [np.linalg.norm(delta) for delta in reference.dense(changes)]

@@ -112,6 +112,7 @@ Q, N = class_sums(0), counts(0)
     ("lie", "reason"),
     [
         (lambda s: {N: s[N] + 1}, "add up to 34"),
+        (lambda s: {N: s[N] - (s[N] == s[N].max())}, "add up to 29"),
         (lambda s: {N: s[N] + [0.5, -0.5, 0, 0]}, "whole numbers"),
         (lambda s: {N: s[N] * 0 + [31, -1, 0, 0]}, "whole numbers"),
         (lambda s: {N: np.array([30.0, 0, 0, 0])}, "without samples has a class sum"),
