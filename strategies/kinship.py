@@ -26,6 +26,7 @@ class Kinship(MergeMethod):
     Top-k greedy merging with Model Kinship, Hu et al., EMNLP Findings 2025, arXiv 2410.12613. The paper ranks models by
     accuracy on evaluation data, which a class-incremental server has not got: here by their smallest kinship (cosine)
     to any of the experts. Experts count alike; those without examples do not count.
+    Literal transcription: `tests/reference_peers.py`, `evolve`.
     """
 
     top: Annotated[int, Option("models of a generation that become parents, k", low=2)] = 3

@@ -1,9 +1,10 @@
-"""Greedy merging by kinship: SLERP against its formula on dense vectors, and what the search must keep to."""
+"""Greedy merging by kinship: SLERP and the search against literal ones on dense models, and what they must keep to."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import reference_peers as literal
 from hypothesis import given
 from hypothesis import strategies as st
 from test_similarity import flat, in_another_basis, models
@@ -48,6 +49,24 @@ def test_slerp_of_orthogonal_equals_keeps_their_length_and_of_parallel_ones_is_t
     np.testing.assert_allclose(slerp(left, right, np.eye(2)[None] * 4), [[np.sqrt(0.5)] * 2])
     for gram in ([[1, 2], [2, 4]], [[1, -1], [-1, 1]], [[0, 0], [0, 0]]):
         np.testing.assert_array_equal(slerp(left, right, np.array([gram], float)), [[0.5, 0.5]])
+
+
+@given(seeds, st.integers(2, 6), st.integers(2, 4), st.integers(0, 6), st.sampled_from([0.3, 0.8, 0.95, 1.0]))
+def test_the_search_is_the_literal_one_on_dense_models(seed, n, top, generations, near):
+    many = models(seed, n, (1, 2, 3, 1, 2, 3))
+    result = merged(experts(many), top=top, generations=generations, near=near)
+    wanted = literal.evolve([[dense(c) for c in m.values()] for m in many], top, generations, near)
+    for layer, change in zip(many[0], wanted, strict=True):
+        np.testing.assert_allclose(result[layer], change, rtol=1e-7, atol=1e-9)
+
+
+def test_the_best_model_is_merged_with_a_stranger_even_if_that_is_not_among_the_best():
+    """Of three the last is like neither of the others, so the two others are the parents."""
+    gram = np.array([[1, 0.5, 0.1], [0.5, 1, 0.05], [0.1, 0.05, 1]])
+    rows = np.linalg.cholesky(gram)
+    wanted = literal.evolve([[row[None]] for row in rows], 2, 1, 0.95)
+    np.testing.assert_allclose(evolve(gram[None], 2, 1, 0.95) @ rows, wanted[0], rtol=1e-9)
+    np.testing.assert_allclose(wanted[0], literal.slerp([rows[:1]], [rows[2:]])[0], rtol=1e-9)
 
 
 @given(seeds, st.integers(2, 5))
