@@ -77,6 +77,15 @@ def test_fot_projects_the_merged_change_of_a_dense_weight(clients):
         state = after
 
 
+def test_fots_new_a_has_nothing_of_the_old_inputs_before_the_first_round():
+    """So that the clients' first updates begin where the server would project them to."""
+    old, state = second_task(FOT(rank=2, energy=0.999999))
+    for layer in LAYERS:
+        a, basis = state["module"][f"{layer}.lora_A"][:2].astype(float), old["bases"][layer].astype(float)
+        assert np.abs(a @ basis.T).max() < 1e-6
+        assert np.linalg.norm(a, axis=1).min() > 0.1
+
+
 def test_old_inputs_are_answered_as_before_and_others_are_not():
     method = FOT(rank=2, energy=0.999999)
     old, state = second_task(method)
