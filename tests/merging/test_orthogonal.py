@@ -21,6 +21,22 @@ def test_new_rows_are_orthonormal_and_orthogonal_to_whatever_was_there(old, coun
     np.testing.assert_allclose(before @ new.T, 0, atol=1e-12 * scale * 30)
 
 
+@given(st.integers(2, 40), st.integers(0, 99))
+def test_new_rows_are_orthogonal_even_if_the_old_ones_hold_all_but_a_trace_of_what_is_drawn(width, seed):
+    """The old rows leave one direction, of which the drawn row has 1e-8: taken out once, rounding is as large as it."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=width)  # as `orthonormal_rows` will draw it
+    drawn /= np.linalg.norm(drawn)
+    left = rng.normal(size=width)
+    left -= (left @ drawn) * drawn
+    left = left / np.linalg.norm(left) + 1e-8 * drawn
+    left /= np.linalg.norm(left)
+    old = np.linalg.svd(left[None])[2][1:]
+    new = orthonormal_rows(old, 1, np.random.default_rng(seed))
+    assert np.abs(old @ new.T).max() < 1e-14
+    np.testing.assert_allclose(np.abs(new @ left), 1, rtol=1e-14)
+
+
 def test_zero_rows_take_no_room_and_too_many_rows_are_refused():
     assert orthonormal_rows(np.zeros((7, 3)), 3, generator(0, "rows")).shape == (3, 3)
     with pytest.raises(MergeError, match="2 rows cannot be orthogonal to 3 others in 4 dimensions"):

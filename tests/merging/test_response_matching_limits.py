@@ -31,6 +31,17 @@ def test_identical_clients_are_a_fixed_point_and_one_client_is_unchanged_at_any_
     close(match(p.start, p.thetas[:1], p.grams[:1]), p.thetas[0], 1e-9)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([6, 12, 80]))
+def test_one_client_and_copies_of_one_are_returned_to_the_last_digits_however_ill_conditioned_grams_are(seed, width):
+    """A correction would divide by eigenvalues of 1e-5 what is rounding alone, and lose five digits of sixteen."""
+    rng = np.random.default_rng(seed)
+    theta, start = rng.standard_normal((2, 5, width))
+    gram = reference.gram(np.linalg.qr(rng.standard_normal((width, width)))[0] * 10 ** -np.linspace(0, 2.4, width))
+    for begin in (start, np.zeros_like(start)):
+        np.testing.assert_allclose(match(begin, [theta], [gram]), theta, rtol=0, atol=5e-15)
+        np.testing.assert_allclose(match(begin, [theta] * 3, [gram, 2 * gram, 3 * gram]), theta, rtol=0, atol=5e-15)
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_what_float32_makes_of_a_singular_gram_is_not_taken_for_data(seed):
     """Rounding gives directions without data eigenvalues of about 1e-7 of the largest, of either sign."""

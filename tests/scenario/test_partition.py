@@ -73,6 +73,18 @@ def test_quantity_gives_each_client_its_number_of_classes_and_every_class_a_hold
     assert max(holders) - min(holders) <= 1
 
 
+def test_quantity_breaks_ties_at_random_and_every_class_is_as_likely_for_every_client():
+    """Two of six classes are one of 15 pairs: over 300 seeds a client has each, and each class about 100 times."""
+    labels, settings = labels_of(6, 12), Partition(kind="quantity", clients=4, classes_per_client=2, min_samples=0)
+    held = [[frozenset(labels[part]) for part in split(labels, settings, rng(seed))] for seed in range(300)]
+    for of_client in zip(*held, strict=True):
+        assert len(set(of_client)) == 15
+        times = [sum(c in pair for pair in of_client) for c in range(6)]
+        assert max(abs(t - 100) for t in times) < 5 * np.sqrt(300 * 1 / 3 * 2 / 3)
+    for of_seed in held:
+        assert sorted(sum(c in pair for pair in of_seed) for c in range(6)) == [1, 1, 1, 1, 2, 2]
+
+
 @given(st.integers(1, 9), st.integers(10, 50))
 def test_iid_is_even(clients, n):
     sizes = [len(p) for p in split(np.zeros(n, int), Partition(kind="iid", clients=clients, min_samples=1), rng())]
