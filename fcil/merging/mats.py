@@ -56,7 +56,7 @@ def conjugate_gradients(
         if curvature <= 0:  # only rounding is left
             break
         x += rz / curvature * p
-        r -= rz / curvature * applied
+        r = r - rz / curvature * applied  # not in place: `precondition` may have given r itself back
         z = precondition(r)
         rz, previous = float(np.vdot(r, z)), rz
         p = z + rz / previous * p

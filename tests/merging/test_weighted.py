@@ -187,6 +187,18 @@ def test_conjugate_gradients_stop_when_asked_and_need_no_more_steps_than_unknown
     assert again.iterations == 0  # a warm start that is good enough
 
 
+def test_conjugate_gradients_on_a_singular_system_end_where_only_what_it_cannot_see_is_left():
+    """Half of the right-hand side is in no range. The second direction has no curvature, and no step along it helps."""
+
+    def apply(v):
+        return np.diag([1.0, 0.0]) @ v
+
+    result = conjugate_gradients(apply, np.ones(2), np.zeros(2), lambda r: r, 100, 1e-10)
+    assert np.isfinite(result.x).all()
+    assert result.iterations == 1
+    assert result.residual == np.linalg.norm(np.ones(2) - apply(result.x)) / np.sqrt(2)
+
+
 @given(models(few=2), st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
 def test_mats_of_models_with_the_same_grams_takes_a_step(m, factors):
     """The preconditioner then is the inverse, but for its ridge."""
