@@ -17,10 +17,14 @@ def outside(basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _directions(sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors of a sketch as rows, the largest first, and their squares; none that are only rounding."""
-    vectors, values, _ = np.linalg.svd(sketch, full_matrices=False)
-    kept = values > 1e-6 * values.max(initial=0.0)
+def _directions(basis: np.ndarray, sketch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors of a sketch outside a basis, as rows, the largest first, and the values' squares.
+
+    None that are only rounding: sketches and bases travel in float32, whose rounding leaves about 1e-7 of the sketch
+    outside of a basis that holds all of it. So there are never more than the n - r that are orthogonal to the basis.
+    """
+    vectors, values, _ = np.linalg.svd(outside(basis, sketch.T).T, full_matrices=False)
+    kept = values > 1e-6 * np.linalg.norm(sketch)
     return vectors.T[kept], np.square(values[kept])
 
 
@@ -36,17 +40,15 @@ def grown(basis: np.ndarray, sketch: np.ndarray, energy: float) -> np.ndarray:
         The basis, (r' >= r, n); its first r rows are as they were.
     """
     whole, held = (float(np.square(y, dtype=np.float64).sum()) for y in (sketch, basis @ sketch))
-    rest = outside(basis, sketch.T).T
-    directions, energies = _directions(rest)
+    directions, energies = _directions(basis, sketch)
     reached = held + np.concatenate([[0.0], np.cumsum(energies)])
     enough = reached >= energy * whole * (1 - 1e-12)
     count = int(enough.argmax()) if enough.any() else len(energies)
-    count = min(count, sketch.shape[0] - len(basis))
     return np.concatenate([basis, outside(basis, directions[:count])])
 
 
 def leading_directions(basis: np.ndarray, sketch: np.ndarray, rank: int) -> np.ndarray:
     """The directions, (rank, n), in which a sketch, (n, s), is largest outside a basis; zero rows once none is left."""
-    directions, _ = _directions(outside(basis, sketch.T).T)
-    found = outside(basis, directions[: min(rank, sketch.shape[0] - len(basis))])
+    directions, _ = _directions(basis, sketch)
+    found = outside(basis, directions[:rank])
     return np.concatenate([found, np.zeros((rank - len(found), sketch.shape[0]))])

@@ -35,6 +35,23 @@ def test_a_basis_grows_as_the_literal_one(rows, columns, seed, energy, scale):
         )
 
 
+@pytest.mark.parametrize("rows", [4, 6])
+def test_what_float32_rounds_off_adds_no_direction_to_a_basis_that_holds_all_inputs(rows):
+    """Asked for all energy it misses 1e-8 of it: in its own space, or 1e-7 long outside of it. Neither is an input."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        exact = np.linalg.qr(rng.normal(size=(6, rows)))[0].T
+        rounded = exact.astype(np.float32).astype(np.float64)
+        for space in (exact, rounded):
+            inputs = space.T @ rng.normal(size=(rows, 8))
+            for sketch in (inputs, inputs.astype(np.float32)):
+                np.testing.assert_array_equal(grown(rounded, sketch, 1.0), rounded)
+                assert not leading_directions(rounded, sketch, 2).any()
+                more = grown(rounded[:3], sketch, 1.0)
+                assert len(more) == rows
+                np.testing.assert_allclose(more @ more.T, np.eye(rows), atol=1e-6)
+
+
 @cases
 def test_what_is_outside_has_nothing_of_the_basis(rows, columns, seed, energy, scale):
     basis, sketch = drawn(rows, columns, seed, scale)
