@@ -35,6 +35,17 @@ def test_a_basis_grows_as_the_literal_one(rows, columns, seed, energy, scale):
         )
 
 
+@given(st.integers(1, 5), st.integers(0, 99))
+def test_the_trace_of_a_row_that_is_outside_is_as_orthogonal_to_the_basis_as_any_other(rows, seed):
+    """Of length 1e-10: taken out once, what rounding leaves of the basis would be a millionth of it."""
+    rng = np.random.default_rng(seed)
+    square = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    basis, other = square[:rows], square[rows]
+    left = outside(basis, (rng.normal(size=(4, rows)) @ basis + 1e-10 * other))
+    assert np.abs(left @ basis.T).max() < 1e-14 * 1e-10
+    np.testing.assert_allclose(left @ other, 1e-10, rtol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [4, 6])
 def test_what_float32_rounds_off_adds_no_direction_to_a_basis_that_holds_all_inputs(rows):
     """Asked for all energy it misses 1e-8 of it: in its own space, or 1e-7 long outside of it. Neither is an input."""
