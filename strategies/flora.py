@@ -23,7 +23,8 @@ class FLoRA(RankSettings, FoldingMethod):
     [B_1 ... B_n] [w_1 A_1 ; ... ; w_n A_n] is the mean of B_i A_i, weighted by examples, exactly and at any ranks.
     Wang et al., "FLoRA: federated fine-tuning large language models with heterogeneous low-rank adaptations", NeurIPS
     2024, arXiv 2409.05976. Down go all clients' factors, n r (out + in) floats a layer. The new pair's A is drawn from
-    the round's seed, which everybody knows, and B is zero: neither travels again.
+    the round's seed, which everybody knows, and B is zero: neither travels again. Literal transcription:
+    `tests/reference.py`, `fedavg`, of the products.
     """
 
     @property

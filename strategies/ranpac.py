@@ -22,7 +22,7 @@ class RanPAC(RidgeMethod):
     Ridge regression on relu(R z), R ~ N(0, 1) being drawn from the run's seed and never sent.
     McDonnell et al., "RanPAC: random projections and pre-trained models for continual learning", NeurIPS 2023, arXiv
     2307.02251 (centralised, M = 10,000); federated with M = 1,250 in STSA, arXiv 2506.01327; the sketch is FedRAN's,
-    arXiv 2606.11480.
+    arXiv 2606.11480. Literal transcription: `tests/reference_features.py`, `ridge`, of relu(R z).
     """
 
     random: RandomFeatures = 1250

@@ -19,6 +19,7 @@ class Ridge(RidgeMethod):
     send G = sum phi phi^T and Q = sum phi y^T once a task; the server adds, and solves by Cholesky in float64.
     With `layers` the features are tokens of several layers, of which the middle ones often hold more: after LayUP,
     arXiv 2312.08888 (centralised), and as exact for any split as features of the last layer are.
+    Literal transcription: `tests/reference_features.py`, `ridge`.
     """
 
     random: Annotated[int, Option("M, the number of random features relu(R z), as in ranpac; 0 for none", low=0)] = 0

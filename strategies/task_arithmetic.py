@@ -19,7 +19,8 @@ class TaskArithmetic(MergeMethod):
 
     lambda times the sum of the changes B_i A_i, or their mean: exact in factors, unlike a mean of A and of B.
     Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089. Over a round's clients both
-    are weighted by examples; the mean with `scale` = 1 is FedAvg of the products.
+    are weighted by examples; the mean with `scale` = 1 is FedAvg of the products. Literal transcription:
+    `tests/reference.py`, `fedavg` of the products over clients, `mean_of_tasks` over tasks.
     """
 
     entrywise: ClassVar[bool] = True

@@ -7,6 +7,8 @@ from features import collected, dealt, learned, samples, tasks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import close
+from reference_features import one_hot
+from reference_features import ridge as ridge_of_samples
 from sklearn.linear_model import Ridge as Sklearn
 
 from fcil.arrays import symmetric_half, total
@@ -44,6 +46,7 @@ def test_ridge_is_scikit_learns_on_the_pooled_data(case, penalty):
     state, _ = learned(method, x, y, dealt(seed, y, tasks_of(*sizes), clients), batch=batch)
     rows, bias = method.solved_in(state, range(len(sizes)))
     close(rows, central(x.astype(np.float64), y, penalty))
+    close(rows, ridge_of_samples(x.astype(np.float64), one_hot(y, CLASSES), penalty))
     np.testing.assert_array_equal(bias == 0, np.bincount(y, minlength=CLASSES) > 0)
     got = np.concatenate([state["sums"][counts(task)] for task in range(len(sizes))])
     np.testing.assert_array_equal(got, np.bincount(y, minlength=CLASSES))
@@ -78,7 +81,9 @@ def test_ranpac_is_scikit_learns_on_random_features_of_the_pooled_data(case):
     x, y = samples(seed, 80, WIDTH, CLASSES)
     method = RanPAC(penalty=10.0, random=16)
     state, _ = learned(method, x, y, dealt(seed, y, tasks_of(*sizes), clients), batch=batch)
-    close(method.solved_in(state, range(len(sizes)))[0], central(random_features(x, 16), y, 10.0))
+    rows, phi = method.solved_in(state, range(len(sizes)))[0], random_features(x, 16)
+    close(rows, central(phi, y, 10.0))
+    close(rows, ridge_of_samples(phi, one_hot(y, CLASSES), 10.0))
 
 
 @given(cases, st.booleans())

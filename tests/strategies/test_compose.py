@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import reference
 from problems import close
 from small import BACKBONE, LINEARS, dense, phase
 
 from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Task
-from fcil.model.lora import B, changes_of
+from fcil.model.lora import A, B, changes_of
 from fcil.registry import build_method
 
 TASKS = [Task(0, 0, 2), Task(1, 2, 2), Task(2, 4, 2)]
@@ -52,7 +53,7 @@ def test_a_merged_round_is_the_start_and_the_merged_change_cut_to_the_rank():
         sent = updates(method, state, at)
         after = method.acting(at).merge(state, at, sent)
         for layer in LINEARS:
-            mean = sum(n * dense(u.arrays, layer) for n, u in zip(COUNTS, sent, strict=True)) / sum(COUNTS)
+            mean = reference.fedavg([dense(u.arrays, layer) for u in sent], COUNTS)
             u, s, vt = np.linalg.svd(mean)
             close(dense(after["module"], layer), (u[:, :3] * s[:3]) @ vt[:3], 1e-5)
         state = after
@@ -61,15 +62,16 @@ def test_a_merged_round_is_the_start_and_the_merged_change_cut_to_the_rank():
           1e-6)  # fmt: skip
 
 
-def test_merged_tasks_are_deployed_and_one_alone_as_it_is():
-    method = build_method("task_arithmetic", {"rank": 2, "sum": "sum", "scale": 0.5})
-    seen = []
+@pytest.mark.parametrize("kind", ["mean", "sum"])
+def test_merged_tasks_are_deployed_and_one_alone_as_it_is(kind):
+    method, seen = build_method("task_arithmetic", {"rank": 2, "sum": kind, "scale": 0.5}), []
     for state, at in through(method):
-        seen.append({layer: dense(state["module"], layer) for layer in LINEARS})
+        seen.append(state["module"])
         deployed = method.deploy(state, at)
+        scale = 1.0 if len(seen) == 1 else 0.5 if kind == "mean" else 0.5 * len(seen)
         for layer in LINEARS:
-            literal = 0.5 * sum(each[layer] for each in seen) if len(seen) > 1 else seen[0][layer]
-            close(dense(deployed, layer), literal, 1e-6)
+            pairs = [tuple(task[layer + f].astype(np.float64) for f in (B, A)) for task in seen]
+            close(dense(deployed, layer), scale * reference.mean_of_tasks(pairs), 1e-6)
         assert {n for n in deployed if n.startswith("head.")} == set(state["head"])
 
 
