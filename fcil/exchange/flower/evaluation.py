@@ -1,6 +1,6 @@
 """Gathers numbers of correct answers over a Flower grid: of shares of the test images, or of sites with their own."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,31 @@ def _correct(reply: Message, groups: int, places: int, site: int | None) -> np.n
     return correct
 
 
+def _complaint(whose: str, count: int, reasons: Mapping[int, str], away: Set[int]) -> str:
+    """Say who did not answer, why, and what to do: start a node that is away, mend what failed at one that was asked.
+
+    Args:
+        count: how many were needed.
+        reasons: those without an answer -> why.
+        away: those of them that could not be asked.
+    """
+    told = []
+    for wording, numbers in (("could not be asked", away), ("failed twice", reasons.keys() - away)):
+        if numbers:
+            first = min(numbers)
+            told.append(
+                f"{len(numbers)} of {count} {whose}s of the evaluation {wording}, {whose} {first}: {reasons[first]}"
+            )
+    cure = "mend the cause and the same command goes on with the run"
+    if away:
+        cure = (
+            f"an accuracy needs all {whose}s, whatever run.min_clients is; start the nodes that are away and the same "
+            "command goes on with the run, with --set run.wait_for_clients=SECONDS it waits for them. A run with "
+            'data.test_at = "server" needs no node to evaluate'
+        )
+    return f"{'; '.join(told)}; {cure}"
+
+
 def evaluated(
     grid: Grid,
     contents: Mapping[int, RecordDict],
@@ -37,6 +62,7 @@ def evaluated(
     places: int,
     groups: int,
     seconds: float,
+    why_away: Callable[[int], str],
 ) -> np.ndarray:
     """Add up correct answers, (places, groups); who fails is asked once more.
 
@@ -47,14 +73,19 @@ def evaluated(
         places: sites that evaluate on their own, or 1.
         groups: classes or tasks seen, by which correct answers are told.
         seconds: time for each to answer.
+        why_away: the number of one that has no node -> the reason.
 
     Raises:
-        RunError: somebody failed twice.
+        RunError: somebody failed twice, or could not be asked.
     """
-    total, reasons = np.zeros((places, groups), np.int64), dict.fromkeys(contents, "not connected")
+    total, reasons = np.zeros((places, groups), np.int64), dict.fromkeys(contents, "")
+    asked, away = set[int](), set[int]()
     for _ in range(2):
         sent = {k: Message(contents[k], node, messages.EVALUATE) for k, node in address(sorted(reasons)).items()}
-        reasons |= dict.fromkeys(sent, f"no reply within {seconds:g} seconds")
+        away = reasons.keys() - sent.keys()
+        reasons |= {k: f"{reasons[k]}, then {why_away(k)}" if k in asked else why_away(k) for k in away}
+        asked |= sent.keys()
+        reasons |= dict.fromkeys(sent, f"no reply within {seconds:g} seconds (run.client_timeout)")
         for reply in replies(grid, list(sent.values()), seconds):
             k = next(k for k, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)
             correct = _correct(reply, groups, places, k if whose == "site" else None)
@@ -64,10 +95,5 @@ def evaluated(
                 del reasons[k]
                 total += correct
     if reasons:
-        number, reason = min(reasons.items())
-        raise RunError(
-            f"task {task.index + 1}: {len(reasons)} of {len(contents)} {whose}s of the evaluation failed twice, "
-            f"{whose} {number}: {reason}; mend the cause (run.client_timeout holds for evaluation too) and the "
-            "same command goes on with the run"
-        )
+        raise RunError(f"task {task.index + 1}: {_complaint(whose, len(contents), reasons, away)}")
     return total

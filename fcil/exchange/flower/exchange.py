@@ -181,13 +181,14 @@ class FlowerExchange:
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
             workers = {shard: shard + 1 for shard in contents}
             return evaluated(
-                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, groups, late
-            )
+                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, groups, late,
+                self.why_missing,
+            )  # fmt: skip
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)
             sites = {k: self._with_identity(content, k) for k in range(self.config.partition.clients)}
             self.waiting.begin()
-            return evaluated(self.grid, sites, task, self._connected, "site", places, groups, late)
+            return evaluated(self.grid, sites, task, self._connected, "site", places, groups, late, self.why_missing)
         return self.local.evaluate(arrays, task)
 
     def _connected(self, clients: Iterable[int]) -> dict[int, int]:

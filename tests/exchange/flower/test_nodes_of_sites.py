@@ -17,6 +17,7 @@ from fcil.errors import ConfigError, RunError
 from fcil.exchange import introduction, sites
 from fcil.exchange.flower import handlers, messages
 from fcil.exchange.flower.exchange import FlowerExchange
+from fcil.exchange.flower.internals import error_reply
 from fcil.exchange.flower.node_settings import local_settings
 from fcil.exchange.inline import Inline
 from fcil.exchange.introduction import Introduction, introduce
@@ -241,21 +242,63 @@ def test_a_run_does_not_go_on_with_other_images_of_a_site(folder, tmp_path):
         open_folder(tmp_path / "run", second.plan.config, second)
 
 
-def test_a_site_that_does_not_evaluate_stops_the_run_with_its_reason(folder, monkeypatch):
-    exchange = connect(deployed(folder, method={"name": "ncm"}), folder)
-    session = prepare(deployed(folder, method={"name": "ncm"}), nodes=exchange.introductions)
-    deployed_once = []
-    answer = exchange.evaluate
+def evaluation_without(folder, lost, **run):
+    """The text of the error of a run of which some sites leave, or fail, when they are asked to evaluate."""
+    config = deployed(folder, method={"name": "ncm"}, run={"device": "cpu", **run})
+    exchange = connect(config, folder)
+    session = prepare(config, nodes=exchange.introductions)
+    evaluate, answer, asked = exchange.evaluate, exchange.grid._answer, []
 
-    def leaves(arrays, task):
-        deployed_once.append(task)
-        exchange.grid.partitions = {n: c for n, c in exchange.grid.partitions.items() if c != 1}
-        return answer(arrays, task)
+    def leave(arrays, task):
+        nodes = exchange.grid.partitions.items()
+        exchange.grid.partitions = {node: client for node, client in nodes if lost.get(client) != "away"}
+        return evaluate(arrays, task)
 
-    exchange.evaluate = leaves
-    with pytest.raises(RunError, match="task 1: 1 of 3 sites of the evaluation failed twice, site 1: not connected"):
+    def fail(message):
+        client = exchange.grid.partitions[message.metadata.dst_node_id]
+        if message.metadata.message_type != messages.EVALUATE or client not in lost:
+            return answer(message)
+        asked.append(client)
+        if lost[client] == "dies":
+            del exchange.grid.partitions[message.metadata.dst_node_id]
+        return error_reply(message, 1, "the disk is gone")
+
+    exchange.evaluate, exchange.grid._answer = leave, fail
+    with pytest.raises(RunError) as error:
         finish(exchange, session.plan)
-    assert len(deployed_once) == 1
+    return str(error.value), asked
+
+
+def test_a_site_that_is_away_when_all_evaluate_stops_the_run_and_what_helps_is_told(folder):
+    said, asked = evaluation_without(folder, {1: "away"})
+    assert "task 1: 1 of 3 sites of the evaluation could not be asked, site 1: its node is not connected; " in said
+    for cure in ("an accuracy needs all sites", "--set run.wait_for_clients=", 'data.test_at = "server"'):
+        assert cure in said
+    assert "run.client_timeout" not in said
+    assert "failed twice" not in said
+    assert asked == []
+
+
+def test_a_site_that_was_asked_and_fails_stops_the_run_with_its_reason(folder):
+    said, asked = evaluation_without(folder, {1: "fails"})
+    assert said == (
+        "task 1: 1 of 3 sites of the evaluation failed twice, site 1: the disk is gone; mend the cause and the same "
+        "command goes on with the run"
+    )
+    assert asked == [1, 1]
+
+
+def test_sites_that_are_away_and_sites_that_fail_are_told_apart(folder):
+    said, asked = evaluation_without(folder, {0: "fails", 2: "dies"})
+    assert "1 of 3 sites of the evaluation could not be asked, site 2: the disk is gone, then its node is not" in said
+    assert "1 of 3 sites of the evaluation failed twice, site 0: the disk is gone; an accuracy needs all sites" in said
+    assert sorted(asked) == [0, 0, 2]
+
+
+def test_a_site_that_does_not_answer_is_told_with_the_setting_that_holds_for_it(folder, monkeypatch):
+    monkeypatch.setattr("fcil.exchange.flower.evaluation.replies", lambda *_: [])
+    said, _ = evaluation_without(folder, {}, client_timeout=7.0)
+    assert "3 of 3 sites of the evaluation failed twice, site 0: no reply within 7 seconds (run.client_timeout)" in said
 
 
 @pytest.mark.parametrize("text", [
