@@ -22,7 +22,6 @@ from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.exchange.flower.settling import SIMULATION
 from fcil.report.missing_updates import missing_updates
 from fcil.report.run import draw_run
-from fcil.server.plan import Progress
 from fcil.server.replies import Emit
 
 __all__ = ["app", "settings"]
@@ -43,18 +42,27 @@ def settings(run_config: Mapping[str, Any]) -> tuple[Config, Path]:
     return config, folder
 
 
-def _listen(emit: Emit, progress: Progress) -> Emit:
+def _listen(emit: Emit, tasks: int) -> Emit:
     """Events go to the run folder, and those that a person waits for to Flower's log."""
+    reports = set[int]()
+    """Indices of phases in which clients report and do not train: their other events do not tell it."""
 
     def tell(event: Mapping[str, Any]) -> None:
         emit(event)
-        place = f"task {event.get('task', -1) + 1}, round {event.get('round', 0)}"
-        if event["event"] in ("refused", "filtered", "warning"):
-            _log.warning("%s: client %s: %s", place, event.get("client", "-"), event["reason"])
+        if event["event"] == "phase" and event["kind"] == "report":
+            reports.add(event["phase"])
+        task = event.get("task", -1) + 1
+        place = f"task {task}, report" if event.get("phase") in reports else f"task {task}, round {event.get('round')}"
+        if event["event"] == "warning":
+            _log.warning("%s", event["reason"])
+        elif event["event"] in ("refused", "filtered"):
+            _log.warning("%s: client %s: %s", place, event["client"], event["reason"])
         elif event["event"] == "merged":
             _log.info("%s: %d updates in %.1f s", place, event["updates"], event["seconds_clients"])
-        elif event["event"] == "task":
+        elif event["event"] == "round":
             _log.info("%s: accuracy %.4f", place, event["accuracy"])
+        elif event["event"] == "task":
+            _log.info("after task %d/%d: accuracy %.4f", task, tasks, event["accuracy"])
 
     return tell
 
@@ -68,7 +76,8 @@ def main(grid: Grid, context: Context) -> None:
     store = str(folder / STORE) if type(grid).__name__ == SIMULATION else ""
     exchange = FlowerExchange(grid, config, store=store)
     session = prepare(config, folder, nodes=exchange.introductions)
-    summary = simulate(session, folder, _listen, exchange)
+    tasks = len(session.plan.census.tasks)
+    summary = simulate(session, folder, lambda emit, progress: _listen(emit, tasks), exchange)
     draw_run(session, folder, summary)
     missing = missing_updates([summary]) or "no update missing"
     _log.info("%s: accuracy %.4f, %s, sha256 %s", folder, summary["final_accuracy"], missing, summary["sha256"])
