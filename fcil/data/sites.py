@@ -17,7 +17,7 @@ from fcil.data import load
 from fcil.data.dataset import Dataset, Pooled, Split, first_of_each
 from fcil.data.settings import Data, one_form, sorted_names
 from fcil.errors import ConfigError
-from fcil.options import nearest
+from fcil.options import nearest_class
 
 __all__ = ["Limit", "SiteData", "pool", "check_distinct", "load_sites", "of_site", "read_class_map", "renamed"]
 
@@ -32,6 +32,8 @@ class SiteData:
     data: Dataset
     names: tuple[str, ...]
     """[own label] -> the common name of that class."""
+    place: str = ""
+    """Its folder, and its class map where it has one, for messages."""
 
     def sha256(self) -> str:
         """SHA-256 of the site's images and labels, and of the common names of its classes."""
@@ -59,8 +61,11 @@ def read_class_map(path: str) -> dict[str, str]:
     return {one_form(own): one_form(common) for own, common in table.items()}
 
 
-def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
+def renamed(data: Dataset, class_map: ClassMap, place: str = "the class map") -> SiteData:
     """Give a site's classes their common names.
+
+    Args:
+        place: how to point at the class map in a message.
 
     Raises:
         ConfigError: the map names a class that the site does not have.
@@ -68,7 +73,7 @@ def renamed(data: Dataset, class_map: ClassMap) -> SiteData:
     names = [one_form(name) for name in data.classes]
     for own in class_map:
         if own not in names:
-            raise ConfigError(f"the class map names {own!r}, a class without images. {nearest(own, names)}")
+            raise ConfigError(f"{place} names {own!r}, a class without images. {nearest_class(own, names)}")
     return SiteData(data, tuple(class_map.get(own, own) for own in names))
 
 
@@ -132,7 +137,7 @@ def _domains(told: Sequence[SiteData]) -> list[str]:
 def _check_known(where: str, site: SiteData, known: Sequence[str]) -> None:
     if strange := sorted(set(site.names) - set(known)):
         raise ConfigError(
-            f"{where}: has images of {strange[0]!r}, which is not in tasks.classes. {nearest(strange[0], known)} "
+            f"{where}: has images of {strange[0]!r}, which is not in tasks.classes. {nearest_class(strange[0], known)} "
             "A class map gives a site's own names their common ones"
         )
 
@@ -163,7 +168,7 @@ def pool(
     known = sorted_names(map(one_form, classes) if classes else {n for site in sites.values() for n in site.names})
     names = Names(known, _domains([*sites.values(), *([test] if test else [])]))
     for number, site in sites.items():
-        _check_known(f"site {number}", site, known)
+        _check_known(f"site {number} ({site.place})" if site.place else f"site {number}", site, known)
     train = _part(sites, {number: site.data.train for number, site in sites.items()}, names, limits[0])
     if test is None:
         tests = _part(sites, {number: site.data.test for number, site in sites.items()}, names, limits[1])
@@ -243,6 +248,8 @@ def _load(settings: Data, size: int, root: str, class_map: str, where: str) -> S
             ),
             size,
         )  # fmt: skip
-        return renamed(data, read_class_map(class_map))
+        names = read_class_map(class_map)
+        place = f"{root}, class map {class_map}" if class_map else root
+        return replace(renamed(data, names, f"class map {class_map}"), place=place)
     except ConfigError as error:
         raise ConfigError(f"{where} ({root}): {error}") from None

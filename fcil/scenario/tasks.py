@@ -13,7 +13,7 @@ import numpy as np
 
 from fcil.errors import ConfigError
 from fcil.method import Task
-from fcil.options import Option, nearest
+from fcil.options import Option, nearest_class
 from fcil.seeding import generator, published_permutation
 
 __all__ = ["Tasks", "carried_out", "check_order", "class_order", "make_tasks", "number_of_tasks", "read_order"]
@@ -150,7 +150,7 @@ def _listed(names: Sequence[str], listed: Sequence[str]) -> list[int]:
     """Positions in the natural order of listed classes: of names where all are names, else of numbers."""
     numbers = {str(c): c for c in range(len(names))}
     if strange := [entry for entry in listed if entry not in names and entry not in numbers]:
-        hint = "" if strange[0].isdecimal() else f". {nearest(strange[0], names)}"
+        hint = "" if strange[0].isdecimal() else f". {nearest_class(strange[0], names)}"
         raise ConfigError(
             f"tasks.order_list: {strange[0]!r} is no class and no number from 0 to {len(names) - 1}{hint}"
         )
@@ -193,6 +193,6 @@ def _check_names(classes: Sequence[str], order: Sequence[str]) -> None:
     if twice:
         raise ConfigError(f"tasks.classes: {twice[0]!r} stands there more than once")
     if strange:
-        raise ConfigError(f"tasks.classes: no class is called {strange[0]!r}. {nearest(strange[0], classes)}")
+        raise ConfigError(f"tasks.classes: no class is called {strange[0]!r}. {nearest_class(strange[0], classes)}")
     if missing:
         raise ConfigError(f"tasks.classes: {len(missing)} classes of the data are missing, such as {missing[0]!r}")
