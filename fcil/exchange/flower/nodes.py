@@ -5,7 +5,7 @@ One that differs from what the run began with is not used.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from flwr.app import Message
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError
 from fcil.exchange.flower import messages, reply_messages
+from fcil.exchange.flower.settling import SIMULATION
 from fcil.exchange.introduction import Introduction, differences
 from fcil.server.replies import Failure
 
@@ -23,6 +24,18 @@ HELLO_SECONDS = 60.0
 _PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE = 600.0
 """Most seconds for which a node that did not introduce itself is left alone."""
+
+
+def _shown(numbers: Sequence[int]) -> str:
+    """The first ten of some numbers."""
+    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+
+
+def _problem(client: int, text: str) -> str:
+    """Say whose a node's problem is, where the text does not: what is wrong with a site's images begins with it."""
+    if client < 0:
+        return f"a node: {text}"
+    return text if text.startswith((f"site {client}:", f"site {client} ")) else f"client {client}: {text}"
 
 
 class Nodes:
@@ -75,25 +88,38 @@ class Nodes:
 
     def _check_problems(self) -> None:
         """Raise ConfigError for numbers that two nodes have, and for nodes that cannot be used."""
-        held = list(self._held.values())
-        for client in sorted(set(held)):
-            if held.count(client) > 1 and 0 <= client < self.clients:
-                raise ConfigError(f"two nodes have partition-id={client}: give each SuperNode its own in --node-config")
-        if self.problems:
-            told = [(f"client {c}" if c >= 0 else "a node", text) for c, text in sorted(self.problems.items())]
-            raise ConfigError("; ".join(f"{who}: {text}" for who, text in told))
+        told = []
+        for client in sorted(set(self._held.values())):
+            same = sorted(node for node, held in self._held.items() if held == client)
+            if len(same) > 1 and 0 <= client < self.clients:
+                told.append(
+                    f"{'two' if len(same) == 2 else len(same)} nodes have partition-id={client}: give each SuperNode "
+                    f"its own in --node-config (they are nodes {_shown(same)} of `flwr supernode list`)"
+                )
+        told += [_problem(client, text) for client, text in sorted(self.problems.items())]
+        if told:
+            raise ConfigError("; ".join(told))
 
     def _complain(self, nodes: dict[int, int], seconds: float) -> None:
-        connected = len(set(self.grid.get_node_ids()))
-        missing = [str(client) for client in range(self.clients) if client not in nodes]
-        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        missing = [client for client in range(self.clients) if client not in nodes]
+        introduced = f"{len(self._known)} introduced themselves"
+        introduced += f", as {_shown(sorted(self._held.values()))}" if self._held else ""
         raise ConfigError(
-            f"partition.clients = {self.clients}, but after {seconds:.0f} seconds no node holds client {shown} "
-            f"({connected} nodes are connected, {len(self._known)} introduced themselves{self._error_told()}). Start a "
-            f"SuperNode for each with --node-config 'partition-id=K', or simulate with --federation-config "
-            f"'num-supernodes={self.clients}'; one that decodes its images for the first time has "
+            f"partition.clients = {self.clients}, but after {seconds:.0f} seconds no node holds client "
+            f"{_shown(missing)} ({len(set(self.grid.get_node_ids()))} nodes are connected, {introduced}"
+            f"{self._error_told()}). {self._cure()}; one that decodes its images for the first time has "
             "run.introduction_timeout seconds"
         )
+
+    def _cure(self) -> str:
+        """Say what helps where clients have no node: fewer clients, more nodes of a simulation, or SuperNodes."""
+        if type(self.grid).__name__ == SIMULATION:
+            return f"Simulate as many nodes with --federation-config 'num-supernodes={self.clients}'"
+        connected = set(self.grid.get_node_ids())
+        held = sorted(self._held.get(node, -1) for node in connected)
+        fewer = held and held == list(range(len(held)))
+        start = f"Set partition.clients = {len(held)} if these are all, or start" if fewer else "Start"
+        return f"{start} a SuperNode for each with --node-config 'partition-id=K'"
 
     def _error_told(self) -> str:
         """Quote the last error that came in place of an introduction, where there was one."""

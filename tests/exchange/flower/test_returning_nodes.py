@@ -134,6 +134,46 @@ def test_numbers_that_two_nodes_have_are_refused_whatever_their_images_are():
         met([introduced(0), introduced(1), introduced(1, data="other")])
 
 
+def test_which_nodes_have_one_number_is_told_and_so_are_the_problems_of_others():
+    told = [introduced(0), introduced(0), introduced(1, code="x")]
+    with pytest.raises(ConfigError) as error:
+        met(told)
+    first, second = sorted(list(Told(told).partitions)[:2])
+    assert (
+        f"two nodes have partition-id=0: give each SuperNode its own in --node-config (they are nodes {first}, {second}"
+        in str(error.value)
+    )
+    assert "; client 1: other code: sha256 x instead of code" in str(error.value)
+
+
+def test_where_the_nodes_are_clients_from_0_on_fewer_clients_may_be_meant():
+    with pytest.raises(ConfigError) as error:
+        met([introduced(0), introduced(1), introduced(2)], clients=10)
+    said = str(error.value)
+    assert (
+        "no node holds client 3, 4, 5, 6, 7, 8, 9 (3 nodes are connected, 3 introduced themselves, as 0, 1, 2)" in said
+    )
+    assert "Set partition.clients = 3 if these are all, or start a SuperNode for each" in said
+    assert "num-supernodes" not in said
+
+
+@pytest.mark.parametrize("told", [[introduced(1), introduced(2)], [introduced(0), None], []])
+def test_else_they_are_not(told):
+    with pytest.raises(ConfigError, match=r"\. Start a SuperNode for each with --node-config 'partition-id=K'"):
+        met(told, clients=10)
+
+
+def test_in_a_simulation_more_nodes_are_meant():
+    class InMemoryGrid(Told):
+        """Named as the grid of Flower's simulation."""
+
+    with pytest.raises(
+        ConfigError, match=r"Simulate as many nodes with --federation-config 'num-supernodes=2'"
+    ) as error:
+        Nodes(InMemoryGrid([introduced(0)]), 2, messages.Job.of(settings()), introduced(-1), 0.0)
+    assert "partition-id" not in str(error.value)
+
+
 def test_a_node_that_restarts_while_others_are_waited_for_is_not_two(monkeypatch):
     class Restarts(Told):
         def get_node_ids(self):
@@ -159,7 +199,7 @@ def test_nodes_with_numbers_beyond_the_clients_are_left_aside():
 def test_the_reason_of_a_node_that_cannot_introduce_itself_is_told():
     with pytest.raises(
         ConfigError,
-        match=r"client 1 \(2 nodes are connected, 1 introduced themselves; the last that could not said: no time\)",
+        match=r"client 1 \(2 nodes are connected, 1 introduced themselves, as 0; the last .* said: no time\)",
     ):
         met([introduced(0), None])
 
