@@ -13,9 +13,11 @@ from typing import ParamSpec
 from fcil import errors
 from fcil.errors import FcilError
 
-__all__ = ["Stopped", "as_one_message", "told"]
+__all__ = ["STOPPED", "Stopped", "as_one_message", "told"]
 
 _P = ParamSpec("_P")
+STOPPED = "the run stopped: "
+"""What a run's log says before the text of `Stopped`."""
 _DETAILS = re.compile(r"^(?:ServerApp|Simulation) failed with exception: (\w+): (.*)", re.DOTALL)
 """What Flower 1.42 writes, around the text of `Stopped`."""
 
@@ -27,7 +29,7 @@ class Stopped(Exception):
 def _without_traceback(record: logging.LogRecord) -> bool:
     """Change Flower's record of a `Stopped` into its text; let every record pass."""
     if record.exc_info and isinstance(record.exc_info[1], Stopped):
-        record.msg, record.args, record.exc_info = f"the run stopped: {record.exc_info[1]}", (), None
+        record.msg, record.args, record.exc_info = f"{STOPPED}{record.exc_info[1]}", (), None
     return True
 
 

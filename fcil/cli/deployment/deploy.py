@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import output_folder, set_argument
 from fcil.cli.deployment.flwr_command import FlwrError, app_folder, environment, find, flwr, flwr_json
-from fcil.cli.server_errors import told
+from fcil.cli.server_errors import STOPPED, told
 from fcil.data.progress import waiting
 from fcil.errors import ConfigError, RunError
 
@@ -87,13 +87,18 @@ class _Log:
         self._process = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
+        self.why: list[str] = []
+        """The lines that say why the run stopped: they are not shown, for the run's end tells it."""
         self._thread = threading.Thread(target=self._follow, args=(show,), daemon=True)
         self._thread.start()
 
     def _follow(self, show: Callable[[str], None]) -> None:
+        ending = False
         for line in self._process.stdout or ():
+            if _LEVEL.match(_COLOUR.sub("", line)):  # a record begins, of one line or more
+                ending = _shown(line).startswith(STOPPED)
             if text := _shown(line):
-                show(text)
+                (self.why.append if ending else show)(text)
 
     def ended(self, seconds: float) -> bool:
         """Wait for the end of the log, for `seconds` at most; tell whether it has come."""
@@ -151,15 +156,17 @@ def carry_out(
     with waiting(console, f"sending code and settings to {name}"):
         run = deployed(app, name, config, overrides, output, env)
     show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
-    log, patience = _Log(run, name, env, show), 0.0
+    log, status, details = _Log(run, name, env, show), "", ""
     try:
         status, details = _end(run, name, env, log)
-        patience = 10.0
     except KeyboardInterrupt:
         flwr("stop", run, name, env=env)
         raise
     finally:
-        log.close(patience)
+        log.close(10.0 if status else 0.0)
+        if not details:  # so that nothing else tells it
+            for text in log.why:
+                show(text)
     if status != "finished:completed":
         message, code = told(details)
         raise (ConfigError if code == ConfigError.exit_code else RunError)(f"{status}: {message}")

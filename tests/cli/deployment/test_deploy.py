@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 from pathlib import Path
 
@@ -35,12 +36,40 @@ def test_lines_of_the_log_are_shown_without_colours_and_without_what_is_flowers_
     assert deploy._shown(line) == shown
 
 
+STOPS = """\
+\x1b[92mINFO \x1b[0m:      task 1, round 1: 3 updates in 5.0 s
+\x1b[91mERROR \x1b[0m:     the run stopped: RunError: client 1 raised RuntimeError: boom
+Traceback (most recent call last):
+  in its code
+\x1b[92mINFO \x1b[0m:      after that
+"""
+
+
+def test_why_a_run_stopped_is_kept_for_its_end(monkeypatch):
+    """The end of the command tells it, from what Flower keeps of the run; twice would be once too often."""
+    monkeypatch.setattr(deploy, "find", lambda name: sys.executable)
+    popen, shown = deploy.subprocess.Popen, []
+    script = f"import sys; sys.stdout.write({STOPS!r})"
+    monkeypatch.setattr(deploy.subprocess, "Popen", lambda command, **kind: popen([command[0], "-c", script], **kind))
+    log = deploy._Log("17", "hospitals", None, shown.append)
+    assert log.ended(30.0)
+    log.close(10.0)
+    assert shown == ["task 1, round 1: 3 updates in 5.0 s", "after that"]
+    assert log.why == [
+        "the run stopped: RunError: client 1 raised RuntimeError: boom",
+        "Traceback (most recent call last):",
+        "in its code",
+    ]
+
+
 @pytest.fixture
 def answers(monkeypatch, tmp_path):
     """Flower's commands, which answer what a test says; and what was asked of them."""
     asked, ends = [], []
 
     class Log:
+        why = ("the run stopped: RunError: 1 of 3",)
+
         def __init__(self, *_):
             pass
 
@@ -88,7 +117,10 @@ FAILED = "ServerApp failed with exception: "
 def test_the_exit_code_tells_how_the_run_ended(answers, capsys, ends, code, message):
     answers[1].extend(ends)
     assert command() == code
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err
+    kept = isinstance(ends[-1], tuple) and ends[-1][1]  # then nothing of the log is needed
+    assert ("the run stopped" in said.out) == (not kept)
 
 
 def test_the_superlink_is_asked_when_the_log_ends_and_seldom_before(answers, monkeypatch):
