@@ -18,7 +18,7 @@ from fcil.cli.deployment.certificates import make_certificates, make_node_key
 from fcil.cli.deployment.deploy import carry_out
 from fcil.cli.deployment.flwr_command import app_folder, environment, flwr
 from fcil.cli.deployment.processes import Processes, free_port
-from fcil.cli.deployment.sites import CLASSES, Site, write_sites
+from fcil.cli.deployment.sites import CLASSES, Site, check_sites, write_sites
 from fcil.engine.signals import leaving_contexts
 
 __all__ = ["demo_command", "demo_settings", "start_node", "start_superlink"]
@@ -155,6 +155,7 @@ def _demo(args: argparse.Namespace, console: Console) -> None:
     def show(text: str) -> None:
         plain.print(f"{time.monotonic() - begin:6.1f} s  {text}")
 
+    check_sites(args.clients)
     with _folder(args.keep, show) as folder:
         _run(folder, args.clients, show)
         summary = read_summary(folder / "run") or {}

@@ -1,9 +1,12 @@
 """Writes the demonstration's images: three sites that share some classes, one of which calls them otherwise."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLASSES", "Site", "write_sites"]
+from fcil.errors import ConfigError
+
+__all__ = ["CLASSES", "Site", "check_sites", "write_sites"]
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """The common names of the classes, in the order of the digits."""
@@ -22,6 +25,23 @@ class Site:
     class_map: Path | None
 
 
+def check_sites(count: int, train: int = 12, test: int = 4) -> None:
+    """Check that the digits are enough for so many sites, with `train` and `test` images of each of their classes.
+
+    Raises:
+        ConfigError: they are not; it says for how many they are.
+    """
+    from sklearn.datasets import load_digits  # slow to import
+
+    left = Counter(load_digits().target.tolist())
+    for number in range(count):
+        left.subtract(dict.fromkeys(HELD[number % len(HELD)], train + test))
+        if min(left.values()) < 0:
+            raise ConfigError(
+                f"{count} sites with {train + test} images of each class: the digits are enough for {number} sites"
+            )
+
+
 def write_sites(folder: Path, count: int = 3, train: int = 12, test: int = 4) -> list[Site]:
     """Write `site-K/train/CLASS/*.png` and `site-K/test/CLASS/*.png` from scikit-learn's digits.
 
@@ -31,8 +51,9 @@ def write_sites(folder: Path, count: int = 3, train: int = 12, test: int = 4) ->
         test: the same for test images.
 
     Raises:
-        ValueError: there are not so many images.
+        ConfigError: there are not so many images.
     """
+    check_sites(count, train, test)
     import numpy as np  # slow to import, as are the next, and only needed here
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -46,8 +67,6 @@ def write_sites(folder: Path, count: int = 3, train: int = 12, test: int = 4) ->
         for digit in HELD[number % len(HELD)]:
             name = f"digit-{digit}" if other else CLASSES[digit]
             lines.append(f'"{name}" = "{CLASSES[digit]}"')
-            if len(members[digit]) < train + test:
-                raise ValueError(f"{count} sites with {train + test} images a class: more than the data set has")
             for part, images in (("train", train), ("test", test)):
                 into = root / part / name
                 into.mkdir(parents=True)

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from fcil.cli.deployment import demo
 from fcil.cli.deployment.certificates import make_certificates, make_node_key
 from fcil.cli.deployment.demo import demo_settings
 from fcil.cli.deployment.processes import Processes, free_port
-from fcil.cli.deployment.sites import CLASSES, write_sites
+from fcil.cli.deployment.sites import CLASSES, check_sites, write_sites
+from fcil.cli.main import main
 from fcil.config import from_table
 from fcil.engine.simulation import prepare, simulate
-from fcil.errors import RunError
+from fcil.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parents[3]
 
@@ -88,8 +90,17 @@ def test_the_sites_share_some_classes_and_no_image(tmp_path):
 
 
 def test_more_images_than_there_are_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="more than the data set has"):
+    with pytest.raises(ConfigError, match=r"3 sites with 160 images of each class: .* enough for 1 sites"):
         write_sites(tmp_path, train=100, test=60)
+
+
+def test_more_sites_than_there_are_images_for_are_refused_before_anything_starts(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_folder", lambda *_: pytest.fail("it began"))
+    assert main(["deploy-demo", "--clients", "20"]) == 2
+    most = int(re.search(r"the digits are enough for (\d+) sites", capsys.readouterr().err)[1])
+    check_sites(most)
+    with pytest.raises(ConfigError, match=f"enough for {most} sites"):
+        check_sites(most + 1)
 
 
 PARENT = """
