@@ -63,7 +63,7 @@ class FlowerExchange:
         """This process's own worker, which evaluates where nodes may lack test data."""
         if type(grid).__name__ == SIMULATION:
             _check_simulated(config)
-        self.anywhere = isinstance(grid, Streaming) and not getattr(grid, "pinned", False)
+        self.anywhere = isinstance(grid, Streaming) and not grid.pinned
         """Whether any process of the grid may work for any client."""
         if config.run.aggregate_on_worker and not self.anywhere:
             raise ConfigError(

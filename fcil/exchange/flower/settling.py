@@ -20,9 +20,11 @@ _POLL_SECONDS = 0.1
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A grid of ours (`RayGrid`): any worker serves any client, and replies are yielded as they arrive."""
+    """A grid of ours (`RayGrid`): any worker serves any client unless pinned; replies are yielded as they arrive."""
 
     workers: int
+    pinned: bool
+    """Whether every client has a worker of its own, at the site that has its images."""
 
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield one reply per message; a late one is an error reply."""

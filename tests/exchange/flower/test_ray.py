@@ -184,7 +184,7 @@ class Shuffled:
     """A grid of ours whose replies arrive in another order."""
 
     def __init__(self, grid, seed):
-        self.grid, self.workers, self.random = grid, grid.workers, random.Random(seed)
+        self.grid, self.workers, self.pinned, self.random = grid, grid.workers, grid.pinned, random.Random(seed)
 
     def stream(self, messages, *, timeout=None):
         arrived = list(self.grid.stream(messages, timeout=timeout))

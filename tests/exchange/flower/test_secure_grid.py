@@ -265,7 +265,7 @@ def test_two_clients_with_one_public_key_are_refused_by_the_server(kinds, ours):
 class OurWorkers(Recording):
     """Stands for a grid of ours: one worker for all clients, whose secrets end with it."""
 
-    workers = 1
+    workers, pinned = 1, False
 
     def __init__(self, fault):
         super().__init__(fault)
@@ -357,7 +357,7 @@ def test_a_phase_that_is_asked_for_again_is_had_for_the_same_clients_only():
 class Workers(Grid):
     """Two worker processes, each with secrets of its own; `kill(step)` is called before a step and may end one."""
 
-    workers = 2
+    workers, pinned = 2, False
 
     def __init__(self, monkeypatch, kill=lambda grid, name: None):
         internals.identify()
