@@ -60,8 +60,9 @@ class _GridCarrier:
         self.ended: Counter[int] = Counter()
         """Client -> how often a worker of ours ended at its work; at CRASHES it is not asked again."""
         self.given_up: dict[int, str] = {}
-        self.blamed = 0
         """Clients that cost others their secrets, and the reason: they are not asked again in this phase."""
+        self.blamed = 0
+        """How many were given up when this attempt began: the next one counts as further on where more are."""
 
     def _ask(self, contents: Mapping[int, RecordDict], read: Callable[[RecordDict], T]) -> Answers[T]:
         """Send messages and yield what comes back, once for each client; then the reason for each that is missing."""
