@@ -179,12 +179,15 @@ class FcilStrategy(Strategy):
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Evaluate at a task's end, which adds a row to the accuracy matrix."""
-        if self._exchange is None or server_round > self.num_phases or not self.plan.ends_task(server_round - 1):
+        """Evaluate at a task's end, which adds a row to the accuracy matrix, or after a round where that is asked."""
+        if self._exchange is None or server_round > self.num_phases:
             return None
         phase = self.plan.phases[server_round - 1]
+        if not self.plan.evaluates(phase):
+            return None
         told = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
-        self.progress = with_answers(self.progress, read_answers(self.plan, phase.task, told))
-        self.save(self.progress)
-        row = self.progress.correct[-1]
-        return _accuracy(row, sum(self.plan.census.totals[: len(row)]))
+        answers = read_answers(self.plan, phase.task, told)
+        if self.plan.ends_task(phase.index):
+            self.progress = with_answers(self.progress, answers)
+            self.save(self.progress)
+        return _accuracy(answers.by_task, sum(self.plan.census.totals[: len(answers.by_task)]))

@@ -1,13 +1,14 @@
 """The strategy under our loop and, in a ServerApp that is not ours, under Flower's."""
 
 import pytest
-from flower_runs import InProcess, inline, session
+from flower_runs import TABLE, InProcess, finish, inline, plan, session
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import Strategy
 
 from fcil.errors import RunError
 from fcil.exchange.flower import client_app
 from fcil.exchange.flower.strategy import FcilStrategy
+from fcil.exchange.inline import Inline
 
 
 def test_our_loop_equals_inline():
@@ -31,6 +32,18 @@ def test_flowers_loop_equals_inline():
     assert [tuple(m["correct"]) for m in result.evaluate_metrics_clientapp.values()] == list(inline().correct)
     assert all(m["updates"] == 3 and m["refused"] == 0 for m in result.train_metrics_clientapp.values())
     assert {e["event"] for e in events} == {"client"}
+
+
+def test_flowers_loop_evaluates_after_rounds_where_asked():
+    events = []
+    built = plan(run=TABLE["run"] | {"evaluate_rounds": True})
+    ours = finish(Inline(session().worker), built, events)
+    strategy = FcilStrategy(built)
+    result = Strategy.start(strategy, InProcess(client_app.app, seed=2), ArrayRecord(), strategy.num_phases)
+    told = [event["accuracy"] for event in events if event["event"] in ("task", "round")]
+    assert len(told) > len(built.census.tasks)
+    assert [m["accuracy"] for m in result.evaluate_metrics_clientapp.values()] == told
+    assert strategy.progress.correct == ours.correct
 
 
 def test_flowers_loop_goes_on_from_where_it_stopped():
