@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fcil.cli.server_errors import as_one_message
 from fcil.config import Config, from_table, load_config
-from fcil.engine.checks import check_settings
+from fcil.engine.checks import check_across_nodes, check_settings
 from fcil.engine.simulation import prepare, simulate
 from fcil.exchange.flower.exchange import STORE, FlowerExchange
 from fcil.exchange.flower.settling import SIMULATION
@@ -72,7 +72,7 @@ def _listen(emit: Emit, tasks: int) -> Emit:
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run, or what is left of it."""
     config, folder = settings(context.run_config)
-    check_settings(config)  # before any node is asked
+    check_across_nodes(config, check_settings(config))  # before any node is asked
     store = str(folder / STORE) if type(grid).__name__ == SIMULATION else ""
     exchange = FlowerExchange(grid, config, store=store)
     session = prepare(config, folder, nodes=exchange.introductions)

@@ -15,7 +15,7 @@ from fcil.registry import build_method
 from fcil.scenario.tasks import check_order, make_tasks
 from fcil.server.plan import Plan
 
-__all__ = ["check_privacy", "check_settings"]
+__all__ = ["check_across_nodes", "check_privacy", "check_settings"]
 
 
 def check_settings(config: Config, method: Method | None = None) -> Method:
@@ -64,6 +64,22 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             "one of the two to false"
         )
     return method
+
+
+def check_across_nodes(config: Config, method: Method) -> None:
+    """Check what cannot be carried out by nodes with one client each, before they are asked anything.
+
+    Raises:
+        ConfigError: sums of several clients' updates, or all images of sites in one place.
+    """
+    if config.run.aggregate_on_worker:
+        raise ConfigError(
+            "run.aggregate_on_worker: every node works for one client, so there is nothing to sum; set it to false"
+        )
+    if config.partition.kind == "sites" and method.stream != "federated":
+        raise ConfigError(
+            f'method.name = "{config.method.label}": trains on all images in one place, and those of sites stay there'
+        )
 
 
 def check_privacy(plan: Plan) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fcil.client.store import ClientStore
 from fcil.config import Config
-from fcil.engine.checks import check_privacy, check_settings
+from fcil.engine.checks import check_across_nodes, check_privacy, check_settings
 from fcil.engine.provenance import provenance
 from fcil.errors import ConfigError
 from fcil.exchange.device import check_device
@@ -113,7 +113,7 @@ def prepare_to_run(config: Config, folder: Path | None = None, method: Method | 
     """
     if not config.sites_on_ray:
         return prepare(config, folder, method)
-    check_settings(config, method)
+    check_across_nodes(config, check_settings(config, method))
     from fcil.exchange.flower.exchange import ray_exchange  # Ray takes seconds to import
 
     exchange = ray_exchange(config, folder)
@@ -133,8 +133,5 @@ def _census(config: Config, worker: Worker, nodes: Mapping[int, Introduction]) -
                 "start the run across machines, with `fcil deploy` or on the nodes of a Ray cluster (run.ray_address)"
             )
         return worker.census
-    if worker.method.stream != "federated":
-        raise ConfigError(
-            f'method.name = "{config.method.label}": trains on all images in one place, and those of sites stay there'
-        )
+    check_across_nodes(config, worker.method)
     return sites_census(config, nodes, worker)

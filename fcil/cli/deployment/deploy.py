@@ -16,7 +16,15 @@ import tomli_w
 from rich.console import Console
 
 from fcil.cli.arguments import output_folder, set_argument
-from fcil.cli.deployment.flwr_command import FlwrError, app_folder, environment, find, flwr, flwr_json
+from fcil.cli.deployment.flwr_command import (
+    FlwrError,
+    app_folder,
+    check_connection,
+    environment,
+    find,
+    flwr,
+    flwr_json,
+)
 from fcil.cli.server_errors import STOPPED, told
 from fcil.data.progress import waiting
 from fcil.errors import ConfigError, RunError
@@ -45,11 +53,12 @@ def _layers(config: Path, overrides: list[str]) -> str:
     """
     from fcil.config import from_table
     from fcil.config.layers import layers_of, together, without_asides
-    from fcil.engine.checks import check_settings
+    from fcil.engine.checks import check_across_nodes, check_settings
 
     layers = [*without_asides(layers_of(config)), together(overrides)]
     checked = from_table(layers)
-    check_settings(replace(checked, run=replace(checked.run, log=())))  # the server's machine needs their packages
+    here = replace(checked, run=replace(checked.run, log=()))  # the server's machine needs the loggers' packages
+    check_across_nodes(here, check_settings(here))
     return json.dumps(layers)
 
 
@@ -175,7 +184,9 @@ def carry_out(
 def _deploy(args: argparse.Namespace, console: Console) -> None:
     output = str(args.output or output_folder(args).absolute())
     show = Console(highlight=False, soft_wrap=True, markup=False).print
-    carry_out(app_folder(args.app), args.federation, args.config, args.set, output, environment(), show, console)
+    app, env = app_folder(args.app), environment()
+    check_connection(args.federation, env)
+    carry_out(app, args.federation, args.config, args.set, output, env, show, console)
     console.print(f"completed; run folder on the SuperLink's machine: {output}", soft_wrap=True)
 
 

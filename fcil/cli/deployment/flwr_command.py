@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fcil.errors import ConfigError, RunError
 
-__all__ = ["FlwrError", "app_folder", "environment", "find", "flwr", "flwr_json"]
+__all__ = ["FlwrError", "app_folder", "check_connection", "environment", "find", "flwr", "flwr_json"]
 
 _SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0",
@@ -90,3 +91,18 @@ def app_folder(chosen: Path | None) -> Path:
             "checkout of fcil with --app"
         )
     return folder
+
+
+def check_connection(name: str, env: Mapping[str, str]) -> None:
+    """Raise ConfigError for a connection that Flower's config.toml lacks; what cannot be read is left to Flower."""
+    file = Path(env.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml"
+    try:
+        connections = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"]
+        known = [known for known, table in connections.items() if isinstance(table, dict)]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return
+    if name not in known:
+        raise ConfigError(
+            f"--federation {name}: no such connection in {file}. Known: {', '.join(known) or 'none'}. One is a "
+            f'table [superlink.{name}] with address = "HOST:PORT" and root-certificates (docs/deployment.md)'
+        )

@@ -93,6 +93,7 @@ def answers(monkeypatch, tmp_path):
     monkeypatch.setattr(deploy, "flwr_json", flwr_json)
     monkeypatch.setattr(deploy, "_Log", Log)
     monkeypatch.setattr(deploy, "_POLL_SECONDS", 0.0)
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     return asked, ends
 
@@ -152,6 +153,38 @@ def test_a_slip_in_the_settings_is_told_before_anything_is_sent(answers, capsys)
     assert command("--set", "train.lrr=1") == 2
     assert "Did you mean 'lr'?" in capsys.readouterr().err
     assert answers[0] == []
+
+
+SITES = ["--set", "data.name=folder", "--set", "partition.kind=sites"]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (["--set", "run.aggregate_on_worker=true", "--set", "method.name=fedavg"], "every node works for one client"),
+    ([*SITES, "--set", "method.name=joint"], "trains on all images in one place, and those of sites stay there"),
+])  # fmt: skip
+def test_what_nodes_cannot_carry_out_is_told_before_anything_is_sent(answers, capsys, changes, message):
+    assert command(*changes) == 2
+    assert message in capsys.readouterr().err
+    assert answers[0] == []
+
+
+def test_a_connection_that_flower_does_not_know_is_told_with_those_it_knows(answers, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    config = tmp_path / "config.toml"
+    config.write_text('[superlink]\ndefault = "north"\n[superlink.north]\naddress = "a:1"\n[superlink.local]\n')
+    assert command() == 2
+    said = capsys.readouterr().err
+    assert f"--federation hospitals: no such connection in {config}. Known: north, local." in said
+    assert answers[0] == []
+
+
+@pytest.mark.parametrize("text", ["", "[superlink", "superlink = 1", "[superlink.hospitals]", None])
+def test_what_cannot_be_read_of_flowers_connections_is_left_to_flower(answers, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    if text is not None:
+        (tmp_path / "config.toml").write_text(text)
+    answers[1].append(("finished:completed", ""))
+    assert command() == 0
 
 
 def test_a_folder_without_an_app_is_refused(answers, tmp_path, capsys):
@@ -225,5 +258,6 @@ def test_that_a_run_is_being_sent_is_said_after_two_seconds_of_silence(monkeypat
     monkeypatch.setattr(progress, "SILENCE", 0.01)
     monkeypatch.setattr(progress, "tell", lambda text: (tell(text), said.set()))
     monkeypatch.setattr(deploy, "deployed", slow)
+    monkeypatch.setenv("FLWR_HOME", "/nowhere")
     assert main(["deploy", str(QUICKSTART), "--federation", "hospital", "--app", str(QUICKSTART.parents[1])]) == 1
     assert capsys.readouterr().err.splitlines()[0] == "sending code and settings to hospital"

@@ -4,10 +4,12 @@ import csv
 import json
 import logging
 
+import pytest
 from flower_runs import TABLE, InProcess
 from flwr.app import Context, RecordDict
 
 from fcil.cli import server_app
+from fcil.cli.server_errors import Stopped
 from fcil.exchange.flower.client_app import app
 
 
@@ -53,3 +55,12 @@ def test_the_server_app_writes_what_run_log_names(tmp_path, monkeypatch):
     assert [float(row["value"]) for row in rows if row["name"] == "final/final_accuracy"] == [final]
     assert [float(row["value"]) for row in rows if row["name"] == "accuracy/after_task"][-1] == final
     assert len({row["step"] for row in rows} - {""}) == 2
+
+
+def test_what_nodes_cannot_carry_out_is_told_before_any_is_asked(tmp_path):
+    table = TABLE | {"method": {"name": "fedavg"}, "run": TABLE["run"] | {"aggregate_on_worker": True}}
+    run_config = {"settings": json.dumps([["test", table]]), "output": str(tmp_path / "run")}
+    grid = InProcess(app)
+    with pytest.raises(Stopped, match="every node works for one client"):
+        server_app.main(grid, Context(1, 1, {}, RecordDict(), run_config))
+    assert grid.sent == []
