@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from fcil import files
 from fcil.cli.main import main
 from fcil.client import store
 from fcil.config import MethodChoice, from_table, to_table
-from fcil.engine import checkpoints, disk, records
+from fcil.engine import checkpoints, records
 from fcil.engine.checkpoints import CHECKPOINTS
 from fcil.engine.records import EVENTS, Recorder, read_summary
 from fcil.engine.simulation import prepare, resume, simulate
@@ -100,7 +101,7 @@ def test_a_full_disk_under_the_events(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "step"), [(checkpoints, "save_file"), (disk, "sync_folder"), (records, "write_atomic")]
+    ("module", "step"), [(checkpoints, "save_file"), (files, "sync_folder"), (records, "write_atomic")]
 )
 def test_every_step_of_writing_may_fail(unbroken, tmp_path, monkeypatch, module, step):
     folder = tmp_path / "run"
@@ -152,7 +153,7 @@ def filled(client, phase):
     save = store.save_file
 
     def full(arrays, path):
-        if (path.parent.name, path.name.split(".")[1]) != (str(client), str(phase)):
+        if (path.parent.name, path.name.split(".")[1]) != (str(client), f"{phase:06d}"):
             return save(arrays, path)
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -232,7 +233,7 @@ def test_a_clock_that_is_set_changes_no_duration_and_no_result(unbroken, tmp_pat
 
 
 def test_durations_are_taken_from_clocks_that_nobody_sets():
-    """The wall clock is compared with a file's date, and told to MLflow, which wants it beside every number."""
+    """The wall clock is compared with files' dates, and told to MLflow, which wants it beside every number."""
     users = [
         str(path.relative_to(ROOT))
         for folder in ("fcil", "strategies")
@@ -240,7 +241,7 @@ def test_durations_are_taken_from_clocks_that_nobody_sets():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns")
     ]
-    assert users == ["fcil/exchange/flower/resident_start.py", "fcil/loggers/to_mlflow.py"]
+    assert users == ["fcil/exchange/flower/resident_start.py", "fcil/files.py", "fcil/loggers/to_mlflow.py"]
 
 
 IN_A_SMALL_DISK = """

@@ -16,10 +16,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from fcil import files
 from fcil.client.settings import Train
 from fcil.config import Config, MethodChoice, Run
 from fcil.data import Data
-from fcil.engine import checkpoints, disk
+from fcil.engine import checkpoints
 from fcil.engine.records import read_summary
 from fcil.engine.simulation import prepare, resume, simulate
 from fcil.errors import ConfigError, MergeError, RunError
@@ -347,7 +348,7 @@ class _Kill(Exception):
 
 
 @pytest.mark.parametrize(
-    ("module", "moment"), [(checkpoints, "save_file"), (disk, "sync_folder"), (checkpoints, "checksum")]
+    ("module", "moment"), [(checkpoints, "save_file"), (files, "sync_folder"), (checkpoints, "checksum")]
 )
 def test_a_kill_while_a_checkpoint_is_written(unbroken, tmp_path, monkeypatch, module, moment):
     """The process ends between any two steps of writing a checkpoint: before, during and after the rename."""
