@@ -23,6 +23,7 @@ from fcil.merging.lowrank import dense
 from fcil.method import Method, head
 from fcil.model.backbone import load_backbone
 from fcil.model.lora import Lora
+from fcil.model.settings import TINY
 from fcil.model.weight_adapter import DELTA, PARAMETER, WeightAdapter
 from fcil.seeding import torch_generator
 from fcil.server.loop import deployed_arrays
@@ -104,8 +105,10 @@ def export(folder: Path, out: Path) -> str:
     }  # fmt: skip
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
     write_atomic(out, save({name: w.contiguous() for name, w in weights.items()}, told))
-    return (
-        f"{out}: {config.model.backbone} with {len(classes)} classes; network = timm.create_model("
-        f"{config.model.backbone!r}, num_classes={len(classes)}, img_size={config.model.image_size}), then "
-        "network.load_state_dict(safetensors.torch.load_file(FILE))"
-    )
+    name, size, count = config.model.backbone, config.model.image_size, len(classes)
+    made = f"network = timm.create_model({name!r}, num_classes={count}, img_size={size})"
+    if name == TINY:  # which timm does not know
+        made = (
+            f"network = fcil.model.tiny.vit_tiny(); network.set_input_size({size}); network.reset_classifier({count})"
+        )
+    return f"{out}: {name}, {count} classes: {made}; network.load_state_dict(safetensors.torch.load_file({out.name!r}))"
