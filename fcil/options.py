@@ -30,7 +30,6 @@ __all__ = [
     "describe",
     "keys_of",
     "nearest",
-    "nearest_class",
     "parse",
     "parse_call",
     "split_list",
@@ -39,8 +38,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-MANY = 20
-"""Most classes that a message lists."""
 _CALL = re.compile(r"\s*(\w[\w+.-]*(?::\w+)?|.+?\.py(?::\w+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -155,20 +152,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
-
-
-def nearest_class(name: str, known: Iterable[str]) -> str:
-    """List the known classes, of many the first; suggest one only where it is the same but for a slip of the pen.
-
-    Names of classes are often short and alike, and a wrong one is more often of another list than misspelt.
-
-    >>> nearest_class("zerro", ["one", "zero"]), nearest_class("nine", ["one", "zero"])
-    ("Did you mean 'zero'? Known: one, zero.", 'Known: one, zero.')
-    """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    more = f", and {len(known) - MANY} more" if len(known) > MANY else ""
-    return f"{f'Did you mean {close[0]!r}? ' if close else ''}Known: {', '.join(known[:MANY]) or 'none'}{more}."
 
 
 def _split(hint: Any) -> tuple[Any, Option]:

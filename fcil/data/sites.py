@@ -17,7 +17,7 @@ from fcil.data import load
 from fcil.data.dataset import Dataset, Pooled, Split, first_of_each
 from fcil.data.settings import Data, one_form, sorted_names
 from fcil.errors import ConfigError
-from fcil.options import nearest_class
+from fcil.words import nearest_class
 
 __all__ = ["Limit", "SiteData", "pool", "check_distinct", "load_sites", "of_site", "read_class_map", "renamed"]
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from fcil.errors import ConfigError
 from fcil.method import Task
-from fcil.options import Option, nearest_class
+from fcil.options import Option
 from fcil.seeding import generator, published_permutation
+from fcil.words import nearest_class
 
 __all__ = ["Tasks", "carried_out", "check_order", "class_order", "make_tasks", "number_of_tasks", "read_order"]
 
