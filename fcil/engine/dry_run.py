@@ -34,9 +34,9 @@ PROBE = 2
 """Steps in each phase: in the first a LoRA pair's B leaves zero, and only then does A begin to move."""
 STEPS, REPEATS = 4, 3
 """Steps of a whole batch that are timed, and how often; the median counts."""
-PATIENCE = 3.0
+PATIENCE = 1.0
 """Seconds after which steps are not repeated: long ones vary little."""
-BATCHES = 10
+BATCHES = 4
 """About so many batches of an evaluation are timed."""
 
 

@@ -3,6 +3,7 @@
 Only SNELLA's sparsities, 4 bytes a part, count as sent where the rehearsal's scores change them and the run's do not.
 """
 
+import functools
 import heapq
 import subprocess
 import sys
@@ -102,10 +103,9 @@ def _workers(plan: Plan) -> int:
     return run_settings.workers or max(1, min(room, plan.config.partition.clients))
 
 
-def _process_seconds(plan: Plan) -> float:
-    """Seconds to start a worker's process, which imports torch and Flower; 0 inline, where there is none."""
-    if plan.config.run.exchange == "inline":
-        return 0.0
+@functools.cache  # of a comparison's rows the first one pays
+def _process_seconds() -> float:
+    """Seconds to start a worker's process, which imports torch and Flower."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import fcil.exchange.flower.handlers"], capture_output=True, check=False)
     return time.perf_counter() - start
@@ -171,7 +171,7 @@ def forecast(session: Session, step: Step = _silent, costs: Costs | None = None)
     workers = _workers(plan)
     phases = _phases(plan, rehearsal, events, workers)
     seconds = {
-        "startup": _process_seconds(plan) + rehearsal.startup,
+        "startup": rehearsal.startup + (0.0 if plan.config.run.exchange == "inline" else _process_seconds()),
         "clients": sum(phase.seconds for phase in phases),
         "server": max(0.0, done.totals["seconds_total"] - rehearsal.seconds),
         "evaluation": _evaluation_seconds(plan, rehearsal, workers),
