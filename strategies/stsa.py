@@ -54,7 +54,7 @@ def _tuned(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
 class STSA(AdapterSettings, RidgeMethod):
     """Adapt the backbone in the first task, then solve a ridge head from sums.
 
-    Spatial-temporal statistics aggregation, arXiv 2506.01327, known here from what others report of it. Rounds of
+    Spatial-temporal statistics aggregation, arXiv 2506.01327, after its public code. Rounds of
     the first task are federated averaging of the adapter; then the backbone is frozen. Of every task clients send once
 
         G = sum phi phi^T,  Q = sum y phi^T,  n,      phi = relu(R z), R ~ N(0, 1) of `random` rows, never sent
