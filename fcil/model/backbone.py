@@ -84,7 +84,7 @@ def _path(settings: Model) -> Path:
     if path.suffix not in SUFFIXES or not path.is_file():
         raise ConfigError(
             f"model.weights = {settings.weights!r}: no such file, or none of {', '.join(SUFFIXES)}. Give its path, or "
-            f'"{HUB}" to download timm\'s weights for {settings.backbone}'
+            + (f'"{INCLUDED}"' if settings.backbone == TINY else f'"{HUB}" to download those of {settings.backbone}')
         )
     return path
 

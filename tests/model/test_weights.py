@@ -265,6 +265,16 @@ def test_a_path_that_is_no_file_of_weights(weights, tmp_path):
         load_backbone(Model(backbone=NAME, weights=str(tmp_path / weights), image_size=64))
 
 
+@pytest.mark.parametrize(
+    ("settings", "offered"),
+    [({}, 'or "embedded"'), ({"backbone": NAME}, f'or "timm" to download those of {NAME}')],
+)
+def test_a_missing_file_is_answered_by_what_there_is_for_this_backbone(settings, offered):
+    with pytest.raises(ConfigError) as refused:
+        load_backbone(Model(weights="nowhere.safetensors", **settings))
+    assert str(refused.value).endswith(offered)
+
+
 def test_the_embedded_backbone_at_half_the_size_is_resampled_as_timm_does():
     half, whole = load_backbone(Model(image_size=16)), load_backbone(Model())
     whole.set_input_size(16)
