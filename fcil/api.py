@@ -16,7 +16,7 @@ from fcil import config as settings
 from fcil.config import Config, to_table
 from fcil.data.progress import waiting
 from fcil.engine.folders import run_folder
-from fcil.engine.given import changes_of, is_method_class, method_names_of, plain, seeds_of
+from fcil.engine.given import SEEDS, Section, changes_of, is_method_class, method_names_of, plain, seeds_of
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
@@ -31,7 +31,6 @@ __all__ = ["compare", "load_config", "methods", "open_run", "run"]
 
 Settings = str | Path | Config | Mapping[str, Any]
 """A TOML file, a `Config`, or a dict of sections."""
-Section = Mapping[str, Any]
 
 
 def _source(config: Settings) -> settings.Source:
@@ -157,7 +156,7 @@ def compare(
     overrides: Mapping[str, Any] | None = None,
     *,
     methods: str | Sequence[str] = (),
-    seeds: Iterable[int] = (0, 1, 2),
+    seeds: Iterable[int] = SEEDS,
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     exchange: Literal["inline", "ray"] | None = None,
@@ -174,6 +173,7 @@ def compare(
         config, overrides, sections, exchange, progress: as in `run`.
         methods: their names, in a list or in one text with commas, or variants that the configuration describes under
             [compare.<label>]; all of those if none is named.
+        seeds: of every run's draws, 0, 1 and 2 by default; each method runs with each of them.
         sweep: settings with lists of values, `{"partition.beta": [0.5, 0.1], "method.rank": [4, 16]}`: a table at each
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
             over the values of a setting under [sweep].

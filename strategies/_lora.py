@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from fcil.method import Averaging
-from fcil.model.lora import Lora
+from fcil.model.lora import A, B, Lora
 from fcil.options import Option
 
-__all__ = ["LoraMethod", "Rank"]
+__all__ = ["FACTORS", "LoraMethod", "Rank"]
 
+FACTORS = {"A": A, "B": B}
+"""Name of a factor in settings -> ending of its arrays' names."""
 Rank = Annotated[int, Option("rank of every layer's LoRA pair", low=1)]
 
 

@@ -8,7 +8,7 @@ A published merge says in `combine` how experts become one. What an expert is de
             start and deployed as it is, at any rank, and trains no further
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -37,7 +37,7 @@ from fcil.method import (
 )
 from fcil.method.averaging import FIXED, START, fixed_arrays
 from fcil.method.state import TRAINED, without
-from fcil.model.weight_adapter import PARAMETER, WeightAdapter, differences
+from fcil.model.weight_adapter import PARAMETER, Draw, WeightAdapter, differences
 from fcil.options import Option
 
 from ._adapters import AdapterSettings
@@ -46,8 +46,6 @@ __all__ = ["Draw", "MergeMethod", "Scale"]
 
 KEPT = "kept"
 """The state's group of the statistics that tasks reported, task<t>/<name>."""
-Draw = Callable[..., np.random.Generator]
-"""purpose, ... -> the generator for it: masks are drawn per round, expert and layer."""
 Scale = Annotated[float, Option("factor of the merged change; lambda or alpha in the papers")]
 
 

@@ -6,14 +6,12 @@ from typing import ClassVar
 import numpy as np
 
 from fcil.arrays import Arrays, State
+from fcil.merging.ridge import NEVER
 from fcil.method import Averaging, Phase, Stream, head
 
 from ._adapters import AdapterSettings
 
 __all__ = ["Alone"]
-
-NEVER = -1e30
-"""Logit of a class of another task: no image is given to it."""
 
 
 @dataclass(frozen=True, kw_only=True)

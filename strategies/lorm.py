@@ -31,12 +31,10 @@ from fcil.statistics.gram_form import FORMS, GramForm
 from fcil.statistics.inputs import HeadGram, ProjectedGram, head_gram, projected_gram
 
 from ._idle import refuse_idle
-from ._lora import LoraMethod
+from ._lora import FACTORS, LoraMethod
 from ._task_grams import close_task, mean_of_modules, mean_of_tasks, merge_closed_tasks
 
 __all__ = ["LoRM"]
-
-FACTORS = {"A": A, "B": B}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fcil.method import Phase
-from fcil.model.lora import A, B, Lora
+from fcil.model.lora import Lora
 from fcil.options import Option
 
-from ._lora import LoraMethod
+from ._lora import FACTORS, LoraMethod
 
 __all__ = ["RoLoRA"]
-
-FACTORS = {"A": A, "B": B}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from fcil.battery import clients, merging, settings, storing
 from fcil.battery.outcome import Broken, NotAsked, NotReached
 from fcil.battery.trial import Trial
 from fcil.method import Method
+from fcil.registry.shipped import FCIL
 from fcil.threads import threads
 
 __all__ = ["CHECKS", "Check", "CheckResult", "examine"]
@@ -36,7 +37,6 @@ CHECKS: tuple[Check, ...] = (
     storing.stores_survive_storage,
     storing.deployed_arrays_score_every_class,
 )
-FCIL = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CheckResult:
 
 
 def examine(trial: Trial) -> Iterator[CheckResult]:
-    """Run all checks and yield base result as it comes."""
+    """Run all checks, and yield the result of each as it comes."""
     for check in CHECKS:
         start = time.perf_counter()
         title = (check.__doc__ or "").partition("\n")[0]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_arguments", "compare_command", "watch_command"]
 
-SEEDS = [0, 1, 2]
 PORT = 8400
 
 
@@ -37,11 +36,12 @@ def _runs(args: argparse.Namespace) -> tuple[Path, list[Cell]]:
 
     if not args.config.is_dir():
         from fcil.engine.comparison import cells
+        from fcil.engine.given import SEEDS
 
         out = output_folder(args, after="-compare")
         if args.join and not (out / GRID).exists():
             raise ConfigError(f"{out}: holds no comparison to join; begin it with the same command without --join")
-        planned = cells(args.config, args.methods, args.seeds or SEEDS, overrides(args), out, args.sweep)
+        planned = cells(args.config, args.methods, args.seeds or list(SEEDS), overrides(args), out, args.sweep)
         return out, _joined(out, planned) if args.join else planned
 
     beside = ['run.exchange="ray"'] if args.on == "ray" else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from fcil.data.family import HALF, RGB, WHOLE
 from fcil.data.transforms import View, render
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Dataset", "Pooled", "Ragged", "Split", "digest_of", "first_of_each", "normalise", "model_inputs"]
-
-RGB = tuple[float, float, float]
-HALF: RGB = (0.5, 0.5, 0.5)
-WHOLE = View()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from fcil.data.transforms import To, View
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["CACHE", "HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "Family", "File",
-           "Listing", "Part"]  # fmt: skip
+__all__ = ["CACHE", "HALF", "IMAGENET_MEAN", "IMAGENET_STD", "PROTOCOL_TEST", "PROTOCOL_TRAIN", "RGB", "WHOLE",
+           "Family", "File", "Listing", "Part"]  # fmt: skip
 
 RGB = tuple[float, float, float]
 HALF: RGB = (0.5, 0.5, 0.5)

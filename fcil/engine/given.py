@@ -12,8 +12,10 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import keys_of, nearest, split_list
 
-__all__ = ["changes_of", "is_method_class", "method_names_of", "plain", "seeds_of"]
+__all__ = ["SEEDS", "Section", "changes_of", "is_method_class", "method_names_of", "plain", "seeds_of"]
 
+SEEDS = (0, 1, 2)
+"""Seeds of a comparison unless others are named."""
 Section = Mapping[str, Any]
 
 

@@ -6,7 +6,7 @@ from fcil.engine.figures import EARLIER, OF_CLASSES, OF_CLIENTS, STORED, by_clas
 from fcil.engine.metrics import at_sites, summarise
 from fcil.server.plan import Plan, Progress, updates_asked
 
-__all__ = ["summary_of"]
+__all__ = ["NOT_ALONE", "summary_of"]
 
 _COUNTS = ("upload_bytes", "download_bytes", "refused", "filtered", "images", "peak_memory_bytes")
 

@@ -14,13 +14,12 @@ import numpy as np
 
 from fcil.arrays import Arrays
 from fcil.filters.base import Filter, Filtered
-from fcil.filters.parts import Starts, norms
+from fcil.filters.parts import WIDTH, Starts, norms
 from fcil.method import ClientUpdate, NoSum, Shapes
 from fcil.options import Option
 
 __all__ = ["Median", "Trimmed"]
 
-WIDTH = 1 << 16
 SHRINKING = {"root": 0.5, "constant": 1.0, "weighted": 0.0}
 """The power of a factor by which an array that is no sum is multiplied, where sums are multiplied by the factor."""
 

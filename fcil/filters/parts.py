@@ -12,7 +12,7 @@ import numpy as np
 from fcil.arrays import Arrays
 from fcil.method import ClientUpdate, NoSum, Shapes
 
-__all__ = ["PARTS", "Starts", "columns", "norms", "squared_distances"]
+__all__ = ["PARTS", "WIDTH", "Starts", "columns", "norms", "squared_distances"]
 
 Starts = Callable[[int], Arrays]
 """Client -> the arrays with which it began the phase."""

@@ -19,10 +19,17 @@ from fcil.method.phases import Backbone, Shapes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Adapter", "Collector", "Computed", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model"]
+__all__ = ["Adapter", "Collector", "Computed", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model",
+           "pooled_features"]  # fmt: skip
 
 Draw = Callable[[str], np.random.Generator]
 """purpose -> a generator; streams of different purposes are independent."""
+
+
+def pooled_features(network: Any, images: Tensor) -> Tensor:
+    """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
+    features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+    return features
 
 
 class Adapter(Protocol):
@@ -58,8 +65,7 @@ class Adapter(Protocol):
         An adapter with a forward pass of its own (prompts and their query) has it here; a further output spares a
         prompt's pull term a second pass. By default the network's own, pooled.
         """
-        features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-        return features
+        return pooled_features(network, images)
 
     @property
     def starts_at_zero(self) -> bool:

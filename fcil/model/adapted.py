@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 
 from fcil.arrays import Arrays, digest, names_matching
 from fcil.method import SCORES, TOKENS, Adapter, Tokens, head
+from fcil.method.local import pooled_features
 from fcil.model.feature_cache import FeatureCache
 from fcil.model.layer_tokens import layer_tokens
 from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import DTYPES
 
-__all__ = ["AdaptedModel", "pooled_features"]
+__all__ = ["AdaptedModel"]
 
 
 class AdaptedModel:
@@ -182,12 +182,6 @@ class AdaptedModel:
             tasks = head.tasks_of(self._tensors)
         heads = [(self._tensors[head.weight(t)], self._tensors[head.bias(t)]) for t in tasks]
         return torch.cat([nn.functional.linear(features, w, b) for w, b in heads], 1)
-
-
-def pooled_features(network: Any, images: Tensor) -> Tensor:
-    """Map images (n, 3, h, w) to the backbone's own pooled features (n, width)."""
-    features: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
-    return features
 
 
 def _first_argument(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -15,6 +15,7 @@ import numpy as np
 from fcil.arrays import Arrays
 from fcil.errors import ConfigError
 from fcil.method import Adapter, Backbone, Draw
+from fcil.method.local import pooled_features
 from fcil.model.prompts import check_plain_vit
 
 if TYPE_CHECKING:
@@ -96,7 +97,6 @@ class PrefixAdapter(Adapter):
 
     def features(self, network: Any, images: Tensor) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         """Features of images, (n, 3, h, w) -> (n, width), pooled as the network does; without arrays its own."""
-        from fcil.model.adapted import pooled_features
         from fcil.model.prefixes import prefixed
         from fcil.model.prompt_query import query
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fcil.model.adapted import pooled_features
+from fcil.method.local import pooled_features
 from fcil.model.prompt_forward import embed
 
 __all__ = ["cosines", "mean_of_prompts", "query"]

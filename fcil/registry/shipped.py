@@ -13,9 +13,10 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.registry.files import methods_of
 
-__all__ = ["method_names", "package", "shipped_class"]
+__all__ = ["FCIL", "method_names", "package", "shipped_class"]
 
 FCIL = Path(__file__).parents[1]
+"""The folder of the package `fcil`."""
 
 
 def package() -> ModuleType:

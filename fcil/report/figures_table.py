@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from fcil.report.units import MEGA
 __all__ = ["figures_cells", "figures_csv", "figures_markdown"]
 
 Runs = Sequence[Mapping[str, Any]]
-NAN = float("nan")
 
 
 def _share(key: str, head: str, unit: str = "%") -> Column:
@@ -51,7 +51,7 @@ def _values(runs: Runs) -> dict[str, list[tuple[Column, float, float]]]:
         own = [run for run in runs if run["label"] == label]
         values = [np.array([column.value(run) for run in own], np.float64) for column in COLUMNS]
         rows[label] = [
-            (column, float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else NAN)
+            (column, float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else nan)
             for column, v in zip(COLUMNS, values, strict=True)
         ]
     return rows

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from fcil.engine.comparison import Cell
     from fcil.loggers import Logger
 
-__all__ = ["Runner", "say", "tell_failure"]
+__all__ = ["LOOK_SECONDS", "Runner", "say", "tell_failure"]
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at runs that other processes carry out."""
 
 
 def say(console: Console | None, *parts: str, style: str = "") -> None:

@@ -18,7 +18,7 @@ from fcil.engine.reuse import Reuse
 from fcil.engine.signals import leaving_contexts
 from fcil.errors import ConfigError, RunError
 from fcil.report.form import form
-from fcil.report.grid_runner import Runner, say, tell_failure
+from fcil.report.grid_runner import LOOK_SECONDS, Runner, say, tell_failure
 from fcil.words import counted
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["carry_out_grid", "check_missing", "join_grid"]
 
-LOOK_SECONDS = 1.0
 EVERYTHING = Reuse()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcil.engine.same_settings import doubled
+from fcil.engine.summary import NOT_ALONE
 from fcil.report.missing_updates import count_updates, missing_updates_text
 from fcil.report.units import MEGA
 
@@ -60,8 +61,6 @@ HELD_OUT = "Accuracy on training images that were held out, not on test images."
 """Caption of a table with data.held_out."""
 VALIDATION = "Accuracy on the validation part, not on test images."
 """Caption of a table with data.evaluate_on = "validation"."""
-NOT_ALONE = ("reused", "cached", "resumed", "beside")
-"""Entries of a summary by which a run took less time than it takes alone."""
 
 
 def _own_seconds(run: Mapping[str, Any]) -> float | None:

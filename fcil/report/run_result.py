@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from fcil.words import counted
 
 __all__ = ["Run"]
 
-NAN = float("nan")
 AT_ONCE = "all classes were learned at once"
 NO_SITES = "no clients evaluate on test images of their own"
 
@@ -99,7 +99,7 @@ class Run:
 
     def _figure(self, name: str) -> float:
         value = self.summary.get(name)
-        return NAN if value is None else float(value)
+        return nan if value is None else float(value)
 
     @property
     def final_accuracy(self) -> float:

@@ -20,7 +20,7 @@ from fcil.engine.signals import leaving_contexts
 from fcil.engine.tuning import trials
 from fcil.engine.tuning_text import Budget, joined
 from fcil.errors import ConfigError, FolderInUse, RunError
-from fcil.report.grid_runner import Runner, say
+from fcil.report.grid_runner import LOOK_SECONDS, Runner, say
 from fcil.words import counted
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from fcil.server.plan import Plan
 
 __all__ = ["Searched", "carry_out_search", "join_search", "share_search"]
-
-LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from fcil.config import Config
 from fcil.method import TOKENS, Tokens
-from fcil.model.adapted import AdaptedModel, pooled_features
+from fcil.method.local import pooled_features
+from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import Model, describe_backbone, load_backbone
 from fcil.model.layer_tokens import has_class_token, layer_tokens
 from fcil.model.lora import Lora

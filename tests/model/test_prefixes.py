@@ -8,7 +8,8 @@ from test_prompts import KINDS, close, images, vit_of
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
 from fcil.errors import ConfigError
-from fcil.model.adapted import AdaptedModel, pooled_features
+from fcil.method.local import pooled_features
+from fcil.model.adapted import AdaptedModel
 from fcil.model.coda_prompts import CodaPrompts
 from fcil.model.lora import Lora
 from fcil.model.prefixes import add_prefix_slots, prefixed

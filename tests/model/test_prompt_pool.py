@@ -9,7 +9,8 @@ from test_prompts import KINDS, close, images, vit_of
 
 from fcil.errors import ConfigError
 from fcil.method import Backbone
-from fcil.model.adapted import AdaptedModel, pooled_features
+from fcil.method.local import pooled_features
+from fcil.model.adapted import AdaptedModel
 from fcil.model.prompt_pool import CHOSEN, COSINES, KEYS, PROMPTS, PromptPool
 from fcil.seeding import generator
 

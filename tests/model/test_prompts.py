@@ -16,7 +16,8 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.method import Backbone, Task, head
-from fcil.model.adapted import AdaptedModel, pooled_features
+from fcil.method.local import pooled_features
+from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import Model, describe_backbone
 from fcil.model.prompt_forward import embed, run_blocks
 from fcil.model.prompts import Prompts, prompt_name
