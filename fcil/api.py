@@ -69,7 +69,7 @@ def _words(changes: Mapping[str, Section]) -> list[str]:
     def word(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, default=str)
 
-    return [f"{section}.{key}={word(value)}" for section, entries in changes.items() for key, value in entries.items()]
+    return [f"{name}={word(value)}" for name, value in settings.flat(changes).items()]
 
 
 def _sweep_words(sweep: Mapping[str, Any]) -> list[str]:

@@ -60,7 +60,8 @@ def _joined(out: Path, planned: list[Cell]) -> list[Cell]:
     Raises:
         ConfigError: it has not all of them, or with other settings.
     """
-    from fcil.engine.grid import read_grid, unlike
+    from fcil.config import unlike
+    from fcil.engine.grid import read_grid
 
     there = {cell.folder: cell for cell in read_grid(out)}
     for cell in planned:

@@ -7,20 +7,20 @@ sections    `Config` and its sections; a table becomes a checked `Config`, and a
 layers      a file, its bases and the overrides as a list of tables, each with the name of where it came from
 rows        what a file says of the rows of a comparison
 sweep       what is swept over, as the points of a grid
-resolved    all settings of a run, flat
+resolved    settings as section.key, and of which two runs have different values
 loading     the `Config` of a single run, or of one row of a comparison
 """
 
 from fcil.config.layers import BENCH, Overrides, Source, load_section
 from fcil.config.loading import load_all, load_config, load_variant
-from fcil.config.resolved import common_settings, flat_settings
+from fcil.config.resolved import common_settings, flat, flat_settings, unlike
 from fcil.config.rows import RowFacts, canonical, labels_of, row_call, row_facts, rows_have_bases, variant_names
 from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, identity, to_table
 from fcil.config.sweep import Point, Sweep, grid
 
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",
-    "canonical", "common_settings", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_all",
-    "load_config", "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table",
+    "canonical", "common_settings", "flat", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_all",
+    "load_config", "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table", "unlike",
     "variant_names",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from fcil.config import Config, Point, RowFacts, from_table, identity, to_table
+from fcil.config import Config, Point, RowFacts, from_table, to_table, unlike
 from fcil.engine.comparison import Cell
 from fcil.engine.folder_lock import is_locked
 from fcil.engine.records import CONFIG, EVENTS, FAILED, GRID, SUMMARY, read_config, recorded_inside
@@ -18,8 +18,7 @@ from fcil.files import write_atomic
 from fcil.server.plan import phase_weights
 
 __all__ = [
-    "GRID", "RunState", "check_settings_of", "go_where_it_was_begun", "read_grid", "run_state", "unlike", "watched",
-    "write_grid",
+    "GRID", "RunState", "check_settings_of", "go_where_it_was_begun", "read_grid", "run_state", "watched", "write_grid",
 ]  # fmt: skip
 
 RunState = Literal["finished", "running", "failed", "stopped", "not begun"]
@@ -47,17 +46,6 @@ def check_settings_of(folder: Path, config: Config) -> None:
             f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}). Choose another "
             "--output, or delete the folder"
         )
-
-
-def unlike(one: Config, other: Config) -> list[str]:
-    """Names of the settings, of those that numbers depend on, of which two runs have different values."""
-    a, b = (flat(identity(to_table(config))) for config in (one, other))
-    return sorted(name for name in a | b if a.get(name) != b.get(name))
-
-
-def flat(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Flatten a table of settings to section.key -> value."""
-    return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
 
 
 def write_grid(out: Path, runs: Sequence[Cell]) -> None:

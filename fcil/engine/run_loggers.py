@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from fcil.config import to_table
+from fcil.config import flat, to_table
 from fcil.engine.records import EVENTS, GRID, read_config, read_provenance
 from fcil.errors import ConfigError
 from fcil.files import write_atomic
@@ -79,8 +79,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     for name, value in about.items():
         entries = value.items() if isinstance(value, Mapping) else [("", value)]
         table[f"provenance.{name}"] = dict(entries)
-    pairs = [(f"{section}.{key}", value) for section, entries in table.items() for key, value in entries.items()]
-    return {name.removesuffix("."): value for name, value in pairs}
+    return {name.removesuffix("."): value for name, value in flat(table).items()}
 
 
 class RunLoggers:

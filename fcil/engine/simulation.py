@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fcil.config import Config, identity, to_table
+from fcil.config import Config, unlike
 from fcil.data.progress import tell
 from fcil.engine.arrivals import KeptArrivals
 from fcil.engine.checkpoints import newest_first
@@ -33,14 +33,8 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
         ConfigError: it is the same run, but the method's file has changed, or its "auto" precision means another one
             on this machine.
     """
-
-    def numbers(c: Config) -> dict[str, Any]:
-        table = identity(to_table(c))
-        return {f"{section}.{key}": value for section, entries in table.items() for key, value in entries.items()}
-
     recorded, old = read_provenance(folder), read_config(folder)
-    theirs, ours = numbers(old), numbers(config)
-    names = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    names = unlike(old, config)
     names += _changed_defaults(config, recorded.get("method", {}), info["method"])
     told = {node["client"]: node["data"] for node in recorded.get("nodes", ())}
     now = {node["client"]: node["data"] for node in info.get("nodes", ())}

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from fcil.config import Config, Overrides, Point, Source
+from fcil.config import Config, Overrides, Point, Source, unlike
 from fcil.config.layers import together
 from fcil.engine.comparison import Cell, cells
-from fcil.engine.grid import unlike
 from fcil.engine.search import Tried
 from fcil.engine.search_space import Range, space_of
 from fcil.engine.tuning_text import ROUNDING, Budget, Choice, given_up_lines, tried_lines

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from fcil.config import Config, to_table
-from fcil.engine.grid import flat
+from fcil.config import Config, flat, to_table
 from fcil.engine.records import read_provenance
 from fcil.options import describe
 from fcil.registry import method_class, method_names
