@@ -23,7 +23,7 @@ from fcil.data.decode import decoded
 from fcil.data.family import Part
 from fcil.data.progress import bar
 from fcil.data.transforms import To
-from fcil.files import fcntl
+from fcil.files import fcntl, write_atomic
 
 __all__ = ["Stale", "locked", "open_part", "write_part"]
 
@@ -135,12 +135,9 @@ def _check_images(path: Path, manifest: dict[str, Any]) -> None:
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest["pixels_sha256"]:
             raise Stale(f"{IMAGES} has changed")
-    aside = path.with_name(f".{MANIFEST}.{os.getpid()}")
-    try:
-        aside.write_text(json.dumps(manifest | {"mtime_ns": stat.st_mtime_ns}, indent=1))
-        aside.replace(path.with_name(MANIFEST))
-    except OSError:  # the folder is read-only: the next process hashes the file again
-        aside.unlink(missing_ok=True)
+    with suppress(OSError):  # the folder is read-only: the next process hashes the file again
+        content = json.dumps(manifest | {"mtime_ns": stat.st_mtime_ns}, indent=1)
+        write_atomic(path.with_name(MANIFEST), content.encode())
 
 
 def open_part(folder: Path) -> tuple[Split, dict[str, Any]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fcil.errors import RunError
+from fcil.files import write_atomic
 
 __all__ = ["FeatureCache", "Table", "is_independent"]
 
@@ -70,9 +71,7 @@ class Table:
         for name, size in (("features.f32", 4 * rows * width), ("checksums.u32", 4 * rows)):
             with open(folder / name, "ab") as file:
                 file.truncate(size)
-        aside = folder / f".about.{os.getpid()}"
-        aside.write_text(json.dumps({"rows": rows, "width": width}))
-        aside.replace(folder / "about.json")
+        write_atomic(folder / "about.json", json.dumps({"rows": rows, "width": width}).encode())
         return cls(folder, rows, width)
 
     def read(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 """Style of all plots, one palette and one legend, and how they are saved: a file appears whole or not at all."""
 
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fcil.files import replacing
 from fcil.report.form import form
 
 __all__ = [
@@ -122,9 +122,6 @@ def draw(target: Target, size: tuple[float, float], paint: Callable[[Figure, Axe
 
 
 def _save(figure: Figure, path: Path) -> None:
-    aside, kind = path.with_name(f".{path.name}.{os.getpid()}"), path.suffix[1:]
-    try:
+    kind = path.suffix[1:]
+    with replacing(path) as aside:
         figure.savefig(aside, format=kind, dpi=DPI, metadata=METADATA[kind])
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
