@@ -126,7 +126,11 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--join", action="store_true", help="share the runs of a comparison that goes on elsewhere; prints no table"
     )
+    _reuse_arguments(parser)
 
+
+def _reuse_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what runs may take from each other."""
     memo = parser.add_mutually_exclusive_group()
     memo.add_argument(
         "--no-memo",

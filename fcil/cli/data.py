@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fcil.config import Config
     from fcil.data.dataset import Dataset
 
-__all__ = ["data_commands", "data_list", "tell_remarks"]
+__all__ = ["data_commands", "tell_remarks"]
 
 GIVEN = "root", "cache", "split_file", "split_seed", "view", "unofficial"
 """Settings of [data] that have an option of their own."""
@@ -92,8 +92,10 @@ def data_preview(args: argparse.Namespace, console: Console) -> None:
     preview(config, output_folder(args, after="-preview"), console)
 
 
-def data_commands(data: argparse.ArgumentParser) -> None:
-    """Add the actions list, prepare and preview to `fcil data`."""
+def data_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `data` with its actions list, prepare and preview."""
+    about = "list the data sets, make one ready ahead of time, or look at how one is shared out"
+    data = command("data", data_list, about)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(
@@ -109,6 +111,19 @@ def data_commands(data: argparse.ArgumentParser) -> None:
         "prepare", data_prepare, "check a data set's files and decode them once, for all later runs",
         "prepare folder --root photographs",
     )  # fmt: skip
+    _prepare_arguments(prepare)
+    show = action(
+        "preview", data_preview, "draw who holds what and what the model sees, before anything runs",
+        "preview configs/quickstart.toml",
+    )  # fmt: skip
+    show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
+    set_argument(show)
+    figure_arguments(show)
+    show.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures (default: runs/NAME-preview)")
+
+
+def _prepare_arguments(prepare: argparse.ArgumentParser) -> None:
+    """Add which data `fcil data prepare` makes ready: a data set with settings of [data], or those of a file."""
     prepare.add_argument(
         "name",
         metavar="NAME | CONFIG",
@@ -125,11 +140,3 @@ def data_commands(data: argparse.ArgumentParser) -> None:
     prepare.add_argument("--view", metavar="NAME", help="data.view (default: the set's own)")
     prepare.add_argument("--unofficial", action="store_true", default=None, help="admit other files than the authors'")
     set_argument(prepare)
-    show = action(
-        "preview", data_preview, "draw who holds what and what the model sees, before anything runs",
-        "preview configs/quickstart.toml",
-    )  # fmt: skip
-    show.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; configs/ holds examples")
-    set_argument(show)
-    figure_arguments(show)
-    show.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures (default: runs/NAME-preview)")

@@ -25,7 +25,7 @@ from fcil.cli.bench import bench_commands
 from fcil.cli.check import check_command
 from fcil.cli.compare import compare_arguments, compare_command, watch_command
 from fcil.cli.completion import completion_command, offer
-from fcil.cli.data import data_commands, data_list, tell_remarks
+from fcil.cli.data import data_commands, tell_remarks
 from fcil.cli.deployment.demo import demo_command
 from fcil.cli.deployment.deploy import deploy_command
 from fcil.cli.export import export_command
@@ -193,9 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     merge_models_command(command)
     export_command(command)
     report_command(command)
-    data_commands(
-        command("data", data_list, "list the data sets, make one ready ahead of time, or look at how one is shared out")
-    )
+    data_commands(command)
     doctor_command(command)
     completion_command(command)
     return parser

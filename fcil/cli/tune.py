@@ -177,6 +177,24 @@ def tune_command(
         "or LOW..HIGH:log",
     )
     _search_arguments(parser)
+    _trial_arguments(parser)
+    parser.add_argument(
+        "--jobs", type=at_least_1("processes"), default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for all that is written (default: runs/NAME-tuned)"
+    )
+    parser.add_argument(
+        "--exchange",
+        choices=["inline", "ray"],
+        help="clients in this process, or on Ray workers (default: run.exchange)",
+    )
+    parser.set_defaults(workers=None, ray_address=None, log=None)
+    set_argument(parser)
+
+
+def _trial_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what all trials have in common: seeds, images to choose by, and tasks."""
     parser.add_argument(
         "--seeds",
         type=seeds,
@@ -191,19 +209,6 @@ def tune_command(
     parser.add_argument(
         "--tasks", type=at_least_1("tasks"), default=2, metavar="N", help="try the first N (default: 2)"
     )
-    parser.add_argument(
-        "--jobs", type=at_least_1("processes"), default=1, metavar="N", help="runs at a time (default: 1)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for all that is written (default: runs/NAME-tuned)"
-    )
-    parser.add_argument(
-        "--exchange",
-        choices=["inline", "ray"],
-        help="clients in this process, or on Ray workers (default: run.exchange)",
-    )
-    parser.set_defaults(workers=None, ray_address=None, log=None)
-    set_argument(parser)
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:

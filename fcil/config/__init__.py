@@ -3,7 +3,8 @@
 A file may name another as its `base` (relative to itself); later files and then `--set section.key=value` win. Every
 value remembers which file it came from, so that a message can point at it.
 
-sections    `Config` and its sections; a table becomes a checked `Config`, and a `Config` a table again
+sections    `Config` and its sections
+tables      a table becomes a checked `Config`, and a `Config` a table again
 layers      a file, its bases and the overrides as a list of tables, each with the name of where it came from
 rows        what a file says of the rows of a comparison
 sweep       what is swept over, as the points of a grid
@@ -15,8 +16,9 @@ from fcil.config.layers import BENCH, Overrides, Source, load_section
 from fcil.config.loading import load_all, load_config, load_variant
 from fcil.config.resolved import common_settings, flat, flat_settings, unlike
 from fcil.config.rows import RowFacts, canonical, labels_of, row_call, row_facts, rows_have_bases, variant_names
-from fcil.config.sections import SECTIONS, Config, MethodChoice, Run, from_table, identity, to_table
+from fcil.config.sections import SECTIONS, Config, MethodChoice, Run
 from fcil.config.sweep import Point, Sweep, grid
+from fcil.config.tables import from_table, identity, to_table
 
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
 from fcil.config.rows import row_call, row_facts, row_settings, rows_have_bases, variant_names
-from fcil.config.sections import Config, from_table
+from fcil.config.sections import Config
 from fcil.config.sweep import grid
+from fcil.config.tables import from_table
 from fcil.errors import ConfigError
 
 __all__ = ["load_all", "load_config", "load_variant"]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
-from fcil.config.sections import Config, identity, to_table
+from fcil.config.sections import Config
+from fcil.config.tables import identity, to_table
 from fcil.options import keys_of
 from fcil.registry import build_method
 

@@ -46,6 +46,12 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
     check_order(config.tasks)
     check_loggers(config.run.log)
     _check_split(config)
+    _check_sums(config, method)
+    return method
+
+
+def _check_sums(config: Config, method: Method) -> None:
+    """Refuse sums, by workers or under masks, where the method, the filter or diagnostics take single updates."""
     if config.run.aggregate_on_worker and not method.additive:
         raise ConfigError(
             f"run.aggregate_on_worker: merging by {config.method.name} needs the clients' single updates, not their "
@@ -63,7 +69,6 @@ def check_settings(config: Config, method: Method | None = None) -> Method:
             "run.diagnostics: compares the clients' single updates, which run.aggregate_on_worker sums far away; set "
             "one of the two to false"
         )
-    return method
 
 
 def check_across_nodes(config: Config, method: Method) -> None:

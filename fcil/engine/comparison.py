@@ -106,6 +106,18 @@ def _check_swept(cell: Cell) -> None:
             )
 
 
+def _distinct_labels(path: Source, labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The labels of the rows, all that the file describes if none is named; checks that no label or seed is doubled."""
+    labels = [canonical(path, label) for label in labels] or variant_names(path)
+    if not labels:
+        source = path if isinstance(path, Path) else "settings"
+        raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
+    for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{what} {','.join(names)}: names one twice")
+    return labels
+
+
 def cells(
     path: Source,
     labels: Sequence[str],
@@ -126,37 +138,19 @@ def cells(
     Raises:
         ConfigError: nothing to compare, a doubled label or seed, or settings that one of the runs cannot have.
     """
-    labels = [canonical(path, label) for label in labels] or variant_names(path)
-    if not labels:
-        source = path if isinstance(path, Path) else "settings"
-        raise ConfigError(f"{source}: nothing to compare; give --methods a,b or describe variants as [compare.<label>]")
-    for what, names in (("--methods", labels), ("--seeds", [str(seed) for seed in seeds])):
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{what} {','.join(names)}: names one twice")
+    labels = _distinct_labels(path, labels, seeds)
     points = grid(path, overrides, sweep, places)
     for name in labels:
         _check_label(path, name, overrides, points[0])
     common = frozenset(common_settings(path, overrides))
-    runs = [
-        Cell(
-            label,
-            seed,
-            out / point.name / f"{folder_name(label)}-seed{seed}",
-            load_variant(
-                path,
-                label,
-                overrides,
-                [*point.overrides, f"run.seed={seed}"],
-                places={**(places or {}), **point.places},
-            ),
-            point,
-            row_facts(path, label),
-            common,
-        )
-        for point in points
-        for label in labels
-        for seed in seeds
-    ]
+
+    def run_of(point: Point, label: str, seed: int) -> Cell:
+        folder = out / point.name / f"{folder_name(label)}-seed{seed}"
+        of_run = [*point.overrides, f"run.seed={seed}"]
+        config = load_variant(path, label, overrides, of_run, places={**(places or {}), **point.places})
+        return Cell(label, seed, folder, config, point, row_facts(path, label), common)
+
+    runs = [run_of(point, label, seed) for point in points for label in labels for seed in seeds]
     for cell in runs:
         _check_swept(cell)
         check_settings(cell.config)  # of all runs, before the first look at data and weights

@@ -1,7 +1,7 @@
 """Exports a trained run as weights of the plain timm network, changes folded in, with one linear head."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fcil.arrays import Arrays
+from fcil.config import Config
 from fcil.data import family
 from fcil.data.views import shown
 from fcil.engine.checkpoints import read_progress
@@ -23,7 +24,7 @@ from fcil.merging.lowrank import dense
 from fcil.method import Method, head
 from fcil.model.backbone import load_backbone
 from fcil.model.lora import Lora
-from fcil.model.settings import TINY
+from fcil.model.settings import TINY, Model
 from fcil.model.weight_adapter import DELTA, PARAMETER, WeightAdapter
 from fcil.seeding import torch_generator
 from fcil.server.loop import deployed_arrays
@@ -97,18 +98,28 @@ def export(folder: Path, out: Path) -> str:
             "linear head (prompts, random features, prototypes, tokens of layers), and timm would answer otherwise; "
             "Run.state() has all arrays"
         )
+    metadata = _metadata(config, plan.census.classes[: phase.task.seen])
+    write_atomic(out, save({name: w.contiguous() for name, w in weights.items()}, metadata))
+    return _how_to_load(out, config.model, phase.task.seen)
+
+
+def _metadata(config: Config, classes: Sequence[str]) -> dict[str, str]:
+    """What a file of weights says of its network and images, as texts."""
     data = shown(family(config.data.name), config.data)
-    classes = list(plan.census.classes[: phase.task.seen])
-    about = {
-        "backbone": config.model.backbone, "image_size": config.model.image_size, "classes": classes,
+    entries = {
+        "backbone": config.model.backbone, "image_size": config.model.image_size, "classes": list(classes),
         "mean": list(data.mean), "std": list(data.std), "method": config.method.label,
     }  # fmt: skip
-    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    write_atomic(out, save({name: w.contiguous() for name, w in weights.items()}, told))
-    name, size, count = config.model.backbone, config.model.image_size, len(classes)
-    made = f"network = timm.create_model({name!r}, num_classes={count}, img_size={size})"
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
+
+
+def _how_to_load(out: Path, model: Model, classes: int) -> str:
+    """Say in Python how a file of weights becomes a network."""
+    name, size = model.backbone, model.image_size
+    build = f"network = timm.create_model({name!r}, num_classes={classes}, img_size={size})"
     if name == TINY:  # which timm does not know
-        made = (
-            f"network = fcil.model.tiny.vit_tiny(); network.set_input_size({size}); network.reset_classifier({count})"
+        build = (
+            f"network = fcil.model.tiny.vit_tiny(); network.set_input_size({size}); network.reset_classifier({classes})"
         )
-    return f"{out}: {name}, {count} classes: {made}; network.load_state_dict(safetensors.torch.load_file({out.name!r}))"
+    load = f"network.load_state_dict(safetensors.torch.load_file({out.name!r}))"
+    return f"{out}: {name}, {classes} classes: {build}; {load}"

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fcil.config import Config, flat_settings
-from fcil.config.sections import IDENTITY
+from fcil.config.tables import IDENTITY
 
 __all__ = ["doubled", "doubled_rows", "same_key"]
 

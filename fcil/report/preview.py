@@ -35,6 +35,7 @@ from fcil.words import counted
 
 __all__ = ["Skew", "families_table", "preview", "samples_picture", "skew", "skew_table"]
 
+CLIENTS, SAMPLES = "clients.png", "samples.png"
 CLASSES, DRAWS = 10, 5
 """Most classes that the picture of samples shows, and number of augmented views of each image."""
 HEADS = "as stored", "in tests", f"in training, {DRAWS} draws"
@@ -159,33 +160,43 @@ def preview(config: Config, folder: Path, console: Console) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             step("drawing who holds what", 0.3)
-            draw_holders(folder / "clients.png", census)
+            draw_holders(folder / CLIENTS, census)
             step("drawing what the model sees", 0.6)
-            samples_picture(folder / "samples.png", _samples(data, scenario, size, config.run.seed))
+            samples_picture(folder / SAMPLES, _samples(data, scenario, size, config.run.seed))
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from None
+    _tell_sizes(console, data, census, config.run.seed)
+    _tell_images(console, data, size)
+    if census.by_class is not None:
+        console.print(skew_table(census))
+    holders, views = (", ".join(map(str, drawn_files(folder / name))) for name in (CLIENTS, SAMPLES))
+    console.print(f"who holds what: {holders}   what the model sees: {views}", soft_wrap=True)
+
+
+def _tell_sizes(console: Console, data: Dataset, census: Census, seed: int) -> None:
+    """Print how many classes, images and clients there are, and from which files."""
     used = int(census.train.sum() if census.distinct is None else census.distinct.sum())
-    held = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
-    train = f"{held}{len(data.train):,} training"
+    share = f"{used:,} of " if used < len(data.train) else ""  # where tasks.long_tail leaves out some
+    train = f"{share}{len(data.train):,} training"
     classes, tests = counted(len(data.classes), "class", "classes"), counted(len(data.test), "test image")
     sizes = f"{data.name}: {classes}, {train} and {tests}"
-    console.print(f"{sizes}, {counted(census.clients, 'client')}, seed {config.run.seed}", soft_wrap=True)
+    console.print(f"{sizes}, {counted(census.clients, 'client')}, seed {seed}", soft_wrap=True)
     if data.files:
         console.print(data.files, soft_wrap=True, markup=False)
     if data.train.domains is not None:
         images = np.bincount(data.train.domains, minlength=len(data.domains))
-        told = ", ".join(f"{name} {count:,}" for name, count in zip(data.domains, images, strict=True))
-        console.print(f"training images by domain: {told}", soft_wrap=True, markup=False)
+        counts = ", ".join(f"{name} {count:,}" for name, count in zip(data.domains, images, strict=True))
+        console.print(f"training images by domain: {counts}", soft_wrap=True, markup=False)
+
+
+def _tell_images(console: Console, data: Dataset, size: int) -> None:
+    """Print what a reader has to know of the images, and how the model is shown them."""
     for remark in data.remarks:
         console.print(f"note: {remark}", soft_wrap=True, markup=False)
     for part, view in (("training", data.train_view), ("tests", data.test_view)):
         console.print(f"in {part}: {in_words(view, size)}", soft_wrap=True)
     statistics = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
     console.print("values 0 to 1, less the mean ({}), over the std ({})".format(*statistics), soft_wrap=True)
-    if census.by_class is not None:
-        console.print(skew_table(census))
-    held, seen = (", ".join(map(str, drawn_files(folder / name))) for name in ("clients.png", "samples.png"))
-    console.print(f"who holds what: {held}   what the model sees: {seen}", soft_wrap=True)
 
 
 def _images(family: Family) -> str:

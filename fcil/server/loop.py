@@ -20,10 +20,11 @@ from fcil.method import ClientUpdate, Phase, Task, as_broadcast
 from fcil.server.arrivals import Arrivals
 from fcil.server.evaluation import answers_event, read_answers, with_answers, with_storage
 from fcil.server.filtering import filtered
+from fcil.server.gathering import gather
 from fcil.server.plan import Plan, Progress, participants
-from fcil.server.replies import Emit, Gathered, Reply, gather, groups
+from fcil.server.replies import Emit, Gathered, Reply, groups
 from fcil.server.request import Request
-from fcil.server.traffic import send
+from fcil.server.traffic import Ledger, send
 from fcil.threads import threads
 
 __all__ = ["Exchange", "Request", "Watch", "ask", "checked", "deployed_arrays", "receive", "run", "step"]
@@ -156,6 +157,23 @@ def _counted(progress: Progress, gathered: Gathered) -> Progress:
     return progress.raise_to(peak_memory_bytes=max(peaks)) if peaks else progress
 
 
+def _send(request: Request, ledger: Ledger, emit: Emit) -> tuple[Ledger, int]:
+    """Count what the clients download for a request, and tell of its phase; returns the new ledger and the bytes."""
+    phase, clients = request.phase, list(request.num_examples)
+    # a group gets one copy, and counts as one holder of it
+    receivers, receives = (
+        (range(len(request.groups)), as_broadcast)
+        if request.groups and not request.secure
+        else (clients, request.local.receives)
+    )
+    ledger, down = send(ledger, request.broadcast, receivers, receives)
+    emit({
+        "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
+        "clients": clients, "download_bytes": down,
+    })  # fmt: skip
+    return ledger, down
+
+
 def step(
     plan: Plan,
     progress: Progress,
@@ -179,18 +197,8 @@ def step(
         phase = plan.phases[progress.position - 1]
         return _evaluate(plan, replace(progress, unevaluated=False), phase, exchange, emit)
     request = replace(ask(plan, progress), arrivals=arrivals or Arrivals())
-    phase, clients = request.phase, list(request.num_examples)
-    # a group gets one copy, and counts as one holder of it
-    receivers, receives = (
-        (range(len(request.groups)), as_broadcast)
-        if request.groups and not request.secure
-        else (clients, request.local.receives)
-    )
-    ledger, down = send(progress.ledger, request.broadcast, receivers, receives)
-    emit({
-        "event": "phase", "phase": phase.index, "kind": phase.kind, "task": phase.task.index, "round": phase.round,
-        "clients": clients, "download_bytes": down,
-    })  # fmt: skip
+    phase = request.phase
+    ledger, down = _send(request, progress.ledger, emit)
     sent_at = time.perf_counter()
     replies = checked(plan, request, exchange(request), emit)
     updates = replies.updates

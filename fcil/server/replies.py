@@ -1,4 +1,4 @@
-"""Gathers the replies of a phase's clients: single updates, sums over groups of clients, or failures.
+"""The replies of a phase's clients: single updates, sums over groups of clients, or failures.
 
 With `run.aggregate_on_worker` the clients of a phase are cut into groups, and the worker of a group sends the sums that
 merging needs (`Method.sums`) in place of single updates. Groups depend on who takes part only, never on the number
@@ -14,22 +14,19 @@ from typing import Any, Literal
 import numpy as np
 
 from fcil.arrays import Arrays, nbytes, shapes, total
-from fcil.errors import RunError
-from fcil.method import Broadcast, ClientUpdate, GramShape, Method, Phase, Shapes
+from fcil.method import Broadcast, ClientUpdate, GramShape, Method, Shapes
 from fcil.server.traffic import update_bytes
-from fcil.server.validation import Expected, arrays_refusal, refusal
+from fcil.server.validation import Expected, refusal
 
 __all__ = [
-    "Emit", "Failure", "Gathered", "OnError", "Partial", "Reply", "crashed", "gather", "groups", "summed",
-    "sums_shapes",
+    "Emit", "Failure", "Gathered", "OnError", "Partial", "Reply", "crashed", "groups", "summed",
+    "sums_shapes", "update_refusal",
 ]  # fmt: skip
 
 HELD_BYTES = 1 << 25
 """Bytes of updates that wait to be summed: one call for several clients takes a fraction of one call for each."""
 TRACEBACK = 8000
 """Characters of a traceback that travel and are recorded, the last ones: they hold the exception and where it was."""
-REASON = 2000
-"""Characters of a reason that are recorded: it may repeat what a client sent."""
 
 OnError = Literal["stop", "skip"]
 """What an exception in a client's code does: stops the run, or costs that client's update."""
@@ -143,7 +140,7 @@ def summed(
         if isinstance(reply, Failure):
             failures.append(reply)
             continue
-        if reason := _reason(method, target, broadcast, reply, already, check_claims):
+        if reason := update_refusal(method, target, broadcast, reply, already, check_claims):
             failures.append(Failure(reply.client, reason))
             continue
         if (len(waiting) + 1) * update_bytes(reply) > HELD_BYTES:
@@ -155,7 +152,7 @@ def summed(
     return Partial(target.phase.index, tuple(members), tuple(failures), parts[0] if parts else {})
 
 
-def _reason(
+def update_refusal(
     method: Method, target: Expected, broadcast: Broadcast, update: ClientUpdate, already: Container[int], claims: bool
 ) -> str | None:
     """The reason why an update must not be merged, or None: its form first, then what the method objects to."""
@@ -172,91 +169,3 @@ def sums_shapes(method: Method, target: Expected, broadcast: Broadcast) -> Shape
     blank = ClientUpdate(0, target.phase.index, 1, zeros(target.arrays), zeros(target.statistics))
     sums, layouts = shapes(method.sums(target.phase, broadcast, [blank])), method.gram_sums(target.phase, broadcast)
     return {name: GramShape(shape, layouts[name]) if name in layouts else shape for name, shape in sums.items()}
-
-
-def _partial_refusal(partial: Partial, target: Expected, sums: Shapes, already: set[int]) -> str | None:
-    """The reason why the sums of a group must not be merged, or None."""
-    if partial.phase != target.phase.index:
-        return f"stale: answers phase {partial.phase}, not {target.phase.index} ({target.phase})"
-    counted_only = replace(target, arrays={}, statistics={}, arrays_of={})
-    before = set(already)
-    for member in partial.members:
-        if reason := refusal(member, counted_only, before):
-            return f"sums with client {member.client}: {reason}"
-        before.add(member.client)
-    return arrays_refusal("sum", partial.sums, sums, np.float64) if partial.members else None
-
-
-def _harmless(text: str) -> str:
-    """The text of a client without characters that would steer a terminal or cannot be written."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-
-
-def _stopped(phase: Phase, crash: Failure) -> RunError:
-    """The error of a run that stops at a client's exception."""
-    said, trace = ("raised ", f"{crash.traceback.rstrip()}\n\n") if crash.traceback else ("", "")
-    remedy = (
-        "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN` (from a method's own file begin "
-        "another run with --output, once it is mended)"
-        if phase.index
-        else "Nothing has been merged yet. Mend the cause and begin again with the same command, or `fcil resume RUN`"
-    )
-    return RunError(
-        _harmless(f"{phase}: client {crash.client}{' ' if said else ': '}{said}{crash.reason[:REASON]}\n\n{trace}")
-        + f"{remedy}; or let it cost that client's update only: the same "
-        "command with `--set run.on_client_error=skip --output RUN`"
-    )
-
-
-def gather(
-    method: Method,
-    target: Expected,
-    broadcast: Broadcast,
-    replies: Iterable[Reply],
-    emit: Emit,
-    on_error: OnError = "stop",
-    check_claims: bool = True,
-) -> Gathered:
-    """Check the replies to a request and keep the good ones; every client becomes an event, `client` or `refused`.
-
-    Args:
-        check_claims: whether the method is asked for its objections; not where replies are imitated.
-
-    Raises:
-        RunError: a client's code raised an exception, or its disk is full, and `on_error` is "stop"; names the first
-            that arrived.
-    """
-    place = {"phase": target.phase.index, "task": target.phase.task.index, "round": target.phase.round}
-    updates: list[ClientUpdate] = []
-    partials: list[Partial] = []
-    already: set[int] = set()
-    expected_sums: Shapes | None = None
-
-    def refused(client: int, reason: str, **more: str) -> None:
-        emit({"event": "refused", **place, "client": client, "reason": _harmless(reason[:REASON]), **more})
-
-    def failed(failures: Sequence[Failure]) -> None:
-        for f in failures:
-            refused(f.client, f.reason, **({"traceback": f.traceback} if f.traceback else {}))
-        for crash in (f for f in failures if f.raised and on_error == "stop"):
-            raise _stopped(target.phase, crash)
-
-    def accepted(update: ClientUpdate, size: int) -> None:
-        updates.append(update)
-        already.add(update.client)
-        emit({**update.metrics, "event": "client", **place, "client": update.client, "bytes": size})
-
-    for reply in replies:
-        if isinstance(reply, Failure):
-            failed([reply])
-        elif isinstance(reply, ClientUpdate):
-            reason = _reason(method, target, broadcast, reply, already, check_claims)
-            refused(reply.client, reason) if reason else accepted(reply, update_bytes(reply))
-        else:
-            failed(reply.failures)
-            expected_sums = expected_sums or sums_shapes(method, target, broadcast)
-            reason = _partial_refusal(reply, target, expected_sums, already)
-            for position, member in enumerate(reply.members):
-                refused(member.client, reason) if reason else accepted(member, 0 if position else reply.nbytes)
-            partials += [reply] if reply.members and not reason else []
-    return Gathered(updates, partials, len(target.num_examples) - len(updates))

@@ -12,7 +12,8 @@ from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Method
 from fcil.registry import build_method
 from fcil.server import replies as replies_module
-from fcil.server.replies import Failure, gather, groups, summed
+from fcil.server.gathering import gather
+from fcil.server.replies import Failure, groups, summed
 from fcil.server.validation import expected
 
 ADDITIVE = [

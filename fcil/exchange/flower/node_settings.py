@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from fcil.config.sections import Table
+from fcil.config.tables import Table
 from fcil.errors import ConfigError
 
 __all__ = ["KEYS", "local_settings"]

@@ -84,17 +84,7 @@ def of_runs(folders: Sequence[Path]) -> Subject:
         for label, run in zip(labels, runs, strict=True)
     ]  # the same run twice is no second seed
     figures: list[dict[str, Any]] = [
-        {
-            **run.summary,
-            "label": label,
-            "seed": run.seed,
-            "value": "",
-            "swept": {},
-            "settings": of_run,
-            **_stream(run),
-            "same": same_key(of_run, run.config.method.name),
-        }
-        for run, label, of_run in zip(runs, labels, settings, strict=True)
+        _figures(run, label, of_run) for run, label, of_run in zip(runs, labels, settings, strict=True)
     ]
     varied = differing_settings(figures)
     for of_run in figures:  # nothing was set for all of them, so the table names all in which they differ
@@ -108,6 +98,14 @@ def of_runs(folders: Sequence[Path]) -> Subject:
     comparison = Comparison(folders[0], {"": compare_rows(done)}, tuple(runs), {"": {}}, done)
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
     return Subject(title, comparison, entries)
+
+
+def _figures(run: Run, label: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run as those of a comparison have them, where nothing is swept over."""
+    return {
+        **run.summary, "label": label, "seed": run.seed, "value": "", "swept": {}, "settings": settings,
+        **_stream(run), "same": same_key(settings, run.config.method.name),
+    }  # fmt: skip
 
 
 def _stream(run: Run) -> dict[str, str]:

@@ -26,9 +26,9 @@ from fcil.exchange.flower import reply_messages
 from fcil.exchange.flower.internals import identify
 from fcil.exchange.flower.settling import settle
 from fcil.method import ClientUpdate, GramShape
+from fcil.server.gathering import gather
 from fcil.server.loop import receive
 from fcil.server.plan import Progress
-from fcil.server.replies import gather
 from fcil.server.request import Request
 
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"

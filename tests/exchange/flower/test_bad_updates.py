@@ -10,7 +10,8 @@ from small import mostly_slow
 from fcil.exchange.flower import reply_messages
 from fcil.method import ClientUpdate
 from fcil.registry import build_method, method_names
-from fcil.server.replies import Failure, Partial, gather, summed
+from fcil.server.gathering import gather
+from fcil.server.replies import Failure, Partial, summed
 
 KINDS = (*UPDATES, *WIRE)
 ADDITIVE = [name for name in method_names() if build_method(name, {}).additive]
