@@ -143,15 +143,15 @@ def parse_call(
     return call[1], settings
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Suggest the known name that is closest to a misspelt one, or list all known names where none is close.
 
     >>> nearest("lrom", ["lorm", "fedavg"])
     "Did you mean 'lorm'?"
     """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
 
 
 def _split(hint: Any) -> tuple[Any, Option]:
@@ -211,7 +211,7 @@ def _convert(value: object, kind: Any, option: Option) -> object:
     if origin in (Union, types.UnionType):
         return None if value is None else _convert(value, _fitting(value, kind, option), option)
     if origin is Literal:
-        if not any(value == known and type(value) is type(known) for known in get_args(kind)):
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
             near = f". {nearest(value, map(str, get_args(kind)))}" if isinstance(value, str) else ""
             raise ValueError(f"must be {_type_name(kind)}{near}")
         return value
@@ -269,18 +269,18 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
         ConfigError: a setting is unknown (names the nearest known one), of the wrong type, or out of range.
     """
     hints = get_type_hints(schema, include_extras=True)
-    known, values = keys_of(schema), {}
-    options = {name: _split(hints[field])[1] for name, field in known.items()}
+    fields, values = keys_of(schema), {}
+    options = {name: _split(hints[field])[1] for name, field in fields.items()}
     now = {option.former: name for name, option in options.items() if option.former}
-    for given, value in table.items():
-        name = now.get(given, given)
-        if name != given and name in table:
-            raise ConfigError(f"{where(given)}: the earlier name of {name!r}, which is set as well; leave this one out")
-        if name not in known:
-            raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, known)}")
+    for key, value in table.items():
+        name = now.get(key, key)
+        if name != key and name in table:
+            raise ConfigError(f"{where(key)}: the earlier name of {name!r}, which is set as well; leave this one out")
+        if name not in fields:
+            raise ConfigError(f"{where(name)}: unknown setting. {nearest(name, fields)}")
         try:
-            values[known[name]] = _convert(value, *_split(hints[known[name]]))
+            values[fields[name]] = _convert(value, *_split(hints[fields[name]]))
         except ValueError as error:
-            hint = _about_several(value, *_split(hints[known[name]]))
-            raise ConfigError(f"{where(given)} = {value!r}: {error}{hint}") from None
+            hint = _about_several(value, *_split(hints[fields[name]]))
+            raise ConfigError(f"{where(key)} = {value!r}: {error}{hint}") from None
     return schema(**values)

@@ -36,8 +36,8 @@ def _blas() -> ThreadpoolController:
 
 def linear_algebra() -> list[str]:
     """Libraries of linear algebra that this process has loaded, each with its version and the kernels it has chosen."""
-    told = ("internal_api", "version", "architecture")
-    return [" ".join(str(library.get(key)) for key in told) for library in _blas().info()]
+    keys = ("internal_api", "version", "architecture")
+    return [" ".join(str(library.get(key)) for key in keys) for library in _blas().info()]
 
 
 @contextmanager

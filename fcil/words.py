@@ -18,7 +18,7 @@ def counted(number: int, thing: str, several: str = "") -> str:
     return f"{number:,} {thing if number == 1 else several or thing + 's'}"
 
 
-def nearest_class(name: str, known: Iterable[str]) -> str:
+def nearest_class(name: str, classes: Iterable[str]) -> str:
     """List the known classes, of many the first; suggest one only where it is the same but for a slip of the pen.
 
     Names of classes are often short and alike, and a wrong one is more often of another list than misspelt.
@@ -26,7 +26,7 @@ def nearest_class(name: str, known: Iterable[str]) -> str:
     >>> nearest_class("zerro", ["one", "zero"]), nearest_class("nine", ["one", "zero"])
     ("Did you mean 'zero'? Known: one, zero.", 'Known: one, zero.')
     """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    more = f", and {len(known) - MANY} more" if len(known) > MANY else ""
-    return f"{f'Did you mean {close[0]!r}? ' if close else ''}Known: {', '.join(known[:MANY]) or 'none'}{more}."
+    classes = list(classes)
+    close = difflib.get_close_matches(name, classes, n=1, cutoff=0.8)
+    more = f", and {len(classes) - MANY} more" if len(classes) > MANY else ""
+    return f"{f'Did you mean {close[0]!r}? ' if close else ''}Known: {', '.join(classes[:MANY]) or 'none'}{more}."

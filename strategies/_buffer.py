@@ -66,11 +66,11 @@ def close(client: Client) -> None:
 
 
 def _reservoir(client: Client, fresh: np.ndarray, buffer: np.ndarray, size: int) -> dict[int, int]:
-    rng, seen, filled = client.generator("reservoir"), int(client.store.get(SEEN, 0)), len(buffer)
+    rng, count, filled = client.generator("reservoir"), int(client.store.get(SEEN, 0)), len(buffer)
     places: dict[int, int] = {}
     for position in range(len(fresh)):
-        seen += 1
-        place = filled if filled < size else int(rng.integers(seen))
+        count += 1
+        place = filled if filled < size else int(rng.integers(count))
         if place < size:
             places[place] = position
             filled = max(filled, place + 1)

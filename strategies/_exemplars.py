@@ -93,12 +93,12 @@ def choose(client: Client, size: int, samples: np.ndarray | None = None) -> None
     old = exemplars(client.store)
     old_labels, labels = client.labels(old).cpu().numpy(), client.labels(samples).cpu().numpy()
     before = client.store.get(SEEN, np.unique(old_labels))  # checkpoints of earlier versions lack it
-    seen, new = np.union1d(before, labels), np.setdiff1d(labels, before)
-    share = size // max(1, len(seen))
+    classes, new = np.union1d(before, labels), np.setdiff1d(labels, before)
+    share = size // max(1, len(classes))
     kept = [old[old_labels == label][:share] for label in np.unique(old_labels)]
     if share and len(new):
         features = normalised_features(client, samples)
         for label in new:
             of_class = np.flatnonzero(labels == label)
             kept.append(samples[of_class[herded(features[of_class], share)]])
-    client.store[EXEMPLARS], client.store[SEEN] = np.concatenate([np.zeros(0, np.int64), *kept]), seen
+    client.store[EXEMPLARS], client.store[SEEN] = np.concatenate([np.zeros(0, np.int64), *kept]), classes

@@ -30,8 +30,8 @@ def lora_method(
         raise ConfigError(f"{where}: leave out {', '.join(odd)}; the outer method sets it")
     if without := [key for key in unused or {} if key in settings]:
         raise ConfigError(f"{where}: leave out {without[0]}; {(unused or {})[without[0]]}")
-    known = keys_of(kind)
-    inherited = {key: value for key, value in outer_settings.items() if key in known}
+    keys = keys_of(kind)
+    inherited = {key: value for key, value in outer_settings.items() if key in keys}
     part = build_method(name, {**settings, **inherited}, lambda key: f"{where}: {key}")
     made_of_others = type(part).acting is not Averaging.acting
     if not isinstance(part, Averaging) or not isinstance(part.adapter, Lora) or made_of_others:

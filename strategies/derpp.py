@@ -83,8 +83,8 @@ class DERpp(AdapterAveraging):
         """Mean of (z - z')^2 over samples and the classes that were known of each."""
         logits = self._logits(client, places)
         old = logits.new_tensor(client.store[LOGITS][places])
-        known = np.arange(old.shape[1]) < client.store[COLUMNS][places][:, None]
-        mask = logits.new_tensor(known)
+        is_class = np.arange(old.shape[1]) < client.store[COLUMNS][places][:, None]
+        mask = logits.new_tensor(is_class)
         return ((logits[:, : old.shape[1]] - old).square() * mask).sum() / mask.sum()
 
     def _cross_entropy(self, client: Client, places: np.ndarray) -> Tensor:

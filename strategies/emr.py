@@ -81,13 +81,13 @@ class Emr(MergeMethod):
         if not self.router or not experts:
             return super().deploy(state, phase)
         arrays: dict[str, np.ndarray] = dict(Modules.of(state).head)
-        own = kept = np.zeros(len(experts))
+        task_l1 = masked_l1 = np.zeros(len(experts))
         for layer in check_compatible(experts):
             elected = elect([expert.changes[layer] for expert in experts])
             arrays |= {layer + DELTA: elected.change.astype(np.float32), layer + MASKS: elected.masks}
-            own, kept = own + elected.task_l1, kept + elected.masked_l1
+            task_l1, masked_l1 = task_l1 + elected.task_l1, masked_l1 + elected.masked_l1
         tasks = np.array(head.tasks_of(Modules.of(state).head), np.float32)
-        return {**arrays, RESCALERS: rescalers(own, kept).astype(np.float32), TASKS: tasks}
+        return {**arrays, RESCALERS: rescalers(task_l1, masked_l1).astype(np.float32), TASKS: tasks}
 
     def scores(self, model: Model, images: Tensor) -> Tensor:
         """Class scores, (n, classes seen): with the router probabilities within a task, by that task's model."""

@@ -69,9 +69,9 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
         loss = step.cross_entropy()
         if not self.strength or PROTOTYPES not in step.references:
             return loss
-        own = step.constant(PROTOTYPES)[step.labels - step.phase.task.first]
-        away = (step.features - own[:, :-1]).square().mean(1)
-        return loss + self.strength * (own[:, -1] * away).mean()
+        prototypes = step.constant(PROTOTYPES)[step.labels - step.phase.task.first]
+        away = (step.features - prototypes[:, :-1]).square().mean(1)
+        return loss + self.strength * (prototypes[:, -1] * away).mean()
 
     # ---- server half -------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class FedProto(ServerSettings, AdapterSettings, Averaging):
         if self.predict == "head":
             return deployed
         for task in range(phase.task.index + 1):
-            means, known = (state[PROTOTYPES][str(task)][:, part] for part in (slice(-1), -1))
-            rows = {head.weight(task): means, head.bias(task): biases(known, -np.square(means).sum(1) / 2)}
+            means, numbers = (state[PROTOTYPES][str(task)][:, part] for part in (slice(-1), -1))
+            rows = {head.weight(task): means, head.bias(task): biases(numbers, -np.square(means).sum(1) / 2)}
             deployed |= as_float32(rows)
         return deployed

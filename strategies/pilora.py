@@ -113,10 +113,10 @@ class PILoRA(LoraMethod):
 
     def local(self, phase: Phase) -> Local:
         """Train the pair and the task's prototypes beside earlier pairs; then sum features by class."""
-        own = head.weight(phase.task.index)
-        rates = {own: self.prototype_lr} | dict.fromkeys(self.trains(phase), self.lora_lr)
+        prototypes = head.weight(phase.task.index)
+        rates = {prototypes: self.prototype_lr} | dict.fromkeys(self.trains(phase), self.lora_lr)
         rates = {pattern: rate for pattern, rate in rates.items() if rate}
-        local = Local((*self.trains(phase), own), lr=rates, passes=(Pass((self.statistic(phase),)),))
+        local = Local((*self.trains(phase), prototypes), lr=rates, passes=(Pass((self.statistic(phase),)),))
         return replace(local, frozen=_earlier_changes) if self.combine == "sum" else local
 
     def loss(self, step: Step) -> Tensor:
@@ -138,8 +138,8 @@ class PILoRA(LoraMethod):
                 loss = loss + self.sparsity * arrays[name].abs().sum()
         for name in step.references if self.orthogonality else ():
             if name.endswith(A):
-                own = arrays[name.split("/", 2)[2]]
-                loss = loss + self.orthogonality * (own @ step.constant(name).T).abs().sum()
+                factor = arrays[name.split("/", 2)[2]]
+                loss = loss + self.orthogonality * (factor @ step.constant(name).T).abs().sum()
         return loss
 
     # ---- server half -------------------------------------------------------------------------------------------------
@@ -175,11 +175,13 @@ class PILoRA(LoraMethod):
         """The mean of pairs, weighted by examples, and weighed prototypes."""
         state = self.merge_sums(state, phase, self.sums(phase, self.broadcast(state, phase), updates))
         task, here = phase.task.index, [u for u in updates if u.num_examples > 0]
-        own = np.stack([u.arrays[head.weight(task)] for u in here]).astype(np.float64)
+        prototypes = np.stack([u.arrays[head.weight(task)] for u in here]).astype(np.float64)
         numbers = np.stack([u.statistics[counts(task)] for u in here]).astype(np.float64)
         totals = np.stack([u.statistics[class_sums(task)] for u in here]).astype(np.float64)
         means = totals / np.maximum(numbers, 1)[..., None]
-        new = [reweighted(own[:, c], means[numbers[:, c] > 0, c], self.sharpness) for c in range(phase.task.size)]
+        new = [
+            reweighted(prototypes[:, c], means[numbers[:, c] > 0, c], self.sharpness) for c in range(phase.task.size)
+        ]
         return Modules.of(state).replaced({head.weight(task): np.stack(new).astype(np.float32)})
 
     def deploy(self, state: State, phase: Phase) -> Arrays:

@@ -86,13 +86,13 @@ class Scaffold(AdapterAveraging):
 
     def client_begin(self, client: Client) -> None:
         """Make the correction c - c_i; with option I also g_i(x)."""
-        own = client.store if self._is_of(client.store, client.phase) else {}
+        own_controls = client.store if self._is_of(client.store, client.phase) else {}
         for name, leaf in client.model.arrays.items():
             key = f"{VARIATE}/{name}"
-            known = [arrays[key] for arrays in (client.broadcast.references, own) if key in arrays]
-            if leaf.requires_grad and known:
-                zero = np.zeros_like(known[0])
-                correction = client.broadcast.references.get(key, zero) - own.get(key, zero)
+            controls = [arrays[key] for arrays in (client.broadcast.references, own_controls) if key in arrays]
+            if leaf.requires_grad and controls:
+                zero = np.zeros_like(controls[0])
+                correction = client.broadcast.references.get(key, zero) - own_controls.get(key, zero)
                 client.scratch[key] = leaf.new_tensor(correction)
         if self.option == "I":
             client.scratch.update(self._gradient(client))
@@ -113,8 +113,8 @@ class Scaffold(AdapterAveraging):
         for part in np.split(samples, range(CHUNK, len(samples), CHUNK)):
             logits = client.model.logits(client.model.features(client.images(part, augment=True)), (task.index,))
             loss = F.cross_entropy(logits, client.labels(part) - task.first, reduction="sum")
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            for name, g in zip(leaves, found, strict=True):
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            for name, g in zip(leaves, gradients, strict=True):
                 total[name] += 0.0 if g is None else g
         return {mean_gradient(name): (sum / len(samples)).float() for name, sum in total.items()}
 

@@ -38,7 +38,7 @@ def shapes_are_kept_over_rounds(trial: Trial) -> None:
             layout = [{name: (a.shape, a.dtype.name) for name, a in arrays.items()} for arrays in (sent, again)]
             odd = sorted(n for n in layout[0].keys() | layout[1].keys() if layout[0].get(n) != layout[1].get(n))
             if odd:
-                before, after = (each.get(odd[0], "nothing") for each in layout)
+                before, after = (shapes.get(odd[0], "nothing") for shapes in layout)
                 raise Broken(
                     f"array {odd[0]} was {before} in the broadcast, and is {after} after the merge",
                     *MERGE, "broadcast", phase=record.phase,
@@ -161,8 +161,8 @@ def changes_are_what_the_network_adds(trial: Trial) -> None:
         layers = adapter.changes(arrays)
         others = {name: a for name, a in arrays.items() if name.rpartition(".")[0] not in layers}
         fixed = local.frozen(record.broadcast.references)
-        told = [adapter.deployed(layer, change, arrays) for layer, change in layers.items()]
-        again = {**others, **fixed, **{name: a for layer in told for name, a in layer.items()}}
+        deployed = [adapter.deployed(layer, change, arrays) for layer, change in layers.items()]
+        again = {**others, **fixed, **{name: a for layer in deployed for name, a in layer.items()}}
         if odd := difference(_outputs(trial, record, again), _outputs(trial, record, arrays), 1e-3, 1e-4):
             raise Broken(
                 f"the adapter's changes, put back by `deployed`, make another model than its arrays: {odd}; let "

@@ -209,8 +209,8 @@ def pictures(count: int) -> Tensor:
 
 def small(kind: type[Method]) -> dict[str, Any]:
     """Select those of the small settings that a method has."""
-    known = keys_of(kind)
-    return {name: value for name, value in SMALL.items() if name in known}
+    keys = keys_of(kind)
+    return {name: value for name, value in SMALL.items() if name in keys}
 
 
 def trial_of(name: str, settings: Mapping[str, Any]) -> Trial:

@@ -83,8 +83,8 @@ def compare_command(args: argparse.Namespace, console: Console) -> None:
         from fcil.report.grid_running import carry_out_grid, check_missing, join_grid  # which import torch
 
     reuse = Reuse(not args.no_memo, not args.no_feature_cache, args.check_memo)
-    for said in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
-        console.print(f"note: {said}", soft_wrap=True, markup=False)
+    for note in doubled_rows([(cell.value, cell.label, cell.config) for cell in runs]):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     if args.join:
         return join_grid(out, runs, console, reuse)
     from fcil.report.published import published_rich

@@ -97,9 +97,9 @@ def _settings(prefix: str, parsed_args: argparse.Namespace, **others: object) ->
         return [f"{section}.{name}=" for name in names if name.startswith(key)]
     words = {"method.name": _method_names, "data.name": _data_names}.get(f"{section}.{key}")
     field = keys_of(schemas[section]).get(key, "")
-    known = words() if words else values_of(get_type_hints(schemas[section]).get(field))
+    candidates = words() if words else values_of(get_type_hints(schemas[section]).get(field))
     before, comma, last = value.rpartition(",")  # of --sweep and --grid
-    return [f"{section}.{key}={before}{comma}{word}" for word in known if word.startswith(last)]
+    return [f"{section}.{key}={before}{comma}{word}" for word in candidates if word.startswith(last)]
 
 
 OPTIONS: dict[str, Completer] = {

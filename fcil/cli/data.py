@@ -36,8 +36,8 @@ def _wanted(args: argparse.Namespace) -> list[tuple[Config, int]]:
     """The settings whose data are to be prepared, each with the size of its model's input: of a file, or of a name."""
     from fcil.config import from_table, load_all
 
-    given = {key: getattr(args, key) for key in GIVEN if getattr(args, key) is not None}
-    overrides = [*args.set, *(f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())]
+    options = {key: getattr(args, key) for key in GIVEN if getattr(args, key) is not None}
+    overrides = [*args.set, *(f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items())]
     path = Path(args.name)
     if path.suffix == ".toml":
         configs = load_all(path, overrides)

@@ -16,8 +16,8 @@ def _export(args: argparse.Namespace, console: Console) -> None:
     with waiting(console, "loading code and weights"):
         from fcil.engine.export import export
 
-        told = export(args.run, args.out)
-    console.print(told, soft_wrap=True, markup=False)
+        instruction = export(args.run, args.out)
+    console.print(instruction, soft_wrap=True, markup=False)
 
 
 def export_command(command: Callable[..., argparse.ArgumentParser]) -> None:

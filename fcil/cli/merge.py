@@ -46,8 +46,8 @@ def merge_models(args: argparse.Namespace, console: Console) -> None:
     from fcil.data.progress import waiting
 
     with waiting(console, "loading code and weights") as step:
-        told = _merged(args, step)
-    console.print(told, soft_wrap=True, markup=False)
+        message = _merged(args, step)
+    console.print(message, soft_wrap=True, markup=False)
 
 
 def _merged(args: argparse.Namespace, step: Callable[[str], None]) -> str:

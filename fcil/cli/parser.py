@@ -87,49 +87,51 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the nearest of the values or commands that an argument admits, where it is none of them."""
-        known = list(action.choices or ())
-        if not known or value in known:
+        choices = list(action.choices or ())
+        if not choices or value in choices:
             return
         if not isinstance(action, argparse._SubParsersAction):
-            raise argparse.ArgumentError(action, f"{value!r}: must be {_listed(known)}.{_nearest(str(value), known)}")
+            raise argparse.ArgumentError(
+                action, f"{value!r}: must be {_listed(choices)}.{_nearest(str(value), choices)}"
+            )
         if str(value).endswith(".toml"):
             raise ConfigError(
                 f"{self._place()}{value}: a command comes first; to run it: {self.prog} run {value}.{self._help()}"
             )
         what = str(action.metavar or "command").lower()
-        raise ConfigError(f"{self._place()}{value}: no such {what}.{_nearest(str(value), known)}{self._help()}")
+        raise ConfigError(f"{self._place()}{value}: no such {what}.{_nearest(str(value), choices)}{self._help()}")
 
     def _options(self) -> list[str]:
         return [text for action in self._actions for text in action.option_strings]
 
-    def _check_options(self, given: Sequence[str]) -> None:
+    def _check_options(self, words: Sequence[str]) -> None:
         """Raise ConfigError for the first of some words that is meant as an option and is none."""
-        known = self._options()
-        for word in given:
+        options = self._options()
+        for word in words:
             if word == "--":
                 return
             name = word.partition("=")[0]
-            if word.startswith("-") and not word[1:2].isdigit() and not any(text.startswith(name) for text in known):
-                raise ConfigError(f"{self._place()}{name}: no such option.{self._meant(name, known)}{self._help()}")
+            if word.startswith("-") and not word[1:2].isdigit() and not any(text.startswith(name) for text in options):
+                raise ConfigError(f"{self._place()}{name}: no such option.{self._meant(name, options)}{self._help()}")
 
-    def _meant(self, name: str, known: Sequence[str]) -> str:
+    def _meant(self, name: str, options: Sequence[str]) -> str:
         """Suggest an option, or the setting that was meant for one."""
-        word, near = name.lstrip("-").replace("-", "_"), _nearest(name, known)
-        if "--set" not in known:
+        word, near = name.lstrip("-").replace("-", "_"), _nearest(name, options)
+        if "--set" not in options:
             return near
         if setting := _setting(word):
             return f" It is a setting: --set {setting}=VALUE."
         return near or " Settings are given as --set SECTION.KEY=VALUE; `fcil settings` lists them."
 
 
-def _listed(known: Iterable[Any]) -> str:
-    *first, last = map(str, known)
+def _listed(entries: Iterable[Any]) -> str:
+    *first, last = map(str, entries)
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _nearest(name: str, known: Iterable[Any]) -> str:
+def _nearest(name: str, candidates: Iterable[Any]) -> str:
     """Name the known word that is most like another one; nothing where none is close."""
-    words = {str(word).lstrip("-"): str(word) for word in known}
+    words = {str(word).lstrip("-"): str(word) for word in candidates}
     close = difflib.get_close_matches(name.lstrip("-"), words, n=1, cutoff=CLOSE)
     return f" Did you mean {words[close[0]]!r}?" if close else ""
 
@@ -142,5 +144,5 @@ def _setting(word: str) -> str:
     section, dot, key = word.partition(".")
     if dot:
         return word if section in (*SECTIONS, "method") and key else ""
-    found = [f"{name}.{word}" for name, schema in SECTIONS.items() if word in keys_of(schema)]
-    return found[0] if len(found) == 1 else ""
+    settings = [f"{name}.{word}" for name, schema in SECTIONS.items() if word in keys_of(schema)]
+    return settings[0] if len(settings) == 1 else ""

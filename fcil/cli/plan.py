@@ -48,11 +48,14 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
         from fcil.report.rows import unshared
 
     settings = [(cell, flat_settings(cell.config)) for cell in runs if cell.value == runs[0].value]
-    shared = [(cell.label, {key: own[key] for key in own if key in cell.common}) for cell, own in settings]
+    shared = [
+        (cell.label, {key: settings_of_row[key] for key in settings_of_row if key in cell.common})
+        for cell, settings_of_row in settings
+    ]
     unlike = unshared(shared)
     doubled = doubled_rows([(cell.value, cell.label, cell.config) for cell in runs])
-    for said in [*doubled, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
-        console.print(f"note: {said}", soft_wrap=True, markup=False)
+    for note in [*doubled, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     with moving(console, "loading") as step:
         result = forecast_rows(runs, len(numbers), step)
     return comparison_forecast_table(result), result.figures()

@@ -57,8 +57,8 @@ def _write_page(folders: list[Path], file: Path, console: Console) -> None:
     try:
         write_atomic(file, page)
     except OSError as error:
-        told = f"--html {file}: cannot be written ({error.strerror}); name a file in a folder that exists"
-        raise ConfigError(told) from None
+        message = f"--html {file}: cannot be written ({error.strerror}); name a file in a folder that exists"
+        raise ConfigError(message) from None
     console.print(f"{file}: {len(page) / 1000:,.0f} kB, opens in any browser", soft_wrap=True, markup=False)
 
 
@@ -66,13 +66,13 @@ def _reached(folder: Path, accuracy: float) -> str:
     """Say in words when a run first had an accuracy over all classes, and what it had sent by then."""
     from fcil.report.run_result import Run
 
-    found, what = Run(folder).first_reached(accuracy), f"{100 * accuracy:g} % over all classes"
-    if found is None:
+    point, what = Run(folder).first_reached(accuracy), f"{100 * accuracy:g} % over all classes"
+    if point is None:
         return f"{what} was not reached"
-    up, down = found.upload_bytes / 1e6, found.download_bytes / 1e6
+    up, down = point.upload_bytes / 1e6, point.download_bytes / 1e6
     return (
-        f"{what} first reached in round {found.round} of task {found.task + 1}, with {100 * found.accuracy:.1f} %, "
-        f"after {counted(found.rounds, 'round')} in all, {up:.2f} MB up and {down:.2f} MB down"
+        f"{what} first reached in round {point.round} of task {point.task + 1}, with {100 * point.accuracy:.1f} %, "
+        f"after {counted(point.rounds, 'round')} in all, {up:.2f} MB up and {down:.2f} MB down"
     )
 
 

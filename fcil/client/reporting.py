@@ -35,10 +35,10 @@ def collect(data_pass: Pass, client: ClientSession, arrays: Arrays, batch: int) 
             observers.setdefault(layer, []).append(observe)
     transform = client.stream("statistics augmentation") if data_pass.transform == "train" else None
     by_layer = {layer: _call_all(many) for layer, many in observers.items()}
-    seen = np.arange(len(data)) if data_pass.samples is None else np.flatnonzero(data_pass.samples(data.indices))
+    positions = np.arange(len(data)) if data_pass.samples is None else np.flatnonzero(data_pass.samples(data.indices))
     with torch.set_grad_enabled(bool(data_pass.gradients)):
         for _ in range(data_pass.repeats):
-            for images, labels, samples in data.batches(data_pass.batch or batch, seen, transform):
+            for images, labels, samples in data.batches(data_pass.batch or batch, positions, transform):
                 with nullcontext() if transform else model.showing(images, "train", samples):
                     with model.observed(by_layer, gradients):
                         features = model.features(images)

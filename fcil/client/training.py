@@ -62,8 +62,8 @@ def _check_computed(session: ClientSession, local: Local) -> None:
     declared = before_passes.reported(shapes(session.broadcast.arrays)).keys()
     if odd := sorted(declared ^ session.statistics.keys()):
         put = "but no hook has put it there" if odd[0] in declared else "though a hook has put it there"
-        said = "declared" if odd[0] in declared else "not declared"
-        raise ValueError(f"Client.statistics: {odd[0]} is {said} in `Local.computed`, {put}")
+        status = "declared" if odd[0] in declared else "not declared"
+        raise ValueError(f"Client.statistics: {odd[0]} is {status} in `Local.computed`, {put}")
 
 
 def run_client(

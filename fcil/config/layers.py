@@ -34,21 +34,21 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def layers_of(path: Source, seen: tuple[Path, ...] = ()) -> list[Layer]:
+def layers_of(path: Source, files_above: tuple[Path, ...] = ()) -> list[Layer]:
     """Read a file and its bases, base first, each with the name to show for it; a table is a single layer.
 
     Raises:
-        ConfigError: a file is missing or not TOML, or its `base` is no path or leads back to it (`seen`).
+        ConfigError: a file is missing or not TOML, or its `base` is no path or leads back to it (`files_above`).
     """
     if isinstance(path, Mapping):
         return [("settings", dict(path))]
-    if path.resolve() in seen:
+    if path.resolve() in files_above:
         raise ConfigError(f"{path}: `base` leads back to itself")
     table = _read(path)
     base = table.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base = {base!r}: must be the path of another file")
-    below = layers_of(path.parent / base, (*seen, path.resolve())) if base else []
+    below = layers_of(path.parent / base, (*files_above, path.resolve())) if base else []
     return [*below, (str(path), table)]
 
 

@@ -57,10 +57,10 @@ def load_variant(path: Source, label: str, *overrides: Overrides, places: Mappin
     """
     name, settings = row_call(path, label)
     layers, base = layers_of(path), row_facts(path, name).base
-    own = row_settings(layers, name)
-    if not base and not any("name" in table.get("method", {}) for _, table in own):
-        own.insert(0, (f"label {label!r}", {"method": {"name": name}}))
+    row = row_settings(layers, name)
+    if not base and not any("name" in table.get("method", {}) for _, table in row):
+        row.insert(0, (f"label {label!r}", {"method": {"name": name}}))
     if settings:
-        own.append((f"label {label!r}", {"method": settings}))
+        row.append((f"label {label!r}", {"method": settings}))
     below = layers_of(Path(base)) if base else []
-    return from_table([*without_asides([*below, *layers]), *own, together(*overrides)], places)
+    return from_table([*without_asides([*below, *layers]), *row, together(*overrides)], places)

@@ -24,8 +24,8 @@ def flat_settings(config: Config) -> dict[str, Any]:
         ConfigError: no such method, or settings that it does not admit.
     """
     method = build_method(config.method.name, config.method.settings)
-    own = {key: getattr(method, field) for key, field in keys_of(type(method)).items()}
-    table = {**to_table(config), "method": {"name": config.method.label, **own}}
+    settings = {key: getattr(method, field) for key, field in keys_of(type(method)).items()}
+    table = {**to_table(config), "method": {"name": config.method.label, **settings}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flat(table).items()}
 
 

@@ -136,13 +136,13 @@ class Family:
             return self
         if view == "identity":
             return replace(self, train_view=SQUARE, test_view=SQUARE, mean=ZERO, std=ONE)
-        own = self.train_view, self.test_view
+        views = self.train_view, self.test_view
         if view == "squash":
             train, test = (
-                replace(v, squash=True, resize=v.resize if v.crop in ("centre", "random") else 0) for v in own
+                replace(v, squash=True, resize=v.resize if v.crop in ("centre", "random") else 0) for v in views
             )
         else:
-            train, test = (replace(named, flip=v.flip) for named, v in zip(NAMED[view], own, strict=True))
+            train, test = (replace(named, flip=v.flip) for named, v in zip(NAMED[view], views, strict=True))
         return replace(self, train_view=train, test_view=test)
 
     def stored(self, view: View, size: int) -> To:

@@ -45,10 +45,10 @@ def _meant(root: Path, fits: Callable[[Path], bool]) -> str:
         beside = {p.name: p for p in root.parent.iterdir() if p.is_dir()} if root.parent.is_dir() else {}
         alike = [beside[name] for name in difflib.get_close_matches(root.name, sorted(beside), cutoff=0.6)]
         likely = [root.parent, *inside[:MOST_GUESSES], *alike]
-        found = next((path for path in likely if path != root and fits(path)), None)
+        folder = next((path for path in likely if path != root and fits(path)), None)
     except OSError:  # a folder that may not be read
         return ""
-    return f"Did you mean {found}? " if found else ""
+    return f"Did you mean {folder}? " if folder else ""
 
 
 def _exists(file: File, root: Path) -> bool:

@@ -69,16 +69,16 @@ def named_parts(names: Iterable[str], where: str) -> dict[str, str]:
     Raises:
         ConfigError: two names mean the same part.
     """
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for name in names:
         part = PARTS.get(name.lower())
-        if part in found:
+        if part in parts:
             raise ConfigError(
-                f"{where}: two parts are {part}: {found[part]} and {name}; join them, or rename one of the two"
+                f"{where}: two parts are {part}: {parts[part]} and {name}; join them, or rename one of the two"
             )
         if part:
-            found[part] = name
-    return found
+            parts[part] = name
+    return parts
 
 
 def _check_numbers(labels: Sequence[str] | Sequence[int], classes: Sequence[str], part: str, where: str) -> None:
@@ -120,7 +120,7 @@ def under_one_numbering(
         ConfigError: labels are not in their own list, or one part has names and another has numbers alone.
     """
     lists = [list(names[part]) for part in parts]
-    if all(own == lists[0] for own in lists):
+    if all(names_of_part == lists[0] for names_of_part in lists):
         return dict(parts), lists[0] if lists else []
     texts = {part: _as_texts(rows, names[part], part, where) for part, rows in parts.items()}
     first = list(names[next((part for part in ("train", *parts) if part in parts), "train")])
@@ -168,8 +168,8 @@ def _check(parts: Mapping[str, Rows], settings: Data, where: str, classes: Seque
     empty = [name for name, rows in parts.items() if not len(rows.labels)]
     if empty:
         raise ConfigError(f"{where}: its {empty[0]} part has no images")
-    known = [one_form(str(name)) for name in classes]
-    if twice := sorted({name for name in known if known.count(name) > 1} if len(set(known)) < len(known) else ()):
+    names = [one_form(str(name)) for name in classes]
+    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
         raise ConfigError(f"{where}: names classes twice: {some(twice)}; every class must have a name of its own")
     for name, rows in parts.items():
         if classes:
@@ -180,7 +180,7 @@ def _check(parts: Mapping[str, Rows], settings: Data, where: str, classes: Seque
 
 
 def listing_of(
-    parts: Mapping[str, Rows], settings: Data, where: str, classes: Sequence[str] = (), origin: str = ""
+    rows_by_part: Mapping[str, Rows], settings: Data, where: str, classes: Sequence[str] = (), origin: str = ""
 ) -> Listing:
     """Make a listing of the parts "train", "test" and "validation", as far as there are any.
 
@@ -195,34 +195,34 @@ def listing_of(
     Raises:
         ConfigError: no training part, an empty one, or classes in a test that are not in training.
     """
-    _check(parts, settings, where, classes)
-    every = [label for rows in parts.values() for label in rows.labels]
+    _check(rows_by_part, settings, where, classes)
+    every = [label for rows in rows_by_part.values() for label in rows.labels]
     names = [one_form(str(name)) for name in classes] or _names(every)
-    domains = _names([domain for rows in parts.values() for domain in rows.domains or ()])
-    made = {
+    domains = _names([domain for rows in rows_by_part.values() for domain in rows.domains or ()])
+    parts = {
         name: Part(
             rows.images,
             np.asarray(rows.labels, np.int64) if classes else _codes(rows.labels, names),
             None if rows.domains is None else _codes(rows.domains, domains),
         )
-        for name, rows in parts.items()
+        for name, rows in rows_by_part.items()
     }
-    for name in made.keys() - {"train"} if "train" in made else ():
-        if strange := sorted(set(made[name].labels.tolist()) - set(made["train"].labels.tolist())):
+    for name in parts.keys() - {"train"} if "train" in parts else ():
+        if strange := sorted(set(parts[name].labels.tolist()) - set(parts["train"].labels.tolist())):
             raise ConfigError(f"{where}: its {name} part has classes that are not in training: "
                               f"{some([names[c] for c in strange])}")  # fmt: skip
-    return replace(_listing(made, names, settings), domains=tuple(domains), origin=origin)
+    return replace(_listing(parts, names, settings), domains=tuple(domains), origin=origin)
 
 
-def _listing(made: Mapping[str, Part], names: Sequence[str], settings: Data) -> Listing:
+def _listing(parts: Mapping[str, Part], names: Sequence[str], settings: Data) -> Listing:
     """Fill in the parts that are not there."""
     nothing = Part([], np.zeros(0, np.int64))
     if settings.test_at == "server":  # a server has test images only, and its sites training images only
-        return Listing(tuple(names), made.get("train", nothing), made.get("test", nothing))
-    if "test" in made:
-        return Listing(tuple(names), made["train"], made["test"], validation=made.get("validation"))
-    if "validation" in made:
+        return Listing(tuple(names), parts.get("train", nothing), parts.get("test", nothing))
+    if "test" in parts:
+        return Listing(tuple(names), parts["train"], parts["test"], validation=parts.get("validation"))
+    if "validation" in parts:
         remark = "there is no test part: the validation part takes its place"
-        return Listing(tuple(names), made["train"], made["validation"], remarks=(remark,))
-    train, test, split = _drawn(made["train"], names, settings)
+        return Listing(tuple(names), parts["train"], parts["validation"], remarks=(remark,))
+    train, test, split = _drawn(parts["train"], names, settings)
     return Listing(tuple(names), train, test, split)

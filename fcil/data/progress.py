@@ -67,13 +67,13 @@ class Lines:
         self._thread.start()
 
     def _speak(self) -> None:
-        wait, said = SILENCE, ""
+        wait, text = SILENCE, ""
         while not self._over:
             if self._heard.wait(wait):
                 self._heard.clear()
-            elif self.text != said:
-                said, wait = self.text, min(2 * wait, LONGEST_SILENCE)
-                tell(said)
+            elif self.text != text:
+                text, wait = self.text, min(2 * wait, LONGEST_SILENCE)
+                tell(text)
 
     def heard(self) -> None:
         """Note that another line has been printed: the silence begins anew."""

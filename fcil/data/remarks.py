@@ -44,20 +44,20 @@ def _odd_sizes(part: Part, name: str, size: int, cropped: bool) -> list[str]:
     if not len(sizes):
         return []
     ratio, shorter = sizes.max(1) / sizes.min(1), sizes.min(1)
-    found = []
+    remarks = []
     if cropped and (long := int((ratio >= LONG).sum())):
         i = int(ratio.argmax())
-        found.append(
+        remarks.append(
             f"{long} of {len(part):,} {name} images are at least twice as long as wide (most of all {_name(part, i)}, "
             f'{sizes[i, 1]} x {sizes[i, 0]}): a crop shows half of them or less; data.view = "whole" shows all'
         )
     if small := int((shorter < size).sum()):
         i = int(shorter.argmin())
-        found.append(
+        remarks.append(
             f"{small} of {len(part):,} {name} images are smaller than the model's {size} pixels and are enlarged (most "
             f"of all {_name(part, i)}, {sizes[i, 1]} x {sizes[i, 0]})"
         )
-    return found
+    return remarks
 
 
 def remarks(listing: Listing, size: int, tested_here: bool = True, cropped: bool = True) -> tuple[str, ...]:

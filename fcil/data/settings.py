@@ -27,9 +27,9 @@ def sorted_names(names: Iterable[str]) -> list[str]:
     >>> sorted_names(["10", "9"]), sorted_names(["10", "9", "a"])
     (['9', '10'], ['10', '9', 'a'])
     """
-    known = list(names)
-    numbers = all(name.isdecimal() for name in known)
-    return sorted(known, key=(lambda name: (int(name), name)) if numbers else None)
+    distinct = list(names)
+    numbers = all(name.isdecimal() for name in distinct)
+    return sorted(distinct, key=(lambda name: (int(name), name)) if numbers else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,10 +55,10 @@ def read_class_map(path: str) -> dict[str, str]:
         raise ConfigError(f"class map {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"class map {path}: {error}") from None
-    for own, common in table.items():
+    for name, common in table.items():
         if not isinstance(common, str) or not common:
-            raise ConfigError(f'class map {path}: {own} = {common!r}: write "own name" = "common name"')
-    return {one_form(own): one_form(common) for own, common in table.items()}
+            raise ConfigError(f'class map {path}: {name} = {common!r}: write "own name" = "common name"')
+    return {one_form(name): one_form(common) for name, common in table.items()}
 
 
 def renamed(data: Dataset, class_map: ClassMap, place: str = "the class map") -> SiteData:
@@ -71,10 +71,10 @@ def renamed(data: Dataset, class_map: ClassMap, place: str = "the class map") ->
         ConfigError: the map names a class that the site does not have.
     """
     names = [one_form(name) for name in data.classes]
-    for own in class_map:
-        if own not in names:
-            raise ConfigError(f"{place} names {own!r}, a class without images. {nearest_class(own, names)}")
-    return SiteData(data, tuple(class_map.get(own, own) for own in names))
+    for own_name in class_map:
+        if own_name not in names:
+            raise ConfigError(f"{place} names {own_name!r}, a class without images. {nearest_class(own_name, names)}")
+    return SiteData(data, tuple(class_map.get(own_name, own_name) for own_name in names))
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,16 @@ def _part(sites: Mapping[int, SiteData], parts: Mapping[int, Split], names: Name
     return Split(images, joined[0], owners=joined[3], domains=joined[4] if names.domains else None)
 
 
-def _domains(told: Sequence[SiteData]) -> list[str]:
+def _domains(sites: Sequence[SiteData]) -> list[str]:
     """The domains of all sites; none where any site does not tell those of its images."""
-    known = [site.data.domains for site in told]
-    return sorted_names({name for own in known for name in own}) if all(known) else []
+    domains_by_site = [site.data.domains for site in sites]
+    return sorted_names({name for domains in domains_by_site for name in domains}) if all(domains_by_site) else []
 
 
-def _check_known(where: str, site: SiteData, known: Sequence[str]) -> None:
-    if strange := sorted(set(site.names) - set(known)):
+def _check_known(where: str, site: SiteData, names: Sequence[str]) -> None:
+    if strange := sorted(set(site.names) - set(names)):
         raise ConfigError(
-            f"{where}: has images of {strange[0]!r}, which is not in tasks.classes. {nearest_class(strange[0], known)} "
+            f"{where}: has images of {strange[0]!r}, which is not in tasks.classes. {nearest_class(strange[0], names)} "
             "A class map gives a site's own names their common ones"
         )
 
@@ -165,15 +165,17 @@ def pool(
             'partition.kind = "sites": data.sites names no folder. Name one for each client to simulate the sites; '
             "across machines a run is started with `fcil deploy`, and each node names its own (docs/deployment.md)"
         )
-    known = sorted_names(map(one_form, classes) if classes else {n for site in sites.values() for n in site.names})
-    names = Names(known, _domains([*sites.values(), *([test] if test else [])]))
+    names_of_classes = sorted_names(
+        map(one_form, classes) if classes else {n for site in sites.values() for n in site.names}
+    )
+    names = Names(names_of_classes, _domains([*sites.values(), *([test] if test else [])]))
     for number, site in sites.items():
-        _check_known(f"site {number} ({site.place})" if site.place else f"site {number}", site, known)
+        _check_known(f"site {number} ({site.place})" if site.place else f"site {number}", site, names_of_classes)
     train = _part(sites, {number: site.data.train for number, site in sites.items()}, names, limits[0])
     if test is None:
         tests = _part(sites, {number: site.data.test for number, site in sites.items()}, names, limits[1])
     else:
-        _check_known("data.root", test, known)
+        _check_known("data.root", test, names_of_classes)
         tests = replace(_part({0: test}, {0: test.data.test}, names, limits[1]), owners=None)
     digests = {f"site {number}": site.sha256() for number, site in sites.items()}
     check_distinct(digests)
@@ -182,7 +184,7 @@ def pool(
     like = next(iter(sites.values()), test) if test is None else test
     assert like is not None  # one of the two is there
     return replace(
-        like.data, classes=tuple(known), train=train, test=tests, files=_files(sites, test),
+        like.data, classes=tuple(names_of_classes), train=train, test=tests, files=_files(sites, test),
         digests=digests, domains=tuple(names.domains), remarks=_remarks(sites, test),
     )  # fmt: skip
 

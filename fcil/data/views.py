@@ -17,8 +17,8 @@ def shown(family: Family, settings: Data) -> Family:
     Raises:
         ConfigError: a setting of a crop, where the view has no such crop.
     """
-    seen = family.seen(settings.view)
-    train, test = seen.train_view, seen.test_view
+    views = family.seen(settings.view)
+    train, test = views.train_view, views.test_view
     if settings.flip != "own":
         train = replace(train, flip=settings.flip)
     if settings.crop_scale:
@@ -30,7 +30,7 @@ def shown(family: Family, settings: Data) -> Family:
             raise _no_crop(family, settings, f"data.resize = {settings.resize}", "nothing")
         train, test = (v if v.crop == "whole" else replace(v, resize=settings.resize) for v in (train, test))
     return replace(
-        seen, train_view=train, test_view=test, mean=_rgb(settings.mean, seen.mean), std=_rgb(settings.std, seen.std)
+        views, train_view=train, test_view=test, mean=_rgb(settings.mean, views.mean), std=_rgb(settings.std, views.std)
     )
 
 
@@ -41,8 +41,8 @@ def _no_crop(family: Family, settings: Data, where: str, instead: str) -> Config
     )
 
 
-def _rgb(values: Sequence[float], own: RGB) -> RGB:
-    return (values[0], values[1], values[2]) if values else own
+def _rgb(values: Sequence[float], default: RGB) -> RGB:
+    return (values[0], values[1], values[2]) if values else default
 
 
 def in_words(view: View, size: int) -> str:

@@ -30,9 +30,9 @@ class KeptArrivals(Arrivals):
     def keep(self, phase: int, clients: Collection[int]) -> None:
         """Write the clients of a phase. Raises RunError where the disk does not take it."""
         super().keep(phase, clients)
-        known = {str(phase): sorted(clients) for phase, clients in sorted(self._known.items())}
+        table = {str(phase): sorted(clients) for phase, clients in sorted(self._known.items())}
         with writing(self.path.parent):
-            write_atomic(self.path, (json.dumps(known) + "\n").encode())
+            write_atomic(self.path, (json.dumps(table) + "\n").encode())
 
 
 def _read(path: Path) -> dict[int, list[int]]:

@@ -145,8 +145,8 @@ def _check_sites(config: Config) -> None:
         return
     if not family(data.name).own:
         raise ConfigError(f'data.name = "{data.name}": is one data set for all; sites have folders: set it to "folder"')
-    for key, asked in (("long_tail", config.tasks.long_tail != 1), ("shots", config.tasks.shots > 0)):
-        if asked:
+    for key, is_set in (("long_tail", config.tasks.long_tail != 1), ("shots", config.tasks.shots > 0)):
+        if is_set:
             raise ConfigError(f"tasks.{key}: sites have the images that they have; leave it out")
     if data.stand_in:
         raise ConfigError("data.stand_in: sites have images of their own, which noise cannot stand in for")
@@ -173,8 +173,8 @@ def _check_secure_sums(config: Config, method: Method) -> None:
     where, run = "run.secure_sums", config.run
     if not method.additive:
         raise ConfigError(f"{where}: merging by {config.method.name} needs the clients' single updates, not their sums")
-    for name, asked in (("aggregate_on_worker", run.aggregate_on_worker), ("diagnostics", run.diagnostics)):
-        if asked:
+    for name, is_set in (("aggregate_on_worker", run.aggregate_on_worker), ("diagnostics", run.diagnostics)):
+        if is_set:
             raise ConfigError(f"{where}: the server sees no update and no group's sums; set run.{name} to false")
     if parse_filter(run.filter):
         raise ConfigError(

@@ -156,12 +156,12 @@ class Rehearsal:
         if task.index in (tasks[0].index, tasks[-1].index) and task.index not in self.costs.evaluation:
             sizes = self.worker.batch_sizes(task)
             shards = max(1, len(sizes) // BATCHES)
-            seen = sum(sizes[::shards])
+            images = sum(sizes[::shards])
             memory = PeakMemory(self.worker.model.device)
             self.worker.evaluate(arrays, task, 0, len(sizes))  # one batch to warm up
             timed_from = time.perf_counter()
             self.worker.evaluate(arrays, task, 0, shards)
-            self.costs.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / seen),)
+            self.costs.evaluation[task.index] = (Cost(0.0, (time.perf_counter() - timed_from) / images),)
             self._note(memory)
         self.seconds += time.perf_counter() - start
         return np.zeros((1, groups(self.plan, task)), np.int64)

@@ -40,8 +40,8 @@ def _answers_alike(session: Session, network: nn.Module, weights: Mapping[str, T
     model.load(arrays)
     network.load_state_dict(dict(weights))
     with torch.inference_mode():
-        wanted, given = method.scores(model, images).double(), network(images).double()
-    return wanted.shape == given.shape and torch.allclose(wanted, given, rtol=1e-3, atol=1e-3 * float(wanted.std()))
+        scores, answers = method.scores(model, images).double(), network(images).double()
+    return scores.shape == answers.shape and torch.allclose(scores, answers, rtol=1e-3, atol=1e-3 * float(scores.std()))
 
 
 def exported_weights(network: nn.Module, method: Method, arrays: Arrays) -> dict[str, Tensor]:

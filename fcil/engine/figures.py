@@ -89,15 +89,15 @@ def by_client(images: np.ndarray, correct: Sequence[int], total: Sequence[int]) 
     shares = _accuracies(correct, total)
     tested = ~np.isnan(shares)
     held = images[:, : len(shares)][:, tested].astype(np.float64)
-    known = held.sum(1) > 0
-    clients = (held[known] @ shares[tested]) / held[known].sum(1)
-    each: list[float | None] = [None] * len(images)
-    for client, value in zip(np.flatnonzero(known), clients, strict=True):
-        each[client] = float(value)
+    has_images = held.sum(1) > 0
+    clients = (held[has_images] @ shares[tested]) / held[has_images].sum(1)
+    accuracies: list[float | None] = [None] * len(images)
+    for client, value in zip(np.flatnonzero(has_images), clients, strict=True):
+        accuracies[client] = float(value)
     if not len(clients):
-        return {**dict.fromkeys(OF_CLIENTS), "client_accuracy": each}
+        return {**dict.fromkeys(OF_CLIENTS), "client_accuracy": accuracies}
     spread = (float(clients.mean()), float(clients.min()), float(clients.std()))
-    return dict(zip(OF_CLIENTS, (each, *spread), strict=True))
+    return dict(zip(OF_CLIENTS, (accuracies, *spread), strict=True))
 
 
 def completed(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,10 +36,10 @@ def _method(config: Config, method: Method) -> dict[str, Any]:
     """All settings of the method, its defaults included; [method] has those that were given."""
     values = {key: getattr(method, name) for key, name in keys_of(type(method)).items()}
     plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
-    given = dict(config.method.settings)  # parts of a composed method stand as they were written
+    settings = dict(config.method.settings)  # parts of a composed method stand as they were written
     if "adapter" in values and "rank" in values:
-        given["adapter"] = whole_text(str(values["adapter"]), int(values["rank"]))
-    return {**plain, **given}
+        settings["adapter"] = whole_text(str(values["adapter"]), int(values["rank"]))
+    return {**plain, **settings}
 
 
 def _sources(method: Method) -> dict[str, Any]:

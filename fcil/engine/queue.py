@@ -87,12 +87,12 @@ class Queue:
         Raises:
             ConfigError: a folder holds a run with other settings.
         """
-        found = {}
+        summaries_by_folder = {}
         for cell in self.runs:
             if (summary := read_summary(cell.folder)) is not None:
                 check_settings_of(cell.folder, cell.config)  # another process may have carried it out
-                found[cell.folder] = summary
-        return found
+                summaries_by_folder[cell.folder] = summary
+        return summaries_by_folder
 
 
 def reason_of(error: Exception) -> str:

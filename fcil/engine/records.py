@@ -74,9 +74,9 @@ def left_at_start(path: Path) -> bool:
 
 def recorded_inside(folder: Path) -> str:
     """Name the runs and comparisons in a folder that is neither, for the end of a message."""
-    found = sorted(path.parent.name for name in (CONFIG, GRID) for path in folder.glob(f"*/{name}"))
-    more = f", ... ({len(found)} in all)" if len(found) > NAMED else ""
-    return f"; in it lie {', '.join(found[:NAMED])}{more}: name one or several of these" if found else ""
+    folders = sorted(path.parent.name for name in (CONFIG, GRID) for path in folder.glob(f"*/{name}"))
+    more = f", ... ({len(folders)} in all)" if len(folders) > NAMED else ""
+    return f"; in it lie {', '.join(folders[:NAMED])}{more}: name one or several of these" if folders else ""
 
 
 def _read_table(folder: Path) -> dict[str, Any]:

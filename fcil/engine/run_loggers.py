@@ -119,14 +119,14 @@ class RunLoggers:
         """Read the run's id, and how far each logger has been told; a damaged file counts as none."""
         try:
             content = json.loads((self.folder / LOGGERS).read_text())
-            told = {name: Told(**entry) for name, entry in content["told"].items()}
+            positions = {name: Told(**entry) for name, entry in content["told"].items()}
             identifier = str(content["id"])
         except (OSError, ValueError, KeyError, TypeError):
-            told, identifier = {}, uuid4().hex[:12]
+            positions, identifier = {}, uuid4().hex[:12]
         size = (self.folder / EVENTS).stat().st_size if (self.folder / EVENTS).exists() else 0
         # a run whose newest checkpoint was damaged goes on from the one before, and its log was cut back
-        told = {name: Told(size, done) if entry.phases > done else entry for name, entry in told.items()}
-        return identifier, {**told, **{name: told.get(name, Told()) for name in loggers}}
+        positions = {name: Told(size, done) if entry.phases > done else entry for name, entry in positions.items()}
+        return identifier, {**positions, **{name: positions.get(name, Told()) for name in loggers}}
 
     def _write(self) -> None:
         content = {"id": self.id, "told": {name: asdict(told) for name, told in self.told.items()}}

@@ -28,10 +28,10 @@ def doubled(keys: Iterable[tuple[str, Hashable]]) -> list[str]:
     for label, key in keys:
         groups.setdefault(key, {})[label] = None
     several = [list(labels) for labels in groups.values() if len(labels) > 1]
-    said = [
+    notes = [
         f"{', '.join(labels[:-1])} and {labels[-1]} have the same settings: one row, not several" for labels in several
     ]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(notes))
 
 
 def doubled_rows(rows: Sequence[tuple[str, str, Config]]) -> list[str]:

@@ -225,9 +225,9 @@ class Search:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 last = trial.last_step
-                seen = [] if last is None else [trial.intermediate_values[last] - last]
+                last_figure = [] if last is None else [trial.intermediate_values[last] - last]
                 finals = trial.user_attrs.get(FINALS)
-                over.append(Tried(trial.number, self._settings(trial.params), finals or seen, finals is None))
+                over.append(Tried(trial.number, self._settings(trial.params), finals or last_figure, finals is None))
         return over
 
 

@@ -36,10 +36,12 @@ def _differences(folder: Path, config: Config, info: Mapping[str, Any]) -> list[
     recorded, old = read_provenance(folder), read_config(folder)
     names = unlike(old, config)
     names += _changed_defaults(config, recorded.get("method", {}), info["method"])
-    told = {node["client"]: node["data"] for node in recorded.get("nodes", ())}
-    now = {node["client"]: node["data"] for node in info.get("nodes", ())}
+    images_then = {node["client"]: node["data"] for node in recorded.get("nodes", ())}
+    images_now = {node["client"]: node["data"] for node in info.get("nodes", ())}
     names += [
-        f"images of client {client}" for client in sorted(told.keys() & now.keys()) if told[client] != now[client]
+        f"images of client {client}"
+        for client in sorted(images_then.keys() & images_now.keys())
+        if images_then[client] != images_now[client]
     ]
     names += [f"{of} files" for of in ("weights", "data") if recorded.get(f"{of}_sha256") != info[f"{of}_sha256"]]
     precision = recorded.get("precision", old.model.precision)
@@ -102,8 +104,8 @@ def check_same_run(folder: Path, config: Config, info: Mapping[str, Any]) -> Non
     """
     if (folder / CONFIG).exists():
         if names := _differences(folder, config, info):
-            own = "data files" in names and config.data.name == "folder"
-            view = ", or its images were shown otherwise by an earlier version (CHANGELOG.md)" if own else ""
+            are_own_images = "data files" in names and config.data.name == "folder"
+            view = ", or its images were shown otherwise by an earlier version (CHANGELOG.md)" if are_own_images else ""
             raise ConfigError(
                 f"{folder}: holds another run, which differs in {', '.join(names)} (see its {CONFIG}){view}. "
                 "Choose another --output, or delete the folder"
@@ -143,7 +145,7 @@ def simulate(
             check_same_run(folder, plan.config, session.provenance())
             _tell_finished(session, folder, loggers, finished)
             return finished
-        told = named(plan.config.run.log, loggers)
+        loggers_by_name = named(plan.config.run.log, loggers)
         recorder, progress, warnings = open_folder(folder, plan.config, session)
         ending.callback(recorder.close)
         if (finished := read_summary(folder)) is not None:  # by another process, since we looked
@@ -151,7 +153,7 @@ def simulate(
         recorder.write_census(plan.census)
         progress = progress.add(resumed=1) if progress else initial_progress(plan)
         emit = _emit(session, recorder, progress, listen)
-        log = ending.enter_context(_loggers(session, folder, told, progress.position, emit))
+        log = ending.enter_context(_loggers(session, folder, loggers_by_name, progress.position, emit))
         for warning in [*warnings, *session.warnings]:
             emit({"event": "warning", "reason": warning})
         if exchange is None:
@@ -187,8 +189,8 @@ def _carry_out(
     done = run(plan, progress, exchange, emit, save, watch, arrivals)
     if session.worker.shared and session.worker.shared.beside_others:
         done = done.raise_to(beside=1)
-    if found := session.worker.features_found:  # also by evaluations in this process, which no update tells of
-        done = done.raise_to(cached=found)
+    if images := session.worker.features_found:  # also by evaluations in this process, which no update tells of
+        done = done.raise_to(cached=images)
     recorder.write_matrix(done.correct, plan.census.totals)
     summary = summary_of(plan, done)
     recorder.finish(summary)

@@ -47,8 +47,8 @@ def _stored(plan: Plan, progress: Progress) -> tuple[dict[str, Any], dict[str, s
     """Bytes that server and clients store after each task, and why where they are not known."""
     ends = [task.index for task in plan.census.tasks]
     rows = {row.task: row[1:] for row in progress.storage}
-    known = {name: [rows[t][i] if t in rows else None for t in ends] for i, name in enumerate(STORED)}
-    return known, dict.fromkeys(STORED, EARLIER) if len(rows) < len(ends) else {}
+    sizes = {name: [rows[t][i] if t in rows else None for t in ends] for i, name in enumerate(STORED)}
+    return sizes, dict.fromkeys(STORED, EARLIER) if len(rows) < len(ends) else {}
 
 
 def _figures(plan: Plan, progress: Progress) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def forecast_rows(cells: Sequence[Cell], seeds: int, step: Step) -> TableForecas
             step(f"{title}: {text}", (done + share) / len(cells))
 
         of_row("loading", 0.0)
-        known = costs[_but_for_skew(cell.config)]
-        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config), of_row, known)))
+        costs_of_kind = costs[_but_for_skew(cell.config)]
+        rows.append(RowForecast(title, seeds, forecast(prepare(cell.config), of_row, costs_of_kind)))
         gc.collect()  # the last row's model goes before the next one's memory is measured
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -170,5 +170,5 @@ def tuned_file(config: Source, overrides: Overrides, choices: Sequence[Choice], 
 
 def other_than_tried(tried: Config, compared: Config) -> list[str]:
     """Names of settings in which a row of the file differs from its trial, beside those that are a trial's own."""
-    own = {"data.held_out", "data.evaluate_on", "tasks.first", "run.seed"}
-    return [name for name in unlike(tried, compared) if name not in own]
+    settings_of_trials = {"data.held_out", "data.evaluate_on", "tasks.first", "run.seed"}
+    return [name for name in unlike(tried, compared) if name not in settings_of_trials]

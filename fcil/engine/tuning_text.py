@@ -88,24 +88,25 @@ def marks(choice: Choice) -> list[str]:
     lack runs are not compared.
     """
     ((best, spread),) = [(mean, std) for settings, mean, std in choice.tried if settings == choice.settings]
-    found = []
+    texts = []
     for (settings, mean, _), whole in zip(choice.tried, choice.whole, strict=True):
         if settings == choice.settings:
-            found.append(CHOSEN)
+            texts.append(CHOSEN)
         elif not whole:
-            found.append("lacks runs, so not compared")
+            texts.append("lacks runs, so not compared")
         elif best - mean <= ROUNDING:
-            found.append(EQUAL)
+            texts.append(EQUAL)
         else:
-            found.append(WITHIN if best - mean <= np.nan_to_num(spread) else "")
-    return found
+            texts.append(WITHIN if best - mean <= np.nan_to_num(spread) else "")
+    return texts
 
 
 def tried_lines(choice: Choice) -> list[str]:
     """Write a line for each of the settings that were tried, in their order: accuracy, settings, and its mark."""
     pairs = zip(choice.tried, marks(choice), strict=True)
     return [
-        f"{_accuracy(mean, std):>13}   {joined(own)}{f'   ({mark})' * bool(mark)}" for (own, mean, std), mark in pairs
+        f"{_accuracy(mean, std):>13}   {joined(settings)}{f'   ({mark})' * bool(mark)}"
+        for (settings, mean, std), mark in pairs
     ]
 
 
@@ -129,14 +130,18 @@ def choice_lines(choice: Choice, budget: Budget) -> list[str]:
     highest = f"the highest of {choice.count} settings tried{early}, with"
     lines = [f"{choice.label}: {_accuracy(mean, spread)} on {images}, {highest}"]
     lines += [f"  {setting_line(key, value)}" for key, value in choice.settings.items()]
-    found = list(zip(choice.tried, marks(choice), strict=True))
-    equal = [settings for (settings, _, _), mark in found if mark == EQUAL]
-    near = [f"{joined(settings)} ({_accuracy(own, std)})" for (settings, own, std), mark in found if mark == WITHIN]
+    rows = list(zip(choice.tried, marks(choice), strict=True))
+    equal = [settings for (settings, _, _), mark in rows if mark == EQUAL]
+    near = [
+        f"{joined(settings)} ({_accuracy(deviation, std)})"
+        for (settings, deviation, std), mark in rows
+        if mark == WITHIN
+    ]
     if equal:
         lines.append(f"  a tie, and this is the first of {len(equal) + 1} equal ones; the others: {_several(equal)}")
     if near:
         lines.append(f"  within its spread, so that seeds alone may decide: {'; '.join(near)}")
-    if np.isnan(spread) and len(found) > 1:
+    if np.isnan(spread) and len(rows) > 1:
         lines.append("  one run of each: how much of a difference is chance is not known (--seeds 100,101,102)")
     return lines
 

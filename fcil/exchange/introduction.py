@@ -79,13 +79,13 @@ class Introduction:
             table = json.loads(text)
             pairs = {"classes": table.pop("classes"), "tasks": table.pop("tasks")}
             classes = {str(name): _counts(pair) for name, pair in pairs["classes"].items()}
-            told = {str(name): str(version) for name, version in table.pop("versions").items()}
+            versions = {str(name): str(version) for name, version in table.pop("versions").items()}
             client = table.pop("client")
             words = {str(name): value for name, value in table.items() if isinstance(value, str)}
             if type(client) is not int or len(words) != len(table):
                 raise ValueError("it has values of other types")
-            _check_sizes([*classes, *told, *told.values(), *words.values()], classes, pairs["tasks"], told)
-            return cls(client, classes=classes, tasks=tuple(map(_counts, pairs["tasks"])), versions=told, **words)
+            _check_sizes([*classes, *versions, *versions.values(), *words.values()], classes, pairs["tasks"], versions)
+            return cls(client, classes=classes, tasks=tuple(map(_counts, pairs["tasks"])), versions=versions, **words)
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"the introduction is malformed ({type(error).__name__}: {error})"[:300]) from None
 

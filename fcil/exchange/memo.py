@@ -59,12 +59,12 @@ class Memo:
         """
         if key is None or (self.phases is not None and phase.index not in self.phases):
             return compute()
-        found = self._read(key)
-        if found is None:
+        entry = self._read(key)
+        if entry is None:
             update = compute()
             self._write(key, update, kept)
             return update
-        update, after = found
+        update, after = entry
         if self._is_checked(key):
             _compare(compute(), kept, update, after, self.folder)
         kept.clear()
@@ -143,8 +143,8 @@ def _flat(update: ClientUpdate, kept: Arrays) -> dict[str, np.ndarray]:
     return {f"{group}:{name}": np.asarray(a) for group, arrays in parts for name, a in arrays.items()}
 
 
-def _compare(computed: ClientUpdate, kept: Arrays, found: ClientUpdate, after: Arrays, folder: Path) -> None:
-    ours, theirs = _flat(computed, kept), _flat(found, after)
+def _compare(computed: ClientUpdate, kept: Arrays, other_update: ClientUpdate, after: Arrays, folder: Path) -> None:
+    ours, theirs = _flat(computed, kept), _flat(other_update, after)
     if digest(ours) == digest(theirs):
         return
     names = sorted(n for n in ours.keys() | theirs.keys() if digest({n: ours.get(n, np.zeros(0))}) !=

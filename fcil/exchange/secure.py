@@ -114,10 +114,10 @@ class _Attempt:
 
     def deliver(self, carrier: Carrier) -> None:
         """Take the first three steps, unless too few are left on the way."""
-        told = self._take(carrier.keys(self.of, self.asked), _bad_keys)
-        twice = told_twice(told)
+        keys_by_client = self._take(carrier.keys(self.of, self.asked), _bad_keys)
+        twice = told_twice(keys_by_client)
         self.lost += [Failure(client, _same_keys(tellers)) for client, tellers in twice.items()]
-        self.keys = {client: keys for client, keys in told.items() if client not in twice}
+        self.keys = {client: keys for client, keys in keys_by_client.items() if client not in twice}
         if len(self.keys) < self.of.threshold:
             return
         self.boxes = self._take(carrier.share(self.of, self.keys), self._bad_boxes)
@@ -171,14 +171,14 @@ class _Attempt:
 
     def partial(self, sums: Mapping[str, np.ndarray], reason: str = "") -> Partial:
         """The reply for all clients: with sums, who is in them; without, the reason for all who are not to blame."""
-        told = {c: Failure(c, reason if c in self.asked else LEFT_OUT) for c in self.request.num_examples}
-        told |= {c: failure for c, failure in self.earlier.items() if c not in self.asked}
-        told |= self.without
+        failures_by_client = {c: Failure(c, reason if c in self.asked else LEFT_OUT) for c in self.request.num_examples}
+        failures_by_client |= {c: failure for c, failure in self.earlier.items() if c not in self.asked}
+        failures_by_client |= self.without
         members = [self.members[client] for client in sorted(self.members)] if sums else []
         for member in members:  # who delivered is in the sum, also if it revealed nothing afterwards
-            told.pop(member.client)
+            failures_by_client.pop(member.client)
         sent = masked_bytes(sums, len(self.asked)) if sums else 0
-        failures = tuple(told[client] for client in sorted(told))
+        failures = tuple(failures_by_client[client] for client in sorted(failures_by_client))
         return Partial(self.request.phase.index, tuple(members), failures, dict(sums), sent)
 
 
@@ -239,8 +239,10 @@ def secure_sum(
     while True:
         before = request.arrivals.of(phase)
         wanted = max(min(needed, clients), threshold) if before is None else len(before)
-        asked = [client for client in request.num_examples if before is None or client in before]
-        attempt = _Attempt(request, Sum("", phase, secrets.token_bytes(16), threshold), like, asked, dict(earlier), run)
+        clients_asked = [client for client in request.num_examples if before is None or client in before]
+        attempt = _Attempt(
+            request, Sum("", phase, secrets.token_bytes(16), threshold), like, clients_asked, dict(earlier), run
+        )
         attempt.deliver(carrier)
         earlier |= attempt.without
         if on_error == "stop" and attempt.raised:

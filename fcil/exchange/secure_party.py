@@ -66,8 +66,8 @@ def answered(client: int, step: Callable[..., T], *args: object) -> T | Failure:
 
 def context_of(run: str, phase: int, broadcast: Broadcast) -> bytes:
     """SHA-256 of what the clients of a sum are asked; who is asked something else gets masks that do not cancel."""
-    asked = f"{run}|{phase}|{digest(broadcast.arrays)}|{digest(broadcast.references)}"
-    return hashlib.sha256(asked.encode()).digest()
+    text = f"{run}|{phase}|{digest(broadcast.arrays)}|{digest(broadcast.references)}"
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _flat(sums: Arrays) -> np.ndarray:

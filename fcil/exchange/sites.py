@@ -56,12 +56,12 @@ def sites_census(config: Config, nodes: Mapping[int, Introduction], server: Work
                 raise ConfigError(f"site {client}: has images of {name!r}, which is not in tasks.classes")
             by_class[client, classes.index(name)] = pair
         counts[client] = [by_class[client, task.first : task.seen].sum(0) for task in tasks]
-    told = config.data.class_counts
-    test, test_by_class = counts[..., 1], by_class[..., 1] if told else None
+    class_counts = config.data.class_counts
+    test, test_by_class = counts[..., 1], by_class[..., 1] if class_counts else None
     if not config.sites_evaluate:
         test = server.scenario.test_counts(server.dataset)
         test_by_class = server.scenario.test_counts_by_class(server.dataset)
-    return Census(tasks, classes, counts[..., 0].T, test, by_class[..., 0] if told else None, test_by_class)
+    return Census(tasks, classes, counts[..., 0].T, test, by_class[..., 0] if class_counts else None, test_by_class)
 
 
 def data_sha256(config: Config, nodes: Mapping[int, Introduction], server: Worker) -> str:

@@ -132,10 +132,10 @@ class Worker:
         kept = self._kept.read(client, phase.index)
 
         def compute() -> ClientUpdate:
-            memory, found = PeakMemory(self.device), self.features_found
+            memory, earlier_count = PeakMemory(self.device), self.features_found
             with threads(self.config.run.threads):
                 update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
-            cached = {CACHED: float(self.features_found - found)} if self.features_found > found else {}
+            cached = {CACHED: float(self.features_found - earlier_count)} if self.features_found > earlier_count else {}
             return replace(update, metrics={**update.metrics, **memory.metrics(), **cached})
 
         update = self._remembered(compute, phase, broadcast, client, data, kept)

@@ -69,12 +69,12 @@ def replaced_numbers(
     arrays: list[dict[str, np.ndarray]] = [{} for _ in updates]
     changed = np.zeros(len(updates))
     for name, first in updates[0].arrays.items():
-        own = np.stack([u.arrays[name].reshape(-1) for u in updates])
-        new = np.empty_like(own)
-        for begin in range(0, own.shape[1], WIDTH):
-            piece = own[:, begin : begin + WIDTH]
+        values = np.stack([u.arrays[name].reshape(-1) for u in updates])
+        new = np.empty_like(values)
+        for begin in range(0, values.shape[1], WIDTH):
+            piece = values[:, begin : begin + WIDTH]
             new[:, begin : begin + WIDTH] = rule(piece.astype(np.float64), examples)
-        changed += (new != own).sum(1)
+        changed += (new != values).sum(1)
         for i, row in enumerate(new):
             arrays[i][name] = row.reshape(first.shape)
     numbers = sum(a.size for a in updates[0].arrays.values())

@@ -68,14 +68,14 @@ def _file_class(path: str, name: str, where: str) -> type[Logger]:
         raise ConfigError(f"{where}: no such file: {path}")
     module = load_file(file, import_module("fcil.loggers"), where)
     kinds = [k for k in vars(module).values() if inspect.isclass(k) and issubclass(k, Logger)]
-    own = {k.__name__: k for k in kinds if k.__module__ == module.__name__}
-    if name in own or (not name and len(own) == 1):
-        kind = own[name] if name else next(iter(own.values()))
+    loggers = {k.__name__: k for k in kinds if k.__module__ == module.__name__}
+    if name in loggers or (not name and len(loggers) == 1):
+        kind = loggers[name] if name else next(iter(loggers.values()))
         check_names(kind, where)
         return kind
     if name:
-        raise ConfigError(f"{where}: {file} has no logger {name!r}. {nearest(name, own)}")
-    which = f"{len(own)}: {', '.join(own)}; say which, {path}:{next(iter(own))}" if own else "none"
+        raise ConfigError(f"{where}: {file} has no logger {name!r}. {nearest(name, loggers)}")
+    which = f"{len(loggers)}: {', '.join(loggers)}; say which, {path}:{next(iter(loggers))}" if loggers else "none"
     raise ConfigError(f"{where}: {file} must define one subclass of fcil.loggers.Logger; it defines {which}")
 
 

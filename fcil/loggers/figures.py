@@ -18,30 +18,30 @@ def figures_of(events: Iterable[Mapping[str, Any]], classes: Sequence[str] = ())
         events: those of one phase, as metrics.jsonl has them; further kinds are passed over.
         classes: names of the classes in the order of arrival; numbers from 1 on stand for those that have none.
     """
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     clients: list[Mapping[str, Any]] = []
     for event in events:
         kind = event["event"]
         if kind == "phase":
-            found |= {"task": event["task"] + 1, "round": event["round"]}
-            found["traffic/download_bytes"] = event["download_bytes"]
+            figures |= {"task": event["task"] + 1, "round": event["round"]}
+            figures["traffic/download_bytes"] = event["download_bytes"]
         elif kind == "client":
             clients.append(event)
         elif kind == "clients":
-            found |= _means({name: value / event["count"] for name, value in event["sums"].items() if event["count"]})
-            found["images"] = event["sums"].get("images", 0)
+            figures |= _means({name: value / event["count"] for name, value in event["sums"].items() if event["count"]})
+            figures["images"] = event["sums"].get("images", 0)
         elif kind in ("refused", "filtered"):
-            found[f"updates/{kind}"] = found.get(f"updates/{kind}", 0) + 1
+            figures[f"updates/{kind}"] = figures.get(f"updates/{kind}", 0) + 1
         elif kind == "merged":
-            found |= _merged(event)
+            figures |= _merged(event)
         elif kind in ("task", "round"):
-            found |= _accuracies(event, classes)
+            figures |= _accuracies(event, classes)
         elif kind == "diagnostics":
-            found |= _diagnostics(event)
+            figures |= _diagnostics(event)
     if clients:
-        found |= _of_clients(clients)
-    images, seconds = found.pop("images", 0), found.get("seconds/clients", 0)
-    return found | ({"images_per_second": images / seconds} if images and seconds else {})
+        figures |= _of_clients(clients)
+    images, seconds = figures.pop("images", 0), figures.get("seconds/clients", 0)
+    return figures | ({"images_per_second": images / seconds} if images and seconds else {})
 
 
 def _means(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -51,13 +51,17 @@ def _means(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _of_clients(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The loss of every client, and for each of their metrics the mean over those that told it."""
-    told: dict[str, list[float]] = {}
+    values_by_name: dict[str, list[float]] = {}
     for event in events:
         for name in (key for key in event if key not in PLACE):
-            told.setdefault(name, []).append(event[name])
+            values_by_name.setdefault(name, []).append(event[name])
     losses = {f"loss/client_{event['client']}": event["loss"] for event in events if "loss" in event}
-    images = sum(told.get("images", ()))
-    return {**losses, **_means({name: sum(values) / len(values) for name, values in told.items()}), "images": images}
+    images = sum(values_by_name.get("images", ()))
+    return {
+        **losses,
+        **_means({name: sum(values) / len(values) for name, values in values_by_name.items()}),
+        "images": images,
+    }
 
 
 def _merged(event: Mapping[str, Any]) -> dict[str, float]:
@@ -74,35 +78,35 @@ def _accuracies(event: Mapping[str, Any], classes: Sequence[str]) -> dict[str, f
         rows = zip(names, correct, total, strict=False)
         return {f"accuracy/{what}_{name}": right / count for name, right, count in rows if count}
 
-    found = {"accuracy/all": event["accuracy"], "seconds/evaluation": event["seconds"]}
-    found |= {AFTER_TASK: event["accuracy"]} if event["event"] == "task" else {}
-    found |= shares("task", event["correct"], event["total"], range(1, len(event["total"]) + 1))
+    figures = {"accuracy/all": event["accuracy"], "seconds/evaluation": event["seconds"]}
+    figures |= {AFTER_TASK: event["accuracy"]} if event["event"] == "task" else {}
+    figures |= shares("task", event["correct"], event["total"], range(1, len(event["total"]) + 1))
     if "class_correct" in event:
         numbers = range(len(classes) + 1, len(event["class_correct"]) + 1)
-        found |= shares("class", event["class_correct"], event["class_total"], [*classes, *numbers])
+        figures |= shares("class", event["class_correct"], event["class_total"], [*classes, *numbers])
     sites = event.get("sites")
     if sites:
         correct, total = ([sum(row) for row in sites[key]] for key in ("correct", "total"))
-        found |= shares("site", correct, total, range(len(total)))
-    return found
+        figures |= shares("site", correct, total, range(len(total)))
+    return figures
 
 
 def _diagnostics(event: Mapping[str, Any]) -> dict[str, float]:
     """Mean kinship over pairs of clients and of tasks, and the number of intruder dimensions of all layers."""
-    found = {"seconds/diagnostics": event["seconds"]}
+    figures = {"seconds/diagnostics": event["seconds"]}
     for name in ("client_kinship", "task_kinship"):
         matrix = event.get(name) or []
         pairs = [value for i, row in enumerate(matrix) for value in row[:i]]
-        found |= {f"diagnostics/{name}": sum(pairs) / len(pairs)} if pairs else {}
-    return found | ({"diagnostics/intruders": sum(event["intruders"].values())} if event.get("intruders") else {})
+        figures |= {f"diagnostics/{name}": sum(pairs) / len(pairs)} if pairs else {}
+    return figures | ({"diagnostics/intruders": sum(event["intruders"].values())} if event.get("intruders") else {})
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """Select from summary.json what is one number; `seconds`, which has several, gives `seconds_total` and so on."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, value in summary.items():
         entries = (
             {f"{name}_{key}": entry for key, entry in value.items()} if isinstance(value, Mapping) else {name: value}
         )
-        found |= {key: x for key, x in entries.items() if isinstance(x, int | float) and not isinstance(x, bool)}
-    return found
+        figures |= {key: x for key, x in entries.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+    return figures

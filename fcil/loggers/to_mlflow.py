@@ -45,13 +45,13 @@ class ToMlflow(Logger):
         """Find or make an experiment; another process may make it at the same time."""
         from mlflow.exceptions import MlflowException
 
-        if (found := self.client.get_experiment_by_name(name)) is None:
+        if (experiment := self.client.get_experiment_by_name(name)) is None:
             try:
                 return str(self.client.create_experiment(name))
             except MlflowException:
-                if (found := self.client.get_experiment_by_name(name)) is None:
+                if (experiment := self.client.get_experiment_by_name(name)) is None:
                     raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _log_settings(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

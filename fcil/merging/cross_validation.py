@@ -54,8 +54,8 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
     # Both are differences of larger numbers. Where rounding, at the condition of the factor, may have made as much as
     # is left, nothing is known: such an error must not look like a good one.
     rounding = MARGIN * np.finfo(np.float64).eps * float(np.trace(matrix)) / penalty
-    known = left > rounding * len(matrix) and residual > rounding * count
-    return count * residual / left**2 if known else np.inf
+    is_determined = left > rounding * len(matrix) and residual > rounding * count
+    return count * residual / left**2 if is_determined else np.inf
 
 
 def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:

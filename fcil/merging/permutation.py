@@ -183,7 +183,7 @@ def merge_mlps(a: Mlp, b: Mlp, x: np.ndarray, budget: float = 1.0, alpha: float 
     input_units = _Units(np.eye(x.shape[1]), np.eye(x.shape[1]))  # the input is the same for both
     output_units = _Units(*[np.eye(len(a.layers[-1]))] * 2)
     units = [input_units, *(_Units.of(of_layer, budget) for of_layer in similarities), output_units]
-    seen = [[x.T, *(z.T for z in layer_outputs(network, x))] for network in (a, b)]
+    activations = [[x.T, *(z.T for z in layer_outputs(network, x))] for network in (a, b)]
     layers = []
     for i, (of_a, of_b) in enumerate(zip(a.layers, b.layers, strict=True)):
         into, out = units[i], units[i + 1]
@@ -192,8 +192,8 @@ def merge_mlps(a: Mlp, b: Mlp, x: np.ndarray, budget: float = 1.0, alpha: float 
             out.mean(of_a[:, -1:], of_b[:, -1:]),
         ])  # fmt: skip
         if fit:
-            inputs = [s[i] if i == 0 else np.maximum(s[i], 0) for s in seen]
-            z, y = _with_ones(into.mean(inputs[0], inputs[1]).T), out.mean(seen[0][i + 1], seen[1][i + 1])
+            inputs = [s[i] if i == 0 else np.maximum(s[i], 0) for s in activations]
+            z, y = _with_ones(into.mean(inputs[0], inputs[1]).T), out.mean(activations[0][i + 1], activations[1][i + 1])
             merged = out.count == 2
             layer[merged] = fit_least_squares(layer[merged], z.T @ z, y[merged] @ z)
         layers.append(layer)

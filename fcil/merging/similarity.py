@@ -93,16 +93,18 @@ def left_vectors(weight: np.ndarray, top: int | None = None) -> np.ndarray:
     return np.asarray(u / np.maximum(np.linalg.norm(u, axis=0), np.finfo(float).tiny))
 
 
-def intruders(weight: np.ndarray, change: Change, known: np.ndarray, epsilon: float = 0.5, top: int = 10) -> int:
+def intruders(
+    weight: np.ndarray, change: Change, singular_vectors: np.ndarray, epsilon: float = 0.5, top: int = 10
+) -> int:
     """Count intruder dimensions: those of the `top` left singular vectors of W0 + change that are unlike all of W0's.
 
     Shuttleworth et al., "LoRA vs full fine-tuning: an illusion of equivalence", arXiv 2410.21228.
 
     Args:
         weight: (out, in) W0, or what stands in its place beside the change, such as W0 quantised.
-        known: `left_vectors(W0)`, computed once.
+        singular_vectors: `left_vectors(W0)`, computed once.
         epsilon: a vector is an intruder if all its cosines with W0's vectors, up to sign, are smaller.
     """
     vectors = left_vectors(weight.astype(np.float64) + dense(change), top)
-    nearest = np.abs(known.astype(np.float64).T @ vectors).max(0)
+    nearest = np.abs(singular_vectors.astype(np.float64).T @ vectors).max(0)
     return int((nearest < epsilon).sum())

@@ -50,5 +50,5 @@ def grown(basis: np.ndarray, sketch: np.ndarray, energy: float) -> np.ndarray:
 def leading_directions(basis: np.ndarray, sketch: np.ndarray, rank: int) -> np.ndarray:
     """The directions, (rank, n), in which a sketch, (n, s), is largest outside a basis; zero rows once none is left."""
     directions, _ = _directions(basis, sketch)
-    found = outside(basis, directions[:rank])
-    return np.concatenate([found, np.zeros((rank - len(found), sketch.shape[0]))])
+    directions_outside = outside(basis, directions[:rank])
+    return np.concatenate([directions_outside, np.zeros((rank - len(directions_outside), sketch.shape[0]))])

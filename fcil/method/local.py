@@ -212,7 +212,7 @@ class Local:
         """The shapes of all statistics that are reported, given those of the broadcast's arrays."""
         in_passes = (statistic for data_pass in self.passes for statistic in data_pass.statistics)
         declared: list[Statistic | Computed] = [*self.training, *in_passes, *self.computed]
-        return {name: shape for each in declared for name, shape in each.shapes(broadcast).items()}
+        return {name: shape for one in declared for name, shape in one.shapes(broadcast).items()}
 
     def trained(self, names: Sequence[str]) -> list[str]:
         """The names that train, of the broadcast's `names`.

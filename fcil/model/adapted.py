@@ -68,8 +68,8 @@ class AdaptedModel:
         """
         tensors = {}
         for name, a in arrays.items():
-            known = self._fills_a_slot(name) or name == TOKENS or name.startswith(SCORES)
-            if not known and head.task_of(name) is None:
+            has_place = self._fills_a_slot(name) or name == TOKENS or name.startswith(SCORES)
+            if not has_place and head.task_of(name) is None:
                 raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
             if isinstance(a, Tensor):
                 tensors[name] = a

@@ -70,12 +70,12 @@ def parse_adapter(text: str, rank: int) -> WeightAdapter | None:
     where = f"method.adapter = {text!r}"
     name, settings = parse_call(text, where, EXPECTED)
     kind = adapter_class(name, where)
-    known = {setting.name for setting in adapter_settings(kind)}
+    names = {setting.name for setting in adapter_settings(kind)}
     if RANK in settings:
         raise ConfigError(f"{where}: leave out rank; method.rank sets it")
     for key in settings:
-        if key not in known:
-            raise ConfigError(f"{where}: {name} has no setting {key!r}. {nearest(key, known)}")
+        if key not in names:
+            raise ConfigError(f"{where}: {name} has no setting {key!r}. {nearest(key, names)}")
     if kind is None:
         return None
     inherited = {RANK: rank} if any(setting.name == RANK for setting in describe(kind)) else {}

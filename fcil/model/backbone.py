@@ -39,8 +39,8 @@ def _build(settings: Model, pretrained: bool = False) -> nn.Module:
         return _fit(tiny.vit_tiny(), settings)
     if not timm.is_model(settings.backbone):
         names = [TINY, *timm.list_models("*vit*")]
-        known = nearest(settings.backbone, names) if len(settings.backbone) > 3 else ""
-        raise ConfigError(f"model.backbone = {settings.backbone!r}: not a timm model. {known[:200]}")
+        hint = nearest(settings.backbone, names) if len(settings.backbone) > 3 else ""
+        raise ConfigError(f"model.backbone = {settings.backbone!r}: not a timm model. {hint[:200]}")
     try:
         network = timm.create_model(settings.backbone, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm lets through whatever its hub's client raises

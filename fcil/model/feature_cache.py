@@ -162,8 +162,8 @@ class FeatureCache:
         chosen = zlib.crc32(name.encode() + samples.tobytes()) < self.share * 2**32
         return bool(self.share) and (first or chosen)
 
-    def _compare(self, computed: np.ndarray, found: np.ndarray) -> None:
-        if not np.array_equal(computed, found):
+    def _compare(self, computed: np.ndarray, entries: np.ndarray) -> None:
+        if not np.array_equal(computed, entries):
             raise RunError(
                 "features that were kept have other bits than those computed now: this processor does not repeat its "
                 f"results, or fcil has a fault. Delete {self.folder} and compare with --no-feature-cache"

@@ -63,8 +63,8 @@ class _Changed(torch.autograd.Function):
             g_x = g @ _total(change.detach(), weight, delta, g.dtype)
         if x is not None:
             g_change = (x.T @ g).to(points[0].dtype).T  # laid out in memory as dW is
-        found = iter(torch.autograd.grad(change, trained, g_change) if trained and change is not None else ())
-        g_sources = [next(found) if need else None for need in needs[4:7]]
+        gradients = iter(torch.autograd.grad(change, trained, g_change) if trained and change is not None else ())
+        g_sources = [next(gradients) if need else None for need in needs[4:7]]
         return g_x, None, None, g_change if needs[3] else None, *g_sources, None, None
 
 
@@ -132,11 +132,11 @@ class KernelLinear(LoraLinear):
         new version of the tensor.
         """
         p, q, mix, sparsity = self._sources()
-        known = [t for t in (p, q, mix, self.sparsity, self.delta, self.weight) if t is not None]
-        key = [(id(t), t.data_ptr(), t._version) for t in known]
+        tensors = [t for t in (p, q, mix, self.sparsity, self.delta, self.weight) if t is not None]
+        key = [(id(t), t.data_ptr(), t._version) for t in tensors]
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
         change, _ = change_and_thresholds(self.form, p, q, mix, sparsity)
         total = _total(change, weight, self.delta, self.weight.dtype)
-        self._kept = None if any(t.requires_grad for t in known) else (key, total)
+        self._kept = None if any(t.requires_grad for t in tensors) else (key, total)
         return total

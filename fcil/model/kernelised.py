@@ -138,8 +138,8 @@ class Kernelised(TargetAdapter):
         def change(layer: str) -> Dense:
             if layer + IN not in arrays:
                 return Dense(arrays[layer + DELTA])
-            made = kernel_change(self.form, arrays, layer)
-            return Dense(made + arrays[layer + DELTA] if layer + DELTA in arrays else made)
+            kernel_part = kernel_change(self.form, arrays, layer)
+            return Dense(kernel_part + arrays[layer + DELTA] if layer + DELTA in arrays else kernel_part)
 
         return LayerChanges(sides_of(arrays), change)
 

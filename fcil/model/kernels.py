@@ -146,17 +146,17 @@ def change_and_thresholds(
         ValueError: the mix kernel without `mix`, or a sparsity that is none.
     """
     with torch.autocast(kernel_in.device.type, enabled=False):
-        changes, found = [], []
+        changes, new_thresholds = [], []
         for part, (p, q) in enumerate(zip(kernel_in, kernel_out, strict=True)):
             change = _kernel(form.kernel, p, q, None if mix is None else mix[part])
             if form.competition != "none":
-                known = None if thresholds is None else thresholds[part]
-                t = _threshold(change, sparsity[part], form.competition) if known is None else known
+                threshold = None if thresholds is None else thresholds[part]
+                t = _threshold(change, sparsity[part], form.competition) if threshold is None else threshold
                 change = _compete(change, t, form.competition)
-                found.append(t)
+                new_thresholds.append(t)
             changes.append(change)
         whole = changes[0] if len(changes) == 1 else torch.cat(changes, 1)
-        return whole.T, torch.stack(found) if found else whole.new_zeros(0)
+        return whole.T, torch.stack(new_thresholds) if new_thresholds else whole.new_zeros(0)
 
 
 def weight_change(

@@ -30,8 +30,10 @@ T = TypeVar("T")
 
 def tasks_in(arrays: Mapping[str, T], kind: str) -> dict[int, T]:
     """Task -> its array of one kind, `<kind>.<task>`, in the order of tasks."""
-    found = {int(name.removeprefix(f"{kind}.")): a for name, a in arrays.items() if name.startswith(f"{kind}.")}
-    return dict(sorted(found.items()))
+    arrays_by_task = {
+        int(name.removeprefix(f"{kind}.")): a for name, a in arrays.items() if name.startswith(f"{kind}.")
+    }
+    return dict(sorted(arrays_by_task.items()))
 
 
 @dataclass(frozen=True)

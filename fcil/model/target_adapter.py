@@ -50,11 +50,11 @@ class TargetAdapter(WeightAdapter):
 
         from fcil.model.lora_layer import LoraLinear
 
-        found: dict[str, tuple[nn.Module, str]] = {}
+        slots: dict[str, tuple[nn.Module, str]] = {}
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | LoraLinear)]
         for name in names_matching(names, self.targets):
             parent, _, child = name.rpartition(".")
             layer = self.layer(network.get_submodule(name))
             setattr(network.get_submodule(parent), child, layer)
-            found |= {name + ending: (layer, attribute) for ending, attribute in self.slots.items()}
-        return found
+            slots |= {name + ending: (layer, attribute) for ending, attribute in self.slots.items()}
+        return slots

@@ -114,8 +114,8 @@ def _select(state: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Ten
     prefix = prefixes[0] if prefixes else ""
     inside = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
     outside = [name for name in state if not name.startswith(prefix)]
-    known = network.state_dict().keys()
-    classifier = [name for name in inside if name.startswith(CLASSIFIER) and name not in known]
+    names = network.state_dict().keys()
+    classifier = [name for name in inside if name.startswith(CLASSIFIER) and name not in names]
     return {name: a for name, a in inside.items() if name not in classifier}, outside + classifier
 
 

@@ -48,7 +48,7 @@ def _file_class(path: str, name: str, where: str) -> type[Method]:
     if file is None:
         folders = dict.fromkeys([Path.cwd(), *app_folders()])
         beside = "" if Path(path).is_absolute() else f" in {', nor in '.join(map(str, folders))}"
-        there = {found.stem: str(found) for found in Path(path).parent.glob("*.py")}
+        there = {path_of_file.stem: str(path_of_file) for path_of_file in Path(path).parent.glob("*.py")}
         alike = difflib.get_close_matches(Path(path).stem, there, 1)
         meant = f". Did you mean {there[alike[0]]!r}?" if alike else ""
         raise ConfigError(f"{where}: no such file: {path}{beside}{meant}")
@@ -81,9 +81,9 @@ def build_method(name: str, settings: Mapping[str, Any], where: Callable[[str], 
 
 def _check_known(kind: type[Method], name: str, settings: Mapping[str, Any], where: Callable[[str], str]) -> None:
     """Refuse a setting that this method lacks and others have: it need not be a misspelt one."""
-    known = {*keys_of(kind), *(option.former for _, _, option in typed(kind).values())}
+    keys = {*keys_of(kind), *(option.former for _, _, option in typed(kind).values())}
     for key in settings:
-        if key not in known and (others := [n for n in method_names() if key in keys_of(shipped_class(n))]):
+        if key not in keys and (others := [n for n in method_names() if key in keys_of(shipped_class(n))]):
             several = f"{counted(len(others), 'other method')} {'has' if len(others) == 1 else 'have'}"
             raise ConfigError(
                 f"{where(key)}: unknown setting. {nearest(key, keys_of(kind))} {several} one of this name, {name} has "

@@ -30,15 +30,17 @@ def _used(code: CodeType) -> Iterator[str]:
 
 def misnamed(kind: type) -> dict[str, str]:
     """Public functions of this class that nothing in its module calls -> the one of a base that they resemble."""
-    known = {name for base in kind.__mro__[1:-1] for name, _ in _functions(base) if not name.startswith("_")}
+    contract = {name for base in kind.__mro__[1:-1] for name, _ in _functions(base) if not name.startswith("_")}
     module = inspect.getmodule(kind)
     beside = list(vars(module).values()) if module else []
     classes = [kind, *(one for one in beside if isinstance(one, type) and one.__module__ == kind.__module__)]
     functions = [function for one in classes for _, function in _functions(one)]
     functions += [one for one in beside if isinstance(one, FunctionType)]
     used = {name for function in functions for name in _used(function.__code__)}
-    own = {name for name, _ in _functions(kind) if not name.startswith("_")} - known - used
-    near = {name: difflib.get_close_matches(name, sorted(known - set(vars(kind))), 1, NEAR) for name in sorted(own)}
+    additions = {name for name, _ in _functions(kind) if not name.startswith("_")} - contract - used
+    near = {
+        name: difflib.get_close_matches(name, sorted(contract - set(vars(kind))), 1, NEAR) for name in sorted(additions)
+    }
     return {name: meant[0] for name, meant in near.items() if meant}
 
 

@@ -101,11 +101,11 @@ def _markdown(rows: Sequence[Row]) -> str:
 def _write_table(out: Path, runs: Sequence[dict[str, Any]]) -> list[Row]:
     """Write comparison.csv, .md and .tex, figures.csv and .md, and draw the plots."""
     rows = compare_rows(runs)
-    found = differences(runs)
-    md = "\n".join(filter(None, [_markdown(rows), differences_markdown(found)]))
+    pairs = differences(runs)
+    md = "\n".join(filter(None, [_markdown(rows), differences_markdown(pairs)]))
     for name, text in (("csv", to_csv(rows)), ("md", md), ("tex", to_latex(rows))):
         write_atomic(out / f"comparison.{name}", text.encode())
-    write_atomic(out / "differences.csv", differences_csv(found).encode())
+    write_atomic(out / "differences.csv", differences_csv(pairs).encode())
     for name, text in (("csv", figures_csv(runs)), ("md", figures_markdown(runs))):
         write_atomic(out / f"figures.{name}", text.encode())
     draw_table_plots(out, rows, runs)

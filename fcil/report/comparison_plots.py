@@ -19,7 +19,7 @@ __all__ = ["curves_of", "draw_table_plots", "seconds_points", "traffic_points"]
 def curves_of(rows: Sequence[Row], runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Title of each row -> accuracy over all classes seen after each task, (seeds, tasks)."""
     accuracies = [(run["label"], pooled_accuracies(run["correct"], run["total"])) for run in runs]
-    return {row.title: np.stack([seen for label, seen in accuracies if label == row.label]) for row in rows}
+    return {row.title: np.stack([curve for label, curve in accuracies if label == row.label]) for row in rows}
 
 
 def traffic_points(rows: Sequence[Row]) -> Points:

@@ -115,9 +115,11 @@ def _cost_axis(axes: Axes, costs: np.ndarray, name: str) -> None:
 
 
 def _against(target: Target, points: Points, name: str, remark: str) -> None:
-    known = [label for label, (_, _, cost) in points.items() if cost > 0]
-    numbers = [i for i, label in enumerate(points) if label in known]  # the same as in other figures of these rows
-    means, stds, costs = np.array([points[label] for label in known], float).T
+    labels_with_cost = [label for label, (_, _, cost) in points.items() if cost > 0]
+    numbers = [
+        i for i, label in enumerate(points) if label in labels_with_cost
+    ]  # the same as in other figures of these rows
+    means, stds, costs = np.array([points[label] for label in labels_with_cost], float).T
     means, stds = 100 * means, 100 * np.nan_to_num(stds)
 
     def paint(figure: Figure, axes: Axes) -> None:
@@ -127,14 +129,14 @@ def _against(target: Target, points: Points, name: str, remark: str) -> None:
             drawn = axes.errorbar(x, y, std or None, color=look.colour, marker=look.marker, **bar)
             name_parts(line_name(number), "point", drawn.get_children())
         _cost_axis(axes, costs, name)
-        said = "; ".join(filter(None, ["bars: ± 1 std over seeds" if stds.any() else "", remark]))
-        axes.set_title(said, loc="left", color="0.35", fontsize=7, wrap=True)
+        title = "; ".join(filter(None, ["bars: ± 1 std over seeds" if stds.any() else "", remark]))
+        axes.set_title(title, loc="left", color="0.35", fontsize=7, wrap=True)
         percent_axis(axes, np.concatenate([means - stds, means + stds]))
-        labels = {line_name(number): label for number, label in zip(numbers, known, strict=True)}
+        labels = {line_name(number): label for number, label in zip(numbers, labels_with_cost, strict=True)}
         _label(figure, axes, labels, np.stack([costs, means], 1), stds)
 
     width = form().inches(5.2)
-    draw(target, (width, max(2.6, 0.6 * width) + 0.02 * len(known)), paint)
+    draw(target, (width, max(2.6, 0.6 * width) + 0.02 * len(labels_with_cost)), paint)
 
 
 def accuracy_against_traffic(target: Target, points: Points) -> None:

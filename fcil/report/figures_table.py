@@ -48,8 +48,8 @@ def _values(runs: Runs) -> dict[str, list[tuple[Column, float, float]]]:
     """Label -> for each column its mean and sample standard deviation over seeds; NaN where a run lacks the figure."""
     rows, runs = {}, with_references(runs)
     for label in dict.fromkeys(run["label"] for run in runs):
-        own = [run for run in runs if run["label"] == label]
-        values = [np.array([column.value(run) for run in own], np.float64) for column in COLUMNS]
+        runs_of_label = [run for run in runs if run["label"] == label]
+        values = [np.array([column.value(run) for run in runs_of_label], np.float64) for column in COLUMNS]
         rows[label] = [
             (column, float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else nan)
             for column, v in zip(COLUMNS, values, strict=True)

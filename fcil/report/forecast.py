@@ -113,8 +113,14 @@ def comparison_forecast_table(forecast: TableForecast) -> Group:
     def cells(traffic: tuple[int, int, int], held: tuple[int, int, int]) -> list[str]:
         worker, server, images = held
         steps, *sent = traffic
-        known = f"{worker / GIGA:.2f}" if worker else "-"
-        return [f"{steps:,}", *(f"{n / unit:.2f}" for n in sent), known, f"{server / GIGA:.3f}", f"{images / GIGA:.1f}"]
+        memory = f"{worker / GIGA:.2f}" if worker else "-"
+        return [
+            f"{steps:,}",
+            *(f"{n / unit:.2f}" for n in sent),
+            memory,
+            f"{server / GIGA:.3f}",
+            f"{images / GIGA:.1f}",
+        ]
 
     whats = ("steps", "upload_bytes", "download_bytes")
     for row in forecast.rows:

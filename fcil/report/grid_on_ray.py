@@ -72,7 +72,7 @@ def carry_out_one(out: str, name: str, reuse: str, drawn: str) -> str:
 
     from fcil.exchange.processor import processor_kind
 
-    told = {"machine": platform.node(), "processor": processor_kind()}
+    report = {"machine": platform.node(), "processor": processor_kind()}
     try:
         folder = go_where_it_was_begun(Path(out))
         runs = in_ray_tasks(read_grid(folder))
@@ -85,8 +85,8 @@ def carry_out_one(out: str, name: str, reuse: str, drawn: str) -> str:
                 for outcome in carry_out_free(Queue.of(folder, [cell]), run, wait=False):
                     tell_failure(outcome, console)
     except (FcilError, OSError) as error:  # of this machine: it lacks a file, or sees no such folder
-        told["problem"] = str(error)
-    return json.dumps(told)
+        report["problem"] = str(error)
+    return json.dumps(report)
 
 
 # ---- in the driver ---------------------------------------------------------------------------------------------------
@@ -162,9 +162,9 @@ class _Driver:
         cell = self.by_name[ended.key]
         reason = ended.reason
         if ended.text is not None:
-            told = json.loads(ended.text)
-            self._compare(told["machine"], told["processor"])
-            reason = f"on {told['machine']}: {told['problem']}" if "problem" in told else ""
+            report = json.loads(ended.text)
+            self._compare(report["machine"], report["processor"])
+            reason = f"on {report['machine']}: {report['problem']}" if "problem" in report else ""
         if run_state(cell.folder) in ("finished", "failed", "running"):  # running: another process was quicker
             return
         if self.begun[cell.folder] > RESTARTS:

@@ -169,10 +169,10 @@ def _missing(runs: Sequence[Cell]) -> dict[str, str]:
 def check_missing(out: Path, runs: Sequence[Cell]) -> None:
     """Raise RunError where the tables of a comparison lack runs, and say which and why."""
     if missing := _missing(runs):
-        told = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
-        own = any(cell.name in missing and ".py" in cell.config.method.name for cell in runs)
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        uses_own_method = any(cell.name in missing and ".py" in cell.config.method.name for cell in runs)
         once = "; a run that had got beyond its first phase when a method's own file was mended has to be deleted first"
         raise RunError(
-            f"{len(missing)} of {counted(len(runs), 'run')} without figures:\n{told}\n"
-            f"The same command tries them again, as does `fcil compare {out}`{once if own else ''}"
+            f"{len(missing)} of {counted(len(runs), 'run')} without figures:\n{lines}\n"
+            f"The same command tries them again, as does `fcil compare {out}`{once if uses_own_method else ''}"
         )

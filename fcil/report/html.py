@@ -83,10 +83,10 @@ def html_table(
     left, right = ("", "") if look else (' style="text-align:left"', ' style="text-align:right"')
     lines = []
     for number, (name, *cells) in enumerate(rows):
-        known = f' data-facts="{escape(json.dumps(dict(facts[number])))}"' if facts else ""
-        known += made_of(runs[number]) if runs else ""
+        attributes = f' data-facts="{escape(json.dumps(dict(facts[number])))}"' if facts else ""
+        attributes += made_of(runs[number]) if runs else ""
         cells_text = "".join(_cell(cell, right) for cell in cells)
-        lines.append(f'<tr{known}><th scope="row"{left}>{_inner(name)}</th>{cells_text}</tr>')
+        lines.append(f'<tr{attributes}><th scope="row"{left}>{_inner(name)}</th>{cells_text}</tr>')
     above = "".join(f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' for text, count in groups)
     heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     top = "".join(f"<tr>{line}</tr>" for line in (above, heads) if line)

@@ -98,8 +98,8 @@ class Live:
         self._done, self._doing = self._done + 1, ", evaluating"
         if not self.console.is_terminal:
             wanted = asked(self._phase) if self._phase else 0
-            said = [f"{event['updates']}/{wanted} clients", *filter(None, [self._speed()])]
-            self._line(f"{self._place(event)}: {', '.join(said)}")
+            parts = [f"{event['updates']}/{wanted} clients", *filter(None, [self._speed()])]
+            self._line(f"{self._place(event)}: {', '.join(parts)}")
 
     def _on_task(self, event: Mapping[str, Any]) -> None:
         accuracies = "  ".join(f"{100 * r / t:.1f}" for r, t in zip(event["correct"], event["total"], strict=True))
@@ -115,8 +115,8 @@ class Live:
         """Images trained on per second, where there are any, and the time left by the work done in this process."""
         worked = sum(self._weights[self._resumed_at : self._done])
         left = sum(self._weights[self._done :])
-        known = worked and not isnan(self._start_time)
-        eta = f"{clock((time.monotonic() - self._start_time) * left / worked)} left" if known else ""
+        is_measured = worked and not isnan(self._start_time)
+        eta = f"{clock((time.monotonic() - self._start_time) * left / worked)} left" if is_measured else ""
         rate = f"{self._images / self._client_seconds:.0f} images/s" if self._images and self._client_seconds else ""
         if not self._client_seconds:
             return "first round" if self._replies else self._first

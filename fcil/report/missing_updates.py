@@ -12,8 +12,8 @@ def count_updates(runs: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
     The second is 0 where it is not known: a run of before it was recorded is among them.
     """
     counts = [(int(run.get("refused", 0)), int(run.get("asked", 0))) for run in runs]
-    known = all(asked for _, asked in counts)
-    return sum(missing for missing, _ in counts), sum(asked for _, asked in counts) if known else 0
+    all_counted = all(asked for _, asked in counts)
+    return sum(missing for missing, _ in counts), sum(asked for _, asked in counts) if all_counted else 0
 
 
 def missing_updates_text(missing: int, asked: int) -> str:

@@ -63,7 +63,7 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> list[Difference]:
     for run in runs:
         final.setdefault(run["label"], {})[run["seed"]] = run["final_accuracy"]
         data.setdefault(run["label"], set()).add(images_and_classes(run))
-    found = []
+    results = []
     for label, reference in permutations(final, 2):
         if data[label] != data[reference]:  # other images or classes: nothing is paired
             continue
@@ -71,30 +71,30 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> list[Difference]:
             pairs = np.array([[final[label][s], final[reference][s]] for s in seeds])
             mean, half = paired_difference(pairs[:, 0], pairs[:, 1])
             # where nothing varies with these seeds, they say nothing of how much others would
-            found.append(Difference(label, reference, len(seeds), mean, half if half > TINY else float("nan")))
-    return found
+            results.append(Difference(label, reference, len(seeds), mean, half if half > TINY else float("nan")))
+    return results
 
 
-def differences_csv(found: Sequence[Difference]) -> str:
+def differences_csv(pairs: Sequence[Difference]) -> str:
     """Format differences as CSV, in shares, at full precision; an interval is empty for a single seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "minus", "seeds", "difference", "interval_low", "interval_high"])
-    for d in found:
+    for d in pairs:
         ends = ["" if np.isnan(end) else repr(end) for end in d.interval]
         writer.writerow([d.label, d.reference, d.seeds, repr(d.mean), *ends])
     return text.getvalue()
 
 
-def differences_cells(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
+def differences_cells(pairs: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
     """Make heads and lines of the differences from the first row of a table; no lines where there are no two seeds."""
-    shown = [d for d in found if d.reference == found[0].label and d.seeds > 1]
+    shown = [d for d in pairs if d.reference == pairs[0].label and d.seeds > 1]
     return HEADS, [[d.label, d.reference, str(d.seeds), f"{100 * d.mean:+.2f}", _interval(d)] for d in shown]
 
 
-def differences_markdown(found: Sequence[Difference]) -> str:
+def differences_markdown(pairs: Sequence[Difference]) -> str:
     """Format the differences from the first row of a table as Markdown; empty where there are no two seeds."""
-    heads, lines = differences_cells(found)
+    heads, lines = differences_cells(pairs)
     return cells_markdown(heads, lines) if lines else ""
 
 

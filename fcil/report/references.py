@@ -40,18 +40,18 @@ def _reference(runs: Sequence[Mapping[str, Any]], run: Mapping[str, Any], stream
     """The one run of a stream with the seed, images and classes of `run`; None if there is none or are several."""
     if run.get("stream", "federated") in (AT_ONCE, ALONE):
         return None
-    found = [
+    references = [
         other for other in runs
         if other.get("stream") == stream and other["seed"] == run["seed"]
         and images_and_classes(other) == images_and_classes(run) and _means(other) == _means(run)
     ]  # fmt: skip
-    return found[0] if len(found) == 1 else None
+    return references[0] if len(references) == 1 else None
 
 
 def _means(run: Mapping[str, Any]) -> dict[str, Any]:
     """The backbone and the passes over the data, in which a run and its reference must not differ."""
-    own = run.get("settings", {}).items()
-    return {name: value for name, value in own if name.startswith("model.") or name in PASSES}
+    settings = run.get("settings", {}).items()
+    return {name: value for name, value in settings if name.startswith("model.") or name in PASSES}
 
 
 def _gap(run: Mapping[str, Any], joint: Mapping[str, Any] | None) -> float | None:

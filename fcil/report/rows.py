@@ -206,7 +206,7 @@ def caption(rows: Sequence[Row]) -> str:
     """Say what a reader has to know of a table: unlike settings, held-out images, runs without times of their own."""
     parts = [
         _held_out(rows),
-        *(f"{said}." for said in doubled((row.label, row.same) for row in rows if row.same)),
+        *(f"{note}." for note in doubled((row.label, row.same) for row in rows if row.same)),
         unlike_settings(rows),
         _untimed(rows),
         _tuning(rows),
@@ -216,14 +216,14 @@ def caption(rows: Sequence[Row]) -> str:
 
 def _held_out(rows: Sequence[Row]) -> str:
     """Say of which rows the accuracy is not on test images."""
-    said = []
+    notes = []
     for text, labels in (
         (HELD_OUT, [row.label for row in rows if row.held_out]),
         (VALIDATION, [row.label for row in rows if row.evaluated_on == "validation"]),
     ):
         if labels:
-            said.append(text if len(labels) == len(rows) else f"{', '.join(labels)}: {text[0].lower()}{text[1:]}")
-    return " ".join(said)
+            notes.append(text if len(labels) == len(rows) else f"{', '.join(labels)}: {text[0].lower()}{text[1:]}")
+    return " ".join(notes)
 
 
 def _untimed(rows: Sequence[Row]) -> str:
@@ -242,8 +242,8 @@ def _tuning(rows: Sequence[Row]) -> str:
     for row in rows:
         labels.setdefault(row.tuned, []).append(row.label)
     untuned = labels.pop("", [])
-    said = [f"Tuned {how}: {', '.join(own)}." for how, own in labels.items()]
-    return " ".join([*said, *([f"Not tuned: {', '.join(untuned)}."] if untuned else [])])
+    notes = [f"Tuned {how}: {', '.join(rows_of_kind)}." for how, rows_of_kind in labels.items()]
+    return " ".join([*notes, *([f"Not tuned: {', '.join(untuned)}."] if untuned else [])])
 
 
 def any_missing(rows: Sequence[Row]) -> bool:

@@ -29,8 +29,8 @@ def draw_holders(target: Target, census: Census) -> None:
     """Draw which client holds which classes; or images of which task, where clients do not tell their classes."""
     sizes = [task.size for task in census.tasks]
     if census.by_class is not None:
-        seen = census.tasks[-1].seen  # of classes that no task brings nobody trains on anything
-        class_holders(target, census.by_class[:, :seen], census.classes[:seen], sizes)
+        count = census.tasks[-1].seen  # of classes that no task brings nobody trains on anything
+        class_holders(target, census.by_class[:, :count], census.classes[:count], sizes)
         return
     class_holders(target, census.train.T, [f"task {t + 1}" for t in range(len(census.train))], [1] * len(census.train))
 

@@ -137,8 +137,8 @@ class Run:
         NaN for classes not seen yet, for those without test images, and where answers were not counted by class.
         """
         rows = {e["task"]: e for e in self.events if e["event"] == "task" and "class_correct" in e}
-        seen = max((len(event["class_total"]) for event in rows.values()), default=0)
-        matrix = np.full((len(self.accuracy), seen), np.nan)
+        classes = max((len(event["class_total"]) for event in rows.values()), default=0)
+        matrix = np.full((len(self.accuracy), classes), np.nan)
         for task, event in rows.items():
             if task < len(matrix):
                 row = class_matrix([event["class_correct"]], event["class_total"])[0]
@@ -271,7 +271,8 @@ class Run:
         """Show two small tables in a notebook: accuracy by task, and the figures."""
         matrix, pooled = self.accuracy, self.accuracies
         rows = [
-            (str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(seen)) for t, seen in enumerate(pooled)
+            (str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(accuracy))
+            for t, accuracy in enumerate(pooled)
         ]
         last = "at the end" if self.finished else "now"
         tasks = html_table(

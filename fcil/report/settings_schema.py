@@ -61,15 +61,15 @@ def _section(schema: type) -> Schema:
 def _method(names: Iterable[str]) -> Schema:
     """Describe the method's section: settings depend on the name, and are not checked where the base has the name."""
     names = list(names)
-    own = {"type": "string", "pattern": r"[/:.]", "description": "path of a file, or module:Class"}
-    name = {"anyOf": [{"enum": [*names, *installed_names()]}, own]}
+    path = {"type": "string", "pattern": r"[/:.]", "description": "path of a file, or module:Class"}
+    name = {"anyOf": [{"enum": [*names, *installed_names()]}, path]}
     rules = []
-    for each in names:
-        section = _section(method_class(each))
-        section["description"] = (method_class(each).__doc__ or "").partition("\n")[0]
+    for method in names:
+        section = _section(method_class(method))
+        section["description"] = (method_class(method).__doc__ or "").partition("\n")[0]
         then = section | {"properties": {"name": {"description": section["description"]}, **section["properties"]}}
-        known = {"properties": {"name": {"const": each}}, "required": ["name"]}
-        rules.append({"if": known, "then": then})
+        condition = {"properties": {"name": {"const": method}}, "required": ["name"]}
+        rules.append({"if": condition, "then": then})
     return {"type": "object", "properties": {"name": name}, "allOf": rules}
 
 

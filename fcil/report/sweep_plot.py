@@ -226,8 +226,8 @@ def row_titles(tables: Tables) -> dict[str, str]:
     rows = [row for several in tables.values() for row in several]
     titles = {}
     for label in dict.fromkeys(row.label for row in rows):
-        own = [row for row in rows if row.label == label]
-        asked = sum(row.asked for row in own) if all(row.asked for row in own) else 0
-        text = missing_updates_text(sum(row.missing for row in own), asked)
+        rows_of_label = [row for row in rows if row.label == label]
+        asked = sum(row.asked for row in rows_of_label) if all(row.asked for row in rows_of_label) else 0
+        text = missing_updates_text(sum(row.missing for row in rows_of_label), asked)
         titles[label] = f"{label} ({text})" if text else label
     return titles

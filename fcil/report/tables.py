@@ -29,8 +29,8 @@ def run_table(summary: Mapping[str, Any], correct: Sequence[Sequence[int]], tota
     for column in tasks.columns[1:]:
         column.justify = "right"
     matrix, pooled = accuracy_matrix(correct, total), pooled_accuracies(correct, total)
-    for t, seen in enumerate(pooled):
-        tasks.add_row(str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(seen))
+    for t, accuracy in enumerate(pooled):
+        tasks.add_row(str(t + 1), percent(matrix[t, t]), percent(matrix[-1, t]), percent(accuracy))
     figures = Table(box=None, show_header=False)
     figures.add_column()
     figures.add_column(justify="right")

@@ -128,9 +128,9 @@ def join_search(searched: Searched, console: Console | None = None, beside_other
     quiet: Sequence[Cell] = ()
     with closing(Runner(searched.folder, quiet, None, Reuse(), beside_others)) as run:
         while trial := search.next(searched.most):
-            told = f"{searched.label}, trial {trial.number} of {searched.most}: {joined(trial.settings)}"
+            text = f"{searched.label}, trial {trial.number} of {searched.most}: {joined(trial.settings)}"
             try:
-                with waiting(console, told):
+                with waiting(console, text):
                     failed = _carry_out(searched, trial, run)
             finally:
                 trial.let_go()
@@ -151,7 +151,7 @@ def share_search(
         command: of fcil, for each process.
     """
     searches = {one.label: one.search() for one in all_searched}
-    seen = {(label, trial.number) for label, search in searches.items() for trial in search.tried()}
+    ended = {(label, trial.number) for label, search in searches.items() for trial in search.tried()}
     out.mkdir(parents=True, exist_ok=True)
     wanted = sum(one.most for one in all_searched)
     with (
@@ -160,12 +160,12 @@ def share_search(
     ):  # fmt: skip
         while processes.running:
             time.sleep(LOOK_SECONDS)
-            if seen:
-                step(f"{len(seen)} of {counted(wanted, 'trial')} done")
+            if ended:
+                step(f"{len(ended)} of {counted(wanted, 'trial')} done")
             for label, search in searches.items():
                 for trial in search.tried():
-                    if (label, trial.number) not in seen:
-                        seen.add((label, trial.number))
+                    if (label, trial.number) not in ended:
+                        ended.add((label, trial.number))
                         say(console, _line(trial, label))
             for log, code in processes.ended():
                 if code:

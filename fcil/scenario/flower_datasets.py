@@ -31,14 +31,16 @@ def _class(name: str, where: str) -> Any:
     return getattr(partitioner, name)
 
 
-def _arguments(of: Any, given: Mapping[str, Any], clients: int, least: int, rng: np.random.Generator) -> dict[str, Any]:
+def _arguments(
+    of: Any, settings: Mapping[str, Any], clients: int, least: int, rng: np.random.Generator
+) -> dict[str, Any]:
     """The arguments of a partitioner: those given, and where they are not, what the settings of the run say."""
-    told = {
+    defaults = {
         "num_partitions": clients, "partition_by": "label", "min_partition_size": least,
         "seed": int(rng.integers(2**31)),
     }  # fmt: skip
-    known = inspect.signature(of.__init__).parameters
-    return {**{name: value for name, value in told.items() if name in known}, **given}
+    parameters = inspect.signature(of.__init__).parameters
+    return {**{name: value for name, value in defaults.items() if name in parameters}, **settings}
 
 
 def flower_parts(
@@ -63,7 +65,7 @@ def flower_parts(
         ConfigError: no such partitioner, settings that it does not admit, or parts that are not all samples, each once.
     """
     where = f'partition.partitioner = "{written}"'
-    name, given = parse_call(written, where, WRITTEN)
+    name, settings = parse_call(written, where, WRITTEN)
     of = _class(name, where)
     from datasets import Dataset, disable_progress_bars
 
@@ -73,7 +75,7 @@ def flower_parts(
         columns["domain"] = [domains[i] for i in order]
     disable_progress_bars()
     try:
-        partitioner = of(**_arguments(of, given, clients, min_samples, rng))
+        partitioner = of(**_arguments(of, settings, clients, min_samples, rng))
         partitioner.dataset = Dataset.from_dict(columns)
         count = partitioner.num_partitions
         parts = [np.sort(np.array(partitioner.load_partition(k)["sample"], np.int64)) for k in range(count)]

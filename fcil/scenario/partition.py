@@ -113,29 +113,29 @@ def _published(labels: np.ndarray, settings: Partition, rng: np.random.Generator
 
 def _shared(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:
     """Let clients draw classes with all their samples, again until every class is drawn."""
-    each = _each(labels, settings)
+    number = _each(labels, settings)
     for _ in range(ATTEMPTS):
-        parts = published.shared_classes(labels, settings.clients, each, rng)
+        parts = published.shared_classes(labels, settings.clients, number, rng)
         if parts is not None:
             return parts
     raise ConfigError(
-        f"partition.clients = {settings.clients}: in {ATTEMPTS} draws of {each} classes each there was always a class "
-        "that nobody drew; raise it, or partition.classes_per_client or partition.class_share"
+        f"partition.clients = {settings.clients}: in {ATTEMPTS} draws of {number} classes each there was always a "
+        "class that nobody drew; raise it, or partition.classes_per_client or partition.class_share"
     )
 
 
 def _each(labels: np.ndarray, settings: Partition) -> int:
     """The number of classes that a client holds; ConfigError where that leaves classes without a holder."""
     classes, k = len(np.unique(labels)), settings.clients
-    each, needed = settings.each(classes), -(-classes // k)
-    if each < needed:
+    number, needed = settings.each(classes), -(-classes // k)
+    if number < needed:
         key = "class_share" if settings.class_share else "classes_per_client"
         raise ConfigError(
-            f"partition.{key} = {getattr(settings, key):g}: {k} clients with {each} classes each "
+            f"partition.{key} = {getattr(settings, key):g}: {k} clients with {number} classes each "
             f"cannot hold {settings.what} of {classes} classes; raise it to "
             + (f"{np.ceil(1000 * needed / classes) / 1000:g}" if settings.class_share else f"{needed}")
         )
-    return each
+    return number
 
 
 def _quantity(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:

@@ -52,7 +52,7 @@ def shared_classes(labels: np.ndarray, clients: int, each: int, rng: np.random.G
     drawn = [rng.choice(classes, each, replace=False) for _ in range(clients)]
     if len(np.unique(np.concatenate(drawn))) < len(classes):
         return None
-    return [np.flatnonzero(np.isin(labels, own)) for own in drawn]
+    return [np.flatnonzero(np.isin(labels, classes_of_client)) for classes_of_client in drawn]
 
 
 def _sizes(n: int, clients: int, exponent: float, rng: np.random.Generator) -> np.ndarray:

@@ -101,8 +101,8 @@ def make_scenario(
             scenario.positions[data.train.labels[part]], tasks.label_share, seed, task, client
         ))  # fmt: skip
     federated = make_scenario(data, tasks, partition, seed)
-    known = np.concatenate([part for parts in federated.parts for part in parts])
-    return _with_labels(scenario, lambda task, client, part: np.isin(part, known))
+    positions = np.concatenate([part for parts in federated.parts for part in parts])
+    return _with_labels(scenario, lambda task, client, part: np.isin(part, positions))
 
 
 def _with_labels(scenario: Scenario, rule: Callable[[int, int, np.ndarray], np.ndarray]) -> Scenario:
@@ -111,12 +111,12 @@ def _with_labels(scenario: Scenario, rule: Callable[[int, int, np.ndarray], np.n
     Args:
         rule: task, client, samples (n,) -> (n,) bool, whether they have labels.
     """
-    known, unknown = [], []
+    labelled, unlabelled = [], []
     for task, parts in enumerate(scenario.parts):
         masks = [rule(task, client, part) for client, part in enumerate(parts)]
-        known.append(tuple(part[mask] for part, mask in zip(parts, masks, strict=True)))
-        unknown.append(tuple(part[~mask] for part, mask in zip(parts, masks, strict=True)))
-    return replace(scenario, parts=tuple(known), unlabelled=tuple(unknown))
+        labelled.append(tuple(part[mask] for part, mask in zip(parts, masks, strict=True)))
+        unlabelled.append(tuple(part[~mask] for part, mask in zip(parts, masks, strict=True)))
+    return replace(scenario, parts=tuple(labelled), unlabelled=tuple(unlabelled))
 
 
 def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream: Stream) -> Scenario:

@@ -156,28 +156,28 @@ def _listed(names: Sequence[str], listed: Sequence[str]) -> list[int]:
             f"tasks.order_list: {strange[0]!r} is no class and no number from 0 to {len(names) - 1}{hint}"
         )
     if set(listed) <= set(names):
-        found = [names.index(entry) for entry in listed]
+        classes = [names.index(entry) for entry in listed]
     elif set(listed) <= numbers.keys():
-        found = [numbers[entry] for entry in listed]
+        classes = [numbers[entry] for entry in listed]
     else:
         raise ConfigError("tasks.order_list: has names and numbers; write the one or the other")
-    twice = [entry for entry, c in zip(listed, found, strict=True) if found.count(c) > 1]
+    twice = [entry for entry, c in zip(listed, classes, strict=True) if classes.count(c) > 1]
     if twice:
         raise ConfigError(f"tasks.order_list: {twice[0]!r} stands there more than once")
-    if len(found) < len(names):
-        missing = next(name for c, name in enumerate(names) if c not in found)
+    if len(classes) < len(names):
+        missing = next(name for c, name in enumerate(names) if c not in classes)
         raise ConfigError(
-            f"tasks.order_list: {len(names) - len(found)} of {len(names)} classes are missing, such as {missing!r}"
+            f"tasks.order_list: {len(names) - len(classes)} of {len(names)} classes are missing, such as {missing!r}"
         )
-    return found
+    return classes
 
 
 def check_order(settings: Tasks) -> None:
     """Raise ConfigError where settings of the class order contradict each other."""
     if settings.order_list and settings.order_file:
         raise ConfigError("tasks.order_file and tasks.order_list: two class orders; leave one of them out")
-    given = settings.order_list or settings.order_file
-    if given and settings.order != "natural":
+    order = settings.order_list or settings.order_file
+    if order and settings.order != "natural":
         raise ConfigError(
             f'tasks.order = "{settings.order}": the class order is given by tasks.order_'
             f"{'list' if settings.order_list else 'file'}; leave one of the two out"

@@ -30,8 +30,8 @@ def told_twice(keys: Mapping[int, Keys]) -> dict[int, list[int]]:
     A client that told one key for both purposes, and shares it with nobody, is alone there.
     """
     by_point: dict[int, list[int]] = {}
-    for client, told in keys.items():
-        for public in (told.pair, told.box):
+    for client, public_keys in keys.items():
+        for public in (public_keys.pair, public_keys.box):
             by_point.setdefault(_point(public), []).append(client)
     out: dict[int, set[int]] = {}
     for tellers in by_point.values():

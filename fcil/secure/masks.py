@@ -10,17 +10,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 __all__ = ["agreed", "mask", "usable"]
 
 
-def agreed(own: bytes, theirs: bytes, session: bytes, purpose: bytes) -> bytes:
+def agreed(private: bytes, public: bytes, session: bytes, purpose: bytes) -> bytes:
     """The key, 32 bytes, that two clients have in common for one purpose in one session.
 
     Args:
-        own: a private key, 32 bytes.
-        theirs: the other's public key, 32 bytes.
+        private: a private key, 32 bytes.
+        public: the other's public key, 32 bytes.
 
     Raises:
         ValueError: a public key that makes a shared secret of zeros.
     """
-    secret = X25519PrivateKey.from_private_bytes(own).exchange(X25519PublicKey.from_public_bytes(theirs))
+    secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     return HKDF(SHA256(), 32, salt=session, info=b"fcil secure sums " + purpose).derive(secret)
 
 

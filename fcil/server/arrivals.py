@@ -11,8 +11,8 @@ class Arrivals:
     Two sums of one phase over different clients tell the numbers of those who are in one of them alone.
     """
 
-    def __init__(self, known: Mapping[int, Collection[int]] | None = None) -> None:
-        self._known = {phase: frozenset(clients) for phase, clients in (known or {}).items()}
+    def __init__(self, clients_by_phase: Mapping[int, Collection[int]] | None = None) -> None:
+        self._known = {phase: frozenset(clients) for phase, clients in (clients_by_phase or {}).items()}
 
     def of(self, phase: int) -> frozenset[int] | None:
         """The clients of a phase for whose sum shares were asked for; None where none were."""

@@ -42,29 +42,29 @@ def groups(plan: Plan, task: Task) -> int:
     return task.seen if plan.config.answers_by_class else task.index + 1
 
 
-def read_answers(plan: Plan, task: Task, told: np.ndarray) -> Answers:
+def read_answers(plan: Plan, task: Task, answers: np.ndarray) -> Answers:
     """Read what `Exchange.evaluate` returned after `task`.
 
     Raises:
         RunError: more correct answers than test images, or fewer than none; it names the place.
     """
     if not plan.config.answers_by_class:
-        _check(told, plan.census.test[:, : told.shape[1]], "of task")
-        return Answers(told, None)
+        _check(answers, plan.census.test[:, : answers.shape[1]], "of task")
+        return Answers(answers, None)
     total = plan.census.test_by_class
     assert total is not None
-    _check(told, total[:, : told.shape[1]], "of class")
+    _check(answers, total[:, : answers.shape[1]], "of class")
     blocks = plan.blocks[: task.index + 1]
-    at_places = np.stack([told[:, block.first : block.seen].sum(1) for block in blocks], 1)
-    return Answers(at_places, told)
+    at_places = np.stack([answers[:, block.first : block.seen].sum(1) for block in blocks], 1)
+    return Answers(at_places, answers)
 
 
-def _check(told: np.ndarray, total: np.ndarray, of: str) -> None:
+def _check(correct: np.ndarray, total: np.ndarray, of: str) -> None:
     """Raise RunError for numbers that cannot be true."""
-    for site, group in np.argwhere((told < 0) | (told > total))[:1]:
+    for site, group in np.argwhere((correct < 0) | (correct > total))[:1]:
         raise RunError(
-            f"site {site}: reports {told[site, group]} correct answers on the {total[site, group]} test images that it "
-            f"has {of} {group + 1}; mend its node, and the same command goes on with the run"
+            f"site {site}: reports {correct[site, group]} correct answers on the {total[site, group]} test images "
+            f"that it has {of} {group + 1}; mend its node, and the same command goes on with the run"
         )
 
 
@@ -96,8 +96,8 @@ def answers_event(plan: Plan, answers: Answers) -> dict[str, Any]:
 def _of_sites(plan: Plan, answers: Answers) -> Mapping[str, Any]:
     """The sites' own numbers, where they evaluate on their own."""
     at_places, by_class = answers.at_places, answers.by_class
-    told = {"correct": at_places.tolist(), "total": plan.census.test[:, : at_places.shape[1]].tolist()}
+    counts = {"correct": at_places.tolist(), "total": plan.census.test[:, : at_places.shape[1]].tolist()}
     if by_class is None or plan.census.test_by_class is None:
-        return told
+        return counts
     total = plan.census.test_by_class[:, : by_class.shape[1]]
-    return {**told, "class_correct": by_class.tolist(), "class_total": total.tolist()}
+    return {**counts, "class_correct": by_class.tolist(), "class_total": total.tolist()}

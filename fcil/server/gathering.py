@@ -38,7 +38,7 @@ def _harmless(text: str) -> str:
 
 def _stopped(phase: Phase, crash: Failure) -> RunError:
     """The error of a run that stops at a client's exception."""
-    said, trace = ("raised ", f"{crash.traceback.rstrip()}\n\n") if crash.traceback else ("", "")
+    verb, trace = ("raised ", f"{crash.traceback.rstrip()}\n\n") if crash.traceback else ("", "")
     remedy = (
         "The last checkpoint is good. Mend the cause and go on with `fcil resume RUN` (from a method's own file begin "
         "another run with --output, once it is mended)"
@@ -46,7 +46,7 @@ def _stopped(phase: Phase, crash: Failure) -> RunError:
         else "Nothing has been merged yet. Mend the cause and begin again with the same command, or `fcil resume RUN`"
     )
     return RunError(
-        _harmless(f"{phase}: client {crash.client}{' ' if said else ': '}{said}{crash.reason[:REASON]}\n\n{trace}")
+        _harmless(f"{phase}: client {crash.client}{' ' if verb else ': '}{verb}{crash.reason[:REASON]}\n\n{trace}")
         + f"{remedy}; or let it cost that client's update only: the same "
         "command with `--set run.on_client_error=skip --output RUN`"
     )

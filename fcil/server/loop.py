@@ -147,8 +147,8 @@ def _counted(progress: Progress, gathered: Gathered) -> Progress:
     progress = progress.add(
         upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
     )
-    told = {update.client: int(update.metrics["kept_bytes"]) for update in all_good if "kept_bytes" in update.metrics}
-    kept = {client: n for client, n in sorted({**progress.kept, **told}.items()) if n}
+    sizes = {update.client: int(update.metrics["kept_bytes"]) for update in all_good if "kept_bytes" in update.metrics}
+    kept = {client: n for client, n in sorted({**progress.kept, **sizes}.items()) if n}
     progress = replace(progress, kept=kept)
     progress = progress.add(filtered=len(gathered.left_out)) if gathered.left_out else progress
     for name in ("reused", "cached"):

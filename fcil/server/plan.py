@@ -43,8 +43,8 @@ class Plan:
 
     def evaluates(self, phase: Phase) -> bool:
         """Tell whether the run evaluates after a phase: after a task, and after every round where asked."""
-        each = self.config.run.evaluate_rounds and self.method.acting(phase).evaluates(phase)
-        return self.ends_task(phase.index) or each
+        every_round = self.config.run.evaluate_rounds and self.method.acting(phase).evaluates(phase)
+        return self.ends_task(phase.index) or every_round
 
     def ends_task(self, position: int) -> bool:
         """Tell whether the phase at `position` is the last of its task."""

@@ -47,10 +47,10 @@ class _Moments:
         """Add a batch, class by class."""
         x, classes = features.double(), labels - self.first
         for index in set(classes.tolist()):
-            own = x[classes == index]
-            self.counts[index] += len(own)
-            self.sums[index] += own.sum(0)
-            self.products[index] += own.square().sum(0) if self.products.dim() == 2 else own.T @ own
+            rows = x[classes == index]
+            self.counts[index] += len(rows)
+            self.sums[index] += rows.sum(0)
+            self.products[index] += rows.square().sum(0) if self.products.dim() == 2 else rows.T @ rows
 
     def finish(self) -> Arrays:
         """Return numbers, means and scatters, float32."""

@@ -103,8 +103,8 @@ class _WeightedSquares(_Squares):
         leaves = {name: leaf for name, leaf in self.model.arrays.items() if leaf.requires_grad}
         classes = (labels - self.task.first).tolist() if self.true_class_alone else range(self.task.size)
         for c in classes:
-            found = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
-            for name, g in zip(leaves, found, strict=True):
+            gradients = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
+            for name, g in zip(leaves, gradients, strict=True):
                 self.add(fisher_of(name), weights[c] * g.square())
 
 
@@ -157,11 +157,11 @@ class Fisher:
                 f"Fisher: the broadcast lacks {head.block(self.task.index)}, from which the loss is computed; a phase "
                 "that only reports sends it too if the method's `broadcast` puts it there"
             )
-        known = {**broadcast, **{layer + DELTA: side for layer, side in sides_of(broadcast).items()}}
+        shapes_by_name = {**broadcast, **{layer + DELTA: side for layer, side in sides_of(broadcast).items()}}
         for pattern in self.patterns:
-            if not names_matching(known, (pattern,)):
+            if not names_matching(shapes_by_name, (pattern,)):
                 raise ValueError(f"Fisher: {pattern!r} matches no array of the broadcast: {sorted(broadcast)}")
-        return {fisher_of(name): known[name] for name in names_matching(known, self.patterns)}
+        return {fisher_of(name): shapes_by_name[name] for name in names_matching(shapes_by_name, self.patterns)}
 
     def start(self, arrays: Arrays, model: Model, generator: Draw) -> _Squares:
         """Start a collector that sums g^2."""

@@ -101,5 +101,5 @@ def multiplier_for(epsilon: float, delta: float) -> float:
         ConfigError: dp-accounting is not installed.
     """
     library = _library()
-    found = library.calibrate_dp_mechanism(library.pld.PLDAccountant, library.GaussianDpEvent, epsilon, delta)
-    return float(found)
+    multiplier = library.calibrate_dp_mechanism(library.pld.PLDAccountant, library.GaussianDpEvent, epsilon, delta)
+    return float(multiplier)

@@ -103,8 +103,8 @@ def make_entry(
         ConfigError: no such method, or settings that it does not admit.
     """
     name, settings = _parse_method(text, f"{path}: bench.methods: {text!r}")
-    known = keys_of(method_class(name))
-    settings = {**{key: value for key, value in shared.items() if key in known}, **settings}
+    keys = keys_of(method_class(name))
+    settings = {**{key: value for key, value in shared.items() if key in keys}, **settings}
     section = text if text in grids else name
     grid = {key: values for key, values in grids.get(section, {}).items() if key not in settings}
 

@@ -37,8 +37,8 @@ def find(command: str) -> str:
     Raises:
         ConfigError: it is not installed.
     """
-    if found := shutil.which(command, path=environment()["PATH"]):
-        return found
+    if program := shutil.which(command, path=environment()["PATH"]):
+        return program
     raise ConfigError(f"{command}: no such command; install fcil with its dependencies (pip install fcil)")
 
 
@@ -66,14 +66,14 @@ def flwr_json(*arguments: str, env: Mapping[str, str] | None = None) -> dict[str
     Raises:
         FlwrError: it failed, told in the answer or by the exit code, or the answer is not JSON.
     """
-    said = flwr(*arguments, "--format", "json", env=env)
+    output = flwr(*arguments, "--format", "json", env=env)
     try:
-        answer = json.loads(said[said.index("{") :])
+        answer = json.loads(output[output.index("{") :])
     except ValueError:
-        raise FlwrError(f"flwr {arguments[0]}: not an answer in JSON: {' '.join(said.split())[:500]}") from None
+        raise FlwrError(f"flwr {arguments[0]}: not an answer in JSON: {' '.join(output.split())[:500]}") from None
     if not isinstance(answer, dict) or not answer.get("success", False):
-        said = answer.get("error-message", said) if isinstance(answer, dict) else said
-        raise FlwrError(f"flwr {arguments[0]}: {' '.join(str(said).split())[:1000]}")
+        output = answer.get("error-message", output) if isinstance(answer, dict) else output
+        raise FlwrError(f"flwr {arguments[0]}: {' '.join(str(output).split())[:1000]}")
     return answer
 
 

@@ -45,12 +45,12 @@ def find_column(what: str, columns: Sequence[str], settings: Data, where: str) -
         if named[what] and named[what] not in columns:
             raise ConfigError(f"data.columns: {where} has no column {named[what]!r}. {nearest(named[what], columns)}")
         return named[what]
-    found = [column for column in columns if column.lower() in USUAL[what]]
-    if len(found) == 1:
-        return found[0]
-    if not found and what not in NEEDED:
+    candidates = [column for column in columns if column.lower() in USUAL[what]]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates and what not in NEEDED:
         return ""
-    told = f"several columns may hold the {what}: {some(found)}" if found else f"no column for the {what}"
+    problem = f"several columns may hold the {what}: {some(candidates)}" if candidates else f"no column for the {what}"
     raise ConfigError(
-        f'{where}: {told}. Name it, data.columns = ["{what}=NAME"]; the columns are: {", ".join(columns)}'
+        f'{where}: {problem}. Name it, data.columns = ["{what}=NAME"]; the columns are: {", ".join(columns)}'
     )

@@ -40,10 +40,10 @@ def _remarks(root: Path) -> tuple[str, ...]:
     """Name class folders without images, and say which part takes the place of a missing one."""
     parts = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
     empty = [f"{part.name}/{name}" for part in parts for name in empty_folders(part)]
-    found = [f"no images in {some(empty)}: left out"] if empty else []
+    remarks = [f"no images in {some(empty)}: left out"] if empty else []
     if _test_folder(root).name == "val":
-        found.append("there is no test/: val/ takes its place")
-    return tuple(found)
+        remarks.append("there is no test/: val/ takes its place")
+    return tuple(remarks)
 
 
 def _part(root: Path, by_class: FilesByClass, classes: tuple[str, ...]) -> Part:

@@ -73,9 +73,9 @@ def _check_local(folder: Path, where: str) -> None:
             "keep images or Parquet files, or what `save_to_disk` writes"
         )
     card, more = folder / "README.md", folder / ".huggingface.yaml"
-    told = dict(DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict()) if card.is_file() else {}
+    metadata = dict(DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict()) if card.is_file() else {}
     extra = yaml.safe_load(more.read_text(encoding="utf-8")) if more.is_file() else None
-    for file, table in ((card, told), (more, extra if isinstance(extra, Mapping) else {})):
+    for file, table in ((card, metadata), (more, extra if isinstance(extra, Mapping) else {})):
         if away := next((text for text in _texts(table.get("configs")) if "://" in text or "::" in text), ""):
             raise ConfigError(
                 f"{where}: `configs` in {file} names files elsewhere, {away!r}: a folder in data.root is read without "
@@ -83,7 +83,7 @@ def _check_local(folder: Path, where: str) -> None:
             )
 
 
-def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
+def _load(root: Path, name: str, arguments: Mapping[str, Any], fetch: bool) -> Any:
     """Load a set, as a mapping of its parts.
 
     Raises:
@@ -92,11 +92,11 @@ def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
     package, folder, where = _package(), root / name, f"hf:{name}"
     try:
         if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
-            found = package.load_from_disk(str(folder))
+            loaded_set = package.load_from_disk(str(folder))
         elif folder.is_dir():
             _check_local(folder, where)
             with _offline(package, True):
-                found = package.load_dataset(str(folder), given.get("subset"))
+                loaded_set = package.load_dataset(str(folder), arguments.get("subset"))
         else:
             if Path(name).exists():  # the package would take it for the set
                 raise ConfigError(
@@ -104,16 +104,16 @@ def _load(root: Path, name: str, given: Mapping[str, Any], fetch: bool) -> Any:
                     f"{name}: data.root must name the folder that holds the set, or start fcil elsewhere"
                 )
             with _offline(package, not fetch):
-                found = package.load_dataset(name, given.get("subset"), revision=given.get("revision"))
+                loaded_set = package.load_dataset(name, arguments.get("subset"), revision=arguments.get("revision"))
     except ConfigError:
         raise
     except Exception as error:  # the package raises many kinds
         reason = " ".join(str(error).split())[:300]
         remedy = "" if folder.is_dir() else f"; `fcil data prepare '{where}' --root {root} --download` fetches it"
         raise ConfigError(f"{where}: cannot be loaded ({reason}){remedy}") from None
-    parts = found if isinstance(found, Mapping) else {"train": found}
+    parts = loaded_set if isinstance(loaded_set, Mapping) else {"train": loaded_set}
     if not folder.is_dir():
-        _check_revision(parts, given.get("revision"), where)
+        _check_revision(parts, arguments.get("revision"), where)
     return parts
 
 
@@ -167,22 +167,22 @@ def _rows(package: Any, part: Any, settings: Data, where: str) -> tuple[Rows, li
     return Rows(_contents(pictures[image]), labels, domains), classes
 
 
-def _listing(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> Listing:
+def _listing(root: Path, settings: Data, name: str, arguments: Mapping[str, Any]) -> Listing:
     package, where = _package(), f"hf:{name}"
-    found = _load(root, name, given, fetch=False)
-    splits = named_parts(found, where)
-    unused = [split for split in found if split not in splits.values()]
-    read = {part: _rows(package, found[split], settings, where) for part, split in splits.items()}
-    names = {part: own for part, (_, own) in read.items()}
+    loaded_set = _load(root, name, arguments, fetch=False)
+    splits = named_parts(loaded_set, where)
+    unused = [split for split in loaded_set if split not in splits.values()]
+    read = {part: _rows(package, loaded_set[split], settings, where) for part, split in splits.items()}
+    names = {part: names_of_part for part, (_, names_of_part) in read.items()}
     rows, classes = under_one_numbering({part: of_part for part, (of_part, _) in read.items()}, names, where)
-    told = "".join(f", {key} {given[key]}" for key in sorted(given))
-    origin = f"{where}{told}, fingerprints {_prints(found)}"
+    details = "".join(f", {key} {arguments[key]}" for key in sorted(arguments))
+    origin = f"{where}{details}, fingerprints {_prints(loaded_set)}"
     listing = listing_of(rows, settings, where, classes, origin)
     extra = (f"nothing uses its parts {some(unused)}: a part is train, test or validation",) if unused else ()
     return replace(listing, remarks=(*listing.remarks, *extra))
 
 
-def _stamp(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> str:
+def _stamp(root: Path, settings: Data, name: str, arguments: Mapping[str, Any]) -> str:
     """Hash the names, sizes and times of the files of a folder, or tell the fingerprints of a set in the cache.
 
     Where the cache has the set no longer, the text is empty: the decoded images are used as they are.
@@ -191,7 +191,7 @@ def _stamp(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> s
     if folder.is_dir():
         return stamp_of(sorted(path for path in folder.rglob("*") if path.is_file()), root)
     try:
-        return _prints(_load(root, name, given, fetch=False))
+        return _prints(_load(root, name, arguments, fetch=False))
     except ConfigError:
         return ""
 
@@ -201,26 +201,26 @@ def _prints(parts: Mapping[str, Any]) -> str:
     return ", ".join(f"{split} {part._fingerprint}" for split, part in parts.items())
 
 
-def _fetch(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> None:
+def _fetch(root: Path, settings: Data, name: str, arguments: Mapping[str, Any]) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    _load(root, name, given, fetch=True)
+    _load(root, name, arguments, fetch=True)
 
 
 @cache
 def hub_set(text: str) -> Family:
     """Describe a set of Hugging Face, by its name and its arguments."""
     where = f'data.name = "hf:{text}"'
-    name, given = call(text, where)
-    if strange := sorted(given.keys() - ARGUMENTS):
+    name, arguments = call(text, where)
+    if strange := sorted(arguments.keys() - ARGUMENTS):
         raise ConfigError(f"{where}: {strange[0]}: no such argument. {nearest(strange[0], ARGUMENTS)}")
-    if "revision" in given and not re.fullmatch("[0-9a-f]{40}", str(given["revision"])):
+    if "revision" in arguments and not re.fullmatch("[0-9a-f]{40}", str(arguments["revision"])):
         raise ConfigError(f"{where}: revision must be a whole commit hash, 40 hex digits: others move")
     return Family(
         name=f"hf:{text}",
         source=f"a folder {name}, or else that set in the cache of the package datasets; decoded images go there too",
-        listing=partial(_listing, name=name, given=given),
-        fetch=partial(_fetch, name=name, given=given),
-        stamp=partial(_stamp, name=name, given=given),
+        listing=partial(_listing, name=name, arguments=arguments),
+        fetch=partial(_fetch, name=name, arguments=arguments),
+        stamp=partial(_stamp, name=name, arguments=arguments),
         own=True,
         shrunk=True,
         columns=True,

@@ -35,9 +35,9 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     except ImportError:
         raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'fcil[datasets]'") from None
     try:
-        found = read_table(path)
-        _check_columns(found.column_names, path)
-        return dict(found.to_pydict())
+        table = read_table(path)
+        _check_columns(table.column_names, path)
+        return dict(table.to_pydict())
     except (ArrowException, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as Parquet ({error})") from None
 
@@ -108,17 +108,19 @@ def _full(what: str, values: Sequence[Any], path: Path) -> list[Any]:
 
 def _parts(columns: Mapping[str, list[Any]], settings: Data, path: Path) -> dict[str, Rows]:
     """Divide the rows by the column that names their part; all are for training where there is none."""
-    found = {
+    column_of = {
         what: find_column(what, list(columns), settings, str(path)) for what in ("image", "label", "split", "domain")
     }
-    images = _images(columns[found["image"]], path.parent, path)
-    labels = _full("label", columns[found["label"]], path)
-    domains = _full("domain", columns[found["domain"]], path) if found["domain"] else None
-    said = _full("part", columns[found["split"]], path) if found["split"] else ["train"] * len(labels)
-    strange = sorted({str(part) for part in said if str(part).lower() not in PARTS})
+    images = _images(columns[column_of["image"]], path.parent, path)
+    labels = _full("label", columns[column_of["label"]], path)
+    domains = _full("domain", columns[column_of["domain"]], path) if column_of["domain"] else None
+    names = _full("part", columns[column_of["split"]], path) if column_of["split"] else ["train"] * len(labels)
+    strange = sorted({str(part) for part in names if str(part).lower() not in PARTS})
     if strange:
-        raise ConfigError(f"{path}: column {found['split']!r} has {some(strange)}; a part is train, test or validation")
-    parts = [PARTS[str(part).lower()] for part in said]
+        raise ConfigError(
+            f"{path}: column {column_of['split']!r} has {some(strange)}; a part is train, test or validation"
+        )
+    parts = [PARTS[str(part).lower()] for part in names]
     rows = {}
     for name in dict.fromkeys(parts):
         chosen = [i for i, part in enumerate(parts) if part == name]

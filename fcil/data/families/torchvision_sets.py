@@ -40,22 +40,22 @@ OURS = "self", "root", "transform", "transforms", "target_transform", "loader", 
 def _class(name: str) -> type:
     import torchvision.datasets as sets  # takes seconds
 
-    known = [n for n in sets.__all__ if inspect.isclass(getattr(sets, n)) and n not in NO_SETS]
-    if name not in known:
-        own = ' For images of your own, data.name = "imagefolder" or "folder".' if name in NO_SETS else ""
-        raise ConfigError(f'data.name = "torchvision:{name}": no such data set. {nearest(name, known)}{own}')
+    set_names = [n for n in sets.__all__ if inspect.isclass(getattr(sets, n)) and n not in NO_SETS]
+    if name not in set_names:
+        hint = ' For images of your own, data.name = "imagefolder" or "folder".' if name in NO_SETS else ""
+        raise ConfigError(f'data.name = "torchvision:{name}": no such data set. {nearest(name, set_names)}{hint}')
     return getattr(sets, name)  # type: ignore[no-any-return]
 
 
 def _parameters(of: type) -> dict[str, inspect.Parameter]:
     """The arguments of a class, and those that it hands on to the classes above it."""
-    found: dict[str, inspect.Parameter] = {}
+    parameters_by_name: dict[str, inspect.Parameter] = {}
     for above in of.__mro__:
         parameters = inspect.signature(vars(above)["__init__"]).parameters if "__init__" in vars(above) else {}
-        found = {**parameters, **found}
+        parameters_by_name = {**parameters, **parameters_by_name}
         if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
-    return found
+    return parameters_by_name
 
 
 def _told(of: type) -> str:
@@ -85,27 +85,27 @@ def _made(of: type, root: Path, arguments: Mapping[str, Any], download: bool, wh
         raise ConfigError(f"{where}: {error}; its arguments are {_told(of)}") from None
 
 
-def _parts(name: str, given: Mapping[str, Any], root: Path, download: bool) -> dict[str, Any]:
+def _parts(name: str, arguments: Mapping[str, Any], root: Path, download: bool) -> dict[str, Any]:
     """Make all parts of a set: part -> the data set of torchvision."""
     of, where = _class(name), f"torchvision:{name}"
     parameters = _parameters(of)
-    if "train" in parameters and "train" not in given:
-        arguments: dict[str, tuple[dict[str, Any], ...]]
-        arguments = {"train": ({"train": True},), "test": ({"train": False},)}
-    elif "split" in parameters and "split" not in given:
-        arguments = {part: tuple({"split": word} for word in words) for part, words in SPLITS.items()}
+    if "train" in parameters and "train" not in arguments:
+        arguments_by_part: dict[str, tuple[dict[str, Any], ...]]
+        arguments_by_part = {"train": ({"train": True},), "test": ({"train": False},)}
+    elif "split" in parameters and "split" not in arguments:
+        arguments_by_part = {part: tuple({"split": word} for word in words) for part, words in SPLITS.items()}
         default = parameters["split"].default
         if isinstance(default, str) and default not in [word for words in SPLITS.values() for word in words]:
-            arguments["train"] = (*arguments["train"], {"split": default})
+            arguments_by_part["train"] = (*arguments_by_part["train"], {"split": default})
     else:
-        arguments = {"train": ({},)}
-    made = {}
-    for part, choices in arguments.items():
-        tried = (_made(of, root, {**given, **choice}, download, where, "split" in choice) for choice in choices)
-        found = next((each for each in tried if each is not None), None)
-        if found is not None:
-            made[part] = found
-    return made
+        arguments_by_part = {"train": ({},)}
+    sets = {}
+    for part, choices in arguments_by_part.items():
+        tried = (_made(of, root, {**arguments, **choice}, download, where, "split" in choice) for choice in choices)
+        data_set = next((candidate for candidate in tried if candidate is not None), None)
+        if data_set is not None:
+            sets[part] = data_set
+    return sets
 
 
 def _target(data: Any, i: int, where: str) -> int:
@@ -125,10 +125,10 @@ def _labels(data: Any, where: str) -> np.ndarray:
         rows: Any = getattr(data, name, ())
         lists += [[row[-1] for row in rows]] if len(rows) == len(data) and isinstance(rows[0], tuple) else []
     places = np.unique(np.linspace(0, len(data) - 1, COMPARED).round().astype(int)).tolist()
-    seen = [_target(data, i, where) for i in places]
+    targets = [_target(data, i, where) for i in places]
     for kept in lists:
         values = np.asarray(kept)
-        if values.shape == (len(data),) and values.dtype.kind in "iu" and [int(values[i]) for i in places] == seen:
+        if values.shape == (len(data),) and values.dtype.kind in "iu" and [int(values[i]) for i in places] == targets:
             return values.astype(np.int64)
     with bar(f"{where}: reading labels", len(data)) as advance:
         return np.array(list(_one_by_one(data, where, advance)), np.int64)
@@ -142,8 +142,8 @@ def _one_by_one(data: Any, where: str, advance: Callable[[int], None]) -> Iterat
 
 def _classes(data: Any, labels: Sequence[np.ndarray]) -> list[str]:
     """Names of the classes as the set tells them, or else their numbers."""
-    told = next((getattr(data, name) for name in ("classes", "categories") if hasattr(data, name)), ())
-    names = [name if isinstance(name, str) else ", ".join(map(str, name)) for name in told]
+    entries = next((getattr(data, name) for name in ("classes", "categories") if hasattr(data, name)), ())
+    names = [name if isinstance(name, str) else ", ".join(map(str, name)) for name in entries]
     needed = 1 + max(int(part.max()) for part in labels)
     return names if len(names) >= needed and len(set(names)) == len(names) else [str(i) for i in range(needed)]
 
@@ -158,18 +158,18 @@ def _images(data: Any) -> Sequence[Callable[[], Image.Image]]:
     return Lazy(len(data), lambda i: partial(_open, data, i))
 
 
-def _listing(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> Listing:
+def _listing(root: Path, settings: Data, name: str, arguments: Mapping[str, Any]) -> Listing:
     where = f"torchvision:{name}"
-    made = _parts(name, given, root, download=False)
-    labels = {part: _labels(data, where) for part, data in made.items()}
-    rows = {part: Rows(_images(data), labels[part].tolist()) for part, data in made.items()}
-    classes = _classes(next(iter(made.values())), list(labels.values()))
+    sets = _parts(name, arguments, root, download=False)
+    labels = {part: _labels(data, where) for part, data in sets.items()}
+    rows = {part: Rows(_images(data), labels[part].tolist()) for part, data in sets.items()}
+    classes = _classes(next(iter(sets.values())), list(labels.values()))
     return listing_of(rows, settings, where, classes, f"{where} by torchvision {version('torchvision')}")
 
 
-def _fetch(root: Path, settings: Data, name: str, given: Mapping[str, Any]) -> None:
+def _fetch(root: Path, settings: Data, name: str, arguments: Mapping[str, Any]) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    _parts(name, given, root, download=True)
+    _parts(name, arguments, root, download=True)
 
 
 def _plain(name: str) -> str:
@@ -193,14 +193,14 @@ def _stamp(root: Path, settings: Data, name: str) -> str:
 @cache
 def torchvision_set(text: str) -> Family:
     """Describe a set of torchvision, by its name and its arguments."""
-    name, given = call(text, f'data.name = "torchvision:{text}"')
-    if wrong := [argument for argument in given if argument in OURS]:
+    name, arguments = call(text, f'data.name = "torchvision:{text}"')
+    if wrong := [argument for argument in arguments if argument in OURS]:
         raise ConfigError(f'data.name = "torchvision:{text}": {wrong[0]} is not to be given')
     return Family(
         name=f"torchvision:{text}",
         source=f"torchvision.datasets.{name}, in data.root as torchvision keeps it",
-        listing=partial(_listing, name=name, given=given),
-        fetch=partial(_fetch, name=name, given=given),
+        listing=partial(_listing, name=name, arguments=arguments),
+        fetch=partial(_fetch, name=name, arguments=arguments),
         stamp=partial(_stamp, name=name),
         own=True,
         shrunk=True,

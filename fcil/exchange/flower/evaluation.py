@@ -36,11 +36,11 @@ def _complaint(whose: str, count: int, reasons: Mapping[int, str], away: Set[int
         reasons: those without an answer -> why.
         away: those of them that could not be asked.
     """
-    told = []
+    complaints = []
     for wording, numbers in (("could not be asked", away), ("failed twice", reasons.keys() - away)):
         if numbers:
             first = min(numbers)
-            told.append(
+            complaints.append(
                 f"{len(numbers)} of {count} {whose}s of the evaluation {wording}, {whose} {first}: {reasons[first]}"
             )
     cure = "mend the cause and the same command goes on with the run"
@@ -50,7 +50,7 @@ def _complaint(whose: str, count: int, reasons: Mapping[int, str], away: Set[int
             "command goes on with the run, with --set run.wait_for_clients=SECONDS it waits for them. A run with "
             'data.test_at = "server" needs no node to evaluate'
         )
-    return f"{'; '.join(told)}; {cure}"
+    return f"{'; '.join(complaints)}; {cure}"
 
 
 def evaluated(
@@ -79,12 +79,12 @@ def evaluated(
         RunError: somebody failed twice, or could not be asked.
     """
     total, reasons = np.zeros((places, groups), np.int64), dict.fromkeys(contents, "")
-    asked, away = set[int](), set[int]()
+    asked_clients, away = set[int](), set[int]()
     for _ in range(2):
         sent = {k: Message(contents[k], node, messages.EVALUATE) for k, node in address(sorted(reasons)).items()}
         away = reasons.keys() - sent.keys()
-        reasons |= {k: f"{reasons[k]}, then {why_away(k)}" if k in asked else why_away(k) for k in away}
-        asked |= sent.keys()
+        reasons |= {k: f"{reasons[k]}, then {why_away(k)}" if k in asked_clients else why_away(k) for k in away}
+        asked_clients |= sent.keys()
         reasons |= dict.fromkeys(sent, f"no reply within {seconds:g} seconds (run.client_timeout)")
         for reply in replies(grid, list(sent.values()), seconds):
             k = next(k for k, m in sent.items() if m.metadata.message_id == reply.metadata.reply_to_message_id)

@@ -156,8 +156,8 @@ class FlowerExchange:
         self.waiting.for_all(contents)
         while contents:
             lost: dict[int, Failure] = {}
-            asked = replace(request, num_examples={c: request.num_examples[c] for c in contents})
-            for reply in self._ask(asked, contents):
+            part = replace(request, num_examples={c: request.num_examples[c] for c in contents})
+            for reply in self._ask(part, contents):
                 if isinstance(reply, Failure) and not reply.raised:
                     self.nodes.doubt(reply.client)
                     if self.waiting.seconds and reply.client not in good:

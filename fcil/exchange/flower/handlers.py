@@ -81,8 +81,8 @@ def worker_for(job: messages.Job, context: Context) -> Worker:
     message = json.loads(job.config)
     local = local_settings(message, context.node_config)
     # the run's id, so that a later run of the same settings sees data and weights that were changed in between
-    known = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
-    key = hashlib.sha256(known.encode()).hexdigest(), job.store, job.shared
+    identity = f"{context.run_id}{job.config}{job.sources}{json.dumps(local)}"
+    key = hashlib.sha256(identity.encode()).hexdigest(), job.store, job.shared
     if key not in _workers:
         _workers.clear()
         _introductions.clear()
@@ -136,8 +136,8 @@ def _check_clients(clients: tuple[int, ...], context: Context) -> None:
     """Raise ValueError for a message to other clients than the one whose data this node holds."""
     partition = context.node_config.get("partition-id")
     if partition is not None and clients != (partition,):
-        asked = ", ".join(map(str, clients))
-        raise ValueError(f"asked for client {asked}, but this node holds the data of client {partition}")
+        numbers = ", ".join(map(str, clients))
+        raise ValueError(f"asked for client {numbers}, but this node holds the data of client {partition}")
 
 
 def _work(message: Message, context: Context) -> Message:
@@ -210,8 +210,8 @@ def hello(message: Message, context: Context) -> Message:
     try:
         worker = worker_for(job, context)
         check_process(worker)
-        told = _introduction(worker, context)
-        return Message(reply_messages.write_introduction(told), reply_to=message)
+        introduction = _introduction(worker, context)
+        return Message(reply_messages.write_introduction(introduction), reply_to=message)
     except ConfigError as error:  # a mistake of the node's operator, which the server's operator has to see
         client = int(context.node_config.get("partition-id", -1))
         return Message(reply_messages.write_problem(client, str(_problem(error, job))), reply_to=message)

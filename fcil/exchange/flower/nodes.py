@@ -88,17 +88,17 @@ class Nodes:
 
     def _check_problems(self) -> None:
         """Raise ConfigError for numbers that two nodes have, and for nodes that cannot be used."""
-        told = []
+        problems = []
         for client in sorted(set(self._held.values())):
             same = sorted(node for node, held in self._held.items() if held == client)
             if len(same) > 1 and 0 <= client < self.clients:
-                told.append(
+                problems.append(
                     f"{'two' if len(same) == 2 else len(same)} nodes have partition-id={client}: give each SuperNode "
                     f"its own in --node-config (they are nodes {_shown(same)} of `flwr supernode list`)"
                 )
-        told += [_problem(client, text) for client, text in sorted(self.problems.items())]
-        if told:
-            raise ConfigError("; ".join(told))
+        problems += [_problem(client, text) for client, text in sorted(self.problems.items())]
+        if problems:
+            raise ConfigError("; ".join(problems))
 
     def _complain(self, nodes: dict[int, int], seconds: float) -> None:
         missing = [client for client in range(self.clients) if client not in nodes]
@@ -128,11 +128,11 @@ class Nodes:
     def _greet(self, ids: Iterable[int]) -> None:
         """Ask nodes to introduce themselves; one that does not is left alone for a while, longer each time."""
         content, now = messages.hello_content(self.job), self._clock()
-        asked = [node for node in ids if self._silent.get(node, (0.0, now))[1] <= now]
-        if not asked:
+        due_nodes = [node for node in ids if self._silent.get(node, (0.0, now))[1] <= now]
+        if not due_nodes:
             return
-        hello = [Message(content, node, messages.HELLO) for node in asked]
-        for node in asked:
+        hello = [Message(content, node, messages.HELLO) for node in due_nodes]
+        for node in due_nodes:
             pause = min(2 * self._silent.get(node, (HELLO_SECONDS / 2, 0.0))[0], _LONGEST_PAUSE)
             self._silent[node] = pause, now + pause
         for reply in self.grid.send_and_receive(hello, timeout=self._hello_seconds):
@@ -140,34 +140,34 @@ class Nodes:
                 self._last_error = (reply.error.reason or f"error {reply.error.code}").strip()[-500:]
                 continue
             try:
-                told = reply_messages.read_introduction(reply.content)
+                introduction = reply_messages.read_introduction(reply.content)
             except ValueError:  # as if it had not answered
                 continue
-            self._meet(reply.metadata.src_node_id, told)
+            self._meet(reply.metadata.src_node_id, introduction)
 
-    def _meet(self, node: int, told: Introduction | Failure) -> None:
+    def _meet(self, node: int, introduction: Introduction | Failure) -> None:
         """Note what a node told of itself, or why it cannot be used."""
         self._known.pop(node, None)
-        self._held[node] = told.client
-        if isinstance(told, Failure):
-            self.problems[told.client] = told.reason
+        self._held[node] = introduction.client
+        if isinstance(introduction, Failure):
+            self.problems[introduction.client] = introduction.reason
             return
-        if not 0 <= told.client < self.clients:
+        if not 0 <= introduction.client < self.clients:
             return  # a node that this run has no use for
         self._silent.pop(node, None)
         wanted = self.server
-        if told.client in self.first:
-            wanted = replace(wanted, data=self.first[told.client].data)
-        if problems := differences(told, wanted):
-            self.problems[told.client] = "; ".join(problems)
+        if introduction.client in self.first:
+            wanted = replace(wanted, data=self.first[introduction.client].data)
+        if problems := differences(introduction, wanted):
+            self.problems[introduction.client] = "; ".join(problems)
             return
-        self.problems.pop(told.client, None)
-        self.first.setdefault(told.client, told)
-        self._known[node] = told
+        self.problems.pop(introduction.client, None)
+        self.first.setdefault(introduction.client, introduction)
+        self._known[node] = introduction
 
     def doubt(self, client: int) -> None:
         """Ask the node of a client anew before the next phase: it may have another partition-id or data now."""
-        for node in [node for node, told in self._known.items() if told.client == client]:
+        for node in [node for node, introduction in self._known.items() if introduction.client == client]:
             del self._known[node]
 
     def current(self) -> dict[int, int]:
@@ -178,9 +178,9 @@ class Nodes:
             self._known.pop(gone, None)
         self._greet(sorted(connected - self._known.keys()))
         first: dict[int, int] = {}
-        for node, told in self._known.items():
-            if 0 <= told.client < self.clients:
-                first.setdefault(told.client, node)
+        for node, introduction in self._known.items():
+            if 0 <= introduction.client < self.clients:
+                first.setdefault(introduction.client, node)
         return first
 
     def identity(self, client: int) -> str:

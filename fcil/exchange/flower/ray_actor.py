@@ -40,7 +40,7 @@ class ClientActor:
     def handle(self, letters: list[tuple[Metadata, dict[str, Any]]], common: dict[str, Any]) -> list[Message]:
         """The app's replies, in the order of the messages, each made of its metadata and own records."""
         shared = self._common(common)
-        return [self._reply(rebuild(metadata, RecordDict({**shared, **own}))) for metadata, own in letters]
+        return [self._reply(rebuild(metadata, RecordDict({**shared, **records}))) for metadata, records in letters]
 
     def _reply(self, message: Message) -> Message:
         """The app's reply, or an error reply that names the exception."""

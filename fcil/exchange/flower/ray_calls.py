@@ -60,17 +60,17 @@ def letters(messages: list[Message], worker_number_of: Callable[[Message], int |
     out: deque[Letter] = deque()
     for message in messages:
         number(message, uuid4().hex)
-        own: dict[str, Any] = {}
+        records: dict[str, Any] = {}
         common: dict[str, Any] = {}
         for name, record in message.content.items():
             if times[id(record)] == 1 and not isinstance(record, ArrayRecord):
-                own[name] = record
+                records[name] = record
                 continue
             if id(record) not in refs:
                 refs[id(record)] = ray.put(record)
             common[name] = refs[id(record)]
         only = worker_number_of(message)
-        out.append(Letter(message, own, common, alone=only is not None, worker_number=only))
+        out.append(Letter(message, records, common, alone=only is not None, worker_number=only))
     return out
 
 

@@ -68,8 +68,8 @@ def site_settings(site: int) -> dict[str, Any]:
                 )
     except ConfigError as error:
         return {"partition-id": site, "problem": str(error)}
-    own = {key: str(path.parent / value) if key in _PATHS else value for key, value in table.items()}
-    return {"partition-id": site, **own}
+    settings = {key: str(path.parent / value) if key in _PATHS else value for key, value in table.items()}
+    return {"partition-id": site, **settings}
 
 
 def check_places(sites: int, threads: int, nodes: Iterable[Mapping[str, float]]) -> None:

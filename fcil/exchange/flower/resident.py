@@ -186,9 +186,9 @@ def main(arguments: str, module: str = "fcil.exchange.flower.handlers") -> None:
         module: the module whose `app` answers.
     """
     faulthandler.enable()
-    given = json.loads(arguments)
-    place = Place(Path(given["folder"]), given["key"])
-    resident = Resident(place, float(given["idle"]), int(given["parent"]), given["mark"])
+    settings = json.loads(arguments)
+    place = Place(Path(settings["folder"]), settings["key"])
+    resident = Resident(place, float(settings["idle"]), int(settings["parent"]), settings["mark"])
     identify()
     answering = import_module(module)  # seconds; the first message waits, and sees signs of life
     resident.work(answering.app, getattr(answering, "holds", lambda: False))

@@ -86,10 +86,10 @@ def _own_folder(chosen: Any) -> Path:
     folder = Path(str(chosen)).expanduser().absolute() if chosen else named
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}; choose another folder with the node key resident-dir") from None
-    if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
+    if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:
         raise ConfigError(
             f"{folder} must be a folder of this user that nobody else may enter (chmod 700), since whoever reaches the "
             "socket in it can send this node work; or choose another with the node key resident-dir"
@@ -115,8 +115,8 @@ class Place:
             ConfigError: there is no safe folder, or its path is too long for a socket.
         """
         code = str(Path(fcil.__file__).parent.resolve())  # the app's copy; its name has the hash of what it holds
-        known = [code, sys.executable, dict(node_config), os.getcwd(), parent, process_mark(parent)]
-        key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:20]
+        identity = [code, sys.executable, dict(node_config), os.getcwd(), parent, process_mark(parent)]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
         place = cls(_own_folder(node_config.get("resident-dir")), key)
         if len(os.fsencode(place.socket)) > _LONGEST_PATH:
             raise ConfigError(f"resident-dir: {place.socket} is too long for a socket; choose a shorter folder")

@@ -45,8 +45,14 @@ def _launch(place: Place, idle: float, parent: int) -> "subprocess.Popen[bytes]"
     for log in place.folder.glob("*.log"):
         if time.time() - log.stat().st_mtime > _KEPT_LOGS_SECONDS:
             log.unlink(missing_ok=True)
-    told = {"folder": str(place.folder), "key": place.key, "idle": idle, "parent": parent, "mark": process_mark(parent)}
-    command = [sys.executable, "-P", *_PROGRAM, json.dumps(told)]
+    settings = {
+        "folder": str(place.folder),
+        "key": place.key,
+        "idle": idle,
+        "parent": parent,
+        "mark": process_mark(parent),
+    }
+    command = [sys.executable, "-P", *_PROGRAM, json.dumps(settings)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with open(place.log, "ab") as log_file:
         process = subprocess.Popen(

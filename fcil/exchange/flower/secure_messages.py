@@ -141,9 +141,10 @@ def read_boxes(content: RecordDict) -> dict[int, bytes]:
 
 def write_revealed(revealed: Revealed) -> RecordDict:
     """Write the shares that a client reveals."""
-    own, pair = revealed.own_mask, revealed.pair_key
+    own_masks, pair_keys = revealed.own_mask, revealed.pair_key
     table: dict[str, Any] = {
-        "own-of": list(own), "own": list(own.values()), "pair-of": list(pair), "pair": list(pair.values())
+        "own-of": list(own_masks), "own": list(own_masks.values()),
+        "pair-of": list(pair_keys), "pair": list(pair_keys.values()),
     }  # fmt: skip
     return RecordDict({_REPLY: ConfigRecord(table)})
 
@@ -155,7 +156,7 @@ def read_revealed(content: RecordDict) -> Revealed:
         table = _columns(content, _REPLY, of, column)
         return {c: _sized(values, SHARE)[0] for c, values in table.items()}
 
-    own, pair = shares("own-of", "own"), shares("pair-of", "pair")
-    if own.keys() & pair.keys():
+    own_masks, pair_keys = shares("own-of", "own"), shares("pair-of", "pair")
+    if own_masks.keys() & pair_keys.keys():
         raise ValueError("shares of both secrets of one client")
-    return Revealed(own, pair)
+    return Revealed(own_masks, pair_keys)

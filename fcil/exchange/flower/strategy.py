@@ -185,8 +185,8 @@ class FcilStrategy(Strategy):
         phase = self.plan.phases[server_round - 1]
         if not self.plan.evaluates(phase):
             return None
-        told = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
-        answers = read_answers(self.plan, phase.task, told)
+        counts = self._exchange.evaluate(deployed_arrays(self.plan, self.progress, phase), phase.task)
+        answers = read_answers(self.plan, phase.task, counts)
         if self.plan.ends_task(phase.index):
             self.progress = with_answers(self.progress, answers)
             self.save(self.progress)

@@ -52,9 +52,9 @@ def inline_svg(
     wide = "--wide:{0}px;max-width:{0}px".format(round(1.45 * float(size[1])))
     box = f"0 0 {size[1]} {size[2]}"
     parts = [(text, " ".join(map(str, runs))) for text, runs in said]
-    told = f' data-label="{escape(label)}" data-said="{escape(json.dumps(parts))}"' if parts else ""
+    attributes = f' data-label="{escape(label)}" data-said="{escape(json.dumps(parts))}"' if parts else ""
     name = f"{label}: {', '.join(text for text, _ in said)}" if parts else label
-    head = f'<svg class="chart" role="img" aria-label="{escape(name)}"{told} viewBox="{box}" style="{wide}">'
+    head = f'<svg class="chart" role="img" aria-label="{escape(name)}"{attributes} viewBox="{box}" style="{wide}">'
     return head + body.strip()
 
 

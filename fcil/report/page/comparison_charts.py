@@ -45,9 +45,14 @@ def _curves(rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], made_of: Seq
     head = ("method", *(f"task {t + 1}" for t in range(tasks)))
     cells = [[title, *map(percent, mean)] for title, mean in means.items()]
     label = f"lines: accuracy on all classes seen after each of {counted(tasks, 'task')}, mean over seeds; at last"
-    said = [(f"{title} {percent(mean[-1])} %", own) for (title, mean), own in zip(means.items(), made_of, strict=True)]
-    lines = {line_name(i): own for i, own in enumerate(made_of)}
-    lines |= {line_name(i, seed): [run] for i, own in enumerate(made_of) for seed, run in enumerate(own)}
+    said = [
+        (f"{title} {percent(mean[-1])} %", runs_of_curve)
+        for (title, mean), runs_of_curve in zip(means.items(), made_of, strict=True)
+    ]
+    lines = {line_name(i): runs_of_curve for i, runs_of_curve in enumerate(made_of)}
+    lines |= {
+        line_name(i, seed): [run] for i, runs_of_curve in enumerate(made_of) for seed, run in enumerate(runs_of_curve)
+    }
     table = scroll_table("accuracy on all classes seen, mean over seeds, %", head, cells, runs=made_of)
     svg = inline_svg(accuracy_over_tasks, curves, label=label, said=said, lines=lines)
     return chart(svg, "accuracy on all classes seen", table, _all(made_of))
@@ -57,15 +62,15 @@ def _cost_chart(
     plot: Callable[..., None], points: Points, made_of: Sequence[Sequence[int]], unit: str, cost: str
 ) -> str:
     """Draw final accuracy against a cost, for the rows that have one."""
-    lines = {line_name(i): own for i, own in enumerate(made_of)}
-    known = [(*pair, own) for pair, own in zip(points.items(), made_of, strict=True) if pair[1][2] > 0]
-    cells = [[title, percent(mean), percent(std), f"{amount:.1f}"] for title, (mean, std, amount), _ in known]
-    said = [(f"{c[0]} {c[1]} % for {c[3]} {unit}", own) for c, (_, _, own) in zip(cells, known, strict=True)]
-    own = [runs for _, _, runs in known]
+    lines = {line_name(i): runs for i, runs in enumerate(made_of)}
+    rows = [(*pair, runs) for pair, runs in zip(points.items(), made_of, strict=True) if pair[1][2] > 0]
+    cells = [[title, percent(mean), percent(std), f"{amount:.1f}"] for title, (mean, std, amount), _ in rows]
+    said = [(f"{c[0]} {c[1]} % for {c[3]} {unit}", runs) for c, (_, _, runs) in zip(cells, rows, strict=True)]
+    runs_by_row = [runs for _, _, runs in rows]
     head = ("method", "accuracy, %", "± std, points", f"{cost}, {unit}")
-    table = scroll_table(f"final accuracy and {cost}", head, cells, runs=own)
+    table = scroll_table(f"final accuracy and {cost}", head, cells, runs=runs_by_row)
     svg = inline_svg(plot, points, label=f"points: final accuracy against {cost}", said=said, lines=lines)
-    return chart(svg, f"final accuracy against {cost}", table, _all(own))
+    return chart(svg, f"final accuracy against {cost}", table, _all(runs_by_row))
 
 
 def sweep_charts(subject: Subject) -> str:
@@ -77,21 +82,23 @@ def sweep_charts(subject: Subject) -> str:
     drawn = []
     for setting, values, panels, columns in sweep_panels(comparison.points, comparison.tables):
         labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-        cells, own, lines = list[list[str]](), list[list[int]](), dict[str, list[int]]()
+        cells, runs_by_curve, lines = list[list[str]](), list[list[int]](), dict[str, list[int]]()
         for number, (title, curves) in enumerate(panels.items()):
             for label, curve in curves.items():
                 cells.append([", ".join(filter(None, [title, label])), *(percent(mean) for mean, _ in curve)])
-                own.append(_runs_of_a_curve(subject, setting, title, label))
+                runs_by_curve.append(_runs_of_a_curve(subject, setting, title, label))
                 index = labels.index(label)
-                lines[line_name(index, number)] = own[-1]
-                lines[line_name(index)] = _all([lines.get(line_name(index), []), own[-1]])
+                lines[line_name(index, number)] = runs_by_curve[-1]
+                lines[line_name(index)] = _all([lines.get(line_name(index), []), runs_by_curve[-1]])
         name = f"final accuracy over {setting}"
-        table = scroll_table(f"{name}, %", ("method", *values), cells, runs=own)
-        said: Said = [(line[0], runs) for line, runs in zip(cells, own, strict=True)]
-        told = f"lines: {name} at {', '.join(values)}; the numbers are in the table below, of"
+        table = scroll_table(f"{name}, %", ("method", *values), cells, runs=runs_by_curve)
+        said: Said = [(line[0], runs) for line, runs in zip(cells, runs_by_curve, strict=True)]
+        description = f"lines: {name} at {', '.join(values)}; the numbers are in the table below, of"
         note = measured_on(comparison.tables)
-        svg = inline_svg(accuracy_in_panels, setting, values, panels, columns, note, label=told, said=said, lines=lines)
-        drawn.append(chart(svg, name, table, _all(own)))
+        svg = inline_svg(
+            accuracy_in_panels, setting, values, panels, columns, note, label=description, said=said, lines=lines
+        )
+        drawn.append(chart(svg, name, table, _all(runs_by_curve)))
     return charts(drawn) if drawn else ""
 
 
@@ -104,12 +111,12 @@ def _runs_of_a_curve(subject: Subject, setting: str, panel: str, label: str) -> 
     titles, points = row_titles(subject.comparison.tables), subject.comparison.points.values()
     several = {key for point in points for key in point if len({setting_text(other[key]) for other in points}) > 1}
     others = several - set(setting.split(", "))
-    found = []
+    numbers = []
     for number, entry in enumerate(subject.entries):
         if entry.figures:
             swept = entry.figures["swept"]
             values = ", ".join(f"{key} = {setting_text(value)}" for key, value in swept.items() if key in others)
             title = titles[entry.label]
             if (panel, label) in ((values, title), (title, values)):
-                found.append(number)
-    return found
+                numbers.append(number)
+    return numbers

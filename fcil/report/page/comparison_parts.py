@@ -30,7 +30,11 @@ def results_sections(subject: Subject) -> list[Section]:
         runs, numbers = [run for run in comparison.figures if run["value"] == value], subject.runs_at(value)
         if rows:
             body = _tables(rows, runs, comparison.differences[value], numbers) + table_charts(rows, runs, numbers)
-            sections.append(Section(value or "Results", body, sorted(n for own in numbers.values() for n in own)))
+            sections.append(
+                Section(
+                    value or "Results", body, sorted(n for numbers_of_row in numbers.values() for n in numbers_of_row)
+                )
+            )
     return sections
 
 
@@ -44,16 +48,16 @@ def standing(view: GridView) -> str:
 
 
 def _tables(
-    rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], found: Any, numbers: Mapping[str, Sequence[int]]
+    rows: Sequence[Row], runs: Sequence[Mapping[str, Any]], pairs: Any, numbers: Mapping[str, Sequence[int]]
 ) -> str:
     """Make the tables that `fcil compare` writes, with the same remarks; a line is made of the runs of its label."""
     heads, lines = to_cells(rows)
-    own = [numbers[row.label] for row in rows]
-    parts = [scroll_table("mean and sample standard deviation over seeds", heads, lines, runs=own)]
+    numbers_by_row = [numbers[row.label] for row in rows]
+    parts = [scroll_table("mean and sample standard deviation over seeds", heads, lines, runs=numbers_by_row)]
     parts.append(paragraph(caption(rows)))
     for name, (head, cells) in (
         ("published figures", published_cells(rows)),
-        ("paired differences of final accuracy, seed by seed", differences_cells(found)),
+        ("paired differences of final accuracy, seed by seed", differences_cells(pairs)),
         ("figures by class and client, and storage", figures_cells(runs)),
     ):
         parts.append(scroll_table(name, head, cells, runs=[numbers[line[0]] for line in cells]))
@@ -78,8 +82,8 @@ def runs_table(entries: Sequence[Entry], targets: Sequence[str] = ()) -> str:
         first = Link(entry.label, targets[number], spoken) if targets else entry.label
         lines.append([first, *(entry.facts.get(name, "") for name in names), entry.state, *figures, *lost])
     head += ["missing, updates"] if with_missing else []
-    facts, own = [_facts(entry) for entry in entries], [[number] for number in range(len(entries))]
-    return scroll_table("every run by itself", head, lines, facts=facts, runs=own)
+    facts, numbers_by_row = [_facts(entry) for entry in entries], [[number] for number in range(len(entries))]
+    return scroll_table("every run by itself", head, lines, facts=facts, runs=numbers_by_row)
 
 
 def _figure(column: Column, figures: Mapping[str, Any]) -> str:
@@ -97,8 +101,8 @@ def filter_form(entries: Sequence[Entry]) -> str:
         return ""
     facts = [_facts(entry) for entry in entries]
     fields = []
-    for name in dict.fromkeys(name for known in facts for name in known):
-        values = list(dict.fromkeys(known[name] for known in facts if name in known))
+    for name in dict.fromkeys(name for values_by_name in facts for name in values_by_name):
+        values = list(dict.fromkeys(values_by_name[name] for values_by_name in facts if name in values_by_name))
         if 1 < len(values) <= MOST_VALUES:
             choices = "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
             select = f'<select name="{escape(name)}"><option value="">all</option>{choices}</select>'

@@ -142,10 +142,10 @@ def subject_page(
     places = targets or [f"#run-{i + 1}" for i in range(len(entries))] if len(entries) <= MOST_RUNS else targets
     sections.append(Section("Runs", runs_table(entries, places)))
     if not targets:
-        told = _run_folds(subject) if places else paragraph(
+        content = _run_folds(subject) if places else paragraph(
             f"Of more than {MOST_RUNS} runs the page has tables only; `fcil report RUN --html FILE` tells all of one."
         )  # fmt: skip
-        sections.append(Section("Each run", told))
+        sections.append(Section("Each run", content))
     return _document(subject.title, "", [(_anchor(s.title), s) for s in sections], seconds, filter_form(entries))
 
 

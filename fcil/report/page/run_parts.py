@@ -57,8 +57,10 @@ def _accuracy(run: Run) -> str:
     table = scroll_table(
         "accuracy by task, %", ("task", "when learned", last, "all seen so far after it"), rows
     )  # fmt: skip
-    said = f"line: accuracy on all classes seen after each of {counted(tasks, 'task')}, at last {percent(pooled[-1])} %"
-    drawn = inline_svg(accuracy_over_tasks, {run.title: pooled}, label=said)
+    label = (
+        f"line: accuracy on all classes seen after each of {counted(tasks, 'task')}, at last {percent(pooled[-1])} %"
+    )
+    drawn = inline_svg(accuracy_over_tasks, {run.title: pooled}, label=label)
     numbers = [str(t + 1) for t in range(matrix.shape[1])]
     lines = [(f"after task {t}", cells) for t, cells in zip(numbers, _percents(matrix), strict=False)]
     caption, groups = "accuracy on each task (columns) after each task (rows), %", [("", 1), ("task", len(numbers))]
@@ -96,8 +98,8 @@ def _holders(run: Run) -> str:
     if census.by_class is None:
         counts, names, groups = census.train.T, [f"task {t + 1}" for t in range(len(census.train))], []
     else:
-        seen = census.tasks[-1].seen
-        counts, names, groups = census.by_class[:, :seen], list(census.classes[:seen]), _groups(census)
+        count = census.tasks[-1].seen
+        counts, names, groups = census.by_class[:, :count], list(census.classes[:count]), _groups(census)
     shown = counts[:MOST_CLIENTS].astype(float)
     of = "class" if census.by_class is not None else "task"
     rows = [(f"client {k}", line) for k, line in enumerate(shades(shown, shown.astype(int), float(counts.max())))]
@@ -114,8 +116,8 @@ def _client_figures(run: Run, counts: np.ndarray) -> str:
     highest = max(int(counts.sum(1).max()), 1)
     rows: list[list[Cell]] = [
         [f"client {k}", Shade(f"{images:,}", images / highest, "bar"),
-         "-" if own is None else Shade(percent(own), own, "bar")]
-        for k, (images, own) in enumerate(pairs)
+         "-" if accuracy is None else Shade(percent(accuracy), accuracy, "bar")]
+        for k, (images, accuracy) in enumerate(pairs)
     ]  # fmt: skip
     head = ("client", "training images", "accuracy on its own shares of the classes, %")
     return scroll_table("clients", head, rows)

@@ -53,12 +53,12 @@ class Pages:
         if path != "/" and (self.single or number is None or int(number[1]) >= len(self.runs)):
             return None
         with self._lock:
-            at, known, page = self._made.get(path, (0.0, None, b""))
+            at, stamp, page = self._made.get(path, (0.0, None, b""))
             if time.monotonic() - at < SECONDS and page:
                 return page
             folders = [self.runs[int(number[1])]] if number else self.runs
             now = _stamps(folders, (EVENTS, SUMMARY, FAILED)), alive(self.folder)
-            if now != known:
+            if now != stamp:
                 page = self._make(folders[0] if number or self.single else None).encode()
             self._made[path] = time.monotonic(), now, page
             return page

@@ -25,16 +25,16 @@ def _defaults(config: Config) -> dict[str, Any]:
     A method of the user's own is not asked: its file would have to be run, and may not be here.
     """
     name = config.method.name
-    own = {f"method.{s.name}": s.default for s in describe(method_class(name))} if name in method_names() else {}
-    return {**flat(to_table(Config())), **own}
+    settings = {f"method.{s.name}": s.default for s in describe(method_class(name))} if name in method_names() else {}
+    return {**flat(to_table(Config())), **settings}
 
 
 def changed_settings(run: Run) -> dict[str, Any]:
     """The settings that differ from the defaults, with the method's name first."""
     usual = {name: setting_text(_plain(value)) for name, value in _defaults(run.config).items()}
-    own = settings_of(run)
-    changed = {name: value for name, value in own.items() if usual.get(name) != setting_text(_plain(value))}
-    return {"method.name": own["method.name"], **changed}
+    settings = settings_of(run)
+    changed = {name: value for name, value in settings.items() if usual.get(name) != setting_text(_plain(value))}
+    return {"method.name": settings["method.name"], **changed}
 
 
 def _plain(value: Any) -> Any:

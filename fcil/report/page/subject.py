@@ -44,11 +44,11 @@ class Subject:
 
     def runs_at(self, value: str) -> dict[str, list[int]]:
         """Label -> the numbers of its finished runs at a point of the sweep, in the order of the runs."""
-        found: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}
         for number, entry in enumerate(self.entries):
             if entry.figures and entry.figures["value"] == value:
-                found.setdefault(entry.label, []).append(number)
-        return found
+                numbers.setdefault(entry.label, []).append(number)
+        return numbers
 
 
 def of_comparison(folder: Path) -> Subject:
@@ -63,9 +63,9 @@ def of_comparison(folder: Path) -> Subject:
     varied = differing_settings(comparison.figures) if comparison.figures else []
     entries = []
     for cell, run in zip(cells, comparison.runs, strict=True):
-        known = figures.get(run.folder, {})
-        settings = {**known.get("settings", {}), **dict(cell.point.settings)}
-        entries.append(_entry(run, titles[cell.label], cell.seed, settings, varied, known))
+        figures_of_run = figures.get(run.folder, {})
+        settings = {**figures_of_run.get("settings", {}), **dict(cell.point.settings)}
+        entries.append(_entry(run, titles[cell.label], cell.seed, settings, varied, figures_of_run))
     return Subject(f"Comparison {folder.resolve().name}", comparison, entries, cells)
 
 
@@ -88,8 +88,12 @@ def of_runs(folders: Sequence[Path]) -> Subject:
     ]
     varied = differing_settings(figures)
     for of_run in figures:  # nothing was set for all of them, so the table names all in which they differ
-        known = of_run["settings"]
-        of_run["common"] = {name: known[name] for name in varied if name in known and not name.startswith("run.")}
+        recorded_settings = of_run["settings"]
+        of_run["common"] = {
+            name: recorded_settings[name]
+            for name in varied
+            if name in recorded_settings and not name.startswith("run.")
+        }
     entries = [
         _entry(run, of_run["label"], run.seed, of_run["settings"], varied, of_run if run.finished else {})
         for run, of_run in zip(runs, figures, strict=True)
@@ -117,14 +121,16 @@ def _stream(run: Run) -> dict[str, str]:
 def _labels(methods: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name each run by its method, and by the settings in which it differs from others of that method."""
     labels = []
-    for method, own in zip(methods, settings, strict=True):
+    for method, settings_of_run in zip(methods, settings, strict=True):
         like = [other for name, other in zip(methods, settings, strict=True) if name == method]
-        known = dict.fromkeys(name for other in like for name in other)
+        names = dict.fromkeys(name for other in like for name in other)
         # one that a run does not record differs too: another version, or a setting that the method had not yet
-        runs = [{"swept": {}, "settings": {k: _text(other.get(k, "")) for k in known}} for other in like]
-        varied = [name for name in differing_settings(runs) if name in own and name.partition(".")[0] != "run"]
-        told = ", ".join(f"{name} = {_text(own[name])}" for name in varied)
-        labels.append(f"{method} ({told})" if told else method)
+        runs = [{"swept": {}, "settings": {k: _text(other.get(k, "")) for k in names}} for other in like]
+        varied = [
+            name for name in differing_settings(runs) if name in settings_of_run and name.partition(".")[0] != "run"
+        ]
+        text = ", ".join(f"{name} = {_text(settings_of_run[name])}" for name in varied)
+        labels.append(f"{method} ({text})" if text else method)
     return labels
 
 
