@@ -10,7 +10,7 @@ from fcil.merging.response_matching import merge_tasks
 from fcil.method import Modules, of_task, split_tasks
 from fcil.model.lora import A, B, layers_of
 
-__all__ = ["close_task", "mean_of_tasks", "merge_closed_tasks"]
+__all__ = ["close_task", "mean_of_modules", "mean_of_tasks", "merge_closed_tasks"]
 
 GRAM, GRAM_SUM = "gram", "gram_sum"
 """Groups of the state: diag(G_t) and A_t G_t of every task, task<t>/<name>; and sum_t G_t, where Grams are whole."""

@@ -21,7 +21,7 @@ from fcil.options import keys_of
 from fcil.registry import build_method, method_class
 
 __all__ = [
-    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "PhaseExchange", "PhaseRecord", "Trial", "digests",
+    "CLIENT", "CLIENTS", "DATA", "MERGE", "PARTS", "TASKS", "TRAIN", "PhaseExchange", "PhaseRecord", "Trial", "digests",
     "pictures", "small", "trial_of",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from fcil.errors import ConfigError
 
-__all__ = ["completion_command", "offer", "values_of"]
+__all__ = ["OPTIONS", "SHELLS", "completion_command", "offer", "values_of"]
 
 SHELLS = {
     "bash": 'in ~/.bashrc: eval "$(fcil completion bash)"',

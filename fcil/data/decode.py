@@ -14,7 +14,7 @@ from fcil.data.transforms import To, resized, squashed
 from fcil.errors import ConfigError
 from fcil.threads import cores
 
-__all__ = ["RULES", "decode", "decoded"]
+__all__ = ["DAMAGED", "RULES", "decode", "decoded"]
 
 AHEAD = 8
 """Decoded images per thread that may wait to be used: bounds memory."""

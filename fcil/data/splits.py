@@ -14,8 +14,8 @@ from fcil.errors import ConfigError
 from fcil.seeding import generator
 
 __all__ = [
-    "FilesByClass", "check_no_split_file", "class_folders", "empty_folders", "list_digest", "some", "split_classes",
-    "stamp_of", "test_samples",
+    "SUFFIXES", "TEST_SHARE", "FilesByClass", "check_no_split_file", "class_folders", "empty_folders", "list_digest",
+    "some", "split_classes", "stamp_of", "test_samples",
 ]  # fmt: skip
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fcil.engine.simulation import Session
     from fcil.exchange.shared import Shared
 
-__all__ = ["LAYING_OUT", "Cell", "cells", "figures"]
+__all__ = ["LAYING_OUT", "Cell", "cells", "figures", "folder_name", "published_shares", "short_titles"]
 
 LAYING_OUT = "loading code, data and weights, and checking every run"
 """What goes on before the first run of a comparison begins."""

@@ -25,7 +25,7 @@ from fcil.server.plan import Plan, initial_progress
 from fcil.threads import cores
 from fcil.words import counted
 
-__all__ = ["Forecast", "PhaseForecast", "forecast"]
+__all__ = ["Forecast", "PhaseForecast", "forecast", "spread"]
 
 
 def _silent(text: str, share: float) -> None:

@@ -19,7 +19,7 @@ from fcil.registry import method_class, method_names
 from fcil.registry.files import SHA256
 from fcil.registry.misnamed import check_names
 
-__all__ = ["choice_of"]
+__all__ = ["choice_of", "code_digest"]
 
 OURS = ("fcil", "strategies", "builtins")
 """Packages whose code is known by fcil's own version."""

@@ -37,20 +37,9 @@ from fcil.scenario.census import Census
 from fcil.server.plan import Progress
 
 __all__ = [
-    "CENSUS",
-    "CONFIG",
-    "EVENTS",
-    "FAILED",
-    "GRID",
-    "PLOTS",
-    "SUMMARY",
-    "Recorder",
-    "left_at_start",
-    "read_config",
-    "read_provenance",
-    "read_summary",
-    "recorded_inside",
-]
+    "CENSUS", "CONFIG", "EVENTS", "FAILED", "GRID", "MATRIX", "PLOTS", "SUMMARY", "Recorder", "left_at_start",
+    "read_config", "read_provenance", "read_summary", "recorded_inside",
+]  # fmt: skip
 
 NAMED = 4
 """Runs that a message names."""

@@ -19,8 +19,10 @@ from fcil.method.phases import Backbone, Shapes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Adapter", "Collector", "Computed", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model",
-           "pooled_features"]  # fmt: skip
+__all__ = [
+    "Adapter", "Collector", "Computed", "Draw", "Local", "Pass", "Statistic", "as_broadcast", "local_model",
+    "no_arrays", "pooled_features",
+]  # fmt: skip
 
 Draw = Callable[[str], np.random.Generator]
 """purpose -> a generator; streams of different purposes are independent."""

@@ -23,7 +23,7 @@ from fcil.model.settings import INCLUDED, TINY, Model
 from fcil.model.weights import SUFFIXES, load_weights, resize
 from fcil.options import nearest
 
-__all__ = ["Model", "describe_backbone", "load_backbone", "weights_left_out", "weights_sha256"]
+__all__ = ["RANDOM", "Model", "describe_backbone", "load_backbone", "weights_left_out", "weights_sha256"]
 
 EMBEDDED = "vit_tiny_fashion.safetensors"
 RANDOM, HUB = "random", "timm"

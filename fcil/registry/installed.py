@@ -14,7 +14,7 @@ from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.registry.files import fault, method_in
 
-__all__ = ["GROUP", "entry_points_of", "entry_point_class", "installed_names", "module_class"]
+__all__ = ["GROUP", "entry_point_class", "entry_points_of", "installed_names", "module_class", "package_of"]
 
 GROUP = "fcil.methods"
 

@@ -18,7 +18,9 @@ import numpy as np
 from fcil.report.references import images_and_classes
 from fcil.report.tables import cells_markdown
 
-__all__ = ["Difference", "differences", "differences_cells", "differences_csv", "differences_markdown"]
+__all__ = [
+    "Difference", "differences", "differences_cells", "differences_csv", "differences_markdown", "paired_difference",
+]  # fmt: skip
 
 COVERAGE = 0.95
 TINY = 1e-12

@@ -14,7 +14,7 @@ from fcil.errors import ConfigError
 from fcil.method import Task
 from fcil.seeding import generator
 
-__all__ = ["Census"]
+__all__ = ["Census", "round_half_up"]
 
 COUNTS = ("train", "test", "by_class", "test_by_class", "distinct")
 """The fields that are numbers of images."""

@@ -19,7 +19,7 @@ from fcil.server.traffic import update_bytes
 from fcil.server.validation import Expected, refusal
 
 __all__ = [
-    "Emit", "Failure", "Gathered", "OnError", "Partial", "Reply", "crashed", "groups", "summed",
+    "TRACEBACK", "Emit", "Failure", "Gathered", "OnError", "Partial", "Reply", "crashed", "groups", "summed",
     "sums_shapes", "update_refusal",
 ]  # fmt: skip
 

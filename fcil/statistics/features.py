@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FACTOR", "GRAM", "HELD", "FeatureSums", "Wire", "class_sums", "counts", "features_of_models", "held_out",
+    "leading_factor",
 ]  # fmt: skip
 
 GRAM = "gram"

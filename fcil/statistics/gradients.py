@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "Kind", "OutputGram", "fisher_of", "fisher_pass", "gradient_pass",
-    "output_gram",
+    "EVERY_PARAMETER", "SAMPLES", "WHOLE_WEIGHTS", "Fisher", "Kind", "OutputGram", "fisher_of", "fisher_pass",
+    "gradient_pass", "output_gram",
 ]  # fmt: skip
 
 Kind = Literal["empirical", "exact", "mammoth"]

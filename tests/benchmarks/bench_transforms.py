@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from fcil.data.dataset import HALF, Dataset, Split, model_inputs
-from fcil.data.family import PROTOCOL_TEST, PROTOCOL_TRAIN
+from fcil.data.dataset import Dataset, Split, model_inputs
+from fcil.data.family import HALF, PROTOCOL_TEST, PROTOCOL_TRAIN
 from fcil.data.transforms import resized
 
 BATCH, SIZE, REPEATS = 16, 224, 15

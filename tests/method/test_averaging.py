@@ -13,7 +13,7 @@ from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
 from fcil.data.transforms import View
 from fcil.method import Averaging, Task
-from fcil.model.adapted import pooled_features
+from fcil.method.local import pooled_features
 
 DATA = replace(dataset(), train_view=View())  # images as they are: gradients of clients add up to that of all
 TASKS = (Task(0, 0, 2), Task(1, 2, 2))

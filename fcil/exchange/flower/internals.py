@@ -26,8 +26,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
-    "Metadata", "Run", "content_bytes", "content_of", "empty_run", "error_reply", "for_one_message", "identify",
-    "number", "rebuild", "request_bytes", "request_of",
+    "CRASHED", "LATE", "RAISED", "Metadata", "Run", "content_bytes", "content_of", "empty_run", "error_reply",
+    "for_one_message", "identify", "number", "rebuild", "request_bytes", "request_of",
 ]  # fmt: skip
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION

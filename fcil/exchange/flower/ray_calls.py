@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Message
 
 from fcil.exchange.flower.internals import Metadata, number
 
-__all__ = ["Call", "Letter", "letters", "portion"]
+__all__ = ["CALL_SECONDS", "Call", "Letter", "letters", "portion"]
 
 CALL_SECONDS = 2.0
 """Seconds that one call with several messages should take at most.
