@@ -44,7 +44,7 @@ class CheckResult:
     """The outcome of one check."""
 
     title: str
-    """What must hold."""
+    """The property that must hold."""
     outcome: Literal["holds", "fails", "not asked", "not reached"]
     message: str
     seconds: float

@@ -56,7 +56,7 @@ class Rows:
     """The images of one part with their labels, and their domains where they are known."""
 
     images: Any
-    """As those of a `Part`."""
+    """Image files, their contents, what opens each, or pixels, as in a `Part`."""
     labels: Sequence[str] | Sequence[int]
     """(n,) names, or numbers."""
     domains: Sequence[str] | None = None

@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """Function of it that describes a set of that NAME."""
     example: str
     text: str
-    """What it is, for people."""
+    """A description for people."""
 
 
 SOURCES = {
@@ -30,7 +30,7 @@ SOURCES = {
     "table": Source("table", "table", "table:FILE", "CSV, TSV or Parquet: columns of paths, labels, parts, domains"),
     "npz": Source("npz", "npz", "npz:FILE", "NumPy arrays of images and labels"),
 }  # fmt: skip
-"""What stands before the colon -> the source."""
+"""Text before the colon -> the source."""
 
 
 def source_family(name: str) -> Family:

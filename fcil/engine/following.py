@@ -23,7 +23,7 @@ class Standing:
     place: str = ""
     """Task and round that it is at; or why it failed."""
     accuracy: float | None = None
-    """On all classes seen, when it was last evaluated."""
+    """Accuracy on all classes seen, at the last evaluation."""
     seconds: float = 0.0
     """Seconds that the phases done have taken."""
     images: float = 0.0

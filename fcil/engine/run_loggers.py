@@ -32,7 +32,7 @@ class Told:
     """Says how far a logger has been told of a run."""
 
     bytes: int = 0
-    """Of metrics.jsonl."""
+    """Number of bytes of metrics.jsonl that it has been told."""
     phases: int = 0
     finished: bool = False
 

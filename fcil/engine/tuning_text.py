@@ -21,7 +21,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Budget:
-    """By what and how often settings are tried; the same for every method that is tuned alike."""
+    """The seeds, images and tasks by which settings are chosen; the same for every method that is tuned alike."""
 
     seeds: tuple[int, ...] = (100,)
     held_out: float = 0.2
@@ -53,7 +53,7 @@ class Choice:
     tried: Sequence[tuple[Mapping[str, Any], float, float]]
     """(settings, mean final accuracy of their runs, its sample standard deviation, NaN for one), in their order."""
     whole: Sequence[bool]
-    """For each of them, whether it has all its runs: only such may be chosen."""
+    """Whether each of them has all its runs; no other may be chosen."""
     given_up: Sequence[Tried] = ()
     """Trials of a search that were not carried out to their end."""
     searched: bool = False

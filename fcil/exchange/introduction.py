@@ -52,9 +52,9 @@ class Introduction:
     data: str
     """SHA-256 of the images, labels and class names."""
     classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Of a site: name of a class -> its training and test images; empty where it does not tell them by class."""
+    """Class name -> numbers of training and test images at a site; empty where it does not tell them by class."""
     tasks: tuple[tuple[int, int], ...] = ()
-    """Of a site that does not tell its images by class: training and test images of each task."""
+    """Numbers of training and test images of each task, at a site that does not tell them by class."""
     versions: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
     device: str = ""

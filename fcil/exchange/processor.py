@@ -28,7 +28,7 @@ VECTORS = re.compile(r"(sse|ssse|avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm|fphp|n
 ORDERS = re.compile(r"(MKL|ONEDNN|DNNL|OPENBLAS|BLIS|ATEN|NPY|TORCH_MKL|KMP_DETERMINISTIC)_")
 """The beginning of environment variables that may choose kernels."""
 NO_ORDERS = re.compile(r"THREADS|DYNAMIC|VERBOSE|AFFINITY|MAIN_FREE|WARN")
-"""Those among them that choose no kernel; the number of threads is a setting, `run.threads`."""
+"""Variables among them that choose no kernel; the number of threads is a setting, `run.threads`."""
 
 
 def _cpuinfo() -> str:

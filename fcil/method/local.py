@@ -184,7 +184,7 @@ class Computed:
     """Declares what a method's own hooks compute and send: they put it into `Client.statistics` by the phase's end."""
 
     what: str
-    """In words, for `fcil methods`."""
+    """The quantity in words, for `fcil methods`."""
     shapes: Callable[[Shapes], Shapes]
     """Shapes of the broadcast's arrays -> names and shapes of what is sent, as in `Statistic.shapes`."""
 
@@ -198,7 +198,7 @@ class Local:
     lr: Mapping[str, float] = field(default_factory=dict)
     """Glob pattern -> learning rate in place of `train.lr`; the first that matches counts."""
     passes: tuple[Pass, ...] = ()
-    """What is reported, after training."""
+    """Passes over the data that report statistics, after training."""
     receives: Callable[[Arrays, int], Arrays] = as_broadcast
     """(the broadcast's arrays, client) -> what this client is sent of them, begins with and sends back, under the same
     names: smaller pairs, or a new draw from the phase's seed. Cheap: the server calls it to check and to count."""

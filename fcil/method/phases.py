@@ -183,7 +183,7 @@ class ClientUpdate:
     num_examples: int
     """Training samples the client holds in this task."""
     arrays: Arrays
-    """What trained, under the names of the broadcast."""
+    """The arrays that trained, under the names of the broadcast."""
     statistics: Arrays = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """For the records: loss, seconds, images."""
+    """Figures for the records: loss, seconds, images."""

@@ -14,7 +14,7 @@ __all__ = ["absolute", "app_folders", "label", "locate", "split_file"]
 _FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>\w+))?", re.DOTALL)
 _CALL = re.compile(r"(?P<file>.+?\.py(?::\w+)?)(?P<settings>\(.*\))", re.DOTALL)
 _INSIDE = re.compile(r"""(?P<before>^\s*|["'])(?P<path>[^"'\n]+?\.py)(?=\s*(?:[:("']|$))""")
-"""At the beginning of a setting, or of a text inside it: `compose(round = "my.py:Mine")`."""
+"""A path at the beginning of a setting, or of a text inside it: `compose(round = "my.py:Mine")`."""
 
 
 def app_folders() -> list[Path]:

@@ -20,12 +20,12 @@ class Source:
     """A file that defines a method, or a base of one."""
 
     name: str
-    """Its path where the method is named by it; else the name of the module."""
+    """The path by which the method is named; else the name of the module."""
     path: Path
     sha256: str
-    """Of the file as it was imported."""
+    """SHA-256 of the file as it was imported."""
     inside: str = ""
-    """Its path from the folder of the app; empty where it lies elsewhere."""
+    """The path from the folder of the app; empty where the file lies elsewhere."""
 
 
 def _methods(method: Method) -> Iterator[Method]:

@@ -40,7 +40,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
     "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
 }
-"""Without dates and programs' versions, which would make equal figures differ."""
+"""Metadata of each format, without dates and programs' versions, which would make equal figures differ."""
 
 # Okabe and Ito's palette without its yellow, which vanishes on white, dark and light in turn. Seven colours, six
 # markers and five dashes: 210 lines all differ, and neighbours differ in all three, also in grey.

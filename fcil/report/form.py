@@ -27,7 +27,7 @@ class Form:
     """
 
     formats: tuple[str, ...] = ("png",)
-    """Each figure is written once in every one of these."""
+    """Formats of files; each figure is written in every one of them."""
     width: str = ""
     """A name of `WIDTHS`; empty: each figure has the width that suits it."""
     zoom: bool = False

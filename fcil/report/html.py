@@ -20,7 +20,7 @@ class Shade:
 
     text: str
     share: float
-    """Of the darkest colour or the longest bar; from -1 for colours with two ends; NaN for none."""
+    """Share of the darkest colour or the longest bar; from -1 for colours with two ends; NaN for none."""
     kind: Literal["heat", "bar"] = "heat"
 
 

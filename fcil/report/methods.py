@@ -71,9 +71,9 @@ class SettingInfo:
 
     name: str
     type: str
-    """In words: `integer`, `number`, `"gram" | "mean"`."""
+    """The type in words: `integer`, `number`, `"gram" | "mean"`."""
     default: Any
-    """None where `required`."""
+    """The default value; None where the setting is `required`."""
     required: bool
     help: str
     unit: str
@@ -81,7 +81,7 @@ class SettingInfo:
     """The least value, itself included; so is the greatest, `high`."""
     high: float | None
     above: float | None
-    """What a value must be greater than."""
+    """The bound that a value must be greater than."""
 
 
 @dataclass(frozen=True)

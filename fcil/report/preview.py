@@ -39,7 +39,7 @@ CLIENTS, SAMPLES = "clients.png", "samples.png"
 CLASSES, DRAWS = 10, 5
 """Most classes that the picture of samples shows, and number of augmented views of each image."""
 HEADS = "as stored", "in tests", f"in training, {DRAWS} draws"
-"""What the columns of that picture are."""
+"""Heads of the columns of that picture."""
 
 
 class Skew(NamedTuple):

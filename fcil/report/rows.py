@@ -75,7 +75,7 @@ class Row:
     label: str
     runs: int
     mean: tuple[float, ...]
-    """One per column, in the summary's units; NaN where the method has no such figure."""
+    """Mean of each column over seeds, in the summary's units; NaN where the method has no such figure."""
     std: tuple[float, ...]
     """Sample standard deviation over seeds (n - 1); NaN for a single one."""
     missing: int = 0

@@ -14,9 +14,9 @@ class Keys:
     """A client's public keys for one session, 32 bytes each."""
 
     pair: bytes
-    """From which masks are agreed on."""
+    """The key with which two clients agree on their mask."""
     box: bytes
-    """From which the keys are agreed on that shares are sent under."""
+    """The key with which two clients agree on how the shares between them are encrypted."""
 
 
 def _point(public: bytes) -> int:

@@ -61,7 +61,7 @@ class _Intake:
     on_error: OnError
     updates: list[ClientUpdate] = field(default_factory=list)
     clients: set[int] = field(default_factory=set)
-    """Those whose update was accepted."""
+    """Clients whose update was accepted."""
 
     def _tell(self, entries: Mapping[str, Any], event: str, client: int, **more: Any) -> None:
         place = {"phase": self.phase.index, "task": self.phase.task.index, "round": self.phase.round}

@@ -82,7 +82,7 @@ class Progress:
     kept: Mapping[int, int] = field(default_factory=dict)
     """Client -> bytes of the arrays that it keeps for itself, by its last good update; without those of no bytes."""
     storage: tuple[Storage, ...] = ()
-    """After each task done; fewer in a run that an earlier version began."""
+    """Bytes stored after each task done; fewer entries in a run that an earlier version began."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Bytes up and down, seconds by activity, images and refused updates so far; and the most memory of a client."""
     unevaluated: bool = False

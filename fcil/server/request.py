@@ -28,7 +28,7 @@ class Request:
     secure: bool = False
     """Whether the sums of the one group of all clients are masked, so that the server sees no others."""
     arrivals: Arrivals = field(default_factory=Arrivals)
-    """Of which clients secure sums may have been had before; stays on the server."""
+    """The clients of which the server may have had secure sums before; it stays on the server."""
 
     @property
     def expected(self) -> Expected:

@@ -15,7 +15,7 @@ USUAL = {
     "split": ("split", "part", "subset"),
     "domain": ("domain",),
 }
-"""What a column holds -> the names by which it is found, in small letters."""
+"""Content of a column -> the names by which it is found, in small letters."""
 NEEDED = ("image", "label")
 
 

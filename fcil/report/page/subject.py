@@ -29,7 +29,7 @@ class Entry:
     """The run's method, seed, and every setting in which the runs differ: what it can be filtered by."""
     state: str
     figures: Mapping[str, Any]
-    """Those of the finished run; empty before."""
+    """Figures of the finished run; empty before."""
 
 
 @dataclass(frozen=True)
