@@ -39,10 +39,10 @@ def outlook(client: Client) -> tuple[float, int]:
     """The mean entropy of the classes' probabilities, in nats, and right answers, over the client's own samples."""
     import torch
 
-    entropy, right, samples = 0.0, 0, client.samples
+    entropy, correct, samples = 0.0, 0, client.samples
     with torch.no_grad():
         for part in np.split(samples, range(CHUNK, len(samples), CHUNK)):
             z = client.model.logits(client.model.features(client.images(part)))
             entropy -= float((z.softmax(1) * z.log_softmax(1)).sum())
-            right += int((z.argmax(1) == client.labels(part)).sum())
-    return entropy / max(1, len(samples)), right
+            correct += int((z.argmax(1) == client.labels(part)).sum())
+    return entropy / max(1, len(samples)), correct

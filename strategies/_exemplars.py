@@ -35,8 +35,8 @@ def with_exemplars(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
     client, images, labels, features = step.client, step.images, step.labels, step.features
-    kept = exemplars(client.store)
-    joined = kept[client.generator("exemplars").random(len(kept)) < len(labels) / len(client.samples)]
+    samples = exemplars(client.store)
+    joined = samples[client.generator("exemplars").random(len(samples)) < len(labels) / len(client.samples)]
     if len(joined):
         more = client.images(joined, augment=True)
         images, labels = torch.cat([images, more]), torch.cat([labels, client.labels(joined)])
@@ -95,10 +95,10 @@ def choose(client: Client, size: int, samples: np.ndarray | None = None) -> None
     before = client.store.get(SEEN, np.unique(old_labels))  # checkpoints of earlier versions lack it
     classes, new = np.union1d(before, labels), np.setdiff1d(labels, before)
     share = size // max(1, len(classes))
-    kept = [old[old_labels == label][:share] for label in np.unique(old_labels)]
+    shares_by_class = [old[old_labels == label][:share] for label in np.unique(old_labels)]
     if share and len(new):
         features = normalised_features(client, samples)
         for label in new:
             of_class = np.flatnonzero(labels == label)
-            kept.append(samples[of_class[herded(features[of_class], share)]])
-    client.store[EXEMPLARS], client.store[SEEN] = np.concatenate([np.zeros(0, np.int64), *kept]), classes
+            shares_by_class.append(samples[of_class[herded(features[of_class], share)]])
+    client.store[EXEMPLARS], client.store[SEEN] = np.concatenate([np.zeros(0, np.int64), *shares_by_class]), classes

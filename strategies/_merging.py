@@ -174,8 +174,8 @@ class MergeMethod(AdapterSettings, Averaging):
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Keep the task's statistics after a report; average after a round."""
         if phase.kind == "report":
-            kept = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
-            return {**state, KEPT: {**state.get(KEPT, {}), **kept}}
+            reports = {of_task(phase.task.index, name): a for name, a in as_float32(sums).items()}
+            return {**state, KEPT: {**state.get(KEPT, {}), **reports}}
         return super().merge_sums(state, phase, sums)
 
     def merge(self, state: State, phase: Phase, updates: Sequence[ClientUpdate]) -> State:
@@ -218,13 +218,13 @@ class MergeMethod(AdapterSettings, Averaging):
         modules = Modules.trained(state)
         if self.at == "round" or not modules.past:
             return []
-        kept = split_tasks(state.get(KEPT, {}))
-        ready = modules.all_tasks[: len(kept) or None]  # between rounds the current task has not reported yet
+        reports = split_tasks(state.get(KEPT, {}))
+        ready = modules.all_tasks[: len(reports) or None]  # between rounds the current task has not reported yet
         changes = [self._changes(module) for module in ready]
         if START in state:
             start = self._changes(state[START])
             changes = [differences(of_task, start) for of_task in changes]
-        return [Expert(of_task, 1.0, kept[t] if kept else {}, t) for t, of_task in enumerate(changes)]
+        return [Expert(of_task, 1.0, reports[t] if reports else {}, t) for t, of_task in enumerate(changes)]
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """The tasks' modules merged; one alone is deployed as it is."""

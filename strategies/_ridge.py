@@ -96,8 +96,8 @@ class RidgeMethod(RidgeSettings, ClosedForm):
         """G, Q and counts of the candidates where they are summed, of phi otherwise."""
         if self.step(phase) != "choose" and not self.anew:
             return self.feature_sums(phase)
-        held = self.held_out if self.anew else 0.0
-        return CandidateSums(phase.task, self.candidates, phase.seed, held, self.wire)
+        share = self.held_out if self.anew else 0.0
+        return CandidateSums(phase.task, self.candidates, phase.seed, share, self.wire)
 
     def feature_sums(self, phase: Phase) -> FeatureSums:
         """G, Q and counts of phi, and the same of the held-out samples."""
@@ -155,8 +155,8 @@ class RidgeMethod(RidgeSettings, ClosedForm):
         step = self.step(phase)
         if step == "score":
             before = state.get(CHOSEN, {})
-            kept = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
-            return {**kept, CHOSEN: {name: before.get(name, 0.0) + a for name, a in sums.items()}}
+            groups = {group: arrays for group, arrays in state.items() if group != HEADS_TRIED}
+            return {**groups, CHOSEN: {name: before.get(name, 0.0) + a for name, a in sums.items()}}
         state = super().merge_sums(state, phase, self.noisy(sums, self.clip, phase))
         if step == "choose":
             return self._opened_for_choice(state, phase)

@@ -103,6 +103,6 @@ class RidgeSolution:
         if not self.held_out:
             solve = self.solution_near if isinstance(self.penalty, str) else self.solution_of
             return solve(gram, q, count, self.penalty_of(gram, q, count))
-        held = fitted(sums, tasks, HELD)
-        penalty = best_penalty(gram, q, (held[0], held[1], float(held[2].sum())))
-        return self.solution_near(gram + held[0], q + held[1], count + held[2], penalty)
+        held_out_sums = fitted(sums, tasks, HELD)
+        penalty = best_penalty(gram, q, (held_out_sums[0], held_out_sums[1], float(held_out_sums[2].sum())))
+        return self.solution_near(gram + held_out_sums[0], q + held_out_sums[1], count + held_out_sums[2], penalty)

@@ -78,8 +78,8 @@ class Compose(Method):
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """New pairs and head rows as the merge over tasks needs them."""
-        kept = self._task.keeps_modules, self._task.starts_fresh
-        return begin_task(state, phase, backbone, self.adapter, *kept)
+        flags = self._task.keeps_modules, self._task.starts_fresh
+        return begin_task(state, phase, backbone, self.adapter, *flags)
 
     def deploy(self, state: State, phase: Phase) -> Arrays:
         """Deploy what the merge over tasks deploys."""

@@ -73,14 +73,14 @@ class EWC(AdapterAveraging):
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
         """The new anchor, and the running F."""
         old, module = state.get(MEMORY, {}), Modules.trained(state).module
-        held = {name: a for name, a in module.items() if fisher_of(name) in sums}
-        fisher = {n: self.gamma * old.get(FISHER + n, 0) + sums[fisher_of(n)] / sums[EXAMPLES] for n in held}
-        memory = {FISHER + n: f for n, f in fisher.items()} | {ANCHOR + n: a for n, a in held.items()}
+        arrays = {name: a for name, a in module.items() if fisher_of(name) in sums}
+        fisher = {n: self.gamma * old.get(FISHER + n, 0) + sums[fisher_of(n)] / sums[EXAMPLES] for n in arrays}
+        memory = {FISHER + n: f for n, f in fisher.items()} | {ANCHOR + n: a for n, a in arrays.items()}
         return {**state, MEMORY: as_float32(memory)}
 
     def loss(self, step: Step) -> Tensor:
         """Masked cross-entropy, and the penalty; there is none in the first task."""
-        held = {name: leaf for name, leaf in step.model.arrays.items() if FISHER + name in step.references}
-        squares = {name: (leaf - step.constant(ANCHOR + name)).square() for name, leaf in held.items()}
+        leaves = {name: leaf for name, leaf in step.model.arrays.items() if FISHER + name in step.references}
+        squares = {name: (leaf - step.constant(ANCHOR + name)).square() for name, leaf in leaves.items()}
         penalty = sum((step.constant(FISHER + name) * square).sum() for name, square in squares.items())
         return step.cross_entropy() + self.strength / 2 * penalty

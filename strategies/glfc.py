@@ -133,11 +133,11 @@ class GLFC(AdapterAveraging):
 
     def client_begin(self, client: Client) -> None:
         """Count what the received model gets right; where the task is noticed choose exemplars of those before."""
-        entropy, right = 0.0, 0
+        entropy, correct = 0.0, 0
         if self.old_model == "best" or self.transition == "entropy":
-            entropy, right = outlook(client)
+            entropy, correct = outlook(client)
         if self.old_model == "best":
-            client.statistics[RIGHT] = np.array([right, len(client.samples)], np.float32)
+            client.statistics[RIGHT] = np.array([correct, len(client.samples)], np.float32)
         if client.phase.kind == TRAIN:
             self._notice(client, entropy)
 
@@ -191,9 +191,9 @@ class GLFC(AdapterAveraging):
         """Say why nobody can have counted so."""
         if self.old_model == "last":
             return None
-        right, samples = update.statistics[RIGHT]
-        good = 0 <= right <= samples == update.num_examples
-        return None if good else f"{right:g} right answers on {samples:g} of {update.num_examples} samples"
+        correct, samples = update.statistics[RIGHT]
+        good = 0 <= correct <= samples == update.num_examples
+        return None if good else f"{correct:g} right answers on {samples:g} of {update.num_examples} samples"
 
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """The sums of federated averaging, with clients of one weight, and right answers and samples."""

@@ -129,11 +129,11 @@ class ICaRL(AdapterAveraging):
         choose(client, self.size)
         if self.classifier == "linear":
             return
-        kept, width = exemplars(client.store), client.broadcast.arrays[head.weight(client.phase.task.index)].shape[1]
+        samples, width = exemplars(client.store), client.broadcast.arrays[head.weight(client.phase.task.index)].shape[1]
         sums, counts = np.zeros((client.phase.task.seen, width)), np.zeros(client.phase.task.seen)
-        if len(kept):
-            labels = client.labels(kept).cpu().numpy()
-            np.add.at(sums, labels, normalised_features(client, kept))
+        if len(samples):
+            labels = client.labels(samples).cpu().numpy()
+            np.add.at(sums, labels, normalised_features(client, samples))
             np.add.at(counts, labels, 1)
         client.statistics.update({SUMS: sums.astype(np.float32), COUNTS: counts.astype(np.float32)})
 

@@ -129,13 +129,13 @@ def clients_repeat_their_work(trial: Trial) -> None:
 
 def _check_repeated(trial: Trial, record: PhaseRecord) -> None:
     """Let client 1 work a phase again from the same arrays of its own; compare what it sends and what it keeps."""
-    first, (before, kept) = record.updates[1], record.stores[1]
+    first, (before, store_of_client) = record.updates[1], record.stores[1]
     store = {name: np.array(a) for name, a in before.items()}
     again = trial.work(record.phase, record.broadcast, 1, store, trial.fresh_model())
     pairs = {
         "array": (first.arrays, again.arrays),
         "statistic": (first.statistics, again.statistics),
-        "kept array": (kept, store),
+        "kept array": (store_of_client, store),
     }
     for what, (one, two) in pairs.items():
         for name in sorted(one.keys() | two.keys()):

@@ -137,8 +137,8 @@ class Trial:
             for task in TASKS:
                 kinds = self.method.phases(task, TRAIN.rounds)
                 for number, kind in enumerate(kinds, 1):
-                    left, held = (len(kinds) - number, len(TASKS) - task.index - 1), PARTS[task.index]
-                    phase = Phase(len(records), kind, task, number, 0, *left, CLIENTS, sum(map(len, held)))
+                    counts_to_come, parts = (len(kinds) - number, len(TASKS) - task.index - 1), PARTS[task.index]
+                    phase = Phase(len(records), kind, task, number, 0, *counts_to_come, CLIENTS, sum(map(len, parts)))
                     state = self.begin(state, phase) if number == 1 else state
                     records.append(self._record(phase, state, stores))
                     state = records[-1].after

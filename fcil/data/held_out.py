@@ -21,7 +21,7 @@ def hold_out(data: Dataset, share: float, seed: int) -> Dataset:
     Raises:
         ConfigError: a class has a single training image.
     """
-    held = np.zeros(len(data.train), bool)
+    mask = np.zeros(len(data.train), bool)
     for label in np.unique(data.train.labels):
         members = np.flatnonzero(data.train.labels == label)
         if len(members) < 2:
@@ -30,10 +30,10 @@ def hold_out(data: Dataset, share: float, seed: int) -> Dataset:
                 "can be held out; leave the class out, or data.held_out"
             )
         count = min(max(round(share * len(members)), 1), len(members) - 1)
-        held[generator(seed, "held out images", int(label)).permutation(members)[:count]] = True
+        mask[generator(seed, "held out images", int(label)).permutation(members)[:count]] = True
     name, remark = f"{share!r} {seed}", f"{100 * share:g} % of the training images held out in place of the test images"
     return replace(
-        data, train=_part(data.train, ~held, f"less {name}"), test=_part(data.train, held, name),
+        data, train=_part(data.train, ~mask, f"less {name}"), test=_part(data.train, mask, name),
         files="; ".join(filter(None, [data.files, remark])),
     )  # fmt: skip
 

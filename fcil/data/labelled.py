@@ -147,8 +147,8 @@ def _drawn(rows: Part, classes: Sequence[str], settings: Data) -> tuple[Part, Pa
     test = test_samples(rows.labels, classes, settings)
     digest = hashlib.sha256(np.packbits(test).tobytes()).hexdigest()
     origin = f"80/20 within each class by seed {settings.split_seed}, sha256 {digest}"
-    train, held = (_picked(rows, np.flatnonzero(chosen)) for chosen in (~test, test))
-    return train, held, origin
+    train, rest = (_picked(rows, np.flatnonzero(chosen)) for chosen in (~test, test))
+    return train, rest, origin
 
 
 def _picked(part: Part, chosen: np.ndarray) -> Part:

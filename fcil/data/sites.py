@@ -87,8 +87,8 @@ class Limit:
     def kept(self, labels: np.ndarray) -> np.ndarray:
         """The samples that are kept, (n,) indices in the order of their common labels."""
         order: np.ndarray = np.argsort(labels, kind="stable")[: self.of_all or None]
-        kept: np.ndarray = order[first_of_each(labels[order], self.of_each_class)]
-        return kept
+        positions: np.ndarray = order[first_of_each(labels[order], self.of_each_class)]
+        return positions
 
 
 ALL = Limit()

@@ -80,10 +80,10 @@ def read_checkpoint(path: Path) -> tuple[Progress, int]:
     correct = tuple(tuple(row) for row in saved["correct"])
     # older runs have none of these
     at_places, by_class = (tuple(tuple(row) for row in saved.get(key, ())) for key in ("at_places", "class_correct"))
-    kept = {int(client): int(n) for client, n in saved.get("kept", {}).items()}
+    sizes = {int(client): int(n) for client, n in saved.get("kept", {}).items()}
     storage = tuple(Storage(*row) for row in saved.get("storage", ()))
     progress = Progress(
-        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, kept, storage, saved["totals"],
+        saved["position"], grouped(arrays), ledger, correct, at_places, by_class, sizes, storage, saved["totals"],
         saved.get("unevaluated", False),
     )  # fmt: skip
     return progress, int(saved["events"])

@@ -128,9 +128,12 @@ class Diagnostics:
             factors |= {layer + B: change.b for layer, change in changed.items()}
             self._write(f"task{phase.task.index + 1}", factors)
         paths = {t: self.folder / f"task{t + 1}.safetensors" for t in range(phase.task.index + 1)}
-        kept = {t: changes_of(load_file(path)) for t, path in paths.items() if path.exists()}
-        some = any(kept.values())
-        return {"tasks": list(kept), "task_kinship": kinships(list(kept.values())).tolist() if some else []}
+        changes_by_task = {t: changes_of(load_file(path)) for t, path in paths.items() if path.exists()}
+        some = any(changes_by_task.values())
+        return {
+            "tasks": list(changes_by_task),
+            "task_kinship": kinships(list(changes_by_task.values())).tolist() if some else [],
+        }
 
     @cached_property
     def _weights(self) -> Mapping[str, np.ndarray]:

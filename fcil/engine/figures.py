@@ -88,9 +88,9 @@ def by_client(images: np.ndarray, correct: Sequence[int], total: Sequence[int]) 
     """
     shares = _accuracies(correct, total)
     tested = ~np.isnan(shares)
-    held = images[:, : len(shares)][:, tested].astype(np.float64)
-    has_images = held.sum(1) > 0
-    clients = (held[has_images] @ shares[tested]) / held[has_images].sum(1)
+    counts = images[:, : len(shares)][:, tested].astype(np.float64)
+    has_images = counts.sum(1) > 0
+    clients = (counts[has_images] @ shares[tested]) / counts[has_images].sum(1)
     accuracies: list[float | None] = [None] * len(images)
     for client, value in zip(np.flatnonzero(has_images), clients, strict=True):
         accuracies[client] = float(value)

@@ -71,10 +71,10 @@ class Queue:
         Args:
             taken: folders of runs that somebody will begin, whose locks are not held yet.
         """
-        left = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
-        states = {cell.folder: "running" if cell.folder in taken else run_state(cell.folder) for cell in left}
-        now = {kin for cell in left if states[cell.folder] == "running" for kin in cell.kin} - {""}
-        free = [cell for cell in left if states[cell.folder] not in ("running", "finished")]
+        remaining_runs = [cell for cell in self.runs if cell.folder not in self.done and not self._failed_again(cell)]
+        states = {cell.folder: "running" if cell.folder in taken else run_state(cell.folder) for cell in remaining_runs}
+        now = {kin for cell in remaining_runs if states[cell.folder] == "running" for kin in cell.kin} - {""}
+        free = [cell for cell in remaining_runs if states[cell.folder] not in ("running", "finished")]
         return min(free, key=lambda cell: not now.isdisjoint(cell.kin), default=None)
 
     def others(self) -> list[Cell]:

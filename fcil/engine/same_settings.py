@@ -18,8 +18,8 @@ def same_key(settings: Mapping[str, Any], method: str) -> str:
         method: the method's whole name, with the path of its file where it has one.
     """
     run = {f"run.{key}" for key in IDENTITY if key != "seed"}
-    kept = {name: value for name, value in settings.items() if not name.startswith("run.") or name in run}
-    return json.dumps({**kept, "method.name": method}, sort_keys=True, default=str)
+    identity = {name: value for name, value in settings.items() if not name.startswith("run.") or name in run}
+    return json.dumps({**identity, "method.name": method}, sort_keys=True, default=str)
 
 
 def doubled(keys: Iterable[tuple[str, Hashable]]) -> list[str]:

@@ -101,8 +101,8 @@ def _backbone(config: Config, shared: Shared | None) -> Backbone:
     model = config.model
     if shared is None:
         return describe_backbone(model)
-    kept: Backbone = shared.keep("description", model, lambda: describe_backbone(model))
-    return kept
+    description: Backbone = shared.keep("description", model, lambda: describe_backbone(model))
+    return description
 
 
 def prepare_to_run(config: Config, folder: Path | None = None, method: Method | None = None) -> Session:

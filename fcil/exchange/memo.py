@@ -47,12 +47,12 @@ class Memo:
     """Bytes written since the folder was last looked through; at first it has not been."""
 
     def update(
-        self, key: str | None, kept: dict[str, np.ndarray], compute: Callable[[], ClientUpdate], phase: Phase
+        self, key: str | None, store: dict[str, np.ndarray], compute: Callable[[], ClientUpdate], phase: Phase
     ) -> ClientUpdate:
         """Return the update under a key, or compute it and keep it.
 
         Args:
-            kept: what the client keeps for itself; `compute` changes it, and it is changed in the same way here.
+            store: what the client keeps for itself; `compute` changes it, and it is changed in the same way here.
 
         Raises:
             RunError: an update that was computed again is another one: some of what it depends on is not in the key.
@@ -62,13 +62,13 @@ class Memo:
         entry = self._read(key)
         if entry is None:
             update = compute()
-            self._write(key, update, kept)
+            self._write(key, update, store)
             return update
         update, after = entry
         if self._is_checked(key):
-            _compare(compute(), kept, update, after, self.folder)
-        kept.clear()
-        kept.update(after)
+            _compare(compute(), store, update, after, self.folder)
+        store.clear()
+        store.update(after)
         return replace(update, phase=phase.index, metrics={**update.metrics, REUSED: 1.0})
 
     def _is_checked(self, key: str) -> bool:
@@ -93,12 +93,12 @@ class Memo:
         for name, a in flat.items():
             group, _, inner = name.partition(":")
             groups[group][inner] = a
-        arrays, statistics, kept = (groups[group] for group in GROUPS)
-        return ClientUpdate(about["client"], 0, about["examples"], arrays, statistics, about["metrics"]), kept
+        arrays, statistics, store = (groups[group] for group in GROUPS)
+        return ClientUpdate(about["client"], 0, about["examples"], arrays, statistics, about["metrics"]), store
 
-    def _write(self, key: str, update: ClientUpdate, kept: Arrays) -> None:
+    def _write(self, key: str, update: ClientUpdate, store: Arrays) -> None:
         """Keep an update, whole or not at all; without room on the disk it is not kept."""
-        flat = _flat(update, kept)
+        flat = _flat(update, store)
         about = {
             "client": update.client, "examples": update.num_examples, "metrics": dict(update.metrics),
             "order": list(flat), "sha256": digest(flat),
@@ -137,14 +137,16 @@ class Memo:
             size -= length
 
 
-def _flat(update: ClientUpdate, kept: Arrays) -> dict[str, np.ndarray]:
+def _flat(update: ClientUpdate, store: Arrays) -> dict[str, np.ndarray]:
     """All arrays of an update, and what the client keeps, under one name each."""
-    parts = zip(GROUPS, (update.arrays, update.statistics, kept), strict=True)
+    parts = zip(GROUPS, (update.arrays, update.statistics, store), strict=True)
     return {f"{group}:{name}": np.asarray(a) for group, arrays in parts for name, a in arrays.items()}
 
 
-def _compare(computed: ClientUpdate, kept: Arrays, other_update: ClientUpdate, after: Arrays, folder: Path) -> None:
-    ours, theirs = _flat(computed, kept), _flat(other_update, after)
+def _compare(
+    computed: ClientUpdate, store: Arrays, other_update: ClientUpdate, other_store: Arrays, folder: Path
+) -> None:
+    ours, theirs = _flat(computed, store), _flat(other_update, other_store)
     if digest(ours) == digest(theirs):
         return
     names = sorted(n for n in ours.keys() | theirs.keys() if digest({n: ours.get(n, np.zeros(0))}) !=

@@ -98,20 +98,20 @@ def _kin(parts: Mapping[str, Any], method: Method, phase: Phase) -> str:
 
 
 def update_key(
-    run: str, method: Method, phase: Phase, broadcast: Broadcast, client: int, samples: Mapping[str, Any], kept: Arrays
+    run: str, method: Method, phase: Phase, broadcast: Broadcast, client: int, samples: Mapping[str, Any], store: Arrays
 ) -> str | None:
     """Hash all that one client's update depends on; None where a part of it cannot be described.
 
     Args:
         run: `run_part`.
         samples: indices of the client's samples, those of earlier tasks, and the class position of every label.
-        kept: what the client has kept from earlier phases.
+        store: what the client has kept from earlier phases.
     """
     try:
         return sha256_of({
             "run": run, "phase": phase_part(method, phase), "client": client, "samples": dict(samples),
             "arrays": digest(broadcast.arrays), "order": list(broadcast.arrays),
-            "references": digest(broadcast.references), "kept": digest(kept),
+            "references": digest(broadcast.references), "kept": digest(store),
         })  # fmt: skip
     except Undescribed:
         return None

@@ -129,22 +129,22 @@ class Worker:
             dataset, indices, scenario.positions, self.config.model.image_size, self.device, tuple(earlier),
             scenario.unlabelled_of(phase.task.index, client),
         )  # fmt: skip
-        kept = self._kept.read(client, phase.index)
+        store = self._kept.read(client, phase.index)
 
         def compute() -> ClientUpdate:
             memory, earlier_count = PeakMemory(self.device), self.features_found
             with threads(self.config.run.threads):
-                update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, kept)
+                update = run_client(self.method, self.model, data, self.config.train, phase, broadcast, client, store)
             cached = {CACHED: float(self.features_found - earlier_count)} if self.features_found > earlier_count else {}
             return replace(update, metrics={**update.metrics, **memory.metrics(), **cached})
 
-        update = self._remembered(compute, phase, broadcast, client, data, kept)
-        self._kept.write(client, phase.index, kept)
-        return replace(update, metrics={**update.metrics, "kept_bytes": nbytes(kept)})
+        update = self._remembered(compute, phase, broadcast, client, data, store)
+        self._kept.write(client, phase.index, store)
+        return replace(update, metrics={**update.metrics, "kept_bytes": nbytes(store)})
 
     def _remembered(
         self, compute: Callable[[], ClientUpdate], phase: Phase, broadcast: Broadcast, client: int, data: ClientData,
-        kept: dict[str, np.ndarray],
+        store: dict[str, np.ndarray],
     ) -> ClientUpdate:  # fmt: skip
         """Compute an update, unless another run of this comparison has computed the same.
 
@@ -154,8 +154,8 @@ class Worker:
             return compute()
         samples = {"these": data.indices, "earlier": data.earlier, "positions": data.positions}
         samples |= {"unlabelled": data.unlabelled}
-        key = update_key(self._run_part, self.method, phase, broadcast, client, samples, kept)
-        return self.shared.memo.update(key, kept, compute, phase)
+        key = update_key(self._run_part, self.method, phase, broadcast, client, samples, store)
+        return self.shared.memo.update(key, store, compute, phase)
 
     @cached_property
     def _run_part(self) -> str | None:

@@ -141,9 +141,9 @@ class Trimmed(Filter):
             by_examples = np.argsort(examples, kind="stable")
             order = by_examples[np.argsort(values[by_examples], axis=0, kind="stable")]
             out, stay = values.copy(), order[cut : len(values) - cut]
-            kept, weights = np.take_along_axis(values, stay, axis=0), examples[stay]
-            low = kept[0]  # differences to one of them: what all agree on comes out bit for bit
-            mean = low + (weights * (kept - low)).sum(0) / weights.sum(0)
+            remaining_values, weights = np.take_along_axis(values, stay, axis=0), examples[stay]
+            low = remaining_values[0]  # differences to one of them: what all agree on comes out bit for bit
+            mean = low + (weights * (remaining_values - low)).sum(0) / weights.sum(0)
             for rows in (order[:cut], order[len(values) - cut :]):
                 np.put_along_axis(out, rows, np.broadcast_to(mean, rows.shape), axis=0)
             return out

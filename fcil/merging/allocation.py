@@ -47,8 +47,8 @@ def budget(
         return float(first)
     if progress >= 1 - settled:
         return float(last)
-    left = 1 - (progress - warmup) / (1 - settled - warmup)
-    return float(last + (first - last) * left**3)
+    remainder = 1 - (progress - warmup) / (1 - settled - warmup)
+    return float(last + (first - last) * remainder**3)
 
 
 def allocated(scores: np.ndarray, sizes: np.ndarray, volume: float) -> np.ndarray:

@@ -50,12 +50,12 @@ def generalised_error(matrix: np.ndarray, class_sums: np.ndarray, count: float, 
     rows = cho_solve((factor, True), class_sums.T, check_finite=False).T
     residual = count - float(np.sum(rows * class_sums)) - penalty * float(np.sum(rows * rows))
     inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
-    left = count - len(matrix) + penalty * float(np.einsum("ij,ij->", inverse, inverse))
+    freedom = count - len(matrix) + penalty * float(np.einsum("ij,ij->", inverse, inverse))
     # Both are differences of larger numbers. Where rounding, at the condition of the factor, may have made as much as
     # is left, nothing is known: such an error must not look like a good one.
     rounding = MARGIN * np.finfo(np.float64).eps * float(np.trace(matrix)) / penalty
-    is_determined = left > rounding * len(matrix) and residual > rounding * count
-    return count * residual / left**2 if is_determined else np.inf
+    is_determined = freedom > rounding * len(matrix) and residual > rounding * count
+    return count * residual / freedom**2 if is_determined else np.inf
 
 
 def least_generalised_error(gram: np.ndarray, class_sums: np.ndarray, count: float) -> tuple[float, float]:

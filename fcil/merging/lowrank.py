@@ -207,8 +207,8 @@ def product_svd(change: Change, tolerance: float = TOLERANCE) -> tuple[np.ndarra
         u, vt = q_b @ u, vt @ q_a.T
     else:
         u, s, vt = np.linalg.svd(dense(change), full_matrices=False)
-    kept = s > tolerance * s[0] if len(s) else np.zeros(0, bool)
-    u, s, vt = u[:, kept], s[kept], vt[kept]
+    mask = s > tolerance * s[0] if len(s) else np.zeros(0, bool)
+    u, s, vt = u[:, mask], s[mask], vt[mask]
     sign = signs(u)
     return u * sign, s, vt * sign[:, None]
 
@@ -227,8 +227,8 @@ def truncated(change: Change, rank: int) -> tuple[LowRank, float]:
     """
     u, s, vt = product_svd(change)
     out, width = u.shape[0], vt.shape[1]
-    kept = balanced(u[:, :rank], s[:rank], vt[:rank])
+    leading_part = balanced(u[:, :rank], s[:rank], vt[:rank])
     b, a = np.zeros((out, rank)), np.zeros((rank, width))
-    b[:, : kept.rank], a[: kept.rank] = kept.b, kept.a
+    b[:, : leading_part.rank], a[: leading_part.rank] = leading_part.b, leading_part.a
     energy = float(np.sum(s**2))
     return LowRank(b, a), float(np.sum(s[rank:] ** 2)) / energy if energy else 0.0

@@ -81,9 +81,9 @@ def fit_least_squares(wb: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np
         cross: (out, in + 1) sum y z^T over the wanted outputs y and the inputs.
     """
     values, vectors = np.linalg.eigh(gram)
-    kept = values > 1e-10 * max(values[-1], 0)
-    basis = vectors[:, kept]
-    return np.asarray(wb + (cross - wb @ gram) @ (basis / values[kept]) @ basis.T)
+    mask = values > 1e-10 * max(values[-1], 0)
+    basis = vectors[:, mask]
+    return np.asarray(wb + (cross - wb @ gram) @ (basis / values[mask]) @ basis.T)
 
 
 # ---- multilayer perceptrons ------------------------------------------------------------------------------------------

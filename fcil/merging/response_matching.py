@@ -186,9 +186,9 @@ def _solve_right(right: np.ndarray, gram: np.ndarray, cut_off: float) -> np.ndar
         solution, _ = dpotrs(factor, (right * scale).T, lower=1, overwrite_b=1)
         return np.asarray(solution.T * scale)
     values, vectors = eigh(_unit_diagonal(gram, scale), lower=True, driver="evd", check_finite=False, overwrite_a=True)
-    kept = values > cut_off * values[-1]
-    vectors = scale[:, None] * vectors[:, kept]
-    return np.asarray((right @ vectors / values[kept]) @ vectors.T)
+    mask = values > cut_off * values[-1]
+    vectors = scale[:, None] * vectors[:, mask]
+    return np.asarray((right @ vectors / values[mask]) @ vectors.T)
 
 
 def solve(start: np.ndarray, sums: Moments, cut_off: float = CUT_OFF) -> np.ndarray:

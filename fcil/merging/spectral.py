@@ -38,8 +38,8 @@ def _polar(vectors: np.ndarray) -> np.ndarray:
     Independent columns become orthonormal; a direction that several columns share counts once, divided among them.
     """
     p, d, qt = np.linalg.svd(vectors, full_matrices=False)
-    kept = d > ROUNDING * d.max(initial=0.0)
-    return np.asarray(p[:, kept] @ qt[kept])
+    mask = d > ROUNDING * d.max(initial=0.0)
+    return np.asarray(p[:, mask] @ qt[mask])
 
 
 def tsv_m(changes: Sequence[LowRank], weights: Sequence[float] | None = None) -> LowRank:

@@ -24,8 +24,8 @@ def _directions(basis: np.ndarray, sketch: np.ndarray) -> tuple[np.ndarray, np.n
     outside of a basis that holds all of it. So there are never more than the n - r that are orthogonal to the basis.
     """
     vectors, values, _ = np.linalg.svd(outside(basis, sketch.T).T, full_matrices=False)
-    kept = values > 1e-6 * np.linalg.norm(sketch)
-    return vectors.T[kept], np.square(values[kept])
+    mask = values > 1e-6 * np.linalg.norm(sketch)
+    return vectors.T[mask], np.square(values[mask])
 
 
 def grown(basis: np.ndarray, sketch: np.ndarray, energy: float) -> np.ndarray:

@@ -115,11 +115,11 @@ class _Halves:
     def of(cls, blocks: Sequence[np.ndarray], weights: np.ndarray, thresholds: Sequence[float]) -> "_Halves":
         up, down, weight_up, weight_down = (np.zeros(blocks[0].shape) for _ in range(4))
         for x, weight, threshold in zip(blocks, weights, thresholds, strict=True):
-            kept = x if not threshold else x * (np.abs(x) >= threshold)
-            up += weight * np.maximum(kept, 0.0)
-            down += weight * np.minimum(kept, 0.0)
-            weight_up += weight * (kept > 0)
-            weight_down += weight * (kept < 0)
+            large_entries = x if not threshold else x * (np.abs(x) >= threshold)
+            up += weight * np.maximum(large_entries, 0.0)
+            down += weight * np.minimum(large_entries, 0.0)
+            weight_up += weight * (large_entries > 0)
+            weight_down += weight * (large_entries < 0)
         return cls(up, down, weight_up, weight_down)
 
     @property

@@ -77,8 +77,8 @@ class AdaptedModel:
             # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
             # strides, and products of transposed matrices round otherwise. It is copied into memory of torch's own,
             # whose beginning is aligned for vector instructions; NumPy's need not be.
-            kept = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
-            tensors[name] = torch.tensor(kept, device=self.device, requires_grad=name in trains)
+            array = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
+            tensors[name] = torch.tensor(array, device=self.device, requires_grad=name in trains)
         self._fill(tensors)
         return {name: tensors[name] for name in arrays if name in trains}
 
@@ -90,11 +90,11 @@ class AdaptedModel:
         self._tokens = Tokens.of(tensors[TOKENS].cpu().numpy()) if TOKENS in tensors else None
         for name, (module, attribute) in self._slots.items():
             several = name in self._patterns
-            held = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
+            value = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
             if attribute in vars(module) and type(module).__setattr__ is nn.Module.__setattr__:
-                vars(module)[attribute] = held  # as torch does after it has looked for parameters, most of a load
+                vars(module)[attribute] = value  # as torch does after it has looked for parameters, most of a load
             else:
-                setattr(module, attribute, held)
+                setattr(module, attribute, value)
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copy loaded arrays, as float32."""
@@ -103,12 +103,12 @@ class AdaptedModel:
     @contextmanager
     def using(self, arrays: Arrays | Mapping[str, Tensor]) -> Iterator[None]:
         """Load other arrays during a block, for example a teacher's; gradients of the present ones survive."""
-        kept = self._tensors
+        tensors_before = self._tensors
         self.load(arrays)
         try:
             yield
         finally:
-            self._fill(kept)
+            self._fill(tensors_before)
 
     @contextmanager
     def observed(

@@ -149,11 +149,11 @@ def _pairs(
 ) -> Iterator[tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
     """Yield each layer with its inputs in A and B and its outputs in A and B, batch after batch."""
     for images in batches:
-        kept: list[dict[str, tuple[Tensor, Tensor]]] = [{}, {}]
-        for network, seen in zip((a, b), kept, strict=True):
-            _observe(network, layers, lambda layer, x, y, seen=seen: seen.update({layer: (x, y)}), images)  # type: ignore[misc]
+        pairs_by_network: list[dict[str, tuple[Tensor, Tensor]]] = [{}, {}]
+        for network, pairs in zip((a, b), pairs_by_network, strict=True):
+            _observe(network, layers, lambda layer, x, y, pairs=pairs: pairs.update({layer: (x, y)}), images)  # type: ignore[misc]
         for layer in layers:
-            (x_a, y_a), (x_b, y_b) = kept[0][layer], kept[1][layer]
+            (x_a, y_a), (x_b, y_b) = pairs_by_network[0][layer], pairs_by_network[1][layer]
             yield layer, (x_a, x_b), (y_a, y_b)
 
 

@@ -110,8 +110,8 @@ def comparison_forecast_table(forecast: TableForecast) -> Group:
     most = max(forecast.total("upload_bytes"), forecast.total("download_bytes"))
     unit, unit_name = (GIGA, "GB") if most >= GIGA else (MEGA, "MB")
 
-    def cells(traffic: tuple[int, int, int], held: tuple[int, int, int]) -> list[str]:
-        worker, server, images = held
+    def cells(traffic: tuple[int, int, int], memory_bytes: tuple[int, int, int]) -> list[str]:
+        worker, server, images = memory_bytes
         steps, *sent = traffic
         memory = f"{worker / GIGA:.2f}" if worker else "-"
         return [

@@ -56,11 +56,12 @@ class GridView:
         """The number of runs in each state, and how long the rest will take."""
         states = [standing.state for standing in standings]
         counts = [f"{states.count(state)} {state}" for state in STYLES if state in states]
-        left, loading = self.seconds_left(standings), self.loading(states)
+        seconds, loading = self.seconds_left(standings), self.loading(states)
         if loading:
             counts.append(f"{counted(loading, 'process', 'processes')} loading")
         return Text(
-            f"{counted(len(states), 'run')}: {', '.join(counts)}" + (f"; about {clock(left)} left" if left else "")
+            f"{counted(len(states), 'run')}: {', '.join(counts)}"
+            + (f"; about {clock(seconds)} left" if seconds else "")
         )
 
     def loading(self, states: Sequence[str]) -> int:
@@ -82,11 +83,11 @@ class GridView:
         done = sum(work * s.share for work, s in pairs if s.seconds)
         spent = sum(s.seconds for s in standings)
         running = sum(s.state == "running" for s in standings)
-        left = sum(work * (1 - s.share) for work, s in pairs if s.state not in ("finished", "failed"))
+        remaining_work = sum(work * (1 - s.share) for work, s in pairs if s.state not in ("finished", "failed"))
         if not done or not running:
             return None
         longest = max((s.seconds_left or 0.0) for s in standings if s.state == "running")
-        return max(spent / done * left / running, longest)
+        return max(spent / done * remaining_work / running, longest)
 
     def _table(self, standings: Sequence[Standing], lines: int) -> Table:
         shown = sorted(range(len(standings)), key=lambda i: (FIRST.index(standings[i].state), i))[:lines]
@@ -105,12 +106,12 @@ class GridView:
 
     def cells(self, cell: Cell, standing: Standing) -> list[str]:
         """Write a run's line of the table, a text for each name in `HEAD`."""
-        left = standing.seconds_left if standing.state == "running" else None
+        seconds = standing.seconds_left if standing.state == "running" else None
         return [
             cell.name,
             standing.state,
             f"{100 * standing.share:.0f} %" if standing.share else "",
-            clock(left) if left else "",
+            clock(seconds) if seconds else "",
             "" if standing.accuracy is None else f"{100 * standing.accuracy:.1f} %",
             standing.place,
         ]

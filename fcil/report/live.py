@@ -114,9 +114,9 @@ class Live:
     def _speed(self) -> str:
         """Images trained on per second, where there are any, and the time left by the work done in this process."""
         worked = sum(self._weights[self._resumed_at : self._done])
-        left = sum(self._weights[self._done :])
+        remaining_work = sum(self._weights[self._done :])
         is_measured = worked and not isnan(self._start_time)
-        eta = f"{clock((time.monotonic() - self._start_time) * left / worked)} left" if is_measured else ""
+        eta = f"{clock((time.monotonic() - self._start_time) * remaining_work / worked)} left" if is_measured else ""
         rate = f"{self._images / self._client_seconds:.0f} images/s" if self._images and self._client_seconds else ""
         if not self._client_seconds:
             return "first round" if self._replies else self._first

@@ -181,8 +181,10 @@ def carry_out_search(searched: Searched, console: Console | None = None) -> list
     while True:
         search = join_search(searched, console, beside_others=False)
         tried = search.tried()
-        left = [number for number in range(searched.most) if number not in {trial.number for trial in tried}]
-        if not left:
+        remaining_numbers = [
+            number for number in range(searched.most) if number not in {trial.number for trial in tried}
+        ]
+        if not remaining_numbers:
             return tried
         if search.left:
             raise RunError(

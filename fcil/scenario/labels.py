@@ -28,12 +28,12 @@ def labelled(positions: np.ndarray, share: float, seed: int, task: int, client: 
     Returns:
         (n,) bool.
     """
-    kept = np.zeros(len(positions), bool)
+    mask = np.zeros(len(positions), bool)
     for position in np.unique(positions):
         members = np.flatnonzero(positions == position)
         drawn = generator(seed, task, client, int(position), "labelled").permutation(members)
-        kept[drawn[: known_counts(np.array([len(members)]), share)[0]]] = True
-    return kept
+        mask[drawn[: known_counts(np.array([len(members)]), share)[0]]] = True
+    return mask
 
 
 def known_counts(counts: np.ndarray, share: float) -> np.ndarray:

@@ -69,7 +69,7 @@ def kept_samples(labels: np.ndarray, order: np.ndarray, settings: Tasks, seed: i
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in zip(tail, counts, strict=True)]))
 
 
-def few_shots(labels: np.ndarray, kept: np.ndarray, later: np.ndarray, shots: int) -> np.ndarray:
+def few_shots(labels: np.ndarray, samples: np.ndarray, later: np.ndarray, shots: int) -> np.ndarray:
     """Choose the training samples that `tasks.shots` leaves: of every later class the first ones that are kept so far.
 
     A class that has fewer keeps what it has. So does public code of few-shot class-incremental learning in federation
@@ -80,7 +80,7 @@ def few_shots(labels: np.ndarray, kept: np.ndarray, later: np.ndarray, shots: in
 
     Args:
         labels: (n,) the data set's label of each training sample.
-        kept: sorted indices into `labels`.
+        samples: sorted indices into `labels`.
         later: labels of the classes of all tasks but the first.
         shots: most samples of each of them; 0 for all.
 
@@ -88,7 +88,7 @@ def few_shots(labels: np.ndarray, kept: np.ndarray, later: np.ndarray, shots: in
         Sorted indices into `labels`.
     """
     if not shots:
-        return kept
-    of_class = labels[kept]
-    whole = kept[~np.isin(of_class, later)]
-    return np.sort(np.concatenate([whole, *(kept[of_class == c][:shots] for c in later)]))
+        return samples
+    of_class = labels[samples]
+    whole = samples[~np.isin(of_class, later)]
+    return np.sort(np.concatenate([whole, *(samples[of_class == c][:shots] for c in later)]))

@@ -24,18 +24,18 @@ def dirichlet_capped(labels: np.ndarray, clients: int, beta: float, rng: np.rand
         For each client its samples in the order of their classes; None where all that is left of p is 0.
     """
     n = len(labels)
-    held = np.zeros(clients, np.int64)
+    sizes = np.zeros(clients, np.int64)
     parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for c in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == c))
-        p = rng.dirichlet(np.full(clients, beta)) * (held < n / clients)
+        p = rng.dirichlet(np.full(clients, beta)) * (sizes < n / clients)
         if not p.sum() > 0:
             return None
         cuts = (np.cumsum(p / p.sum()) * len(members)).astype(np.int64)[:-1]
         shares = np.split(members, cuts)
         for client, share in enumerate(shares):
             parts[client].append(share)
-        held += [len(share) for share in shares]
+        sizes += [len(share) for share in shares]
     return [np.concatenate(part) for part in parts]
 
 
@@ -84,10 +84,10 @@ def power_law(labels: np.ndarray, clients: int, beta: float, exponent: float, rn
     sizes = _sizes(len(labels), clients, exponent, rng)
     counts = np.zeros((clients, len(classes)), np.int64)
     for client, size in enumerate(sizes):
-        left = np.flatnonzero(stock)
-        if len(left):
-            wanted = np.rint(rng.dirichlet(np.full(len(left), beta)) * size).astype(np.int64)
-            counts[client, left] = np.minimum(wanted, stock[left])
+        remaining_classes = np.flatnonzero(stock)
+        if len(remaining_classes):
+            wanted = np.rint(rng.dirichlet(np.full(len(remaining_classes), beta)) * size).astype(np.int64)
+            counts[client, remaining_classes] = np.minimum(wanted, stock[remaining_classes])
             stock = stock - counts[client]
     for client, size in enumerate(sizes):
         for c in np.flatnonzero(stock):

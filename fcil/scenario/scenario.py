@@ -124,17 +124,17 @@ def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream:
     order = class_order(data.classes, tasks, seed)
     positions = np.argsort(order)
     all_tasks = make_tasks(len(data.classes), tasks)
-    kept = kept_samples(data.train.labels, order, tasks, seed)
-    kept = few_shots(data.train.labels, kept, order[all_tasks[0].seen :], tasks.shots)
+    samples = kept_samples(data.train.labels, order, tasks, seed)
+    samples = few_shots(data.train.labels, samples, order[all_tasks[0].seen :], tasks.shots)
     parts, tests = [], []
     sites = partition.clients if partition.kind == "sites" else 0
     if stream != "federated":
         partition = Partition(kind="iid", clients=1, min_samples=0)
-    shares = _whole(data, kept, tasks, partition, seed) if partition.over == "whole" else None
+    shares = _whole(data, samples, tasks, partition, seed) if partition.over == "whole" else None
     all_tasks = carried_out(all_tasks, tasks)
     for task in all_tasks:
         labels = order[task.first : task.seen]
-        members = kept[np.isin(data.train.labels[kept], labels)]
+        members = samples[np.isin(data.train.labels[samples], labels)]
         tests.append(np.flatnonzero(np.isin(data.test.labels, labels)))
         if partition.kind == "sites" and stream == "federated":
             parts.append(_of_sites(data, members, partition.clients))
@@ -147,7 +147,7 @@ def _split(data: Dataset, tasks: Tasks, partition: Partition, seed: int, stream:
                 "data.test_limit where they are set"
             )
         if shares is not None:
-            parts.append(tuple(kept[share][np.isin(kept[share], members)] for share in shares))
+            parts.append(tuple(samples[share][np.isin(samples[share], members)] for share in shares))
             continue
         of_task = _shares(data, members, task, tasks, partition, seed)
         parts.append(tuple(members[share] for share in of_task))
@@ -177,15 +177,15 @@ def _shares(
         return split(data.train.labels[members], partition, rng, _domains(data, members))
 
 
-def _whole(data: Dataset, kept: np.ndarray, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
+def _whole(data: Dataset, samples: np.ndarray, tasks: Tasks, partition: Partition, seed: int) -> list[np.ndarray]:
     """Split all samples at once; of a task a client may then have none."""
-    with _saying_what_took_them(tasks, "all tasks", len(kept)):
+    with _saying_what_took_them(tasks, "all tasks", len(samples)):
         rng = generator(seed, "partition of the whole")
-        return split(data.train.labels[kept], partition, rng, _domains(data, kept))
+        return split(data.train.labels[samples], partition, rng, _domains(data, samples))
 
 
 @contextmanager
-def _saying_what_took_them(tasks: Tasks, whose: str, left: int) -> Iterator[None]:
+def _saying_what_took_them(tasks: Tasks, whose: str, count: int) -> Iterator[None]:
     """Let a complaint that there are too few samples name the setting that took them away."""
     try:
         yield
@@ -195,7 +195,7 @@ def _saying_what_took_them(tasks: Tasks, whose: str, left: int) -> Iterator[None
         if not took:
             raise
         raise ConfigError(
-            f"{error}; or {' or '.join(took)}, which leaves {whose} only {left} training images"
+            f"{error}; or {' or '.join(took)}, which leaves {whose} only {count} training images"
         ) from None
 
 

@@ -42,11 +42,11 @@ def unmasked(
     numbers = len(next(iter(masked.values())))
     parts = [masked[client] for client in sorted(masked)]
     for client in sorted(masked):
-        held = {holder: r.own_mask[client] for holder, r in revealed.items() if client in r.own_mask}
-        parts.append(negative(mask(joined(held, threshold), numbers)))
+        shares = {holder: r.own_mask[client] for holder, r in revealed.items() if client in r.own_mask}
+        parts.append(negative(mask(joined(shares, threshold), numbers)))
     for client in sorted(shared - masked.keys()):
-        held = {holder: r.pair_key[client] for holder, r in revealed.items() if client in r.pair_key}
-        private = joined(held, threshold)
+        shares = {holder: r.pair_key[client] for holder, r in revealed.items() if client in r.pair_key}
+        private = joined(shares, threshold)
         if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != keys[client].pair:
             raise MergeError(f"secure sums: the shares of client {client}'s key give another key than it announced")
         for other in sorted(masked):

@@ -78,8 +78,8 @@ def with_answers(progress: Progress, answers: Answers) -> Progress:
 
 def with_storage(progress: Progress, task: Task) -> Progress:
     """The progress with the bytes that server and clients store at a task's end."""
-    kept = progress.kept.values()
-    stored = Storage(task.index, nbytes(ungrouped(progress.state)), sum(kept), max(kept, default=0))
+    sizes = progress.kept.values()
+    stored = Storage(task.index, nbytes(ungrouped(progress.state)), sum(sizes), max(sizes, default=0))
     return replace(progress, storage=(*progress.storage, stored))
 
 

@@ -148,8 +148,8 @@ def _counted(progress: Progress, gathered: Gathered) -> Progress:
         upload_bytes=gathered.nbytes, refused=gathered.missing, images=sum(m.get("images", 0) for m in metrics)
     )
     sizes = {update.client: int(update.metrics["kept_bytes"]) for update in all_good if "kept_bytes" in update.metrics}
-    kept = {client: n for client, n in sorted({**progress.kept, **sizes}.items()) if n}
-    progress = replace(progress, kept=kept)
+    sizes_by_client = {client: n for client, n in sorted({**progress.kept, **sizes}.items()) if n}
+    progress = replace(progress, kept=sizes_by_client)
     progress = progress.add(filtered=len(gathered.left_out)) if gathered.left_out else progress
     for name in ("reused", "cached"):
         if amount := sum(m.get(name, 0) for m in metrics):

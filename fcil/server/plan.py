@@ -107,11 +107,11 @@ def make_plan(config: Config, method: Method, census: Census, backbone: Backbone
     phases: list[Phase] = []
     for place, task in enumerate(census.tasks, 1):  # the one task of all classes at once has the last one's index
         kinds = method.phases(task, config.train.rounds)
-        held = census.train[task.index]
+        counts = census.train[task.index]
         for position, kind in enumerate(kinds, 1):
-            left = len(kinds) - position, len(census.tasks) - place
-            known = int((held > 0).sum()), int(held.sum())
-            phases.append(Phase(len(phases), kind, task, position, config.run.seed, *left, *known))
+            counts_to_come = len(kinds) - position, len(census.tasks) - place
+            numbers_of_data = int((counts > 0).sum()), int(counts.sum())
+            phases.append(Phase(len(phases), kind, task, position, config.run.seed, *counts_to_come, *numbers_of_data))
     method.check_phases(phases)
     return Plan(config, method, census, backbone, tuple(phases))
 
@@ -153,11 +153,11 @@ def phase_weights(plan: Plan) -> list[float]:
     train = plan.config.train
 
     def weight(phase: Phase) -> float:
-        held = plan.census.train[phase.task.index]
+        counts = plan.census.train[phase.task.index]
         share = train.participation
         if train.participants:
-            share = min(1.0, train.participants / max(1, int((held > 0).sum())))
-        return int(held.sum()) * (3 * train.epochs * share + 1 if phase.kind == "train" else 1.0)
+            share = min(1.0, train.participants / max(1, int((counts > 0).sum())))
+        return int(counts.sum()) * (3 * train.epochs * share + 1 if phase.kind == "train" else 1.0)
 
     return [weight(phase) for phase in plan.phases]
 

@@ -223,5 +223,5 @@ def leading_factor(gram: Tensor, rank: int) -> np.ndarray:
     import torch
 
     values, vectors = torch.linalg.eigh(gram)
-    kept = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
-    return np.ascontiguousarray(kept.T.cpu().numpy())
+    factor = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
+    return np.ascontiguousarray(factor.T.cpu().numpy())

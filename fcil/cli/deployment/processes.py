@@ -59,9 +59,9 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    while left := [group for group in groups if _is_left(group)]:
+    while remaining_groups := [group for group in groups if _is_left(group)]:
         if time.monotonic() > end:
-            for group in left:
+            for group in remaining_groups:
                 with suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
         time.sleep(0.05)

@@ -33,10 +33,10 @@ def check_sites(count: int, train: int = 12, test: int = 4) -> None:
     """
     from sklearn.datasets import load_digits  # slow to import
 
-    left = Counter(load_digits().target.tolist())
+    stock = Counter(load_digits().target.tolist())
     for number in range(count):
-        left.subtract(dict.fromkeys(HELD[number % len(HELD)], train + test))
-        if min(left.values()) < 0:
+        stock.subtract(dict.fromkeys(HELD[number % len(HELD)], train + test))
+        if min(stock.values()) < 0:
             raise ConfigError(
                 f"{count} sites with {train + test} images of each class: the digits are enough for {number} sites"
             )

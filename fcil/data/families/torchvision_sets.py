@@ -126,8 +126,8 @@ def _labels(data: Any, where: str) -> np.ndarray:
         lists += [[row[-1] for row in rows]] if len(rows) == len(data) and isinstance(rows[0], tuple) else []
     places = np.unique(np.linspace(0, len(data) - 1, COMPARED).round().astype(int)).tolist()
     targets = [_target(data, i, where) for i in places]
-    for kept in lists:
-        values = np.asarray(kept)
+    for labels in lists:
+        values = np.asarray(labels)
         if values.shape == (len(data),) and values.dtype.kind in "iu" and [int(values[i]) for i in places] == targets:
             return values.astype(np.int64)
     with bar(f"{where}: reading labels", len(data)) as advance:

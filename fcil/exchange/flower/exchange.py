@@ -181,8 +181,8 @@ class FlowerExchange:
             contents = dict(enumerate(messages.evaluate_contents(arrays, task, self.grid.workers, self.job)))
             workers = {shard: shard + 1 for shard in contents}
             return evaluated(
-                self.grid, contents, task, lambda left: {k: workers[k] for k in left}, "share", places, groups, late,
-                self.why_missing,
+                self.grid, contents, task, lambda shards: {k: workers[k] for k in shards}, "share", places, groups,
+                late, self.why_missing,
             )  # fmt: skip
         if self.nodes is not None and self.config.sites_evaluate:
             (content,) = messages.evaluate_contents(arrays, task, 1, self.job)

@@ -90,7 +90,7 @@ class Nodes:
         """Raise ConfigError for numbers that two nodes have, and for nodes that cannot be used."""
         problems = []
         for client in sorted(set(self._held.values())):
-            same = sorted(node for node, held in self._held.items() if held == client)
+            same = sorted(node for node, number in self._held.items() if number == client)
             if len(same) > 1 and 0 <= client < self.clients:
                 problems.append(
                     f"{'two' if len(same) == 2 else len(same)} nodes have partition-id={client}: give each SuperNode "
@@ -116,9 +116,9 @@ class Nodes:
         if type(self.grid).__name__ == SIMULATION:
             return f"Simulate as many nodes with --federation-config 'num-supernodes={self.clients}'"
         connected = set(self.grid.get_node_ids())
-        held = sorted(self._held.get(node, -1) for node in connected)
-        fewer = held and held == list(range(len(held)))
-        start = f"Set partition.clients = {len(held)} if these are all, or start" if fewer else "Start"
+        numbers = sorted(self._held.get(node, -1) for node in connected)
+        fewer = numbers and numbers == list(range(len(numbers)))
+        start = f"Set partition.clients = {len(numbers)} if these are all, or start" if fewer else "Start"
         return f"{start} a SuperNode for each with --node-config 'partition-id=K'"
 
     def _error_told(self) -> str:

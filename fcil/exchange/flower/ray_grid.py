@@ -178,9 +178,9 @@ class RayGrid(Grid):
         stuck = [letter for letter in waiting if letter.worker_number in places]
         for letter in stuck:
             yield error_reply(letter.message, LATE, f"no worker came up at its place within {START_SECONDS:g} seconds")
-        left = [letter for letter in waiting if letter.worker_number not in places]
+        rest = [letter for letter in waiting if letter.worker_number not in places]
         waiting.clear()
-        waiting.extend(left)
+        waiting.extend(rest)
         if waiting and not self._workers.idle and not self._busy:
             self._workers.never_started()
 

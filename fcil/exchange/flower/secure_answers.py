@@ -86,6 +86,6 @@ def _answer(parties: Parties, step: Step, worker: Worker, node_config: Mapping[s
         context = context_of(of.run, of.phase, step.work.broadcast)
         masked = answered(client, parties.masked, of, client, step.boxes, work, like, context)
         return masked if isinstance(masked, Failure) else reply_messages.write_partial(masked)
-    folder = Path(str(kept)) if (kept := node_config.get("state-dir")) else None
+    folder = Path(str(path)) if (path := node_config.get("state-dir")) else None
     revealed = answered(client, parties.reveal, of, client, step.arrived, folder)
     return revealed if isinstance(revealed, Failure) else secure_messages.write_revealed(revealed)

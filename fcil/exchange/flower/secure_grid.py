@@ -107,10 +107,10 @@ class _GridCarrier:
 
     def keys(self, of: Sum, clients: Collection[int]) -> Answers[Keys]:
         yield from ((c, Failure(c, self.given_up[c])) for c in clients if c in self.given_up)
-        left = [c for c in clients if c not in self.given_up]
+        remaining_clients = [c for c in clients if c not in self.given_up]
         self.blamed = len(self.given_up)
-        self.exchange.settle(self._longest_first(left))
-        contents = {c: secure_messages.with_step(self.common, secure_messages.KEYS, of, c) for c in left}
+        self.exchange.settle(self._longest_first(remaining_clients))
+        contents = {c: secure_messages.with_step(self.common, secure_messages.KEYS, of, c) for c in remaining_clients}
         yield from self._ask(contents, secure_messages.read_keys)
 
     def share(self, of: Sum, keys: Mapping[int, Keys]) -> Answers[dict[int, bytes]]:

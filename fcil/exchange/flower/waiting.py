@@ -52,17 +52,17 @@ class Waiting:
             self._in_vain &= missing
             if missing <= self._in_vain:
                 return
-            left = self._left(missing)
-            if left <= 0:
+            remaining_seconds = self._left(missing)
+            if remaining_seconds <= 0:
                 self._in_vain |= missing
                 return
-            self.sleep(min(_PAUSE_SECONDS, left))
+            self.sleep(min(_PAUSE_SECONDS, remaining_seconds))
 
     def for_any(self, clients: Iterable[int]) -> bool:
         """Wait a moment, and then until one of these clients has a node; False when the phase's time is over."""
         wanted = set(clients)
-        while self.seconds and (left := self._left(wanted)) > 0:
-            self.sleep(min(_PAUSE_SECONDS, left))
+        while self.seconds and (remaining_seconds := self._left(wanted)) > 0:
+            self.sleep(min(_PAUSE_SECONDS, remaining_seconds))
             if wanted & self.nodes.current().keys():
                 return True
         return False
