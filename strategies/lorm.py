@@ -86,7 +86,10 @@ class LoRM(LoraMethod):
 
     def __post_init__(self) -> None:
         order = f'train_order = "{self.train_order}" never trains it'
-        refuse_idle(self, {f"lr_{factor.lower()}": order for factor in FACTORS if factor not in self.train_order})
+        idle = {f"lr_{factor.lower()}": order for factor in FACTORS if factor not in self.train_order}
+        if self.gram_a == self.gram_b == "diagonal":
+            idle["gram_shrink"] = "gram_a and gram_b are diagonals, and have no off-diagonals to shrink"
+        refuse_idle(self, idle)
 
     @property
     def keeps_modules(self) -> bool:

@@ -123,8 +123,13 @@ def test_a_client_sums_shrunk_grams_where_off_diagonals_are_used_at_all():
     for amount in (0.0, 0.4, 1.0):
         exact = LoRM(rank=RANK, gram_b="exact", gram_shrink=amount).local(phase(1)).passes[0].statistics
         assert ProjectedGram("exact", amount) in exact
-        plain = LoRM(rank=RANK, gram_b="diagonal", gram_shrink=amount).local(phase(1)).passes[0].statistics
+        plain = LoRM(rank=RANK, gram_a="full", gram_shrink=amount).local(phase(1)).passes[0].statistics
         assert [s.kind for s in plain if isinstance(s, ProjectedGram)] == ["diagonal"]
+
+
+def test_a_shrinkage_of_diagonals_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"method.gram_shrink = 0.5: gram_a and gram_b are diagonals.*leave it out"):
+        LoRM(rank=RANK, gram_shrink=0.5)
 
 
 @pytest.mark.parametrize("gram_a", ["diagonal", "full", "sketch:64", "sketch:100"])
