@@ -110,17 +110,12 @@ def comparison_forecast_table(forecast: TableForecast) -> Group:
     most = max(forecast.total("upload_bytes"), forecast.total("download_bytes"))
     unit, unit_name = (GIGA, "GB") if most >= GIGA else (MEGA, "MB")
 
-    def cells(traffic: tuple[int, int, int], memory_bytes: tuple[int, int, int]) -> list[str]:
-        worker, server, images = memory_bytes
+    def cells(traffic: tuple[int, int, int], peaks: tuple[int, int, int]) -> list[str]:
+        worker, server, images = peaks
         steps, *sent = traffic
         memory = f"{worker / GIGA:.2f}" if worker else "-"
-        return [
-            f"{steps:,}",
-            *(f"{n / unit:.2f}" for n in sent),
-            memory,
-            f"{server / GIGA:.3f}",
-            f"{images / GIGA:.1f}",
-        ]
+        sizes = [memory, f"{server / GIGA:.3f}", f"{images / GIGA:.1f}"]
+        return [f"{steps:,}", *(f"{n / unit:.2f}" for n in sent), *sizes]
 
     whats = ("steps", "upload_bytes", "download_bytes")
     for row in forecast.rows:

@@ -1,5 +1,6 @@
 """The cache of decoded images: whole or not there, noticed when it changes, made once, and never held in memory."""
 
+import errno
 import json
 import os
 import shutil
@@ -105,6 +106,20 @@ def test_a_copy_with_other_times_is_read_once_and_kept(birds, tmp_path, capsys):
     assert load(birds[0], SIZE).sha256() == birds[1]
     assert (folder / "images.bin").stat().st_ino == inode
     assert json.loads((folder / "manifest.json").read_text())["mtime_ns"] == 10**9
+    assert capsys.readouterr().err == ""
+
+
+def test_a_copy_with_other_times_is_read_on_a_read_only_file_system(birds, tmp_path, monkeypatch, capsys):
+    """There even unlinking a file that does not exist fails."""
+
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    os.utime(only(tmp_path) / "images.bin", (1, 1))
+    capsys.readouterr()
+    for name in ("write_bytes", "write_text", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert load(birds[0], SIZE).sha256() == birds[1]
     assert capsys.readouterr().err == ""
 
 
