@@ -84,6 +84,19 @@ class ClientSession:
             self._constants[name] = torch.tensor(np.asarray(array, order="C"), device=self.model.device)
         return self._constants[name]
 
+    def check_constants(self) -> None:
+        """Refuse what a method's code has written into a constant: all later steps would have read it.
+
+        Raises:
+            ValueError: names the constant.
+        """
+        for name, tensor in self._constants.items():
+            if tensor._version:
+                raise ValueError(
+                    f"constant({name!r}) was changed in place: it stands for what was broadcast; clone it before you "
+                    "write, or make a new tensor"
+                )
+
     def images(self, samples: np.ndarray, augment: bool = False) -> Tensor:
         """Images of samples, (n,) indices -> (n, 3, size, size), under the test view or augmented.
 
@@ -158,7 +171,13 @@ class Batch:
 
     def _forward(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         if self._outputs is None:
-            self._outputs = self.model.outputs(self.images)
+            if self.model.is_using:
+                raise ValueError(
+                    "step.features are kept for the whole batch, and `model.using` has other arrays loaded: ask for "
+                    "them before that block, and in it for step.model.features(step.images)"
+                )
+            with torch.enable_grad():  # whoever asks first may only want to look
+                self._outputs = self.model.outputs(self.images)
         return self._outputs
 
     @property

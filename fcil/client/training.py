@@ -44,12 +44,47 @@ def _train(
         order = client.stream("order").permutation(len(data))
         for images, labels, samples in data.batches(train.batch, order, client.stream("augmentation")):
             batch = Batch(client, images, labels, samples)
-            loss = method.loss(batch)
+            loss = _loss(method, batch, leaves)
             taken = steps.step(loss)
             for collector in collectors if taken else ():
                 collector.batch(batch.features.detach(), labels, samples)
             losses.append((loss.detach(), len(labels)))  # read at the end: a GPU need not be waited for at every step
     return {"loss": sum(loss.item() * n for loss, n in losses) / len(data), **steps.metrics}
+
+
+def _checked(loss: object) -> Tensor:
+    """The loss as it is, if a gradient can be taken of it.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is not one number, or nothing that trains has part in it.
+    """
+    if not isinstance(loss, Tensor):
+        forgotten = "; is a return missing?" if loss is None else ""
+        raise TypeError(f"`loss` gave {type(loss).__name__}, and has to return a tensor of one number{forgotten}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"`loss` gave a tensor of shape {tuple(loss.shape)}, and has to return one number: take its mean"
+        )
+    if not loss.requires_grad:
+        raise ValueError("`loss` gave a number without a gradient: something detached it, or torch.no_grad() was on")
+    return loss
+
+
+def _loss(method: Method, batch: Batch, leaves: dict[str, Tensor]) -> Tensor:
+    """A batch's loss.
+
+    Raises:
+        TypeError, ValueError: no gradient can be taken of it, or the method has written one itself, for nothing.
+    """
+    without = [name for name, leaf in leaves.items() if leaf.grad is None]
+    loss = _checked(method.loss(batch))
+    if written := [name for name in without if leaves[name].grad is not None]:
+        raise ValueError(
+            f"`loss` has written a gradient, of {written[0]}: it is thrown away before the step. Add the term to the "
+            "loss; for a gradient to look at take torch.autograd.grad"
+        )
+    return loss
 
 
 def _check_computed(session: ClientSession, local: Local) -> None:
@@ -91,6 +126,7 @@ def run_client(
     session.statistics |= {name: a for collector in collectors for name, a in collector.finish().items()}
     method.client_end(session)
     _check_computed(session, local)
+    session.check_constants()
     metrics["train_seconds"] = time.perf_counter() - start
     arrays = {**initial, **trained}
     statistics = session.statistics

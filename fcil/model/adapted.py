@@ -38,6 +38,8 @@ class AdaptedModel:
         self.cache: FeatureCache | None = None
         """Features that were computed before, for images of which it is said which they are (`showing`)."""
         self._shown: tuple[Tensor, str, np.ndarray] | None = None
+        self.is_using = False
+        """Whether arrays other than those that train are loaded, by `using`."""
         self._is_observed = False
         self._tensors: dict[str, Tensor] = {}
         self._tokens: Tokens | None = None
@@ -103,11 +105,13 @@ class AdaptedModel:
     @contextmanager
     def using(self, arrays: Arrays | Mapping[str, Tensor]) -> Iterator[None]:
         """Load other arrays during a block, for example a teacher's; gradients of the present ones survive."""
-        tensors_before = self._tensors
+        tensors_before, outer = self._tensors, self.is_using
         self.load(arrays)
+        self.is_using = True
         try:
             yield
         finally:
+            self.is_using = outer
             self._fill(tensors_before)
 
     @contextmanager

@@ -327,3 +327,60 @@ def test_a_run_that_goes_on_elsewhere_ends_in_the_same_bits(digits_config, tmp_p
     through(tmp_path / "broken", initial_progress(plan))
     assert through(tmp_path / "broken", saved[stop]).sha256() == whole.sha256()
     assert through(tmp_path / "elsewhere", saved[stop]).sha256() != whole.sha256()  # the store is part of the run
+
+
+# ---- slips that would be silent, or that torch tells of in its own words ---------------------------------------------
+
+
+def _writes_a_gradient(step):
+    step.model.arrays[ROWS[0]].grad = torch.ones_like(step.model.arrays[ROWS[0]])
+    return step.cross_entropy()
+
+
+def _writes_a_constant(step):
+    step.constant(ROWS[0]).mul_(0.5)
+    return step.cross_entropy()
+
+
+def _asks_for_features_under_a_teacher(step):
+    with torch.no_grad(), step.model.using({name: step.constant(name) for name in ROWS}):
+        teacher = step.features
+    return step.cross_entropy() + (step.features - teacher).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda step: None, "gave NoneType.*is a return missing"),
+        (lambda step: step.cross_entropy().item(), "gave float"),
+        (lambda step: step.cross_entropy() * torch.ones(4), r"shape \(4,\).*take its mean"),
+        (lambda step: step.cross_entropy().detach(), "without a gradient"),
+        (_writes_a_gradient, "has written a gradient, of head.0.weight"),
+        (_writes_a_constant, "'head.0.weight'.*changed in place"),
+        (_asks_for_features_under_a_teacher, "other arrays loaded"),
+    ],
+)
+def test_slips_in_a_loss_are_refused_in_words(loss, message):
+    @dataclass(frozen=True, kw_only=True)
+    class Slip(Diary):
+        def loss(self, step):
+            return loss(step)
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        work(Slip())
+
+
+def test_features_first_asked_for_without_autograd_still_have_a_gradient():
+    @dataclass(frozen=True, kw_only=True)
+    class Looks(Diary):
+        def local(self, phase):
+            return Local(trains=("*",))
+
+        def loss(self, step):
+            with torch.no_grad():
+                assert step.features.isfinite().all()
+            assert step.features.requires_grad
+            return step.cross_entropy()
+
+    update = work(Looks())
+    assert any(name.endswith("lora_B") and np.abs(a).max() > 0 for name, a in update.arrays.items())
