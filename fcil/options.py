@@ -283,4 +283,9 @@ def parse(schema: type[T], table: Mapping[str, object], where: Callable[[str], s
         except ValueError as error:
             hint = _about_several(value, *_split(hints[fields[name]]))
             raise ConfigError(f"{where(key)} = {value!r}: {error}{hint}") from None
+    for one in dataclasses.fields(schema):  # type: ignore[arg-type]
+        has_default = one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+        if one.init and one.name not in values and not has_default:
+            key = next((name for name, target in fields.items() if target == one.name), one.name)
+            raise ConfigError(f"{where(key)}: not given, and the setting has no default")
     return schema(**values)

@@ -1,4 +1,4 @@
-"""Find functions of a user's class that look like misspelt ones of the contract: nobody would ever call them."""
+"""Find functions of a user's class that are misspelt ones of the contract, or of another kind than those."""
 
 import difflib
 import inspect
@@ -7,7 +7,7 @@ from types import CodeType, FunctionType
 
 from fcil.errors import ConfigError
 
-__all__ = ["check_names", "misnamed"]
+__all__ = ["check_names", "miskinded", "misnamed"]
 
 NEAR = 0.8
 """Likeness from which a name is taken for a misspelt one: `losss` and `los` for `loss`, but not `close`."""
@@ -44,12 +44,32 @@ def misnamed(kind: type) -> dict[str, str]:
     return {name: meant[0] for name, meant in near.items() if meant}
 
 
+def miskinded(kind: type) -> dict[str, str]:
+    """Names of this class -> what to do, where a base has a property and this a function, or the other way round.
+
+    A function in the place of a property counts as true wherever it is asked for, and nobody calls it.
+    """
+    advice: dict[str, str] = {}
+    for name, value in vars(kind).items():
+        older = next((vars(base)[name] for base in kind.__mro__[1:-1] if name in vars(base)), None)
+        if isinstance(older, property) and isinstance(value, FunctionType):
+            advice[name] = "a property of the contract: put @property above it"
+        elif isinstance(older, FunctionType) and not name.startswith("_"):
+            if isinstance(value, property):
+                advice[name] = "a function of the contract, which is called: leave @property out"
+            elif not callable(value) and not hasattr(value, "__get__"):
+                advice[name] = "a function of the contract: call the setting otherwise"
+    return advice
+
+
 def check_names(kind: type, where: str) -> None:
-    """Refuse a class with a function that looks like a misspelt one of its bases.
+    """Refuse a class with a function that looks like a misspelt one of its bases, or is of another kind.
 
     Raises:
         ConfigError: names both.
     """
+    for name, advice in miskinded(kind).items():
+        raise ConfigError(f"{where}: {kind.__name__}.{name} is {advice}")
     for name, meant in misnamed(kind).items():
         raise ConfigError(
             f"{where}: {kind.__name__}.{name}: nothing calls it. Did you mean {meant!r}? If not, begin its name with _"

@@ -13,7 +13,7 @@ from fcil.errors import ConfigError
 from fcil.method import Averaging, Method
 from fcil.options import parse_call
 from fcil.registry import absolute, build_method, label, method_class, method_names, sources
-from fcil.registry.misnamed import misnamed
+from fcil.registry.misnamed import miskinded, misnamed
 from strategies.fedavg import FedAvg
 
 ROOT = Path(__file__).parents[2]
@@ -248,3 +248,38 @@ def test_shipped_methods_have_one_class_by_both_names(ways):
     code = SAME.format(first=ways[0], second=ways[1])
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ---- of another kind than the contract's -----------------------------------------------------------------------------
+
+KINDS = """
+from dataclasses import dataclass
+from fcil.strategies import LoraMethod
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(LoraMethod):
+    {line}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "def keeps_modules(self): return False",
+            "keeps_modules is a property of the contract: put @property",
+        ),
+        ("loss = property(lambda self: 1)", "Mine.loss is a function of the contract, which is called"),
+        ("loss: str = 'mse'", "Mine.loss is a function of the contract: call the setting otherwise"),
+        ("mu: float", "method.mu.*: not given, and the setting has no default"),
+    ],
+)
+def test_members_of_another_kind_and_settings_without_a_value_are_refused(tmp_path, line, message):
+    path = tmp_path / "kinds.py"
+    path.write_text(KINDS.format(line=line))
+    with pytest.raises(ConfigError, match=message):
+        build_method(str(path), {})
+
+
+def test_no_shipped_method_has_a_member_of_another_kind():
+    assert not {name: found for name in method_names() if (found := miskinded(method_class(name)))}
