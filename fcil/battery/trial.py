@@ -156,6 +156,7 @@ class Trial:
             if self.model.undeclared:
                 self.undeclared.append((phase, client, self.model.undeclared))
         after = self.merge(exchange, state, exchange.updates)
+        check_form(after, phase)
         return PhaseRecord(after=after, **{f.name: getattr(exchange, f.name) for f in fields(PhaseExchange)})
 
     @property
@@ -195,6 +196,20 @@ class Trial:
         if self.broken:
             raise NotReached("the run broke off")
         return self._run[0]
+
+
+def check_form(state: object, phase: Phase) -> None:
+    """Refuse a state that is no groups of arrays by name."""
+    groups = state if isinstance(state, Mapping) else {"": state}
+    for group, arrays in groups.items():
+        named = arrays.values() if isinstance(arrays, Mapping) else [arrays]
+        wrong = [a for a in named if arrays is a or not isinstance(a, np.ndarray)]
+        if wrong:
+            raise Broken(
+                f"merge gave a {type(wrong[0]).__name__} in {group or 'the place of the state'}: a state maps groups "
+                "to arrays by name, {group: {name: array}}; one number is np.array([3.0])",
+                *MERGE, phase=phase,
+            )  # fmt: skip
 
 
 def digests(state: State) -> dict[str, str]:

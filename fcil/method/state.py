@@ -80,7 +80,13 @@ class Modules:
 
     def head_rows(self, *tasks: int) -> dict[str, np.ndarray]:
         """The rows and biases of some tasks' classes."""
-        return {name: self.head[name] for task in tasks for name in (head.weight(task), head.bias(task))}
+        names = [name for task in tasks for name in (head.weight(task), head.bias(task))]
+        if lost := [name for name in names if name not in self.head]:
+            raise KeyError(
+                f"the state has no {lost[0]}: `begin` adds what super().begin(...) does, and `merge` returns all "
+                "groups of the state that it was given"
+            )
+        return {name: self.head[name] for name in names}
 
     def replaced(self, arrays: Arrays) -> State:
         """The state with those arrays of `module` and `head` replaced that `arrays` has under the same names."""
