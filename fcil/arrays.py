@@ -99,7 +99,9 @@ def weighted_total(updates: Sequence[Arrays], weights: Sequence[float], origin: 
     out = {name: np.zeros(a.shape) for name, a in updates[0].items()}
     for arrays, weight in zip(updates, weights, strict=True):
         for name in out if weight else ():  # a client of weight zero has no influence, whatever it holds
-            out[name] += weight * np.subtract(arrays[name], origin[name], dtype=np.float64)
+            difference = np.subtract(arrays[name], origin[name], dtype=np.float64)
+            difference *= weight
+            out[name] += difference
     return out
 
 

@@ -35,6 +35,7 @@ class AdaptedModel:
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
         self._patterns = [name for name in self._slots if "*" in name]
+        self._places: set[str] = set()  # names that were found to have one: looking anew takes half of a load
         self.cache: FeatureCache | None = None
         """Features that were computed before, for images of which it is said which they are (`showing`)."""
         self._shown: tuple[Tensor, str, np.ndarray] | None = None
@@ -68,11 +69,10 @@ class AdaptedModel:
         Raises:
             KeyError: a name that neither the head nor the adapter knows.
         """
-        tensors = {}
+        tensors, trains = {}, frozenset(trains)
         for name, a in arrays.items():
-            has_place = self._fills_a_slot(name) or name == TOKENS or name.startswith(SCORES)
-            if not has_place and head.task_of(name) is None:
-                raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
+            if name not in self._places:
+                self._check_place(name)
             if isinstance(a, Tensor):
                 tensors[name] = a
                 continue
@@ -83,6 +83,13 @@ class AdaptedModel:
             tensors[name] = torch.tensor(array, device=self.device, requires_grad=name in trains)
         self._fill(tensors)
         return {name: tensors[name] for name in arrays if name in trains}
+
+    def _check_place(self, name: str) -> None:
+        """Raise KeyError unless the head or the adapter knows the name, and remember that it does."""
+        has_place = self._fills_a_slot(name) or name == TOKENS or name.startswith(SCORES)
+        if not has_place and head.task_of(name) is None:
+            raise KeyError(f"{name}: neither a head array nor a slot of {self.adapter}")
+        self._places.add(name)
 
     def _fills_a_slot(self, name: str) -> bool:
         return name in self._slots or bool(self._patterns and names_matching([name], self._patterns))

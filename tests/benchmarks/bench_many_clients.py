@@ -1,10 +1,11 @@
-"""Many small clients: what one costs beyond its one training step of 16 images, in this process and on Ray workers.
+"""Many small clients: what one costs beyond its training of one step on 16 images, in this process and on Ray workers.
 
     python tests/benchmarks/bench_many_clients.py [--clients 1000,3000] [--repeats 3] [--workers 2] [--profile]
 
-The bare steps are a loop over the same number of batches, prepared beforehand: the same network with the same LoRA
-layers, factors and optimiser begun anew for each client. Both are measured in turn, and the median of the differences
-is told with their range: on a shared machine a bare step itself takes more or less. Processor time, with one thread.
+Training by hand is a loop that does nothing else: a client's 16 images under the training view, the same network with
+the same LoRA layers and factors, an optimiser, one step, and the factors read. Groups of clients take turns with the
+same ones by hand, so that what slows a shared machine slows both; the median of the differences is told with their
+range. Processor time, with one thread.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import cProfile
 import pstats
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -24,11 +25,15 @@ import torch
 from torch.nn import functional as F
 
 from fcil.config import Config, from_table
+from fcil.data.dataset import model_inputs
 from fcil.engine.client_events import Summary
 from fcil.engine.simulation import prepare
+from fcil.exchange.inline import Inline
+from fcil.exchange.worker import Worker
 from fcil.seeding import generator
-from fcil.server.loop import Exchange, ask, step
+from fcil.server.loop import Exchange, Request, ask, step
 from fcil.server.plan import initial_progress
+from fcil.server.replies import Reply
 from fcil.threads import threads
 
 IMAGES, CLASSES, SIDE = 16, 10, 16
@@ -54,31 +59,53 @@ def settings(folder: Path, clients: int) -> Config:
     return from_table([("benchmark", TABLE), ("argument", own)])
 
 
-def bare(config: Config) -> float:
-    """Processor seconds of the clients' training steps alone."""
-    session = prepare(config)
-    request, worker = ask(session.plan, initial_progress(session.plan)), session.worker
-    names = request.local.trained(list(request.broadcast.arrays))
-    images = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(IMAGES) % CLASSES
-    leaves = worker.model.load(request.broadcast.arrays, names)
-    start = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+class ByHand:
+    """A loop that trains clients and does nothing else: their images, an optimiser, one step, and the factors read."""
 
-    def client() -> None:
-        for name, leaf in leaves.items():
-            leaf.data.copy_(start[name])
+    def __init__(self, config: Config) -> None:
+        session = prepare(config)
+        request, worker = ask(session.plan, initial_progress(session.plan)), session.worker
+        self.model, self.lr = worker.model, config.train.lr
+        self.dataset, self.samples = worker.dataset, worker.scenario.parts[0]
+        self.labels = torch.from_numpy(self.dataset.train.labels.astype(np.int64))
+        names = request.local.trained(list(request.broadcast.arrays))
+        self.leaves = worker.model.load(request.broadcast.arrays, names)
+        self.start = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
+        self.rng = generator(0, "by hand")
+        self.seconds(range(20))
+
+    def client(self, client: int) -> list[np.ndarray]:
+        samples = self.samples[client]
+        images = model_inputs(self.dataset.train.images[samples], self.dataset, SIDE, self.rng)
+        for name, leaf in self.leaves.items():
+            leaf.data.copy_(self.start[name])
             leaf.grad = None
-        optimizer = torch.optim.AdamW(leaves.values(), lr=config.train.lr, fused=True)
-        F.cross_entropy(worker.model.logits(worker.model.features(images), (0,)), labels).backward()
+        optimizer = torch.optim.AdamW(self.leaves.values(), lr=self.lr, fused=True)
+        logits = self.model.logits(self.model.features(images), (0,))
+        F.cross_entropy(logits, self.labels[samples]).backward()
         optimizer.step()
+        return [leaf.detach().numpy().copy() for leaf in self.leaves.values()]
 
-    with threads(1):
-        for _ in range(20):
-            client()
+    def seconds(self, clients: Iterable[int]) -> float:
+        """Processor seconds of these clients' training."""
         begin = time.process_time()
-        for _ in range(config.partition.clients):
-            client()
+        with threads(1):
+            for client in clients:
+                self.client(client)
         return time.process_time() - begin
+
+
+class InTurn(Inline):
+    """Runs a group of clients, then the same by hand, then the next group: what slows the machine slows both."""
+
+    def __init__(self, worker: Worker, by_hand: ByHand) -> None:
+        super().__init__(worker)
+        self.by_hand, self.seconds = by_hand, 0.0
+
+    def __call__(self, request: Request) -> Iterator[Reply]:
+        for group in request.groups:
+            yield self.worker.work_group(request.phase, request.broadcast, group)
+            self.seconds += self.by_hand.seconds(group)
 
 
 def one_round(config: Config, exchange: Exchange) -> tuple[float, float]:
@@ -96,23 +123,21 @@ def one_round(config: Config, exchange: Exchange) -> tuple[float, float]:
     return merged["at"] - begin, merged["seconds_clients"] + merged["seconds_merge"]
 
 
-def inline(config: Config, profile: bool) -> float:
-    """Processor seconds of a round in this process."""
-    from fcil.exchange.inline import Inline
-
+def inline(config: Config, profile: bool) -> tuple[float, float]:
+    """Processor seconds of a round in this process, and of the same clients by hand between its groups."""
     session = prepare(config)
-    exchange = Inline(session.worker)
+    exchange = InTurn(session.worker, ByHand(config))
     few = replace(config, train=replace(config.train, participants=10))
     one_round(few, Inline(replace(session.worker, config=few)))
     _ = session.worker.model, session.worker.scenario
-    if not profile:
-        return one_round(config, exchange)[0]
     profiler = cProfile.Profile()
-    profiler.enable()
-    seconds = one_round(config, exchange)[0]
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
-    return seconds
+    if profile:
+        profiler.enable()
+    both = one_round(config, exchange)[0]
+    if profile:
+        profiler.disable()
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+    return exchange.seconds, both - exchange.seconds
 
 
 def on_ray(config: Config, workers: int) -> tuple[float, float]:
@@ -141,18 +166,18 @@ def used(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Many small clients.")
     parser.add_argument("--clients", default="1000,3000")
-    parser.add_argument("--repeats", type=int, default=3, help="pairs of measurements (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds that are measured (default 3)")
     parser.add_argument("--workers", type=int, default=0, help="Ray workers; 0 leaves Ray out (default)")
     parser.add_argument("--profile", action="store_true", help="say where the time of a round in process goes")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         for clients in map(int, args.clients.split(",")):
             config = settings(Path(folder), clients)
-            pairs = [(bare(config), inline(config, args.profile)) for _ in range(args.repeats)]
+            pairs = [inline(config, args.profile) for _ in range(args.repeats)]
             steps, run = (median(column) for column in zip(*pairs, strict=True))
             beyond = sorted(1e3 * (whole - alone) / clients for alone, whole in pairs)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            told = f"{clients} clients: bare steps {1e3 * steps / clients:.2f} ms a client, in process "
+            told = f"{clients} clients: by hand {1e3 * steps / clients:.2f} ms a client, in process "
             spread = f"{median(beyond):.2f} beyond ({beyond[0]:.2f} to {beyond[-1]:.2f})"
             print(f"{told}{1e3 * run / clients:.2f}: {spread}; peak {peak:.0f} MB")
             if args.workers:
