@@ -82,7 +82,7 @@ class ByHand:
             leaf.grad = None
         optimizer = torch.optim.AdamW(self.leaves.values(), lr=self.lr, fused=True)
         logits = self.model.logits(self.model.features(images), (0,))
-        F.cross_entropy(logits, self.labels[samples]).backward()
+        F.cross_entropy(logits, self.labels[samples]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return [leaf.detach().numpy().copy() for leaf in self.leaves.values()]
 
