@@ -54,8 +54,9 @@ def _tuned(arrays: Arrays, references: Arrays) -> dict[str, np.ndarray]:
 class STSA(AdapterSettings, RidgeMethod):
     """Adapt the backbone in the first task, then solve a ridge head from sums.
 
-    Spatial-temporal statistics aggregation, arXiv 2506.01327, after its public code. Rounds of
-    the first task are federated averaging of the adapter; then the backbone is frozen. Of every task clients send once
+    Spatial-temporal statistics aggregation, arXiv 2506.01327. The equations are those of its public code
+    (Yuqin-G/STSA at aaaa006); the paper's text was not compared. Rounds of the first task are federated averaging of
+    the adapter; then the backbone is frozen. Of every task clients send once
 
         G = sum phi phi^T,  Q = sum y phi^T,  n,      phi = relu(R z), R ~ N(0, 1) of `random` rows, never sent
 
@@ -72,11 +73,12 @@ class STSA(AdapterSettings, RidgeMethod):
         w (M (M + 1) / 2 + c M + c), with groups w groups c (M + 1); M the length of phi
 
     down the adapted modules once; in the first task's rounds as federated averaging. Kept by clients: nothing; by the
-    server G, Q, n and the modules. Differs from the paper: lambda by generalised cross-validation, where public code
-    has 1e6 for every data set; samples go to groups independently. The estimate needs the number K of groups: in the
-    paper all groups of the clients that report count, also those without a sample of the class, by which a class's
-    scatter is too small by (K_c - 1) / (K - 1), K_c being the groups that have it. `empty_groups = "left_out"` counts
-    K_c, and is right on average under any skew. Literal transcription: `tests/reference_baselines3.py`.
+    server G, Q, n and the modules. Differs from public code: lambda by generalised cross-validation, in place of 1e6
+    for every data set; samples go to groups independently, in place of a client's shuffled samples cut into equal
+    parts. The estimate needs the number K of groups. Public code counts all groups of the clients that report, also
+    those without a sample of the class, by which a class's scatter is too small by (K_c - 1) / (K - 1), K_c being the
+    groups that have it. `empty_groups = "left_out"` counts K_c, and is right on average under any skew. Literal
+    transcription: `tests/reference_baselines3.py`.
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
@@ -90,9 +92,9 @@ class STSA(AdapterSettings, RidgeMethod):
             above=0,
         ),
     ] = "gcv"
-    groups: Annotated[int, Option("STSA-E: random groups of a client's samples, 5 in the paper; 0 sends G", low=0)] = 0
+    groups: Annotated[int, Option("STSA-E: random groups of a client's samples, 5 in public code; 0 sends G", low=0)] = 0
     empty_groups: Annotated[
-        Literal["counted", "left_out"], Option("groups without a class: counted for it (paper), or left out")
+        Literal["counted", "left_out"], Option("groups without a class: counted for it, as in public code, or left out")
     ] = "counted"
 
     def __post_init__(self) -> None:
