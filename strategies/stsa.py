@@ -92,7 +92,9 @@ class STSA(AdapterSettings, RidgeMethod):
             above=0,
         ),
     ] = "gcv"
-    groups: Annotated[int, Option("STSA-E: random groups of a client's samples, 5 in public code; 0 sends G", low=0)] = 0
+    groups: Annotated[
+        int, Option("STSA-E: random groups of a client's samples, 5 in public code; 0 sends G", low=0)
+    ] = 0
     empty_groups: Annotated[
         Literal["counted", "left_out"], Option("groups without a class: counted for it, as in public code, or left out")
     ] = "counted"
