@@ -1,7 +1,9 @@
 """Trains one client: (broadcast, the client's data, settings) -> ClientUpdate. Knows no transport."""
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from fcil.arrays import names_matching, shapes
 from fcil.client.data import ClientData
+from fcil.client.own_memory import check_copied
 from fcil.client.reporting import collect
 from fcil.client.session import Batch, ClientSession
 from fcil.client.settings import Train
@@ -87,6 +90,21 @@ def _loss(method: Method, batch: Batch, leaves: dict[str, Tensor]) -> Tensor:
     return loss
 
 
+@contextmanager
+def _labels_explained(phase: Phase) -> Iterator[None]:
+    """Say what labels count from, where torch refuses one that a single task's columns do not have."""
+    try:
+        yield
+    except IndexError as error:
+        target, task = re.match(r"Target (\d+) is out of bounds", str(error)), phase.task
+        if not target or int(target[1]) not in task.positions:
+            raise
+        raise IndexError(
+            f"{error} Labels are class positions over all tasks, here {task.first} to {task.seen - 1}, and "
+            f"logits(features, (task.index,)) has the {task.size} columns of this task alone: take labels - task.first"
+        ).with_traceback(error.__traceback__) from None
+
+
 def _check_computed(session: ClientSession, local: Local) -> None:
     """Compare what is to be sent after `client_end` with what is declared; shapes are checked by the server.
 
@@ -117,14 +135,16 @@ def run_client(
     names = local.trained(list(initial))
     leaves = model.load(initial, names)
     metrics: dict[str, float] = {}
-    method.client_begin(session)
-    collectors = [statistic.start(initial, model, session.generator) for statistic in local.training]
-    if names:
-        metrics |= _train(method, leaves, session, train, local, collectors)
-        metrics["images"] = float(train.epochs * len(data))
-    trained = model.read(names)
-    session.statistics |= {name: a for collector in collectors for name, a in collector.finish().items()}
-    method.client_end(session)
+    with _labels_explained(phase):
+        method.client_begin(session)
+        collectors = [statistic.start(initial, model, session.generator) for statistic in local.training]
+        if names:
+            metrics |= _train(method, leaves, session, train, local, collectors)
+            metrics["images"] = float(train.epochs * len(data))
+            check_copied(session, leaves)
+        trained = model.read(names)
+        session.statistics |= {name: a for collector in collectors for name, a in collector.finish().items()}
+        method.client_end(session)
     _check_computed(session, local)
     session.check_constants()
     metrics["train_seconds"] = time.perf_counter() - start

@@ -384,3 +384,82 @@ def test_features_first_asked_for_without_autograd_still_have_a_gradient():
 
     update = work(Looks())
     assert any(name.endswith("lora_B") and np.abs(a).max() > 0 for name, a in update.arrays.items())
+
+
+# ---- copies of what trains -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Keeps(Method):
+    """Keeps something of the head's rows before they train."""
+
+    keep: object = None
+
+    def local(self, phase):
+        return Local(trains=ROWS)
+
+    def client_begin(self, client):
+        self.keep(client, client.model.arrays[head.weight(0)])
+
+
+@pytest.mark.parametrize(
+    ("keep", "place", "advice"),
+    [
+        (lambda c, leaf: c.store.update(a=leaf.detach().numpy()), "store", ".numpy().copy()"),
+        (lambda c, leaf: c.store.update(a=leaf.detach().numpy()[1:].T), "store", ".numpy().copy()"),
+        (lambda c, leaf: c.store.update(a=leaf.detach()[1:, 3:].numpy()[::-1]), "store", ".numpy().copy()"),
+        (lambda c, leaf: c.statistics.update(a=leaf.detach().numpy()), "statistics", ".numpy().copy()"),
+        (lambda c, leaf: c.scratch.update(a=leaf.detach()), "scratch", ".detach().clone()"),
+        (lambda c, leaf: c.scratch.update(a={"b": leaf.data.view(-1)}), "scratch", ".detach().clone()"),
+        (lambda c, leaf: c.scratch.update(a=[leaf.detach()]), "scratch", ".detach().clone()"),
+    ],
+)
+def test_what_is_kept_of_an_array_that_trains_without_a_copy_is_refused(keep, place, advice):
+    with pytest.raises(ValueError, match=r"is no copy but the memory of head\.0\.weight, which has trained") as error:
+        work(Keeps(keep=keep))
+    assert f"Client.{place}['a'] is no copy" in str(error.value)
+    assert advice in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda c, leaf: c.store.update(a=leaf.detach().numpy().copy()),
+        lambda c, leaf: c.store.update(a=c.broadcast.arrays[head.weight(0)]),
+        lambda c, leaf: c.store.update(a=np.zeros(0, np.float32), b=c.samples),
+        lambda c, leaf: c.scratch.update(a=leaf.detach().clone(), b=leaf, c=[leaf.view(-1)], d=1, e="text", f=None),
+        lambda c, leaf: c.scratch.update(a=c.model.arrays),
+        lambda c, leaf: c.scratch.update(a=c.constant(head.weight(0)), b=torch.zeros(0)),
+    ],
+)
+def test_copies_and_the_arrays_that_train_themselves_are_not(keep):
+    work(Keeps(keep=keep))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            lambda step: step.labels,
+            r"Target \d is out of bounds.*here 2 to 3.*the 2 columns.*take labels - task\.first",
+        ),
+        (lambda step: step.labels + 40, r"^Target 4\d is out of bounds\.$"),
+    ],
+    ids=["not shifted", "another mistake"],
+)
+def test_labels_of_all_tasks_for_the_columns_of_one_are_explained(labels, message):
+    @dataclass(frozen=True, kw_only=True)
+    class Unshifted(Method):
+        def local(self, phase):
+            return Local(trains=(head.weight(1), head.bias(1)))
+
+        def loss(self, step):
+            logits = step.model.logits(step.features, (step.phase.task.index,))
+            return torch.nn.functional.cross_entropy(logits, labels(step))
+
+    task = Task(1, 2, 2)
+    sent = Broadcast(head.new_rows(task, WIDTH, np.random.default_rng(0)))
+    data = client_data(DATA, np.flatnonzero(np.isin(DATA.train.labels, task.positions))[:9])
+    with pytest.raises(IndexError, match=message) as error:
+        run_client(Unshifted(), model(None), data, TRAIN, phase(task=task), sent, 1, {})
+    assert any("cross_entropy(logits, labels(step))" in str(entry.statement) for entry in error.traceback)
