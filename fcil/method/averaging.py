@@ -11,6 +11,7 @@ from fcil.arrays import Arrays, State, shapes, total, weighted_total
 from fcil.errors import MergeError
 from fcil.method import head
 from fcil.method.base import Method
+from fcil.method.code import check_merge
 from fcil.method.local import Adapter, Local, Pass, Statistic
 from fcil.method.phases import REPORT, TRAIN, Backbone, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.method.server_optimizer import MOMENTS, ServerOptimizer
@@ -131,7 +132,13 @@ class Averaging(Method):
         return (TRAIN,) * rounds + ((REPORT,) if self.task_report(task) else ())
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
-        """Raise ConfigError where the adapter's schedule does not fit into the rounds that its modules will have."""
+        """Raise ConfigError where the adapter's schedule does not fit the rounds, or a merge would leave it out."""
+        schedule = (
+            self.adapter is not None and getattr(type(self.adapter), "next_round", None) is not Adapter.next_round
+        )
+        beside = {f"the schedule of {type(self.adapter).__name__}": schedule}
+        beside["the server's optimiser"] = self.server_optimizer is not None
+        check_merge(type(self), Averaging, [part for part, is_there in beside.items() if is_there])
         tasks = {phase.task.index for phase in phases}
         rounds = sum(phase.kind == TRAIN for phase in phases)
         if self.adapter and phases:

@@ -63,6 +63,11 @@ def test_a_function_that_looks_like_a_misspelt_one_is_refused_unless_it_is_calle
         "\n\nclass Other:\n    def of(self, method, step):\n        return method.losses(step)\n"
     )
     assert method_class(str(path)).__name__ == "Mine"
+    path.write_text(
+        MINE + "\n    def merge_sum(self, state, phase, sums):\n        return state\n"
+        "\n\n@dataclass(frozen=True, kw_only=True)\nclass Leaf(Mine):\n    'Its base has the misspelt one.'\n"
+    )
+    assert "Mine.merge_sum: nothing calls it. Did you mean 'merge_sums'?" in refused(f"{path}:Leaf")
     for name in method_names():
         assert not misnamed(method_class(name)), name
 
@@ -271,6 +276,12 @@ class Mine(LoraMethod):
         ),
         ("loss = property(lambda self: 1)", "Mine.loss is a function of the contract, which is called"),
         ("loss: str = 'mse'", "Mine.loss is a function of the contract: call the setting otherwise"),
+        (
+            "adapter: str = 'lora'",
+            "Mine.adapter is a property of the contract that gives an Adapter, and no text",
+        ),
+        ("adapter: 'Annotated[str, 1]'", r"adapter_text, Annotated\[str, Option\(.*parse_adapter"),
+        ("adapter = 'lora'", "and let the property adapter return"),
         ("mu: float", "method.mu.*: not given, and the setting has no default"),
     ],
 )
