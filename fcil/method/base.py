@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fcil.arrays import Arrays, State, shapes
 from fcil.method.client import Client, Model, Step
+from fcil.method.defaults import check_defaults
 from fcil.method.local import Adapter, Local
 from fcil.method.phases import (
     TRAIN,
@@ -46,12 +47,14 @@ class Method:
     """Settings of other methods that are not defined for this one -> the reason, for those who try."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a merge to which an older class's `additive` would be applied.
+        """Refuse a merge to which an older class's `additive` would be applied, and a new default without effect.
 
         Raises:
-            TypeError: `merge` comes from a class nearer than `additive` does, which speaks of another merge.
+            TypeError: `merge` comes from a class nearer than `additive` does, which speaks of another merge; or a
+                setting of a parent is given a value without an annotation, which `dataclass` passes over.
         """
         super().__init_subclass__(**kwargs)
+        check_defaults(cls)
         merges, declares = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("merge", "additive"))
         if declares is not Method and cls.__mro__.index(merges) < cls.__mro__.index(declares):
             raise TypeError(
