@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fcil.arrays import digest
+from fcil.arrays import State, digest
 from fcil.battery.outcome import Broken
 from fcil.battery.trial import CLIENT, CLIENTS, PARTS, PhaseRecord, Trial, digests
 from fcil.battery.watch import Change
@@ -100,24 +100,36 @@ def same_inputs_give_the_same_bits(trial: Trial) -> None:
     """The server's functions give the same bits for the same inputs."""
     for record in trial.records:
         phase = record.phase
-        pairs = {
-            "merge": (record.after, trial.merge(record, record.before, record.updates)),
-            "deploy": ({"": trial.deploy(record.after, phase)}, {"": trial.deploy(record.after, phase)}),
-        }
-        sent = trial.broadcast(record.before, phase)
-        pairs["broadcast"] = (
-            {"": record.broadcast.arrays, "references": record.broadcast.references},
-            {"": sent.arrays, "references": sent.references},
-        )
-        later = trial.further_task()
-        pairs["begin"] = (trial.begin(record.after, later), trial.begin(record.after, later))
-        for what, (first, second) in pairs.items():
+        for what, (first, second) in _repeated(trial, record).items():
             if digests(first) != digests(second):
                 raise Broken(
-                    f"{what} gave other bits the second time: draw from phase.generator(purpose) only, and keep "
-                    "nothing on `self` or in the module",
+                    f"{what} gave other bits the second time, as in another process: draw from "
+                    "phase.generator(purpose) only, and keep nothing on `self`, in the class or in the module",
                     *(("merge", "merge_sums", "sums") if what == "merge" else (what,)), phase=phase,
                 )  # fmt: skip
+
+
+def _repeated(trial: Trial, record: PhaseRecord) -> dict[str, tuple[State, State]]:
+    """What the server's functions gave, and what they give in a process that remembers nothing of the run."""
+    later, forgotten = trial.further_task(), trial.memory.forgotten
+    first = {"deploy": {"": trial.deploy(record.after, record.phase)}, "begin": trial.begin(record.after, later)}
+    with forgotten():
+        merged = trial.merge(record, record.before, record.updates)
+    with forgotten():
+        deployed = {"": trial.deploy(record.after, record.phase)}
+    with forgotten():
+        sent = trial.broadcast(record.before, record.phase)
+    with forgotten():
+        begun = trial.begin(record.after, later)
+    before = record.broadcast
+    return {
+        "merge": (record.after, merged),
+        "deploy": (first["deploy"], deployed),
+        "broadcast": (
+            {"": before.arrays, "references": before.references}, {"": sent.arrays, "references": sent.references}
+        ),
+        "begin": (first["begin"], begun),
+    }  # fmt: skip
 
 
 def clients_repeat_their_work(trial: Trial) -> None:
@@ -131,7 +143,8 @@ def _check_repeated(trial: Trial, record: PhaseRecord) -> None:
     """Let client 1 work a phase again from the same arrays of its own; compare what it sends and what it keeps."""
     first, (before, store_of_client) = record.updates[1], record.stores[1]
     store = {name: np.array(a) for name, a in before.items()}
-    again = trial.work(record.phase, record.broadcast, 1, store, trial.fresh_model())
+    with trial.memory.forgotten():
+        again = trial.work(record.phase, record.broadcast, 1, store, trial.fresh_model())
     pairs = {
         "array": (first.arrays, again.arrays),
         "statistic": (first.statistics, again.statistics),
@@ -142,7 +155,7 @@ def _check_repeated(trial: Trial, record: PhaseRecord) -> None:
             if name not in one or name not in two or digest({"": one[name]}) != digest({"": two[name]}):
                 raise Broken(
                     f"client 1: {what} {name} has other bits the second time: draw from step.generator(purpose) and "
-                    "client.generator(purpose) only, and keep nothing on `self` or in the module",
+                    "client.generator(purpose) only, and keep nothing on `self`, in the class or in the module",
                     *CLIENT, phase=record.phase,
                 )  # fmt: skip
 

@@ -9,6 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from fcil.arrays import State, digest
+from fcil.battery.form import check_state
+from fcil.battery.memory import Memory
 from fcil.battery.outcome import Broken, NotReached
 from fcil.battery.tiny import BACKBONE, SIZE, client_data, patterns, tiny_vit
 from fcil.battery.watch import Watch, WatchedModel
@@ -73,6 +75,7 @@ class Trial:
     def __init__(self, method: Method) -> None:
         self.method = method
         self.watch = Watch()
+        self.memory = Memory(method)
         self.undeclared: list[tuple[Phase, int, tuple[str, ...]]] = []
         """Phase, client, arrays that changed though they are not declared."""
         self._exchanges: list[PhaseExchange] = []
@@ -129,19 +132,29 @@ class Trial:
         return self.watch.call("begin", phase, ("begin",), self.method.begin, state, phase, BACKBONE)
 
     @cached_property
+    def phases(self) -> list[Phase]:
+        """The phases of the trial's tasks, as a run lays them out."""
+        phases: list[Phase] = []
+        for task in TASKS:
+            kinds, parts = self.method.phases(task, TRAIN.rounds), PARTS[task.index]
+            for number, kind in enumerate(kinds, 1):
+                counts_to_come = (len(kinds) - number, len(TASKS) - task.index - 1)
+                numbers_of_data = (CLIENTS, sum(map(len, parts)))
+                phases.append(Phase(len(phases), kind, task, number, 0, *counts_to_come, *numbers_of_data))
+        return phases
+
+    @cached_property
     def _run(self) -> tuple[list[PhaseRecord], Broken | None]:
         records: list[PhaseRecord] = []
         stores: list[OwnArrays] = [{} for _ in range(CLIENTS)]
         try:
             state = self.method.init(BACKBONE, TASKS[-1].seen, 0)
-            for task in TASKS:
-                kinds = self.method.phases(task, TRAIN.rounds)
-                for number, kind in enumerate(kinds, 1):
-                    counts_to_come, parts = (len(kinds) - number, len(TASKS) - task.index - 1), PARTS[task.index]
-                    phase = Phase(len(records), kind, task, number, 0, *counts_to_come, CLIENTS, sum(map(len, parts)))
-                    state = self.begin(state, phase) if number == 1 else state
-                    records.append(self._record(phase, state, stores))
-                    state = records[-1].after
+            for phase in self.phases:
+                if phase.round == 1:
+                    state = self.begin(state, phase)
+                    check_state(self.method, state, phase, "begin")
+                records.append(self._record(phase, state, stores))
+                state = records[-1].after
         except Broken as broken:
             return records, broken
         return records, None
@@ -156,7 +169,7 @@ class Trial:
             if self.model.undeclared:
                 self.undeclared.append((phase, client, self.model.undeclared))
         after = self.merge(exchange, state, exchange.updates)
-        check_form(after, phase)
+        check_state(self.method, after, phase, *MERGE)
         return PhaseRecord(after=after, **{f.name: getattr(exchange, f.name) for f in fields(PhaseExchange)})
 
     @property
@@ -198,20 +211,6 @@ class Trial:
         return self._run[0]
 
 
-def check_form(state: object, phase: Phase) -> None:
-    """Refuse a state that is no groups of arrays by name."""
-    groups = state if isinstance(state, Mapping) else {"": state}
-    for group, arrays in groups.items():
-        named = arrays.values() if isinstance(arrays, Mapping) else [arrays]
-        wrong = [a for a in named if arrays is a or not isinstance(a, np.ndarray)]
-        if wrong:
-            raise Broken(
-                f"merge gave a {type(wrong[0]).__name__} in {group or 'the place of the state'}: a state maps groups "
-                "to arrays by name, {group: {name: array}}; one number is np.array([3.0])",
-                *MERGE, phase=phase,
-            )  # fmt: skip
-
-
 def digests(state: State) -> dict[str, str]:
     """SHA-256 of each group of a state."""
     return {group: digest(arrays) for group, arrays in state.items()}
@@ -242,4 +241,6 @@ def trial_of(name: str, settings: Mapping[str, Any]) -> Trial:
             f"{error}. Methods are tried out on a ViT of {BACKBONE.blocks} blocks of width {BACKBONE.width}; give "
             "smaller settings, as in --set rank=2"
         ) from error
-    return Trial(method)
+    trial = Trial(method)
+    method.check_phases(trial.phases)
+    return trial

@@ -54,13 +54,16 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     choice, results = MethodChoice(args.name, _settings(args.set)), []
     marks = _MARKS if console.encoding.startswith("utf") else _ASCII
     with waiting(console, "loading code") as step:
-        from fcil.battery import examine, trial_of
+        from fcil.battery import examine, remarks, trial_of
 
         trial = trial_of(choice.name, choice.settings)
         step("checking")
         for result in examine(trial):
             results.append(result)
             console.print("\n".join(_lines(result, marks)), soft_wrap=True, markup=False)
+    for remark in remarks(type(trial.method)):
+        place = f"{_short(remark.place)}: " if remark.place else ""
+        console.print(f"remark: {place}{remark.message}", soft_wrap=True, markup=False)
     seconds, outcomes = sum(result.seconds for result in results), [result.outcome for result in results]
     if failures := outcomes.count("fails"):
         raise MethodError(f"{choice.label}: {failures} of {len(results)} checks failed, in {seconds:.1f} s")

@@ -20,6 +20,7 @@ randomness is `phase.generator(...)`.
     client            Client, Step, Model: what a method's own code is given there
     base, averaging   Method, the base of all; Averaging, of those that average what trains
     state, head       the state's groups, and the names of the head's rows
+    groups, code      what is refused: groups under names that are taken, merges that leave something out
     tokens            features made of tokens of several layers
 """
 

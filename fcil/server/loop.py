@@ -17,6 +17,7 @@ import numpy as np
 from fcil.arrays import Arrays, State, in_rows, ungrouped
 from fcil.errors import MergeError, RunError
 from fcil.method import ClientUpdate, Phase, Task, as_broadcast
+from fcil.method.groups import check_groups
 from fcil.server.arrivals import Arrivals
 from fcil.server.evaluation import answers_event, read_answers, with_answers, with_storage
 from fcil.server.filtering import filtered
@@ -52,9 +53,14 @@ Watch = Callable[[Request, Sequence[ClientUpdate], State, bool], Mapping[str, An
 
 
 def ask(plan: Plan, progress: Progress) -> Request:
-    """Make the next request. A round asks a share of the clients, a report asks all; both only those with samples."""
+    """Make the next request. A round asks a share of the clients, a report asks all; both only those with samples.
+
+    Raises:
+        MethodError: the state has a group under a name that is taken.
+    """
     phase = plan.phases[progress.position]
     state = progress.state if phase.round > 1 else in_rows(plan.method.begin(progress.state, phase, plan.backbone))
+    check_groups(plan.method, state, phase)
     clients = participants(plan, phase)
     counts = {client: plan.census.num_examples(phase.task.index, client) for client in clients}
     secure = plan.config.run.secure_sums
@@ -92,6 +98,7 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
     Raises:
         RunError: fewer good updates than `run.min_clients`, or a merge whose values are not finite.
         MergeError: the method cannot merge these updates; names the phase.
+        MethodError: the state has a group under a name that is taken.
     """
     needed = min(plan.config.run.min_clients, len(request.num_examples))
     if gathered.good < needed:
@@ -103,6 +110,7 @@ def receive(plan: Plan, progress: Progress, request: Request, gathered: Gathered
         state = in_rows(_merged(plan, request, gathered))
     except MergeError as error:
         raise MergeError(f"{request.phase}: {error}") from error
+    check_groups(plan.method, state, request.phase)
     for name, a in ungrouped(state).items():
         if not np.isfinite(a).all():
             raise RunError(

@@ -23,6 +23,7 @@ from fcil.arrays import weighted_mean
 from fcil.method import Broadcast, ClientUpdate, Modules, Pass
 
 CALLS = []
+KEPT = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +148,106 @@ BROKEN = {
         return {n: a + len(CALLS) for n, a in super().deploy(state, phase).items()}
 """,
         "The server's functions give the same bits", "deploy gave other bits the second time", "def deploy",
+    ),
+    "keeps momentum in the module, by the phase": (
+        OWN_MERGE + """
+        mean = weighted_mean([u.arrays for u in updates], [u.num_examples for u in updates])
+        before = KEPT.get(phase.index - 1, 0.0)
+        KEPT[phase.index] = 0.9 * before + 1.0
+        return Modules.of(state).replaced({n: a + before for n, a in mean.items()})
+""",
+        "The server's functions give the same bits", "task 1, round 2: merge gave other bits the second time",
+        "in the class or in the module", "def merge",
+    ),
+    "keeps momentum on itself, which is frozen but for an undecorated class": (
+        """    pass
+
+
+class Draft(Draft):
+""" + OWN_MERGE + """
+        mean = weighted_mean([u.arrays for u in updates], [u.num_examples for u in updates])
+        before = getattr(self, "last", {}).get(phase.index - 1, 0.0)
+        self.last = {phase.index: before + 1.0, phase.index - 1: before}
+        return Modules.of(state).replaced({n: a + before for n, a in mean.items()})
+""",
+        "The server's functions give the same bits", "merge gave other bits the second time", "def merge",
+    ),
+    "keeps what clients remember in the class": (
+        """
+    memory = {}
+
+    def loss(self, step):
+        before = self.memory.get((step.client.number, step.phase.index - 1), 0.0)
+        self.memory[step.client.number, step.phase.index] = before + 1.0
+        return step.cross_entropy() * (1 + before)
+""",
+        "A client works the same again", "client 1: array", "in the class or in the module", "def loss",
+    ),
+    "keeps the memory of what trains": (
+        """
+    def client_begin(self, client):
+        for name, leaf in client.model.arrays.items():
+            client.store[name] = leaf.detach().numpy()
+""",
+        "A run over two tasks goes through", "client 0's work raised ValueError: Client.store['",
+        "is no copy but the memory of", ".numpy().copy()", "def client_begin",
+    ),
+    "takes labels of all tasks for the columns of one": (
+        """
+    def loss(self, step):
+        logits = step.model.logits(step.features, (step.phase.task.index,))
+        return torch.nn.functional.cross_entropy(logits, step.labels)
+""",
+        "A run over two tasks goes through", "task 2, round 1: client 0's work raised IndexError: Target ",
+        "here 2 to 3", "take labels - task.first", "cross_entropy(logits, step.labels)",
+    ),
+    "has a group under a name that is taken": (
+        """
+    def begin(self, state, phase, backbone):
+        state = super().begin(state, phase, backbone)
+        return {**state, "start": dict(state["module"])}
+""",
+        "A run over two tasks goes through", "task 1, round 1: the state has a group 'start', a name that is taken",
+        "another name", "def begin",
+    ),
+    "merges to a group under a name that is taken": (
+        OWN_MERGE + """
+        return {**state, "trained": dict(state["module"])}
+""",
+        "A run over two tasks goes through", "the state has a group 'trained'", "def merge",
+    ),
+    "keeps a number in the state": (
+        OWN_MERGE + """
+        return {**state, "count": {"clients": 3.0}}
+""",
+        "A run over two tasks goes through", "round 1: merge gave a value of type float in count", "np.array([3.0])",
+        "def merge",
+    ),
+    "merges to arrays without groups": (
+        OWN_MERGE + """
+        return updates[0].arrays
+""",
+        "A run over two tasks goes through", "merge gave a value of type ndarray in ", "{group: {name: array}}",
+        "def merge",
+    ),
+    "merges to a list": (
+        OWN_MERGE + """
+        return [u.arrays for u in updates]
+""",
+        "A run over two tasks goes through", "merge gave a value of type list in the place of the state", "def merge",
+    ),
+    "begins with a number": (
+        """
+    def begin(self, state, phase, backbone):
+        return {**super().begin(state, phase, backbone), "count": {"tasks": 1}}
+""",
+        "A run over two tasks goes through", "begin gave a value of type int in count", "def begin",
+    ),
+    "loses its head rows": (
+        OWN_MERGE + """
+        return {"module": state["module"]}
+""",
+        "A run over two tasks goes through", "the state has no head.0.weight", "`merge` returns all groups",
     ),
     "says additive of a median": (
         """
