@@ -41,7 +41,7 @@ CONFIG = Config(
     train=Train(rounds=1, epochs=2),
     method=MethodChoice("fedavg", {"rank": 2}),
 )
-EXAMPLES = ("FedProx", "Median", "EWC", "Replay", "BitFit")
+EXAMPLES = ("FedProx", "Median", "EWC", "Replay", "BitFit", "FedNova")
 """The classes of the guide's examples."""
 
 
@@ -97,7 +97,7 @@ def same_weights(one, other):
     return True
 
 
-# ---- the guide's four examples ---------------------------------------------------------------------------------------
+# ---- the guide's six examples ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -214,6 +214,57 @@ def test_old_head_rows_move_where_there_is_something_to_replay(example):
     saved = []
     last = final(example("Replay")(rank=2), config, saved=saved)
     assert not np.array_equal(saved[1].state["head"]["head.0.weight"], last.state["head"]["head.0.weight"])
+
+
+def replies_to(request, steps, counts):
+    """Updates with random arrays, of clients that took so many steps."""
+    rng, start = np.random.default_rng(0), request.broadcast.arrays
+    for client, (t, n) in enumerate(zip(steps, counts, strict=True)):
+        arrays = {name: (a + rng.normal(size=a.shape)).astype("f4") for name, a in start.items()}
+        yield ClientUpdate(client, 0, n, arrays, {"steps": np.array(t, np.float64)})
+
+
+@pytest.mark.parametrize(
+    ("steps", "counts"), [((3, 1, 12), (5, 40, 1)), ((1, 1, 1), (1, 2, 3)), ((7, 2, 5), (9, 0, 4))]
+)
+def test_fednova_is_that_of_its_paper_number_by_number(steps, counts, example):
+    """x - tau_eff sum_i p_i d_i with d_i = (x - x_i) / tau_i, tau_eff = sum_i p_i tau_i, p_i = n_i / n; lr cancels."""
+    method = example("FedNova")(rank=2)
+    plan, _ = planned(method)
+    request = ask(plan, initial_progress(plan))
+    updates = list(replies_to(request, steps, counts))
+    merged = method.broadcast(method.merge(request.state, request.phase, updates), request.phase).arrays
+    shares = [n / sum(counts) for n in counts]
+    effective = sum(p * t for p, t in zip(shares, steps, strict=True))
+    for name, x in request.broadcast.arrays.items():
+        expected = x.astype(np.float64)
+        for update, p, t in zip(updates, shares, steps, strict=True):
+            expected = expected - effective * p * (x.astype(np.float64) - update.arrays[name]) / t
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fednova_is_fedavg_where_all_take_equally_many_steps_and_another_method_elsewhere(example):
+    method, plain = example("FedNova")(rank=2), FedAvg(rank=2)
+    plan, _ = planned(method)
+    request = ask(plan, initial_progress(plan))
+    for steps, equal in (((4, 4), True), ((4, 8), False)):
+        updates = list(replies_to(request, steps, (6, 10)))
+        ours, theirs = (m.merge(request.state, request.phase, updates)["module"] for m in (method, plain))
+        assert all(np.allclose(ours[n], a, rtol=1e-5, atol=1e-6) for n, a in theirs.items()) == equal
+
+
+def test_fednovas_clients_count_their_steps_and_their_sums_may_be_taken_far_away(example):
+    method = example("FedNova")(rank=2)
+    config = replace(CONFIG, train=Train(rounds=1, epochs=3, batch=7, optimizer="sgd", lr=0.01))
+    plan, worker = planned(method, config)
+    request = ask(plan, initial_progress(plan))
+    for client, n in request.num_examples.items():
+        update = worker.work(request.phase, request.broadcast, client)
+        assert update.statistics["steps"] == 3 * -(-n // 7)
+    far_away = replace(config, run=replace(config.run, aggregate_on_worker=True))
+    one, other = final(method, config), final(method, far_away)
+    for name, a in one.state["module"].items():
+        np.testing.assert_allclose(a, other.state["module"][name], rtol=1e-5, atol=1e-6)
 
 
 # ---- all pages -------------------------------------------------------------------------------------------------------
