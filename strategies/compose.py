@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
@@ -14,6 +14,7 @@ from fcil.model.lora import Lora
 from fcil.options import Option
 
 from ._lora import Rank
+from ._merging import MergeMethod
 from ._parts import lora_method
 
 if TYPE_CHECKING:
@@ -22,6 +23,28 @@ if TYPE_CHECKING:
 __all__ = ["Compose"]
 
 KEEP = "fedavg"
+BEGINNINGS = (Method, Averaging, MergeMethod)
+"""Classes whose `init` and `begin` do for a part what compose does itself."""
+
+
+def _check_part(part: Averaging, where: str, reports: bool) -> None:
+    """Refuse a part that would lack something which compose never asks of it, and train like another method without.
+
+    Args:
+        reports: whether the part's reports are asked for.
+    """
+    for name in ("init", "begin"):
+        owner = next(kind for kind in type(part).__mro__ if name in vars(kind))
+        if owner not in BEGINNINGS:
+            raise ConfigError(
+                f"{where}: begins in its own way ({owner.__name__}.{name}), and compose never asks it to, but begins "
+                "tasks with new pairs and head rows alone; run it by itself, as method.name"
+            )
+    if not reports and part.task_report(Task(0, 0, 1)):
+        raise ConfigError(
+            f"{where}: needs a report after the rounds of each task, and only that of method.task is asked for; run it "
+            "by itself, as method.name"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +69,8 @@ class Compose(Method):
         unused = {"adapter": "clients train that of method.task, which takes it as a setting"}
         object.__setattr__(self, "_round", lora_method(self.round, "round", {"rank": self.rank, "at": "round"}, unused))
         object.__setattr__(self, "_task", lora_method(self.task, "task", {"rank": self.rank, "at": "task"}))
+        _check_part(self._round, f"method.round = {self.round!r}", reports=False)
+        _check_part(self._task, f"method.task = {self.task!r}", reports=True)
         if not self._task.keeps_modules and self.task.strip() != KEEP:
             raise ConfigError(
                 f"method.task = {self.task!r}: merges clients only; name a method that merges tasks (fcil methods), or "
@@ -71,6 +96,10 @@ class Compose(Method):
     def additive(self) -> bool:
         """Additive where both merges are."""
         return self._round.additive and self._task.additive
+
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError where the rounds do not suit the merge over clients."""
+        self._round.check_phases([phase for phase in phases if phase.kind == TRAIN])
 
     def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
         """The rounds, and the reports that merging tasks needs."""

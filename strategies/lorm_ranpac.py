@@ -135,6 +135,11 @@ class LoRMRanPAC(RidgeMethod):
         tuned = self.last_tuned(task.index) == task.index
         return (*(self._tuner.phases(task, rounds) if tuned else ()), REPORT)
 
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Raise ConfigError where the tuner's phases, all of a task but the last, do not suit it."""
+        super().check_phases(phases)
+        self._tuner.check_phases([phase for phase in phases if phase.phases_left])
+
     # ---- client half -------------------------------------------------------------------------------------------------
 
     def local(self, phase: Phase) -> Local:

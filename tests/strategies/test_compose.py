@@ -7,7 +7,9 @@ import pytest
 import reference
 from problems import close
 from small import BACKBONE, LINEARS, dense, phase
+from trials import same_bits, weights
 
+from fcil.engine.simulation import prepare
 from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Task
 from fcil.model.lora import A, B, changes_of
@@ -152,8 +154,52 @@ def test_whole_grams_of_tasks_are_nothing_that_a_round_touches(clients, gram):
         ({"round": 'fedavg(adapter = "lora")'}, "leave out adapter; clients train that of method.task"),
         ({"round": "compose"}, "does not train LoRA pairs that another method could merge"),
         ({"task": "lorm(gram = 'full')"}, "unknown setting"),
+        ({"round": "ewc"}, "method.round = 'ewc': needs a report after the rounds of each task, and only that of"),
+        ({"round": "ccvr"}, "needs a report after the rounds"),
+        ({"round": "fot"}, "method.round = 'fot': begins in its own way (FOT.begin), and compose never asks it to"),
+        ({"round": "scaffold"}, "begins in its own way (Scaffold.begin)"),
+        ({"round": "lwf"}, "begins in its own way (LwF.begin)"),
+        ({"round": "lander"}, "begins in its own way (LANDER.init)"),
+        ({"task": "pilora"}, "method.task = 'pilora': begins in its own way (PILoRA.init)"),
     ],
 )
 def test_what_compose_cannot_put_together_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
         build_method("compose", settings)
+
+
+MEDIAN = """
+from dataclasses import dataclass
+from fcil.strategies.fedavg import FedAvg
+
+@dataclass(frozen=True, kw_only=True)
+class Own(FedAvg):
+    '''Leaves the server's optimiser out.'''
+
+    additive = False
+
+    def merge(self, state, phase, updates):
+        return state
+"""
+
+
+@pytest.mark.parametrize(("outer", "setting"), [("compose", "round"), ("lorm+ranpac", "base")])
+def test_a_part_whose_merge_leaves_something_out_is_refused_as_it_is_by_itself(outer, setting, tmp_path, digits_config):
+    path = tmp_path / "own.py"
+    path.write_text(MEDIAN)
+    prepare(digits_config({"method": {"name": outer, setting: f"{path}:Own"}}))
+    with pytest.raises(ConfigError, match=r"Own\.merge merges without asking .* leaves out the server's optimiser"):
+        prepare(digits_config({"method": {"name": outer, setting: f"{path}:Own(server = 'adam')"}}))
+
+
+def test_what_a_part_trains_under_compose_is_what_it_trains_by_itself():
+    """One pair goes on, so that there is no other difference; what would be none of itself is refused."""
+    taken = 0
+    for name in ("ccvr", "derpp", "er", "ewc", "fedavgm", "fedex", "fedprox", "flora", "fot", "lwf", "scaffold"):
+        try:
+            composed = build_method("compose", {"round": name, "rank": 2, "task": "fedavg"})
+        except ConfigError:
+            continue
+        taken += 1
+        assert same_bits(weights(composed), weights(build_method(name, {"rank": 2}))), name
+    assert taken >= 6
