@@ -76,8 +76,8 @@ class STSA(AdapterSettings, RidgeMethod):
     server G, Q, n and the modules. Differs from public code: lambda by generalised cross-validation, in place of 1e6
     for every data set; samples go to groups independently, in place of a client's shuffled samples cut into equal
     parts. The estimate needs the number K of groups. Public code counts all groups of the clients that report, also
-    those without a sample of the class, by which a class's scatter is too small by (K_c - 1) / (K - 1), K_c being the
-    groups that have it. `empty_groups = "left_out"` counts K_c, and is right on average under any skew. Literal
+    those without a sample of the class, by which a class's scatter is too small by (K_c - 1) / (K - 1), of K_c groups
+    that have it. `empty_groups = "left_out"` counts K_c, and is right on average under any skew. Literal
     transcription: `tests/reference_baselines3.py`.
     """
 
