@@ -19,6 +19,10 @@ IDENTITY = (
     "seed", "threads", "device", "min_clients", "aggregate_on_worker", "filter", "secure_sums", "evaluation_batch",
 )  # fmt: skip
 """Settings of [run] that its numbers depend on; a run may go on with other values of all the rest."""
+RECORDED = (
+    "recorded by a run, whose config.toml this is: `fcil resume` and its folder go on with it; a copy of the file "
+    "without this section is the configuration of another run"
+)
 
 
 def from_table(layers: Sequence[tuple[str, Mapping[str, Any]]], places: Mapping[str, str] | None = None) -> Config:
@@ -68,7 +72,8 @@ def _merged(layers: Sequence[tuple[str, Mapping[str, Any]]], places: Mapping[str
             elsewhere = (places_of_layer[f"{section}.{key}"] for key in keys if f"{section}.{key}" in places_of_layer)
             source = next(elsewhere, place)
             if section not in names:
-                raise ConfigError(f"{source}: [{section}]: unknown section. {nearest(section, names)}")
+                hint = RECORDED if section == "provenance" else f"unknown section. {nearest(section, names)}"
+                raise ConfigError(f"{source}: [{section}]: {hint}")
             if not isinstance(entries, Mapping):
                 raise ConfigError(f"{source}: {section} = {entries!r}: must be a section, [{section}]")
             below = merged.values.get("method", {}).get("name", MethodChoice().name)

@@ -106,6 +106,8 @@ def read_grid(out: Path) -> list[Cell]:
         new = "no such folder; if it has just been begun, it is made once code and data are loaded: ask again then"
         what = f"holds no comparison (it has no {GRID})" if out.is_dir() else new
         raise ConfigError(f"{out}: {what}{recorded_inside(out)}") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{out}: a file, not the folder of a run or comparison") from None
     except (ValueError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{out / GRID}: damaged ({error}); start the comparison again with its own command") from None
 

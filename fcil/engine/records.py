@@ -74,6 +74,8 @@ def _read_table(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         what = f"not a run folder (it has no {CONFIG})" if folder.is_dir() else "no such folder"
         raise ConfigError(f"{folder}: {what}{recorded_inside(folder)}") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{folder}: a file, not the folder of a run") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{folder / CONFIG}: damaged ({error}); start the run anew in another folder") from None
 

@@ -132,6 +132,24 @@ def test_a_folder_that_cannot_be_made_is_one_message(small, tmp_path, capsys):
     assert "choose another --output" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["report FILE", "report FILE --html page.html", "resume FILE", "watch FILE", "export FILE --out out.safetensors",
+     "compare FILE --methods lorm --output FILE", "tune FILE --methods lorm --grid train.lr=1 --output FILE"],
+)  # fmt: skip
+def test_a_file_in_the_place_of_a_folder_is_one_message(small, words, capsys):
+    assert main(words.replace("FILE", str(small)).split()) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"fcil: {small}: ")
+    assert "a file, not the folder" in error or "cannot be written" in error
+
+
+def test_the_records_of_a_run_are_no_configuration_and_the_message_says_why(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[provenance]\nfcil = '0.2.0'\n")
+    assert main(["run", str(tmp_path / "config.toml")]) == 2
+    assert "[provenance]: recorded by a run" in capsys.readouterr().err
+
+
 def test_another_run_in_the_folder_is_refused(small, tmp_path):
     assert main(["run", str(small), "--output", str(tmp_path / "run")]) == 0
     result = fcil("run", small, "--output", tmp_path / "run", "--set", "train.lr=0.5")
