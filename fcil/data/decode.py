@@ -1,6 +1,7 @@
 """Decode image files in parallel. Pillow decodes and resizes outside the interpreter's lock, so threads suffice."""
 
 import io
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,10 @@ RULES = 3
 """Number of the rules by which a user's own images are decoded and classes sorted: caches by others are made again."""
 DAMAGED = OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError
 """What Pillow raises where a file is not an image, or not all of one."""
+
+LARGEST = 2**26
+"""Most pixels to which an image of a user's own is enlarged: 0.2 GB, and many are in memory at once."""
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of twice that size on Pillow refuses an image
 
 Source = Path | bytes | np.ndarray | Callable[[], Image.Image]
 
@@ -63,14 +68,19 @@ def decode(item: Source, to: To, own: bool = False) -> np.ndarray:
     """
     if isinstance(item, np.ndarray):
         return squashed(item, to[0]) if isinstance(to, tuple) else item
+    name = item if isinstance(item, Path) else "an image of the set"
     try:
         with _opened(item) as opened:
             image = _plain(opened) if own else opened.convert("RGB")
     except DAMAGED as error:
-        name = item if isinstance(item, Path) else "an image of the set"
         remedy = "replace or remove it" if own else "fetch it again"
         raise ConfigError(f"{name}: cannot be read as an image ({error}); {remedy}") from None
     height, width = map(int, resized(np.array([[image.height, image.width]]), to)[0])
+    if own and height * width > max(LARGEST, image.height * image.width):
+        raise ConfigError(
+            f"{name}: {image.width} x {image.height} pixels are too long and narrow: at a shorter side of {to} they "
+            f'would be {width:,} x {height:,}; cut or remove it, or show images whole, data.view = "whole"'
+        )
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

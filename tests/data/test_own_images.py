@@ -1,6 +1,8 @@
 """Images of a user's own: unusual files are read right, what is odd is named, and a wrong folder is answered."""
 
 import shutil
+import subprocess
+import sys
 
 import archives
 import numpy as np
@@ -77,6 +79,21 @@ def test_values_that_no_image_has_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "floats.tiff")
     with pytest.raises(ConfigError, match=r"floats.tiff: .*neither of 8 nor of 16 bits"):
         decode(tmp_path / "floats.tiff", 0, own=True)
+
+
+def test_an_image_too_long_for_memory_is_refused_where_a_crop_would_enlarge_it(tmp_path):
+    Image.new("RGB", (30_000, 2)).save(tmp_path / "line.png")
+    with pytest.raises(ConfigError, match=r"line.png: 30000 x 2 .*would be 3,840,000 x 256; .*data.view = \"whole\""):
+        decode(tmp_path / "line.png", 256, own=True)
+    assert decode(tmp_path / "line.png", (28, 28), own=True).shape == (28, 28, 3)
+
+
+def test_a_large_image_is_read_without_a_warning(tmp_path):
+    Image.new("1", (9_500, 9_500)).save(tmp_path / "large.png")
+    code = "import sys, pathlib, fcil.data.decode as d; d.decode(pathlib.Path(sys.argv[1]), 28, own=True)"
+    command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # where no test changes what warnings do
+    assert done.stderr == ""
 
 
 def test_what_is_odd_is_named_in_one_line_each(tmp_path, capsys):
