@@ -327,6 +327,21 @@ def test_missing_sets_are_fetched_only_where_that_is_asked_for(tmp_path, monkeyp
     assert "torchvision:DTD: 2 classes, 4 training and 4 test images" in capsys.readouterr().out
 
 
+def test_what_could_not_be_fetched_is_not_answered_with_the_same_command(tmp_path, monkeypatch, capsys):
+    from torchvision.datasets import DTD
+
+    def download(self):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(DTD, "_download", download)
+    assert main(["data", "prepare", "torchvision:DTD", "--root", str(tmp_path / "new"), "--download"]) == 2
+    error = capsys.readouterr().err
+    assert "could not fetch it" in error
+    assert "no connection" in error
+    assert "--download" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_list_names_the_sources(capsys):
     assert main(["data", "list"]) == 0
     shown = capsys.readouterr().out

@@ -35,6 +35,7 @@ ROWS = "_samples", "samples", "_image_files"
 COMPARED = 8
 OURS = "self", "root", "transform", "transforms", "target_transform", "loader", "download", "kwargs"
 """Arguments that fcil gives, or that would change what it reads."""
+BY_HAND = "put its files there by hand, as torchvision's documentation says"
 
 
 def _class(name: str) -> type:
@@ -73,10 +74,13 @@ def _made(of: type, root: Path, arguments: Mapping[str, Any], download: bool, wh
     try:
         return of(root, **arguments, **downloads)
     except (RuntimeError, OSError, ModuleNotFoundError) as error:
-        remedy = f"`fcil data prepare '{where}' --root {root} --download` fetches it" if downloads else "its files are"
-        more = "" if downloads else " to be put there by hand, as torchvision's documentation says"
         reason = " ".join(str(error).split())
-        raise ConfigError(f"data.root: {where} cannot be read from {root} ({reason}); {remedy}{more}") from None
+        if download and downloads:
+            raise ConfigError(
+                f"{where}: torchvision could not fetch it into {root} ({reason}); try again, or {BY_HAND}"
+            ) from None
+        remedy = f"`fcil data prepare '{where}' --root {root} --download` fetches it" if downloads else BY_HAND
+        raise ConfigError(f"data.root: {where} cannot be read from {root} ({reason}); {remedy}") from None
     except ValueError as error:
         if optional and "nknown value" in str(error):  # torchvision's words for a split that the set has not
             return None
