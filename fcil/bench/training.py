@@ -40,7 +40,7 @@ __all__ = ["Workload", "run_bench"]
 
 Tell = Callable[[str], None]
 
-CLASSES, STEPS, CLIENTS = 10, 8, 10
+CLASSES, STEPS, CLIENTS, MERGES = 10, 8, 10, 3
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,10 @@ def _measure(workload: Workload, repeats: int, name: str, tell: Tell) -> tuple[d
         for number in range(repeats + 1):
             tell(f"measuring {number} of {repeats}" if number else "warming up")
             runs.append({name: measure() for name, measure in measures.items()})
-        tell("measuring merges, and then a small whole run")
-        merges = [rig.merge() for _ in range(3)]
+        merges = []
+        for number in range(MERGES):
+            tell(f"measuring merge {number + 1} of {MERGES}")
+            merges.append(rig.merge())
     return {name: [run[name] for run in runs[1:]] for name in measures}, merges
 
 
@@ -199,6 +201,8 @@ def run_bench(workload: Workload, repeats: int, name: str, tell: Tell = lambda t
         tell: told of each measurement before it begins.
     """
     seconds, merges = _measure(workload, repeats, name, tell)
+    tell("measuring a small whole run")
+    share = _share_of_run(workload, name)
     images = STEPS * workload.batch
 
     def median(measure: str) -> float:
@@ -221,7 +225,5 @@ def run_bench(workload: Workload, repeats: int, name: str, tell: Tell = lambda t
     if "fp32" in seconds:
         table.add_row(f"speed, {workload.precision} / fp32", f"{ratio('fp32', 'fcil'):.2f}")
     table.add_row(f"merge of a first round, {CLIENTS} clients", f"{1e3 * statistics.median(merges):.1f} ms")
-    table.add_row(
-        "clients' share of a whole run (digits, embedded ViT)", f"{100 * _share_of_run(workload, name):.1f} %"
-    )
+    table.add_row("clients' share of a whole run (digits, embedded ViT)", f"{100 * share:.1f} %")
     return table

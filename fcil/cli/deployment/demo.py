@@ -120,8 +120,12 @@ def _run(folder: Path, clients: int, show: Callable[[str], None]) -> None:
     config.write_text(tomli_w.dumps(demo_settings(clients)))
     app = app_folder(None)
     with Processes(folder) as processes:
-        _start_all(processes, folder, clients, env, show)
-        carry_out(app, _NAME, config, [], str(folder / "run"), env, show)
+        try:
+            _start_all(processes, folder, clients, env, show)
+            carry_out(app, _NAME, config, [], str(folder / "run"), env, show)
+        except KeyboardInterrupt:
+            show("ending the SuperLink and its nodes, which may take half a minute")
+            raise
         processes.check()
 
 

@@ -165,10 +165,12 @@ def carry_out(
     with waiting(console, f"sending code and settings to {name}"):
         run = deployed(app, name, config, overrides, output, env)
     show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
+    show("its server and nodes load their code first, which may take a minute")
     log, status, details = _Log(run, name, env, show), "", ""
     try:
         status, details = _end(run, name, env, log)
     except KeyboardInterrupt:
+        show("interrupted; stopping the run")
         flwr("stop", run, name, env=env)
         raise
     finally:

@@ -209,7 +209,8 @@ def test_an_interrupted_demonstration_leaves_no_process_and_no_folder():
     folder = re.search(r"folder: (\S+)", said)[1]
     assert mentioning(folder)
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=120)
+    rest, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130
+    assert rest.index("stopping the run") < rest.index("ending the SuperLink and its nodes")
     assert mentioning(folder) == {}
     assert not Path(folder).exists()

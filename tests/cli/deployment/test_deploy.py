@@ -124,6 +124,21 @@ def test_the_exit_code_tells_how_the_run_ended(answers, capsys, ends, code, mess
     assert ("the run stopped" in said.out) == (not kept)
 
 
+def test_what_ctrl_c_does_is_said_before_it_takes_its_time(answers, monkeypatch, capsys):
+    stopped = []
+
+    def flwr(*words, env=None):
+        stopped.append((words, capsys.readouterr().out.splitlines()[-1]))
+
+    def interrupted(log, seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy, "flwr", flwr)
+    monkeypatch.setattr(deploy._Log, "ended", interrupted)
+    assert command() == 130
+    assert stopped == [(("stop", "17", "hospitals"), "interrupted; stopping the run")]
+
+
 def test_the_superlink_is_asked_when_the_log_ends_and_seldom_before(answers, monkeypatch):
     """Each question is a process that takes a second of a core, which the run's own could use."""
     waits = [(False, 30.0), (False, 30.0), (True, 30.0)]
