@@ -55,7 +55,7 @@ def logger_class(name: str) -> type[Logger]:
     if built_in.package and find_spec(built_in.package) is None:
         raise ConfigError(
             f'{where}: the package {built_in.package} is missing; install it with `pip install "fcil[{name}]"` or '
-            f"`pip install {built_in.package}`, or take {name} out of run.log"
+            f"`pip install {built_in.package}`"
         )
     kind: type[Logger] = getattr(import_module(f"fcil.loggers.{built_in.module}"), built_in.kind)
     return kind

@@ -63,8 +63,9 @@ def test_a_slip_is_one_message_before_anything_runs(names, message, tmp_path, ca
 @pytest.mark.parametrize("name", [name for name, built_in in BUILT_IN.items() if built_in.package])
 def test_a_missing_package_is_told_with_the_command_that_installs_it(name, monkeypatch):
     monkeypatch.setattr(choice, "find_spec", lambda package: None)
-    with pytest.raises(ConfigError, match=rf'run.log: "{name}".*pip install "fcil\[{name}\]"'):
+    with pytest.raises(ConfigError, match=rf'run.log: "{name}".*pip install "fcil\[{name}\]"') as refused:
         build_loggers([name])
+    assert str(refused.value).count("out of run.log") == 1
 
 
 def test_every_package_is_an_extra_of_fcil():
