@@ -15,7 +15,16 @@ loading     the `Config` of a single run, or of one row of a comparison
 from fcil.config.layers import BENCH, Overrides, Source, load_section
 from fcil.config.loading import load_all, load_config, load_variant
 from fcil.config.resolved import common_settings, flat, flat_settings, unlike
-from fcil.config.rows import RowFacts, canonical, labels_of, row_call, row_facts, rows_have_bases, variant_names
+from fcil.config.rows import (
+    RowFacts,
+    canonical,
+    labels_of,
+    row_call,
+    row_facts,
+    row_has_method,
+    rows_have_bases,
+    variant_names,
+)
 from fcil.config.sections import SECTIONS, Config, MethodChoice, Run
 from fcil.config.sweep import Point, Sweep, grid
 from fcil.config.tables import from_table, identity, to_table
@@ -23,6 +32,6 @@ from fcil.config.tables import from_table, identity, to_table
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",
     "canonical", "common_settings", "flat", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_all",
-    "load_config", "load_section", "load_variant", "row_call", "row_facts", "rows_have_bases", "to_table", "unlike",
-    "variant_names",
+    "load_config", "load_section", "load_variant", "row_call", "row_facts", "row_has_method", "rows_have_bases",
+    "to_table", "unlike", "variant_names",
 ]  # fmt: skip

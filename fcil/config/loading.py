@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fcil.config.layers import Overrides, Source, layers_of, together, without_asides
-from fcil.config.rows import row_call, row_facts, row_settings, rows_have_bases, variant_names
+from fcil.config.rows import row_call, row_facts, row_has_method, row_settings, rows_have_bases, variant_names
 from fcil.config.sections import Config
 from fcil.config.sweep import grid
 from fcil.config.tables import from_table
@@ -58,7 +58,7 @@ def load_variant(path: Source, label: str, *overrides: Overrides, places: Mappin
     name, settings = row_call(path, label)
     layers, base = layers_of(path), row_facts(path, name).base
     row = row_settings(layers, name)
-    if not base and not any("name" in table.get("method", {}) for _, table in row):
+    if not row_has_method(path, name):
         row.insert(0, (f"label {label!r}", {"method": {"name": name}}))
     if settings:
         row.append((f"label {label!r}", {"method": settings}))

@@ -16,6 +16,7 @@ __all__ = [
     "labels_of",
     "row_call",
     "row_facts",
+    "row_has_method",
     "row_settings",
     "rows_have_bases",
     "variant_names",
@@ -125,6 +126,12 @@ def row_settings(layers: Sequence[Layer], label: str) -> list[Layer]:
         (f"{source}: [{COMPARE}.{label}]", {k: v for k, v in entries.items() if k not in _FACTS})
         for source, entries in _rows(layers, label)
     ]
+
+
+def row_has_method(path: Source, label: str) -> bool:
+    """Tell whether [compare.<label>] names a method, itself or by its base; if not, the label is the method's name."""
+    named = any("name" in table.get("method", {}) for _, table in row_settings(layers_of(path), label))
+    return named or bool(row_facts(path, label).base)
 
 
 def rows_have_bases(path: Source) -> bool:

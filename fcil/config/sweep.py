@@ -64,7 +64,7 @@ def _settings(table: Any, source: str) -> dict[str, Any]:
     """
     entries: dict[str, Any] = {}
     for key, value in table.items() if isinstance(table, Mapping) else ():
-        nested = isinstance(value, Mapping)  # "partition.beta" without its quotes is a table in a table
+        nested = isinstance(value, Mapping) and key != ZIP  # "partition.beta" without its quotes is a table in a table
         entries |= {f"{key}.{name}": values for name, values in value.items()} if nested else {key: value}
     settings = {key: list(v) if isinstance(v, tuple) else v for key, v in entries.items() if key != ZIP}
     lists = all(isinstance(v, list) and v and all(map(_plain, v)) and _differ(v) for v in settings.values())
@@ -74,7 +74,8 @@ def _settings(table: Any, source: str) -> dict[str, Any]:
             'example "partition.beta" = [0.5, 0.1]'
         )
     if not isinstance(entries.get(ZIP, False), bool):
-        raise ConfigError(f"{source}: [{SWEEP}] {ZIP} = {entries[ZIP]!r}: must be true or false")
+        told = f"{source}: [{SWEEP}] {ZIP} = {entries[ZIP]!r}"
+        raise ConfigError(f"{told}: must be true or false; settings stand beside it")
     return {**settings, **({ZIP: entries[ZIP]} if ZIP in entries else {})}
 
 

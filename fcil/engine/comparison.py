@@ -24,6 +24,7 @@ from fcil.config import (
     load_variant,
     row_call,
     row_facts,
+    row_has_method,
     variant_names,
 )  # fmt: skip
 from fcil.config.layers import together
@@ -179,15 +180,32 @@ def _check_label(path: Source, label: str, overrides: Overrides, point: Point) -
         ConfigError: it does not, with the nearest name; or --set or a sweep would win over it.
     """
     name, settings = row_call(path, label)
-    rows, methods = labels_of(path), {*method_names(), *installed_names()}
-    if name not in rows | methods and not re.search(r"[/:]|\.py$", name):
-        row = f", nor a row [compare.{name}] in {path}" if rows and isinstance(path, Path) else ""
-        raise ConfigError(f"--methods {label}: no such method{row}. {nearest(name, rows | methods)}")
+    _check_name(path, label, name)
     where, table = together(overrides)
     others = {f"method.{key}": where for key in table.get("method", {})} | dict(point.places)
     if twice := [key for key in settings if f"method.{key}" in others]:
         key = f"method.{twice[0]}"
         raise ConfigError(f"--methods {label}: {others[key]} {key} gives another value; leave one of the two out")
+
+
+def _check_name(path: Source, label: str, name: str) -> None:
+    """Check that a label's name is that of a row or a method, and that a row has a method.
+
+    Raises:
+        ConfigError: it is not, with the nearest name.
+    """
+    rows, methods = labels_of(path), {*method_names(), *installed_names()}
+    if name in methods or re.search(r"[/:]|\.py$", name):
+        return
+    if name not in rows:
+        row = f", nor a row [compare.{name}] in {path}" if rows and isinstance(path, Path) else ""
+        raise ConfigError(f"--methods {label}: no such method{row}. {nearest(name, rows | methods)}")
+    if not row_has_method(path, name):
+        source = f"{path}: " if isinstance(path, Path) else ""
+        raise ConfigError(
+            f"{source}[compare.{name}]: a row is the method of its own name unless it names another, and no method is "
+            f"called {name!r}. Write [compare.{name}.method] with its name. {nearest(name, methods)}"
+        )
 
 
 def short_titles(labels: Sequence[str]) -> dict[str, str]:

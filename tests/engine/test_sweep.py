@@ -325,6 +325,18 @@ def test_a_slip_in_a_label_is_told(tmp_path, label, overrides, message):
         cells(config(tmp_path, ROWS), [label], [0], overrides, tmp_path / "out")
 
 
+def test_a_row_without_a_method_of_its_own_says_where_one_belongs(tmp_path):
+    path = config(tmp_path, BASE + "[compare.low.train]\nlr = 0.1\n")
+    with pytest.raises(ConfigError, match=r"toml: \[compare\.low\]: a row is the method of its own name unless"):
+        cells(path, ["low"], [0], [], tmp_path / "out")
+
+
+def test_zip_written_as_a_table_is_told(tmp_path):
+    path = config(tmp_path, BASE.partition("[sweep]")[0] + '[sweep]\nzip = {"partition.beta" = [0.5, 0.1]}\n')
+    with pytest.raises(ConfigError, match="must be true or false; settings stand beside it"):
+        grid(path)
+
+
 def test_a_sweep_cannot_set_what_a_label_says_and_one_row_is_not_named_twice(tmp_path):
     path = config(tmp_path, ROWS)
     with pytest.raises(ConfigError, match=r"sweep method\.penalty gives another value"):
