@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.cli.arguments import pixels
+from fcil.errors import ConfigError
 
 __all__ = ["choice_commands", "doctor_command", "settings_command"]
 
@@ -50,10 +51,26 @@ def _settings(args: argparse.Namespace, console: Console) -> None:
     from fcil.options import describe
     from fcil.report.settings_table import method_table
 
-    for name, schema in SECTIONS.items():
-        about = " ".join(schema.__doc__.partition(": ")[2].split())
-        console.print(method_table(describe(schema), f"[{name}]  {about}"), "")
-    console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
+    section, _, key = (args.name or "").partition(".")
+    _check_setting(section, key)
+    for name in [section] if section in SECTIONS else () if section else SECTIONS:
+        about = " ".join(SECTIONS[name].__doc__.partition(": ")[2].split())
+        settings = [setting for setting in describe(SECTIONS[name]) if key in ("", setting.name)]
+        console.print(method_table(settings, f"[{name}]  {about}"), "")
+    if section in ("", "method"):
+        console.print("\\[method]  name, and the settings of that method: fcil methods NAME")
+
+
+def _check_setting(section: str, key: str) -> None:
+    """Raise ConfigError, with the nearest name, where there is no such section, or no such setting in it."""
+    from fcil.config import SECTIONS
+    from fcil.options import describe, nearest
+
+    if section not in {"", "method", *SECTIONS}:
+        raise ConfigError(f"settings {section}: no such section. {nearest(section, ['method', *SECTIONS])}")
+    names = [setting.name for setting in describe(SECTIONS[section])] if section in SECTIONS else []
+    if key and names and key not in names:
+        raise ConfigError(f"settings {section}.{key}: no such setting. {nearest(key, names)}")
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> None:
@@ -80,6 +97,7 @@ def choice_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def settings_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `settings`."""
     settings = command("settings", _settings, "list the settings of a run: section, default, admitted values, meaning")
+    settings.add_argument("name", nargs="?", metavar="NAME", help="a section, or SECTION.KEY: these alone")
     settings.add_argument(
         "--schema", action="store_true", help="print a JSON schema of configuration files, by which editors complete"
     )

@@ -199,6 +199,8 @@ SHOWN = {
     ("adapters", "loftq"): ("2 | 4 | 16", "2310.08659"),
     ("adapters", "head"): ("no settings, and no rank",),
     ("settings",): ("[partition]", "beta", "> 0", "Dirichlet concentration", "[method]", "[train]", "pixels"),
+    ("settings", "train"): ("[train]", "participation", "optimizer"),
+    ("settings", "method"): ("fcil methods NAME",),
     ("data", "list"): ("digits", "fashion-mnist", "scikit-learn"),
     ("doctor",): ("torch", "cores", "bf16", "GPUs", "memory", "data digits"),
 }
@@ -210,6 +212,21 @@ def test_small_commands(words, capsys):
     output = capsys.readouterr().out
     for word in SHOWN[words]:
         assert word in output
+
+
+def test_settings_of_one_section_or_one_alone(capsys):
+    assert main(["settings", "train.participation"]) == 0
+    output = capsys.readouterr().out
+    assert "participation" in output
+    assert "participants" not in output
+    assert "[data]" not in output
+
+
+@pytest.mark.parametrize(("name", "meant"), [("trian", "'train'"), ("train.lrr", "'lr'"), ("methd", "'method'")])
+def test_a_misspelt_section_or_setting_is_told(name, meant, capsys):
+    assert main(["settings", name]) == 2
+    assert f"settings {name}: no such" in (told := capsys.readouterr().err)
+    assert f"Did you mean {meant}" in told
 
 
 def test_a_broken_draft_hides_no_other_method(monkeypatch, capsys):
