@@ -113,6 +113,18 @@ def test_a_set_that_is_nowhere_says_how_to_fetch_it_and_nothing_goes_out(tmp_pat
     assert before == datasets.config.HF_HUB_OFFLINE, "what others of the process load is not our business"
 
 
+def test_what_could_not_be_fetched_is_not_answered_with_the_same_command(tmp_path, monkeypatch, capsys):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert main(["data", "prepare", "hf:somebody/set", "--root", str(tmp_path / "new"), "--download"]) == 2
+    error = capsys.readouterr().err
+    assert "could not be fetched (no connection)" in error
+    assert "--download" not in error
+
+
 def test_labels_that_are_none_are_refused(tmp_path):
     hidden = part_of(3, 0).map(lambda row: {"label": -1})
     datasets.DatasetDict({"train": part_of(3, 0), "test": hidden}).save_to_disk(tmp_path / "some")

@@ -109,6 +109,10 @@ def _load(root: Path, name: str, arguments: Mapping[str, Any], fetch: bool) -> A
         raise
     except Exception as error:  # the package raises many kinds
         reason = " ".join(str(error).split())[:300]
+        if fetch and not folder.is_dir():
+            raise ConfigError(
+                f"{where}: could not be fetched ({reason}); try again, or put a folder {name} of it into {root} by hand"
+            ) from None
         remedy = "" if folder.is_dir() else f"; `fcil data prepare '{where}' --root {root} --download` fetches it"
         raise ConfigError(f"{where}: cannot be loaded ({reason}){remedy}") from None
     parts = loaded_set if isinstance(loaded_set, Mapping) else {"train": loaded_set}
