@@ -60,6 +60,11 @@ def made_of(runs: Iterable[int]) -> str:
     return f' data-runs="{text}"' if text else ""
 
 
+def _head(text: str, scope: str, attributes: str = "") -> str:
+    """Write a cell of the head of a table; one without a text, in its corner, is the head of nothing."""
+    return f'<th scope="{scope}"{attributes}>{escape(text)}</th>' if text else f"<td{attributes}></td>"
+
+
 def html_table(
     caption: str,
     head: Sequence[str],
@@ -87,8 +92,8 @@ def html_table(
         attributes += made_of(runs[number]) if runs else ""
         cells_text = "".join(_cell(cell, right) for cell in cells)
         lines.append(f'<tr{attributes}><th scope="row"{left}>{_inner(name)}</th>{cells_text}</tr>')
-    above = "".join(f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' for text, count in groups)
-    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    above = "".join(_head(text, "colgroup", f' colspan="{count}"') for text, count in groups)
+    heads = "".join(_head(text, "col") for text in head)
     top = "".join(f"<tr>{line}</tr>" for line in (above, heads) if line)
     top = f"<thead>{top}</thead>" if top else ""
     opening = f'<table class="{look}">' if look else "<table>"

@@ -110,11 +110,10 @@ def _run_folds(subject: Subject) -> str:
         place = f"run-{number + 1}"
         title = f"{entry.label}, seed {entry.facts['seed']}" + ("" if entry.state == "finished" else f", {entry.state}")
         varied = ", ".join(f"{k} = {v}" for k, v in entry.facts.items() if k not in ("method", "seed"))
-        inner = "".join(s.html(f"{place}-{_anchor(s.title)}", 3) for s in _sections_of(entry.run, entry.state))
-        summary = escape(f"{title}{f' ({varied})' if varied else ''}")
-        parts.append(
-            f'<details class="run" id="{place}"{made_of([number])}><summary>{summary}</summary>{inner}</details>'
-        )
+        sections, name = _sections_of(entry.run, entry.state), f"{place}-name"
+        inner = "".join(s.html(f"{place}-{_anchor(s.title)}", 3, name) for s in sections)
+        summary = f'<summary id="{name}">{escape(f"{title} ({varied})" if varied else title)}</summary>'
+        parts.append(f'<details class="run" id="{place}"{made_of([number])}>{summary}{inner}</details>')
     return "".join(parts)
 
 

@@ -23,12 +23,17 @@ class Section:
     runs: Sequence[int] = ()
     """Numbers of the runs that it is made of, where it is to be hidden when none of them is chosen."""
 
-    def html(self, anchor: str, level: int = 2) -> str:
-        """Write the section, whose heading names it, with an anchor for links."""
+    def html(self, anchor: str, level: int = 2, part_of: str = "") -> str:
+        """Write the section, whose heading names it, with an anchor for links.
+
+        Args:
+            part_of: id of what names it together with the heading, where others have the same heading.
+        """
         if not self.body:
             return ""
         heading = f'<h{level} id="{anchor}-h">{escape(self.title)}</h{level}>'
-        return f'<section id="{anchor}" aria-labelledby="{anchor}-h"{made_of(self.runs)}>{heading}{self.body}</section>'
+        names = f"{part_of} {anchor}-h".strip()
+        return f'<section id="{anchor}" aria-labelledby="{names}"{made_of(self.runs)}>{heading}{self.body}</section>'
 
 
 def paragraph(text: str, look: str = "dim") -> str:
@@ -60,7 +65,7 @@ def scroll_table(
     if not rows:
         return ""
     table = html_table(caption, head, rows, look=look, groups=groups, facts=facts, runs=runs)
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">{table}</div>'
+    return f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}">{table}</div>'
 
 
 def listing(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
