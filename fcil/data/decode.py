@@ -19,14 +19,14 @@ __all__ = ["DAMAGED", "RULES", "decode", "decoded"]
 
 AHEAD = 8
 """Decoded images per thread that may wait to be used: bounds memory."""
-RULES = 3
+RULES = 4
 """Number of the rules by which a user's own images are decoded and classes sorted: caches by others are made again."""
 DAMAGED = OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError
 """What Pillow raises where a file is not an image, or not all of one."""
 
 LARGEST = 2**26
 """Most pixels to which an image of a user's own is enlarged: 0.2 GB, and many are in memory at once."""
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of twice that size on Pillow refuses an image
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata; sizes of half of those that Pillow refuses
 
 Source = Path | bytes | np.ndarray | Callable[[], Image.Image]
 

@@ -53,7 +53,12 @@ def _folders(root: Path) -> FilesByClass:
     except OSError as error:
         raise ConfigError(f"data.root: {root}: {error.strerror}; it must hold one folder of images per class") from None
     names = sorted_names(folder.name for folder in folders)
-    return {name: sorted(p.name for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES) for name in names}
+    return {name: sorted(p.name for p in (root / name).iterdir() if _is_image(p)) for name in names}
+
+
+def _is_image(path: Path) -> bool:
+    """Tell by its name whether a file is an image; hidden ones are not, as a Mac packs `._1.jpg`."""
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "."
 
 
 def stamp_of(paths: Iterable[Path], root: Path) -> str:

@@ -88,10 +88,11 @@ def test_an_image_too_long_for_memory_is_refused_where_a_crop_would_enlarge_it(t
     assert decode(tmp_path / "line.png", (28, 28), own=True).shape == (28, 28, 3)
 
 
-def test_a_large_image_is_read_without_a_warning(tmp_path):
+def test_large_images_and_odd_metadata_are_read_without_a_warning(tmp_path):
     Image.new("1", (9_500, 9_500)).save(tmp_path / "large.png")
-    code = "import sys, pathlib, fcil.data.decode as d; d.decode(pathlib.Path(sys.argv[1]), 28, own=True)"
-    command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    Image.new("L", (9, 9)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
+    code = "import sys, pathlib, fcil.data.decode as d; [d.decode(pathlib.Path(p), 28, own=True) for p in sys.argv[1:]]"
+    command = [sys.executable, "-c", code, str(tmp_path / "large.png"), str(tmp_path / "odd.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # where no test changes what warnings do
     assert done.stderr == ""
 
@@ -143,6 +144,35 @@ def test_a_folder_that_is_nearly_right_is_answered_with_what_it_lacks(tmp_path):
     (tmp_path / "train" / "ring" / "1.png").unlink()
     with pytest.raises(ConfigError, match="test has images of ring, and train/ has such folders without any"):
         load(settings("folder", tmp_path), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("Train", "Test"), "rename Test/ to test/, Train/ to train/"),
+        (("train", "valid"), "rename valid/ to val/"),
+        (("training", "testing", "dev"), "rename dev/ to val/, testing/ to test/, training/ to train/"),
+    ],
+)
+def test_parts_of_other_names_are_answered_with_those_that_are_read(tmp_path, names, message):
+    archives.folder(tmp_path / "made")
+    for name in names:
+        shutil.copytree(tmp_path / "made" / "train", tmp_path / "root" / name)
+    with pytest.raises(ConfigError, match=message):
+        load(settings("folder", tmp_path / "root"), SIZE)
+
+
+def test_a_part_that_is_not_read_is_told(tmp_path):
+    archives.folder(tmp_path)
+    shutil.copytree(tmp_path / "test", tmp_path / "valid")
+    assert "to have it read, rename valid/ to val/" in load(settings("folder", tmp_path), SIZE).remarks
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    archives.folder(tmp_path)
+    before = len(load(settings("folder", tmp_path), SIZE).train)
+    (tmp_path / "train" / "cats" / "._1.png").write_bytes(b"what a Mac keeps of a file, in an archive that it packed")
+    assert len(load(settings("folder", tmp_path), SIZE).train) == before
 
 
 def test_the_unpacked_folder_of_a_published_set_is_not_its_root(tmp_path):

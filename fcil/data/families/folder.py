@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from fcil.data.family import PROTOCOL_TEST, Family, Listing, Part
+from fcil.data.labelled import PARTS
 from fcil.data.settings import Data, sorted_names
 from fcil.data.splits import FilesByClass, check_no_split_file, class_folders, empty_folders, some, stamp_of
 from fcil.errors import ConfigError
 
 __all__ = ["FOLDER"]
+
+NAMES = {"validation": "val"}
+"""A part -> the folder in which it is read, where that has another name."""
 
 
 def _test_folder(root: Path) -> Path:
@@ -36,6 +40,13 @@ def _check_classes(folder: Path, by_class: FilesByClass, classes: tuple[str, ...
         raise ConfigError(f"data.root: {folder} has classes that are not in train: {some(strange)}")
 
 
+def _misnamed(root: Path) -> str:
+    """Say which folders to rename, where parts have other names than those that are read; empty for none."""
+    meant = [(path.name, PARTS.get(path.name.lower(), "")) for path in sorted(root.iterdir()) if path.is_dir()]
+    pairs = [(name, NAMES.get(part, part)) for name, part in meant if part]
+    return ", ".join(f"{name}/ to {to}/" for name, to in pairs if name != to and not (root / to).is_dir())
+
+
 def _remarks(root: Path) -> tuple[str, ...]:
     """Name class folders without images, and say which part takes the place of a missing one."""
     parts = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
@@ -43,6 +54,8 @@ def _remarks(root: Path) -> tuple[str, ...]:
     remarks = [f"no images in {some(empty)}: left out"] if empty else []
     if _test_folder(root).name == "val":
         remarks.append("there is no test/: val/ takes its place")
+    if misnamed := _misnamed(root):
+        remarks.append(f"to have it read, rename {misnamed}")
     return tuple(remarks)
 
 
@@ -66,6 +79,8 @@ def _listing(root: Path, settings: Data) -> Listing:
             classes, _part(root / "train", train, classes), _part(_test_folder(root), test, classes),
             remarks=_remarks(root),
         )  # fmt: skip
+    if not ((root / "train").is_dir() and _test_folder(root).is_dir()) and (misnamed := _misnamed(root)):
+        raise ConfigError(f"data.root: {root} holds parts of other names than those that are read: rename {misnamed}")
     if (root / "train").is_dir() and not _test_folder(root).is_dir():
         raise ConfigError(
             f"data.root: {root} holds no test/ and no val/ beside its train/. To hold out a fifth of train/ for tests: "
@@ -87,7 +102,7 @@ def _stamp(root: Path, settings: Data) -> str:
 
 
 def _fits(root: Path) -> bool:
-    return any((root / part).is_dir() for part in ("train", "test", "val"))
+    return any((root / part).is_dir() for part in ("train", "test", "val")) or bool(_misnamed(root))
 
 
 FOLDER = Family(
