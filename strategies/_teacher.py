@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,20 +36,24 @@ def old_tasks(step: Step) -> tuple[int, ...]:
     return tuple(range(step.phase.task.index))
 
 
-def old_outputs(step: Step, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The teacher's features of images, (n, width), and logits, (n, old classes), without a gradient."""
+def old_outputs(step: Step, images: Tensor, tasks: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """The teacher's features of images, (n, width), and logits, (n, classes), without a gradient.
+
+    Args:
+        tasks: those that have the classes; all old ones unless given.
+    """
     import torch
 
     names = [name for name in step.references if name.partition("/")[0] in (TEACHER, FIXED)]
     teacher = {name.partition("/")[2]: step.constant(name) for name in names}
     with torch.no_grad(), step.model.using(teacher):
         features = step.model.features(images)
-        return features, step.model.logits(features, old_tasks(step))
+        return features, step.model.logits(features, old_tasks(step) if tasks is None else tasks)
 
 
-def old_logits(step: Step, images: Tensor) -> Tensor:
-    """The teacher's logits of images, (n, old classes), without a gradient."""
-    return old_outputs(step, images)[1]
+def old_logits(step: Step, images: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+    """The teacher's logits of images, (n, old classes) or those of some tasks, without a gradient."""
+    return old_outputs(step, images, tasks)[1]
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fcil.arrays import State
-from fcil.method import Backbone, Broadcast, Phase, Step
+from fcil.method import Backbone, Broadcast, Modules, Phase, Step
 from fcil.options import Option
 
 from ._adapters import AdapterAveraging
@@ -35,21 +35,30 @@ class LwF(AdapterAveraging):
 
     Unlike the paper: federated; without its warm-up, in which the new rows alone train until they converge; LoRA by
     default, `adapter = "full"` for all weights; L_i is cross-entropy masked to the current task's classes, as the
-    paper's is. fed-mammoth cuts teacher and student to the current classes, which the teacher has never seen: its
-    tables show another method. With alpha = 0 it is federated averaging bit for bit. Literal transcription:
+    paper's is. fed-mammoth cuts teacher and student to the current classes, which the teacher has never seen, so that
+    its tables show another method: that is `classes` = "current", the teacher's rows of them being those with which the
+    task begins. With alpha = 0 it is federated averaging bit for bit. Literal transcription:
     `tests/reference_baselines.py`.
     """
 
     alpha: Annotated[float, Option("weight of the distillation; lambda_o in the paper", low=0)] = 1.0
     temperature: Annotated[float, Option("T, by which logits are divided", above=0)] = 2.0
+    classes: Annotated[
+        Literal["old", "current"],
+        Option("classes that the teacher teaches: old ones, or as in fed-mammoth the task's own, which it never saw"),
+    ] = "old"
 
     def head_tasks(self, phase: Phase) -> tuple[int, ...]:
-        """The rows of all classes seen: those of the old ones learn from the teacher."""
-        return tuple(range(phase.task.index + 1)) if self.alpha else super().head_tasks(phase)
+        """The rows of all classes seen, where those of the old ones learn from the teacher."""
+        wide = self.alpha and self.classes == "old"
+        return tuple(range(phase.task.index + 1)) if wide else super().head_tasks(phase)
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
-        """Begin a task, and keep the model of the last one."""
-        return {**super().begin(state, phase, backbone), TEACHER: teacher_of(state) if self.alpha else {}}
+        """Begin a task, and keep the model of the last one; where it teaches new classes, with their rows as drawn."""
+        begun, teacher = super().begin(state, phase, backbone), teacher_of(state) if self.alpha else {}
+        if teacher and self.classes == "current":
+            teacher |= Modules.of(begun).head_rows(phase.task.index)
+        return {**begun, TEACHER: teacher}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Send the model, and the teacher as references."""
@@ -60,6 +69,7 @@ class LwF(AdapterAveraging):
         """Masked cross-entropy, and from the second task on the distillation."""
         if not old_tasks(step) or not self.alpha:
             return step.cross_entropy()
-        student = step.model.logits(step.features, old_tasks(step))
-        taught = distillation(student, old_logits(step, step.images), self.temperature)
+        tasks = old_tasks(step) if self.classes == "old" else (step.phase.task.index,)
+        student = step.model.logits(step.features, tasks)
+        taught = distillation(student, old_logits(step, step.images, tasks), self.temperature)
         return step.cross_entropy() + self.alpha * taught

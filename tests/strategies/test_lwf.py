@@ -13,6 +13,7 @@ from strategies._teacher import distillation
 from strategies.lwf import LwF
 
 METHOD = LwF(rank=2, alpha=0.7, temperature=3.0)
+CURRENT = LwF(rank=2, alpha=0.7, temperature=3.0, classes="current")
 SCALES, TEMPERATURES = st.sampled_from([0.0, 1.0, 30.0]), st.sampled_from([0.5, 1.0, 2.0, 7.0])
 
 
@@ -68,6 +69,23 @@ def test_it_is_federated_averaging_in_the_first_task_and_at_weight_zero():
     assert is_fedavg(LwF(rank=2, alpha=0.0))
     assert same_bits(weights(METHOD)[:2], weights(LwF(rank=2, alpha=0.0))[:2])
     assert not is_fedavg(LwF(rank=2))
+
+
+def test_fed_mammoth_teaches_the_new_classes_with_rows_that_nothing_has_trained():
+    """What its tables show: old rows learn nothing and stay, and the teacher's rows are those the task began with."""
+    records = trial(CURRENT).records
+    _, last, begun, record = records
+    drawn = {n: a for n, a in begun.broadcast.arrays.items() if n.startswith("head.1.")}
+    teacher = {n.removeprefix("teacher/"): a for n, a in record.broadcast.references.items()}
+    assert all(np.array_equal(teacher[n], a) for n, a in {**CURRENT.deploy(last.after, last.phase), **drawn}.items())
+    step = batch(session(trial(CURRENT), record))
+    old, now = (logits(trial(CURRENT), arrays, step.images, (1,)) for arrays in (teacher, record.broadcast.arrays))
+    wanted = step.cross_entropy().item() + 0.7 * literal.distillation(now, old, 3.0)
+    np.testing.assert_allclose(CURRENT.loss(step).item(), wanted, rtol=1e-5)
+    for name, a in last.after["head"].items():
+        np.testing.assert_array_equal(record.after["head"][name], a)
+    assert not any(name.startswith("head.0.") for name in record.broadcast.arrays)
+    assert same_bits(weights(CURRENT)[:2], weights(METHOD)[:2])
 
 
 @pytest.mark.parametrize("adapter", ["full", "head", "loftq", "snella"])
