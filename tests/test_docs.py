@@ -4,6 +4,7 @@ import ast
 import re
 import runpy
 import shlex
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GUIDE = ROOT / "docs" / "adding-a-method.md"
 PYTHON = ROOT / "docs" / "python.md"
+BASELINES = ROOT / "docs" / "baselines.md"
+OTHERS = {"fedavg", "rolora", "lorm", "lorm+ranpac", "ncm", "ridge", "ranpac", "stsa-e", "joint", "sequential"}
+"""Rows of the comparison of baselines that are described elsewhere, or with another row."""
 CONFIG = Config(
     data=Data(train_limit=80, test_limit=60),
     tasks=Tasks(count=2),
@@ -304,6 +308,19 @@ def test_the_example_study_runs_and_is_a_notebook_in_the_percent_format(elsewher
         kind, _, body = cell.partition("\n")
         lines = [line for line in body.splitlines() if line]
         assert all(line.startswith("#") for line in lines) == (kind == " [markdown]"), cell
+
+
+def test_the_page_of_baselines_says_of_each_what_was_changed_what_public_code_does_and_what_to_expect():
+    """And has a section for every method that the comparison of baselines has beside bounds, LoRM and closed forms."""
+    sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", BASELINES.read_text(), re.MULTILINE | re.DOTALL))
+    for title, text in sections.items():
+        words = " ".join(text.split())
+        assert all(word in words for word in ("Public code", "To expect: ", "Kept: ")), title
+        assert re.search(r"Changed(?: besides)?: ", words), title
+        assert re.search(r"\bSent\b[^.:]*: ", words), title
+    names = {re.sub(r"[^a-z0-9]", "", title.split()[0].lower().replace("++", "pp")) for title in sections}
+    rows = set(tomllib.loads((ROOT / "configs/comparison/baselines_digits.toml").read_text())["compare"])
+    assert rows - OTHERS == names
 
 
 def test_commands_in_the_docs_name_existing_subcommands_and_settings():
