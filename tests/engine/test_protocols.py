@@ -9,6 +9,7 @@ import pytest
 from fcil.config import load_config, variant_names
 from fcil.engine.comparison import cells
 from fcil.engine.simulation import prepare
+from fcil.registry import build_method
 
 FOLDER = Path(__file__).parents[2] / "configs" / "protocols"
 FILES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -23,6 +24,10 @@ def root(tmp_path_factory):
     archives.cifar100(root, classes=4, each=60)
     archives.imagenet(root, "imagenet-r")
     archives.cub(root)
+    for part in ("train", "val"):
+        for name, content in archives.classes_of(archives.WNIDS, 6, f"{part}/").items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
     return root
 
 
@@ -50,7 +55,8 @@ def test_every_row_and_point_of_a_protocol_can_be_carried_out(name, root, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "clients", "asked", "rounds", "tasks"), [
-    ("pilora_cifar100", 30, 10, 30, 10), ("glfc_cifar100", 30, 10, 10, 10), ("stsa_cifar100", 5, 0, 100, 10),
+    ("pilora_cifar100", 30, 10, 30, 10), ("pilora_tiny-imagenet", 30, 10, 30, 10),
+    ("glfc_cifar100", 30, 10, 10, 10), ("stsa_cifar100", 5, 0, 100, 10),
     ("stsa_imagenet-r", 5, 0, 100, 10), ("fedran_cifar100", 5, 0, 5, 10), ("fppl_cifar100", 10, 0, 20, 10),
     ("fppl_imagenet-r", 20, 0, 10, 20), ("fppl_cub200", 10, 0, 10, 20),
 ])  # fmt: skip
@@ -58,6 +64,12 @@ def test_a_protocol_has_its_papers_numbers(name, clients, asked, rounds, tasks):
     config = config_of(name)
     told = config.partition.clients, config.train.participants, config.train.rounds, config.tasks.count
     assert told == (clients, asked, rounds, tasks)
+
+
+def test_pilora_has_rates_of_its_own_for_either_data_set():
+    rates = [config_of(f"pilora_{name}").method.settings for name in ("cifar100", "tiny-imagenet")]
+    methods = [build_method("pilora", options) for options in rates]
+    assert [(m.lora_lr, m.prototype_lr) for m in methods] == [(1e-5, 2e-3), (5e-6, 5e-3)]
 
 
 def test_in_glfcs_protocol_clients_share_images_and_in_fppls_some_have_nothing_of_a_task(root):
