@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from fcil.method import (
     Backbone,
     Broadcast,
     Client,
+    ClientUpdate,
     Computed,
     Kind,
     Local,
@@ -67,7 +69,8 @@ class ICaRL(AdapterAveraging):
     where no client that was asked has any, the one that was last known (a report asks who has samples of the task). In
     place of shuffling the exemplars among the task's samples each of them joins a batch with the chance that a sample
     has to be in it. Exemplars are chosen under the merged model. LoRA by default. LANDER's code takes the plain mean of
-    clients, here it is weighted by examples. Literal transcription: `tests/reference_baselines.py`.
+    clients (`weights` = "equal"), here it is weighted by examples. Literal transcription:
+    `tests/reference_baselines.py`.
     """
 
     size: Annotated[
@@ -85,6 +88,9 @@ class ICaRL(AdapterAveraging):
     classifier: Annotated[
         Literal["nearest_mean", "linear"], Option("scores by the nearest mean of exemplars, or by the linear head")
     ] = "nearest_mean"
+    weights: Annotated[
+        Literal["examples", "equal"], Option("clients count by their examples, or alike, as in LANDER's code")
+    ] = "examples"
 
     def head_tasks(self, phase: Phase) -> tuple[int, ...]:
         """The rows of all classes seen."""
@@ -150,6 +156,12 @@ class ICaRL(AdapterAveraging):
             return Broadcast(sent.arrays, {**sent.references, **teacher_references(state)})
         rows = Modules.of(state).head_rows(phase.task.index)
         return Broadcast({**sent.arrays, **{name: a[:0] for name, a in rows.items()}}, sent.references)
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """The sums of federated averaging, in rounds with clients of one weight where that is asked."""
+        if self.weights == "equal" and phase.kind == TRAIN:
+            updates = [replace(u, num_examples=min(1, u.num_examples)) for u in updates]
+        return super().sums(phase, broadcast, updates)
 
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
         """Take the new sums of each class of which somebody has exemplars, and the last known ones of the others."""

@@ -7,6 +7,7 @@ import pytest
 import reference_baselines as literal
 from hypothesis import given
 from hypothesis import strategies as st
+from rounds import steps
 from sessions import batch, logits, session
 from trials import is_fedavg, same_bits, trial, weights
 
@@ -164,3 +165,16 @@ def test_with_a_linear_head_nothing_is_reported_and_the_trained_rows_are_deploye
     deployed = LINEAR.deploy(record.after, record.phase)
     for name, a in record.after["head"].items():
         np.testing.assert_array_equal(deployed[name], a)
+
+
+def test_clients_count_by_their_examples_or_alike_as_in_landers_code():
+    for method, counts in ((METHOD, [3, 10, 1]), (replace(METHOD, weights="equal"), [1, 1, 1])):
+        _, _, updates, state = next(steps(method))
+        for name, a in {**state["module"], **state["head"]}.items():
+            wanted = np.average([u.arrays[name] for u in updates], axis=0, weights=counts)
+            np.testing.assert_allclose(a, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_in_the_report_every_exemplar_counts_whatever_weighs_the_rounds():
+    means = [trial(replace(METHOD, weights=how)).records[2].after[MEANS][COUNTS].sum() for how in ("examples", "equal")]
+    assert means[0] == means[1] > 0
