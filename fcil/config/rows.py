@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fcil.config.layers import COMPARE, Layer, Source, layers_of
+from fcil.config.sections import SECTIONS
 from fcil.errors import ConfigError
-from fcil.options import Option, parse, parse_call
+from fcil.options import Option, nearest, parse, parse_call
 
 __all__ = [
     "RowFacts",
@@ -129,9 +130,16 @@ def row_settings(layers: Sequence[Layer], label: str) -> list[Layer]:
 
 
 def row_has_method(path: Source, label: str) -> bool:
-    """Tell whether [compare.<label>] names a method, itself or by its base; if not, the label is the method's name."""
-    named = any("name" in table.get("method", {}) for _, table in row_settings(layers_of(path), label))
-    return named or bool(row_facts(path, label).base)
+    """Tell whether [compare.<label>] names a method, itself or by its base; if not, the label is the method's name.
+
+    Raises:
+        ConfigError: a key that a row does not have, which may be `base` or `method` misspelt.
+    """
+    tables = row_settings(layers_of(path), label)
+    for source, table in tables:
+        for key in table.keys() - {"method", *SECTIONS}:
+            raise ConfigError(f"{source} {key}: unknown key. {nearest(key, ['method', *SECTIONS, *_FACTS])}")
+    return any("name" in table.get("method", {}) for _, table in tables) or bool(row_facts(path, label).base)
 
 
 def rows_have_bases(path: Source) -> bool:

@@ -395,3 +395,9 @@ def test_a_setting_that_a_row_does_not_share_is_said_once_for_all_its_runs(tmp_p
         run(cell)
     assert shown.getvalue().count("fedavg, seed ") == 4
     assert shown.getvalue().count("method.rank = 4 in the file is another method's: fedavg runs with 16") == 1
+
+
+def test_a_misspelt_key_of_a_row_is_told_before_its_missing_method(tmp_path):
+    path = config(tmp_path, BASE + '[compare.low]\nbas = "other.toml"\n')
+    with pytest.raises(ConfigError, match=r"\[compare\.low\] bas: unknown key\. Did you mean 'base'"):
+        cells(path, ["low"], [0], [], tmp_path / "out")
