@@ -127,8 +127,9 @@ class Row:
         """Text of every column, mean and spread; if `with_missing`, also of the column of updates missing."""
         shown = []
         for column, mean, std in zip(COLUMNS, self.mean, self.std, strict=True):
-            text = "-" if np.isnan(mean) else f"{mean * column.factor:.{column.digits}f}"
-            spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{column.digits}f}"
+            digits = column.digits or int(mean * column.factor < 10)  # of runs of seconds "0 ± 0" would say nothing
+            text = "-" if np.isnan(mean) else f"{mean * column.factor:.{digits}f}"
+            spread = "" if np.isnan(std) else f" {plus_minus} {std * column.factor:.{digits}f}"
             shown.append(text + spread)
         return [self.label, str(self.runs), *shown, *([share_text(self.missing, self.asked)] if with_missing else [])]
 
