@@ -1,5 +1,6 @@
 """Kills of a SuperNode and of the SuperLink in the middle of a run over TLS with registered nodes: the same bits."""
 
+import itertools
 import json
 import os
 import signal
@@ -56,10 +57,14 @@ class Stand:
         return simulate(prepare(settings, self.folder / "inline"), self.folder / "inline")
 
     def restart_node(self, number):
-        """Start a node until it stays, as systemd does: as long as the old one counts as alive, it is refused."""
+        """Start a node until it stays, as systemd does: as long as the old one counts as alive, it is refused.
+
+        That is two of its heartbeats; how many starts fit into them depends on how fast each is refused.
+        """
         config = demo._node_config(self.folder, number, Site(self.folder / f"site-{number}", None))
         key = self.folder / f"node-{number}.key"
-        for attempt in range(12):
+        last = time.monotonic() + 240
+        for attempt in itertools.takewhile(lambda _: time.monotonic() < last, itertools.count()):
             name = f"node-{number}-again-{attempt}"
             demo.start_node(self.processes, name, key, (self.port, self.ca), config, self.env)
             process, end = self.processes._started[name], time.monotonic() + 30
