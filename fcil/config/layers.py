@@ -1,5 +1,6 @@
 """Read a file, its bases and the overrides as layers: tables, each with the name of where it came from, base first."""
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        alike = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.toml")], 1)
+        meant = f". Did you mean {path.parent / alike[0]}?" if alike else ""
+        raise ConfigError(f"{path}: no such file{meant}") from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise ConfigError(f"{path}: not a TOML file") from None
     except tomllib.TOMLDecodeError as error:

@@ -109,7 +109,8 @@ def read_grid(out: Path) -> list[Cell]:
     except NotADirectoryError:
         raise ConfigError(f"{out}: a file, not the folder of a run or comparison") from None
     except (ValueError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{out / GRID}: damaged ({error}); start the comparison again with its own command") from None
+        told = f"{out / GRID}: damaged ({error}); delete it, and give the comparison's command again"
+        raise ConfigError(f"{told}: finished runs are only read") from None
 
 
 def watched(folder: Path) -> list[Cell]:

@@ -64,16 +64,17 @@ class Runner:
         self.features = Features(out / FEATURES, reuse.share) if reuse.features else None
         self.watch: Watch | None = None
         """Called with every event of a run; see `fcil.report.running.carry_out`."""
-        self.said = {""}
-        """Notes about settings that have been printed."""
         self.console, self.loggers, self.shared = console, loggers, shared or Shared(beside_others=beside_others)
+
+    def tell_settings(self, runs: Sequence[Cell]) -> None:
+        """Say which settings of the file rows run without, before any begins; once for each row."""
+        for note in dict.fromkeys(left_out_settings(cell.config) for cell in runs):
+            if note:
+                say(self.console, note)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""
         say(self.console, f"{cell.name}: {cell.folder}")
-        if (note := left_out_settings(cell.config)) not in self.said:  # of a row, and not of each of its runs
-            self.said.add(note)
-            say(self.console, note)
         phases = frozenset(index for index, kin in enumerate(cell.kin) if kin in self.several)
         self.shared.memo = replace(self.memo, phases=phases) if self.memo and phases else None
         # where a client's error costs its update alone, so would the alarm of a check

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from fcil.data.progress import waiting
 from fcil.engine.comparison import figures
 from fcil.engine.following import failure
-from fcil.engine.grid import run_state, write_grid
+from fcil.engine.grid import read_grid, run_state, write_grid
 from fcil.engine.jobs import Jobs, away, in_process, in_ray_tasks, jobs_of
 from fcil.engine.queue import Queue, carry_out_free
 from fcil.engine.reuse import Reuse
@@ -48,6 +48,22 @@ def _check_begun(runs: Sequence[Cell], run: Runner) -> None:
         elif state in ("stopped", "failed"):
             session = cell.session()
             check_same_run(cell.folder, cell.config, session.provenance())
+
+
+def _tell_replaced(out: Path, runs: Sequence[Cell], console: Console | None) -> None:
+    """Say which runs of the folder's comparison so far its tables will no longer have."""
+    try:
+        there = read_grid(out)
+    except ConfigError:  # there is none, or it is damaged and written anew
+        return
+    folders = {cell.folder for cell in runs}
+    if gone := [cell.name for cell in there if cell.folder not in folders]:
+        names = "; ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+        say(
+            console,
+            f"note: the tables of {out} will have the {counted(len(runs), 'run')} of this command alone. What else was "
+            f"compared there ({names}) stays, and is in the tables again when a command names it too",
+        )
 
 
 def carry_out_grid(
@@ -89,7 +105,9 @@ def carry_out_grid(
     written = in_ray_tasks(runs) if on == "ray" else in_process(runs) if jobs > 1 else runs
     runs = away(runs) if on == "ray" else written
     with closing(Runner(out, runs, console, reuse, loggers=loggers)) as run:
+        run.tell_settings(runs)
         _check_begun(runs, run)
+        _tell_replaced(out, written, console)
         write_grid(out, written)
         queue = Queue.of(out, runs)
         if on == "ray":
@@ -117,6 +135,7 @@ def join_grid(out: Path, runs: Sequence[Cell], console: Console | None = None, r
     queue = Queue.of(out, runs, longest_first=True)
     outcomes = []
     with closing(Runner(out, runs, console, reuse, beside_others=True)) as run:
+        run.tell_settings(runs)
         for outcome in carry_out_free(queue, run, wait=False):
             tell_failure(outcome, console)
             outcomes.append(outcome)

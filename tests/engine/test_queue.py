@@ -218,7 +218,7 @@ def test_what_is_written_of_the_runs_is_read_back(path, tmp_path):
     assert read_grid(out) == runs
     assert all(sum(cell.work) > 0 for cell in runs)
     (out / "grid.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"grid.json: damaged .* start the comparison again"):
+    with pytest.raises(ConfigError, match=r"grid.json: damaged .* delete it, and give"):
         read_grid(out)
     with pytest.raises(ConfigError, match="holds no comparison"):
         read_grid(tmp_path)

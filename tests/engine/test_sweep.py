@@ -391,6 +391,7 @@ def test_a_setting_that_a_row_does_not_share_is_said_once_for_all_its_runs(tmp_p
     monkeypatch.setattr(grid_runner, "carry_out", lambda *arguments: {})
     shown = io.StringIO()
     run = grid_runner.Runner(tmp_path, runs, Console(file=shown, width=500), Reuse(False, False))
+    run.tell_settings(runs)
     for cell in runs:
         run(cell)
     assert shown.getvalue().count("fedavg, seed ") == 4
@@ -401,3 +402,29 @@ def test_a_misspelt_key_of_a_row_is_told_before_its_missing_method(tmp_path):
     path = config(tmp_path, BASE + '[compare.low]\nbas = "other.toml"\n')
     with pytest.raises(ConfigError, match=r"\[compare\.low\] bas: unknown key\. Did you mean 'base'"):
         cells(path, ["low"], [0], [], tmp_path / "out")
+
+
+SMALL = BASE.partition("[sweep]")[0]
+
+
+def test_rows_that_leave_a_folders_tables_are_named(tmp_path, capsys):
+    arguments = ["compare", str(config(tmp_path, SMALL)), "--seeds", "0", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--methods", "ncm,ridge"]) == 0
+    assert "of this command alone" not in capsys.readouterr().out
+    assert main([*arguments, "--methods", "ridge"]) == 0
+    assert "the 1 run of this command alone. What else was compared there (ncm, seed 0)" in capsys.readouterr().out
+
+
+def test_settings_that_rows_run_without_are_told_before_any_run_begins(tmp_path, capsys):
+    text = SMALL + '[method]\nname = "ridge"\npenalty = 3.0\nlayers = [4]\n'
+    path = config(tmp_path, text.replace("[run]", "[train]\nrounds = 1\nepochs = 1\n[run]"))
+    assert main(["compare", str(path), "--methods", "ncm", "--seeds", "0,1", "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("method.layers = [4] in the file is another method's: ncm runs with") == 1
+    assert shown.index("is another method's") < shown.index("ncm, seed 0")
+
+
+def test_a_misspelt_file_is_answered_with_the_one_beside_it(tmp_path):
+    config(tmp_path)
+    with pytest.raises(ConfigError, match=r"som\.toml: no such file\. Did you mean .*some\.toml"):
+        load_config(tmp_path / "som.toml")
