@@ -1,6 +1,6 @@
 """Errors that are not faults of the program: each is shown to the user as one clear message, without a traceback."""
 
-__all__ = ["ConfigError", "FcilError", "FolderInUse", "MergeError", "MethodError", "RunError"]
+__all__ = ["ConfigError", "FcilError", "FilesMissing", "FolderInUse", "MergeError", "MethodError", "RunError"]
 
 
 class FcilError(Exception):
@@ -11,6 +11,10 @@ class FcilError(Exception):
 
 class ConfigError(FcilError):
     """A setting, a file or a command that cannot work; raised before anything runs."""
+
+
+class FilesMissing(ConfigError):
+    """A data set whose files are not there."""
 
 
 class FolderInUse(ConfigError):

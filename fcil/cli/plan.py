@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fcil.cli.arguments import methods, overrides, seeds, sweep_argument
 from fcil.cli.data import tell_remarks
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, FilesMissing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,13 @@ def plan_command(args: argparse.Namespace, console: Console) -> None:
     if args.json and not args.json.parent.is_dir():  # told now, not after the rehearsal
         raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
     several = args.methods or args.seeds or args.sweep or rows_have_bases(args.config)
-    table, figures = (_comparison if several else _one_run)(args, console)
+    try:
+        table, figures = (_comparison if several else _one_run)(args, console)
+    except FilesMissing as error:
+        raise ConfigError(
+            f"{error}. To plan without them, in the set's official numbers: --set data.stand_in=true, and without its "
+            "weights --set model.weights=random"
+        ) from None
     console.print(table)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -19,7 +19,7 @@ from fcil.data.settings import Data
 from fcil.data.splits import list_digest
 from fcil.data.transforms import To
 from fcil.data.views import shown
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, FilesMissing
 from fcil.words import counted
 
 __all__ = ["load_family", "readiness"]
@@ -35,7 +35,7 @@ def _root(family: Family, settings: Data) -> Path:
         raise ConfigError(f"data.columns: {settings.name} has no columns; leave it empty")
     if settings.root or not family.cached:
         return Path(settings.root).expanduser()
-    raise ConfigError(f"data.root: {family.name} needs the folder with its files. {remedy(family, 'DIR')}")
+    raise FilesMissing(f"data.root: {family.name} needs the folder with its files. {remedy(family, 'DIR')}")
 
 
 def _unofficial(family: Family, listing: Listing) -> list[str]:

@@ -172,6 +172,13 @@ class Draft(Draft):
 """,
         "The server's functions give the same bits", "merge gave other bits the second time", "def merge",
     ),
+    "sums where it means, of what trimming leaves": (
+        OWN_MERGE + """
+        left = updates[1:-1] if len(updates) > 2 else updates
+        return Modules.of(state).replaced({n: sum(u.arrays[n] for u in left) for n in left[0].arrays})
+""",
+        "One client alone, or several", "8 copies of one client do not make that client's model", "def merge",
+    ),
     "keeps what clients remember in the class": (
         """
     memory = {}

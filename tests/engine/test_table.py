@@ -300,3 +300,10 @@ def test_no_run_takes_a_stand_in_and_what_has_no_numbers_has_none(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="no official numbers"):
         load(Data(name="folder", stand_in=True), 32)
+
+
+def test_a_plan_without_the_files_says_how_to_do_without_them(tmp_path, capsys):
+    path = tmp_path / "some.toml"
+    path.write_text('[data]\nname = "cifar100"\n')
+    assert main(["plan", str(path)]) == 2
+    assert "--set data.stand_in=true" in " ".join(capsys.readouterr().err.split())
