@@ -1,15 +1,21 @@
 """The choice of what clients train, the setting `adapter`, and the base of the methods that average it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fcil.method import REPORT, TRAIN, Averaging, Kind, Task
+from fcil.method import REPORT, TRAIN, Averaging, ClientUpdate, Kind, Task
 from fcil.model.adapters import parse_adapter
 from fcil.model.full import Full
 from fcil.model.weight_adapter import WeightAdapter
 from fcil.options import Option
 
-__all__ = ["AdapterAveraging", "AdapterSettings", "FirstTaskAveraging"]
+__all__ = ["AdapterAveraging", "AdapterSettings", "FirstTaskAveraging", "of_one_weight"]
+
+
+def of_one_weight(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
+    """Let clients count alike in an average by examples; those without any still do not count."""
+    return [replace(update, num_examples=min(1, update.num_examples)) for update in updates]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from fcil.method import (
 from fcil.method.state import without
 from fcil.options import Option
 
-from ._adapters import AdapterAveraging
+from ._adapters import AdapterAveraging, of_one_weight
 from ._compensation import compensation, outlook
 from ._exemplars import choose, exemplars, with_exemplars
 from ._teacher import TEACHER, old_logits, old_tasks, teacher_of, teacher_references
@@ -199,7 +199,7 @@ class GLFC(AdapterAveraging):
         """The sums of federated averaging, with clients of one weight, and right answers and samples."""
         counted = [{RIGHT: u.statistics[RIGHT]} for u in updates if self.old_model == "best"]
         if self.weights == "equal":
-            updates = [replace(u, num_examples=min(1, u.num_examples)) for u in updates]
+            updates = of_one_weight(updates)
         sums = super().sums(phase, broadcast, updates)
         return {**sums, **total(counted)} if counted else sums
 

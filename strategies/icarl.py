@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from fcil.method import (
 from fcil.method.averaging import fixed_arrays
 from fcil.options import Option
 
-from ._adapters import AdapterAveraging
+from ._adapters import AdapterAveraging, of_one_weight
 from ._exemplars import choose, exemplars, normalised_features, with_exemplars
 from ._teacher import TEACHER, distillation, old_logits, old_tasks, teacher_of, teacher_references
 
@@ -160,7 +160,7 @@ class ICaRL(AdapterAveraging):
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """The sums of federated averaging, in rounds with clients of one weight where that is asked."""
         if self.weights == "equal" and phase.kind == TRAIN:
-            updates = [replace(u, num_examples=min(1, u.num_examples)) for u in updates]
+            updates = of_one_weight(updates)
         return super().sums(phase, broadcast, updates)
 
     def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:

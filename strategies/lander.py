@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import log2, sqrt
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +13,7 @@ from fcil.arrays import Arrays, State
 from fcil.method import EXAMPLES, SCORES, Backbone, Broadcast, ClientUpdate, Phase, Step
 from fcil.options import Option
 
-from ._adapters import AdapterAveraging
+from ._adapters import AdapterAveraging, of_one_weight
 from ._anchors import check_frame, frame, read_anchors
 from ._teacher import TEACHER, distillation, old_outputs, old_tasks, teacher_of, teacher_references
 
@@ -135,7 +135,7 @@ class LANDER(AdapterAveraging):
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """The sums of federated averaging, with clients of one weight."""
         if self.weights == "equal":
-            updates = [replace(u, num_examples=min(1, u.num_examples)) for u in updates]
+            updates = of_one_weight(updates)
         return super().sums(phase, broadcast, updates)
 
     def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:

@@ -15,7 +15,7 @@ from fcil.method.state import without
 from fcil.options import Option
 from fcil.statistics.training_gradients import MeanGradient, mean_gradient
 
-from ._adapters import AdapterAveraging
+from ._adapters import AdapterAveraging, of_one_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ class Scaffold(AdapterAveraging):
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
         """The sums of federated averaging, and sum_i w_i (m_i - c), which is sum_i w_i (c_i+ - c_i)."""
         if self.weights == "equal":
-            updates = [replace(u, num_examples=min(1, u.num_examples)) for u in updates]
+            updates = of_one_weight(updates)
         sums = super().sums(phase, broadcast, updates)
         names = self.local(phase).trained(list(broadcast.arrays))
         sent = [{mean_gradient(n): u.statistics[mean_gradient(n)] for n in names} for u in updates]

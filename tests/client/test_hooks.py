@@ -433,7 +433,8 @@ def test_what_is_kept_of_an_array_that_trains_without_a_copy_is_refused(keep, pl
     ],
 )
 def test_copies_and_the_arrays_that_train_themselves_are_not(keep):
-    work(Keeps(keep=keep))
+    update = work(Keeps(keep=keep))
+    assert (update.arrays[head.weight(0)] != arrays()[head.weight(0)]).any()
 
 
 @pytest.mark.parametrize(
