@@ -5,7 +5,7 @@ rest in float32; sums over clients run in float64 and are cast back once.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -22,6 +22,8 @@ Arrays = Mapping[str, np.ndarray]
 """Array name -> array."""
 State = Mapping[str, Arrays]
 """The server's state: group name -> arrays. Groups and names contain no colon."""
+BLOCK = 1 << 16
+"""Numbers that are summed at a time, where an array has not more alone: some megabytes, which processors keep close."""
 EMPTY = ":"
 """Stands for the name in a flat table (`ungrouped`) where a group has no arrays."""
 
@@ -96,13 +98,38 @@ def weighted_total(updates: Sequence[Arrays], weights: Sequence[float], origin: 
     update in float32.
     """
     same_names([*updates, {name: origin[name] for name in updates[0]} if updates else {}])
-    out = {name: np.zeros(a.shape) for name, a in updates[0].items()}
-    for arrays, weight in zip(updates, weights, strict=True):
-        for name in out if weight else ():  # a client of weight zero has no influence, whatever it holds
-            difference = np.subtract(arrays[name], origin[name], dtype=np.float64)
-            difference *= weight
-            out[name] += difference
+    out: dict[str, np.ndarray] = {}
+    for names in _blocks(updates[0] if updates else {}):
+        begin = _end_to_end(origin, names).astype(np.float64)
+        block, difference = np.zeros_like(begin), np.empty_like(begin)
+        for arrays, weight in zip(updates, weights, strict=True):
+            if weight:  # a client of weight zero has no influence, whatever it holds
+                difference[:] = _end_to_end(arrays, names)
+                difference -= begin
+                difference *= weight
+                block += difference
+        ends = np.cumsum([updates[0][name].size for name in names])
+        parts = zip(names, np.split(block, ends[:-1]), strict=True)
+        out |= {name: part.reshape(updates[0][name].shape) for name, part in parts}
     return out
+
+
+def _end_to_end(arrays: Arrays, names: Sequence[str]) -> np.ndarray:
+    return np.concatenate([arrays[name].ravel() for name in names])
+
+
+def _blocks(arrays: Arrays) -> Iterator[list[str]]:
+    """Cut names into runs of neighbours with some BLOCK numbers: many small arrays cost no more than one then."""
+    block: list[str] = []
+    size = 0
+    for name, a in arrays.items():
+        if block and size + a.size > BLOCK:
+            yield block
+            block, size = [], 0
+        block.append(name)
+        size += a.size
+    if block:
+        yield block
 
 
 def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["generator", "published_permutation", "torch_generator"]
 
 
-def _words(seed: int, path: tuple[str | int, ...]) -> list[int]:
-    """128 bits of the SHA-256 of seed and path, as four 32-bit words. Types count in a path: `1` and `"1"` differ."""
+def _words(seed: int, path: tuple[str | int, ...]) -> np.ndarray:
+    """128 bits of the SHA-256 of seed and path, as four uint32 words. Types count in a path: `1` and `"1"` differ."""
     parts = [part if isinstance(part, str) else index(part) for part in path]  # NumPy's integers too
     text = "\x1f".join([f"seed:{int(seed)}", *(f"{type(part).__name__}:{part}" for part in parts)])
-    digest = hashlib.sha256(text.encode()).digest()
-    return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4", 4).astype(np.uint32)
 
 
 def generator(seed: int, *path: str | int) -> np.random.Generator:
@@ -53,5 +52,5 @@ def torch_generator(seed: int, *path: str | int) -> torch.Generator:
     """A torch generator on the CPU for the draw that `path` names; see `generator`."""
     import torch  # slow to import, and settings are checked without it
 
-    low, high, *_ = _words(seed, path)
+    low, high, *_ = _words(seed, path).tolist()
     return torch.Generator().manual_seed((high << 31) ^ low)

@@ -18,6 +18,7 @@ from fcil.arrays import (
     total,
     ungrouped,
     weighted_mean,
+    weighted_total,
 )  # fmt: skip
 from fcil.errors import MergeError
 
@@ -48,6 +49,33 @@ def test_weighted_mean_is_the_literal_one(seed, counts):
         assert merged[name].dtype == updates[0][name].dtype
     backwards = weighted_mean(updates[::-1], counts[::-1])
     np.testing.assert_allclose(backwards["b"], merged["b"], rtol=1e-12, atol=1e-12)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=6),
+    st.sampled_from([1, 5, 30, 1 << 16]),
+)
+def test_weighted_sums_have_the_same_bits_whatever_is_summed_together(seed, sizes, block):
+    """Each array by itself, one client after the other, in float64; whatever the types, and rows that do not follow."""
+    rng, kinds = np.random.default_rng(seed), ["f4", "f8", "i4"]
+    updates = [
+        {f"a{i}": (8 * rng.standard_normal(size)).astype(kinds[i % 3]).T for i, size in enumerate(sizes)}
+        for _ in range(4)
+    ]
+    origin, *rest = updates
+    weights = [0.0, *rng.uniform(0, 9, 2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcil.arrays.BLOCK", block)
+        sums = weighted_total(rest, weights, origin)
+    assert list(sums) == list(origin)
+    for name, start in origin.items():
+        expected = np.zeros(start.shape)
+        for update, weight in zip(rest, weights, strict=True):
+            expected = expected + (update[name].astype(np.float64) - start.astype(np.float64)) * weight
+        assert sums[name].dtype == np.float64
+        assert sums[name].shape == start.shape
+        assert np.array_equal(sums[name], expected)
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))

@@ -66,6 +66,7 @@ def test_a_stream_is_pcg64_seeded_by_the_sha256_of_its_name():
     words = np.frombuffer(sha, "<u4", 4).tolist()
     expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
     assert generator(3, "batches", 1).integers(2**62) == expected.integers(2**62)
+    assert torch_generator(3, "batches", 1).initial_seed() == (words[1] << 31) ^ words[0]
 
 
 def test_streams_are_as_random_as_one():

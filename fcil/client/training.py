@@ -111,6 +111,8 @@ def _check_computed(session: ClientSession, local: Local) -> None:
     Raises:
         ValueError: a hook has put in what is not declared, or left out what is.
     """
+    if not (local.training or local.computed or session.statistics):
+        return
     before_passes = Local(training=local.training, computed=local.computed)
     declared = before_passes.reported(shapes(session.broadcast.arrays)).keys()
     if odd := sorted(declared ^ session.statistics.keys()):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from fcil.model.lora_layer import LoraLinear
 from fcil.model.precision import DTYPES
 
 __all__ = ["AdaptedModel"]
+
+_LOADED = frozenset({np.dtype(np.uint8), np.dtype(np.float32)})
+"""Types of arrays that are loaded as they are."""
 
 
 class AdaptedModel:
@@ -35,6 +39,7 @@ class AdaptedModel:
         self.adapter = adapter
         self._slots: Mapping[str, tuple[nn.Module, str]] = adapter.install(network) if adapter else {}
         self._patterns = [name for name in self._slots if "*" in name]
+        self._targets = [(name, module, of, _plain(module)) for name, (module, of) in self._slots.items()]
         self._places: set[str] = set()  # names that were found to have one: looking anew takes half of a load
         self.cache: FeatureCache | None = None
         """Features that were computed before, for images of which it is said which they are (`showing`)."""
@@ -76,11 +81,7 @@ class AdaptedModel:
             if isinstance(a, Tensor):
                 tensors[name] = a
                 continue
-            # Packed bits stay bytes. Rows lie one after the other, as in an array that has travelled: torch keeps
-            # strides, and products of transposed matrices round otherwise. It is copied into memory of torch's own,
-            # whose beginning is aligned for vector instructions; NumPy's need not be.
-            array = np.asarray(a, np.uint8 if a.dtype == np.uint8 else np.float32, order="C")
-            tensors[name] = torch.tensor(array, device=self.device, requires_grad=name in trains)
+            tensors[name] = _copied(a, self.device).requires_grad_(name in trains)
         self._fill(tensors)
         return {name: tensors[name] for name in arrays if name in trains}
 
@@ -97,11 +98,11 @@ class AdaptedModel:
     def _fill(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._tokens = Tokens.of(tensors[TOKENS].cpu().numpy()) if TOKENS in tensors else None
-        for name, (module, attribute) in self._slots.items():
+        for name, module, attribute, plain in self._targets:
             several = name in self._patterns
             value = {n: tensors[n] for n in names_matching(tensors, [name])} if several else tensors.get(name)
-            if attribute in vars(module) and type(module).__setattr__ is nn.Module.__setattr__:
-                vars(module)[attribute] = value  # as torch does after it has looked for parameters, most of a load
+            if plain is not None and attribute in plain:
+                plain[attribute] = value  # as torch does after it has looked for parameters, most of a load
             else:
                 setattr(module, attribute, value)
 
@@ -193,6 +194,24 @@ class AdaptedModel:
             tasks = head.tasks_of(self._tensors)
         heads = [(self._tensors[head.weight(t)], self._tensors[head.bias(t)]) for t in tasks]
         return torch.cat([nn.functional.linear(features, w, b) for w, b in heads], 1)
+
+
+def _copied(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array into memory of torch's own, whose beginning is aligned for vector instructions.
+
+    Packed bits stay bytes, all else becomes float32. Rows lie one after the other, as in an array that has travelled:
+    torch keeps strides, and products of transposed matrices round otherwise.
+    """
+    if array.dtype not in _LOADED or not array.flags.c_contiguous:
+        array = np.asarray(array, np.float32, order="C")
+    if not array.flags.writeable:  # from_numpy warns of it, for a tensor that nobody keeps
+        return torch.tensor(array, device=device)
+    return torch.from_numpy(array).to(device, copy=True)
+
+
+def _plain(module: nn.Module) -> dict[str, Any] | None:
+    """The attributes of a module that sets them as torch does; None for one with a way of its own."""
+    return vars(module) if type(module).__setattr__ is nn.Module.__setattr__ else None
 
 
 def _first_argument(observe: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

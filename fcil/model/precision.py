@@ -52,7 +52,9 @@ class ScaledSteps:
 
     def step(self, loss: Tensor) -> bool:
         """Take one step down the gradient of `loss`; returns False if it was skipped."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:  # as zero_grad does, which costs as much as the step of a small model
+            for leaf in group["params"]:
+                leaf.grad = None
         scale = self.scaler.get_scale()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.unscale:

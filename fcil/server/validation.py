@@ -16,6 +16,8 @@ __all__ = ["Expected", "arrays_refusal", "expected", "refusal"]
 
 COUNTED = ("images", "peak_memory_bytes", "reused", "cached", "kept_bytes")
 """Metrics that enter the run's totals and figures; all others are for the records only."""
+FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+"""Types that arrays may have; looked up as a set, since every array of every client is."""
 LARGEST = 2.0**53
 """The largest metric in the totals: above it, adding 1 to a float changes nothing."""
 MOST_METRICS, LONGEST_NAME = 1000, 200
@@ -78,7 +80,7 @@ def _is_array(value: object) -> bool:
 def _finite(a: np.ndarray, kind: type[np.floating[Any]]) -> np.ndarray:
     """Tell which values are finite as `kind`: one that the state's float32 cannot hold is as bad as infinity."""
     if a.dtype == kind:
-        return np.asarray(np.isfinite(a))
+        return np.isfinite(a)  # type: ignore[no-any-return]
     with np.errstate(over="ignore"):
         return np.asarray(np.isfinite(a.astype(kind)))
 
@@ -91,13 +93,12 @@ def arrays_refusal(what: str, arrays: Arrays, wanted: Shapes, kind: type[np.floa
     for name, a in arrays.items():
         if not _is_array(a):
             return f"{what} {name}: a {type(a).__name__}, not an array"
-        if a.dtype not in (np.float32, np.float64):
+        if a.dtype not in FLOATS:
             return f"{what} {name}: type {a.dtype}, not float32 or float64"
         if not _fits(a, wanted[name]):
             return f"{what} {name}: shape {a.shape}, not {tuple(wanted[name])}"
-        finite = _finite(a, kind)
-        if not finite.all():
-            return f"{what} {name}: {int((~finite).sum())} of {a.size} values are NaN or infinite"
+        if not_finite := a.size - int(np.count_nonzero(_finite(a, kind))):
+            return f"{what} {name}: {not_finite} of {a.size} values are NaN or infinite"
         layout = wanted[name]
         if isinstance(layout, GramShape) and (reason := _no_gram(a, layout)):
             return f"{what} {name}: {reason}"
