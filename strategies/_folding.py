@@ -15,6 +15,7 @@ from fcil.arrays import Arrays, State, as_float32
 from fcil.merging.lowrank import LowRank, dense, stacked
 from fcil.method import Averaging, Broadcast, Local, Modules, Phase
 from fcil.model.lora import DELTA, A, B, Lora, layers_of
+from fcil.model.weight_adapter import WeightAdapter
 
 from ._lora import LoraMethod, Rank
 from ._mixed import leading
@@ -51,7 +52,7 @@ class FoldingMethod(Averaging):
     rank: Rank = 16
 
     @property
-    def adapter(self) -> Lora:
+    def adapter(self) -> WeightAdapter:
         """A pair on qkv, proj, fc1 and fc2 of every block."""
         return Lora(self.rank)
 

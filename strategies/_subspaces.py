@@ -12,6 +12,7 @@ from fcil.merging.lowrank import LowRank
 from fcil.merging.subspace import grown
 from fcil.method import EXAMPLES, Modules, Pass, Phase, Task
 from fcil.model.lora import A, B, layers_of, uniform
+from fcil.model.weight_adapter import sides_of
 from fcil.options import Option
 from fcil.statistics.input_projection import InputProjection, projection_of
 
@@ -50,7 +51,7 @@ def basis_of(state: State, layer: str, width: int) -> np.ndarray:
 
 def with_bases(state: State, sums: Arrays, energy: float) -> State:
     """The state with every layer's basis grown by the task's sketches."""
-    sketches = {layer: sums[projection_of(layer)] for layer in layers_of(Modules.of(state).module)}
+    sketches = {layer: sums[projection_of(layer)] for layer in sides_of(Modules.of(state).module)}
     bases = {n: grown(basis_of(state, n, len(y)), y, energy) for n, y in sketches.items()}
     return {**state, BASES: {n: b for n, b in as_float32(bases).items() if len(b)}}
 
@@ -75,7 +76,7 @@ def with_new_pairs(
 
 
 def mean_arrays(method: FoldingMethod, state: State, sums: Arrays) -> dict[str, np.ndarray]:
-    """The clients' means, weighted by examples, of the pairs and head rows that trained, float64.
+    """The clients' means, weighted by examples, of all that trained, float64.
 
     Raises:
         MergeError: nobody has any examples.
@@ -88,9 +89,9 @@ def mean_arrays(method: FoldingMethod, state: State, sums: Arrays) -> dict[str, 
 
 
 def with_pairs(method: FoldingMethod, state: State, arrays: Arrays) -> State:
-    """The state with new values of pairs, in front of the folded components, and of head rows."""
+    """The state with new values of pairs, in front of the folded components, and of all others, such as head rows."""
     module, whole = Modules.of(state).module, as_float32(arrays)
-    for name in whole.keys() & module.keys():
+    for name in [name for name in whole if name in module and name.endswith((A, B))]:
         old, axis = module[name], 0 if name.endswith(A) else 1
         rest = old[method.rank :] if axis == 0 else old[:, method.rank :]
         whole[name] = np.concatenate([whole[name], rest], axis)

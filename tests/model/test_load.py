@@ -16,8 +16,11 @@ def held(kind):
         rows.flags.writeable = False
         return rows
     if kind == "not aligned":
-        memory = np.zeros(rows.nbytes + 4, np.uint8)
-        return np.ndarray((2, 48), np.float32, memory[4:].data) if memory.ctypes.data % 64 == 0 else rows
+        memory = np.zeros(rows.nbytes + 64, np.uint8)
+        begin = (4 - memory.ctypes.data) % 64
+        inside = memory[begin : begin + rows.nbytes].view(np.float32).reshape(2, 48)
+        inside[:] = rows
+        return inside
     return {
         "rows": rows,
         "columns": np.asfortranarray(rows),

@@ -9,6 +9,7 @@ import reference_subspaces
 from rounds import COUNTS, begun, steps
 from small import BACKBONE, LINEARS, dense, phase
 
+from fcil.errors import ConfigError
 from fcil.method import ClientUpdate, Task
 from fcil.statistics.input_projection import projection_of
 from strategies.dolfin import Dolfin
@@ -75,6 +76,82 @@ def test_fot_projects_the_merged_change_of_a_dense_weight(clients):
             np.testing.assert_allclose(whole(after["module"], layer), theirs, atol=1e-4)
             np.testing.assert_allclose(whole(kept["module"], layer), whole(after["module"], layer), atol=1e-5)
         state = after
+
+
+FULL = {"adapter_text": "full", "energy": 0.999999}
+
+
+def full_tasks(**settings):
+    """Full tuning: the state at the end of the first task, and every step of the second with those bases."""
+    method = FOT(**{**FULL, **settings})
+    *_, (_, _, _, state) = steps(method, 2, begun(method))
+    old = reported(method, state, phase(4, "report", index=8))
+    begin = method.begin(old, phase(task=SECOND, index=9), BACKBONE)
+    return method, old, begin
+
+
+def test_full_tuning_in_fots_first_task_is_federated_averaging_of_all_parameters():
+    method, plain = FOT(**FULL), FedAvg(adapter_text="full")
+    for (_, sent, _, ours), (_, theirs, _, averaged) in zip(steps(method, 3), steps(plain, 3), strict=True):
+        assert sent.keys() == theirs.keys()
+        for group in ("module", "head"):
+            assert ours[group].keys() == averaged[group].keys()
+            for name, a in averaged[group].items():
+                np.testing.assert_allclose(ours[group][name], a, rtol=1e-6, atol=1e-7)
+
+
+def test_full_tuning_projects_the_change_of_a_round_and_not_what_earlier_tasks_have_changed():
+    """W + dW (I - U U^T) for linear layers, whose W was changed in U in the first task; the mean for all others."""
+    method, old, state = full_tasks()
+    assert {name: a.tobytes() for name, a in state["module"].items()} == {
+        name: a.tobytes() for name, a in old["module"].items()
+    }
+    for _, sent, updates, after in steps(method, 3, state, SECOND):
+        for name in sent:
+            arrays = [u.arrays[name].astype(float) for u in updates]
+            group, start = ("head" if name.startswith("head.") else "module"), sent[name].astype(float)
+            if (layer := name.removesuffix(".delta")) in LAYERS:
+                basis = old["bases"][layer].astype(float)
+                expected = reference_subspaces.fot_step(start, arrays, COUNTS, basis)
+                assert np.abs(start @ basis.T).max() > 0.1
+            else:
+                expected = reference.fedavg(arrays, COUNTS)
+            np.testing.assert_allclose(after[group][name], expected, rtol=1e-5, atol=1e-5)
+        state = after
+    for i, layer in enumerate(LAYERS):
+        change = state["module"][f"{layer}.delta"].astype(float) - old["module"][f"{layer}.delta"]
+        inputs = np.random.default_rng(i).normal(size=(LINEARS[layer][1], 3))
+        assert np.abs(change @ inputs).max() < 1e-3
+        assert np.abs(change).max() > 0.1
+
+
+def test_the_share_that_fots_bases_hold_grows_by_a_step_a_task():
+    """Literal growth, with sketches of full rank; and nothing that ends above all of the energy."""
+    method = FOT(rank=2, energy=0.5, energy_step=0.2)
+    *_, (_, _, _, state) = steps(method, 1, begun(method))
+    state = reported(method, state, phase(4, "report", index=8), rank=20)
+    state = method.begin(state, phase(task=SECOND, index=9), BACKBONE)
+    state = reported(method, state, phase(4, "report", SECOND, index=10), rank=20)
+    for layer in LAYERS:
+        sketch = sum(sketches(c, 20)[projection_of(layer)].astype(float) for c in (0, 1, 2))
+        basis = np.zeros((0, len(sketch)))
+        for share in (0.5, 0.7):
+            basis = reference_subspaces.grown(basis, sketch, share)
+        assert len(state["bases"][layer]) == len(basis)
+        np.testing.assert_allclose(
+            reference_subspaces.projector(state["bases"][layer]), reference_subspaces.projector(basis), atol=1e-4
+        )
+    with pytest.raises(ConfigError, match=r"energy_step = 0.3: after 3 tasks .* 1.100"):
+        FOT(energy=0.5, energy_step=0.3).check_phases([phase(task=Task(t, 2 * t, 2), index=t) for t in range(3)])
+
+
+def test_fots_clients_count_alike_if_they_are_asked_to():
+    method = FOT(rank=2, weights="equal")
+    for _, sent, updates, after in steps(method, 2):
+        for name in sent:
+            group = "head" if name.startswith("head.") else "module"
+            expected = reference.fedavg([u.arrays[name].astype(float) for u in updates], [1, 1, 1])
+            np.testing.assert_allclose(after[group][name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_fots_new_a_has_nothing_of_the_old_inputs_before_the_first_round():
