@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, State, total
+from fcil.arrays import Arrays, State
 from fcil.errors import ConfigError
-from fcil.method import (
-    REPORT,
-    TRAIN,
-    Backbone,
-    Broadcast,
-    Client,
-    ClientUpdate,
-    Computed,
-    Kind,
-    Local,
-    Modules,
-    Phase,
-    Step,
-    Task,
-)
-from fcil.method.state import without
+from fcil.method import TRAIN, Backbone, Broadcast, Client, ClientUpdate, Modules, Phase, Step
 from fcil.options import Option
 
-from ._adapters import AdapterAveraging, of_one_weight
+from ._adapters import of_one_weight
 from ._compensation import compensation, outlook
 from ._exemplars import choose, exemplars, with_exemplars
-from ._teacher import TEACHER, old_logits, old_tasks, teacher_of, teacher_references
+from ._old_model import RIGHT, ChoosesOldModel
+from ._teacher import TEACHER, old_logits, old_tasks, teacher_references
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +30,10 @@ TASK, CURRENT, WAITING = "glfc.task", "glfc.current", "glfc.waiting"
 which no exemplars have been chosen."""
 ENTROPY, NOTICED = "glfc.entropy", "glfc.noticed"
 """In a client's store: the mean entropy of its last round, and the last task that it has noticed."""
-BEST, SHARE, RIGHT = "best", "best_share", "right"
-"""The state's groups of the task's best model so far and of its share of right answers; of the statistic, (right
-answers, samples), by which it is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GLFC(AdapterAveraging):
+class GLFC(ChoosesOldModel):
     """Average what trains on new classes and exemplars, weighted by their errors.
 
     A client trains on its samples of the task together with its exemplars of earlier ones. With z the logits of the C
@@ -69,24 +52,22 @@ class GLFC(AdapterAveraging):
     round; until then it trains without the second term. "known" notices every task, of which clients are told here.
 
     The old model is the last task's last, or with old_model = "best" that of its rounds which was right most often on
-    the clients' own samples: each counts right answers of the model it receives, and in a report of the last one. So
-    does the paper's proxy server, on images that it reconstructs out of clients' gradients, which is refused here.
+    the clients' own samples: each counts right answers of the model it receives, and in a report of the last one.
+
+    old_model = "proxy" is the paper's proxy server, WHICH RECONSTRUCTS CLIENTS' IMAGES: after the first round of a task
+    a client sends, for each of its classes, the gradient of a small network on the sample nearest to the class's mean,
+    moved a little; the server finds an image with that gradient by `proxy_steps` steps of L-BFGS, and takes for the old
+    model that of the task's rounds which is right most often on these images (`strategies/_proxy.py`).
 
     Sent: as in federated averaging, with the head rows of all classes seen; the old model, one down once a task; for
-    "best" two numbers up a round. Kept by a client, and never sent: `size` exemplars and the samples of its last task,
-    un-augmented (as indices, 8 bytes each, which stand for as many images); by the server the old model, and the best.
+    "best" two numbers up a round; for "proxy" (8,136 + 769 C) C floats up once a task of C classes. Kept by a client,
+    and never sent: `size` exemplars and the samples of its last task, un-augmented (as indices, 8 bytes each, which
+    stand for as many images); by the server the old model, the best, and the proxy's images.
 
     Unlike the paper: LoRA by default; exemplars join batches by chance, as in iCaRL; a client that took part in no
     round of a task keeps none of it; herding takes no sample twice, as public code may. Literal transcription:
     `tests/reference_baselines3.py`.
     """
-
-    refused: ClassVar[Mapping[str, str]] = {
-        "proxy": "GLFC's proxy server reconstructs clients' images out of gradients that they send, in order to score "
-        "whole models on them. The server of this contract has no backbone to score with (docs/decisions/0008), and to "
-        'show the images to clients would be a leak that the paper does not have. old_model = "best" chooses the old '
-        "model by what clients count on their own samples, and sends no image: leave proxy out"
-    }
 
     size: Annotated[
         int, Option("exemplars that a client keeps, of all its classes together; none where it has more classes", low=0)
@@ -98,20 +79,21 @@ class GLFC(AdapterAveraging):
         Literal["known", "entropy"], Option("how a client notices a new task: it is told, or entropy rises")
     ] = "known"
     threshold: Annotated[float, Option("rise of the mean entropy that tells of a new task", unit="nats", above=0)] = 1.2
-    old_model: Annotated[
-        Literal["last", "best"], Option("the last task's last model, or its best by the clients' right answers")
-    ] = "last"
     weights: Annotated[
         Literal["equal", "examples"], Option("clients count alike, as in the paper, or by their examples")
     ] = "equal"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.old_model == "proxy" and self.transition == "entropy":
+            raise ConfigError(
+                'method.old_model = "proxy": clients send gradients after the first round of a task, whether they have '
+                'noticed it or not; choose method.transition = "known"'
+            )
+
     def head_tasks(self, phase: Phase) -> tuple[int, ...]:
         """The rows of all classes seen."""
         return tuple(range(phase.task.index + 1))
-
-    def phases(self, task: Task, rounds: int) -> tuple[Kind, ...]:
-        """The rounds, and for the best model a report of the last."""
-        return (TRAIN,) * rounds + ((REPORT,) if self.old_model == "best" else ())
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
         """Raise ConfigError where no client could ever notice a task: entropy is at most log(classes seen)."""
@@ -125,11 +107,6 @@ class GLFC(AdapterAveraging):
                 )
 
     # ---- client half -------------------------------------------------------------------------------------------------
-
-    def local(self, phase: Phase) -> Local:
-        """Train the adapter and all head rows; for the best model count right answers too."""
-        counted = Computed("right answers on own samples, and their number", lambda sent: {RIGHT: (2,)})
-        return replace(super().local(phase), computed=(counted,) if self.old_model == "best" else ())
 
     def client_begin(self, client: Client) -> None:
         """Count what the received model gets right; where the task is noticed choose exemplars of those before."""
@@ -176,8 +153,8 @@ class GLFC(AdapterAveraging):
 
     def begin(self, state: State, phase: Phase, backbone: Backbone) -> State:
         """Begin a task, and keep the best model of the last one, or its last."""
-        old = state.get(BEST) or teacher_of(state)
-        begun = super().begin(without(without(state, BEST), SHARE), phase, backbone)
+        old = self.old_model_of(state)
+        begun = super().begin(self.without_choice(state), phase, backbone)
         return {**begun, TEACHER: old if self.relation else {}}
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
@@ -187,32 +164,6 @@ class GLFC(AdapterAveraging):
             return Broadcast(sent.arrays, {**sent.references, **teacher_references(state)})
         return Broadcast({**sent.arrays, **Modules.of(state).head_rows(*self.head_tasks(phase))}, sent.references)
 
-    def objection(self, phase: Phase, broadcast: Broadcast, update: ClientUpdate) -> str | None:
-        """Say why nobody can have counted so."""
-        if self.old_model == "last":
-            return None
-        correct, samples = update.statistics[RIGHT]
-        good = 0 <= correct <= samples == update.num_examples
-        return None if good else f"{correct:g} right answers on {samples:g} of {update.num_examples} samples"
-
     def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
-        """The sums of federated averaging, with clients of one weight, and right answers and samples."""
-        counted = [{RIGHT: u.statistics[RIGHT]} for u in updates if self.old_model == "best"]
-        if self.weights == "equal":
-            updates = of_one_weight(updates)
-        sums = super().sums(phase, broadcast, updates)
-        return {**sums, **total(counted)} if counted else sums
-
-    def merge_sums(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """Compare the model that clients have looked at with the best before; then the mean."""
-        looked_at = Modules.of(state) if phase.kind == TRAIN else Modules.trained(state)
-        if RIGHT in sums and (phase.kind == REPORT or phase.round > 1):  # in round 1 new rows have not trained
-            share = sums[RIGHT][0] / max(1, sums[RIGHT][1])
-            if SHARE not in state or share >= state[SHARE][SHARE]:
-                best = {**looked_at.module, **looked_at.head}
-                state = {**state, BEST: best, SHARE: {SHARE: np.array(share, np.float64)}}
-        return super().merge_sums(state, phase, sums)
-
-    def merge_report(self, state: State, phase: Phase, sums: Arrays) -> State:
-        """The report has been compared, and changes nothing else."""
-        return state
+        """The sums of federated averaging, with clients of one weight unless they count by their examples."""
+        return super().sums(phase, broadcast, of_one_weight(updates) if self.weights == "equal" else updates)

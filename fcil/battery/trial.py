@@ -19,6 +19,7 @@ from fcil.client.training import run_client
 from fcil.data.dataset import model_inputs
 from fcil.errors import ConfigError
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Task
+from fcil.model.scoring import server_scores
 from fcil.options import keys_of
 from fcil.registry import build_method, method_class
 
@@ -32,7 +33,7 @@ TASKS = (Task(0, 0, 2), Task(1, 2, 2))
 CLIENTS = 3
 PARTS = [[np.flatnonzero(np.isin(DATA.train.labels, t.positions))[c::CLIENTS] for c in range(CLIENTS)] for t in TASKS]
 TRAIN = Train(rounds=2, epochs=1, batch=4, lr=1e-2)
-SMALL = {"rank": 2, "random": 24, "size": 24, "length": 3}
+SMALL = {"rank": 2, "random": 24, "size": 24, "length": 3, "proxy_steps": 2}
 """Settings of many methods, at values that fit the tiny backbone."""
 CLIENT = ("loss", "client_begin", "client_end", "local", "adapter")
 MERGE = ("merge", "merge_sums", "sums")
@@ -108,9 +109,14 @@ class Trial:
         return self.watch.call(f"client {client}'s work", phase, CLIENT, work, broadcast)
 
     def merge(self, record: PhaseExchange | PhaseRecord, state: State, updates: Sequence[ClientUpdate]) -> State:
-        """Call the method's `merge` in the phase of `record`, with these updates."""
-        method = self.method.acting(record.phase)
-        return self.watch.call("merge", record.phase, MERGE, method.merge, state, record.phase, updates)
+        """Call the method's `merge` in the phase of `record`, with these updates; then let it have images scored."""
+        method, phase = self.method.acting(record.phase), record.phase
+        merged = self.watch.call("merge", phase, MERGE, method.merge, state, phase, updates)
+        images = self.watch.call("server_images", phase, ("server_images",), method.server_images, merged, phase)
+        if images is None:
+            return merged
+        scores = server_scores(self.method, self.model, self.deploy(merged, phase), images, SIZE, len(images))
+        return self.watch.call("merge_scores", phase, ("merge_scores",), method.merge_scores, merged, phase, scores)
 
     def broadcast(self, state: State, phase: Phase) -> Broadcast:
         """Call the method's `broadcast` in a phase."""

@@ -75,7 +75,7 @@ def check_across_nodes(config: Config, method: Method) -> None:
     """Check what cannot be carried out by nodes with one client each, before they are asked anything.
 
     Raises:
-        ConfigError: sums of several clients' updates, or all images of sites in one place.
+        ConfigError: sums of several clients' updates, all images of sites in one place, or a server with images.
     """
     if config.run.aggregate_on_worker:
         raise ConfigError(
@@ -84,6 +84,11 @@ def check_across_nodes(config: Config, method: Method) -> None:
     if config.partition.kind == "sites" and method.stream != "federated":
         raise ConfigError(
             f'method.name = "{config.method.label}": trains on all images in one place, and those of sites stay there'
+        )
+    if method.server_holds_images:
+        raise ConfigError(
+            f'method.name = "{config.method.label}": as it is set, the server comes to hold images of clients\' data, '
+            "which is for simulations only (docs/leaks.md); run it in one process or on Ray"
         )
 
 

@@ -26,6 +26,12 @@ from fcil.server.plan import Plan, check_sums, initial_progress, make_plan
 
 __all__ = ["Session", "prepare", "prepare_to_run"]
 
+HOLDS_IMAGES = (
+    "as it is set, the server reconstructs images of the clients' data out of what they send, and keeps them in its "
+    "checkpoints (docs/leaks.md)"
+)
+"""Warns of what `Method.server_holds_images` declares."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -40,11 +46,15 @@ class Session:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Differences between the nodes and this machine that may change last bits, in words."""
+        """What whoever starts the run should know: a server with images, nodes that may compute other last bits."""
+        name = self.plan.config.method.label
+        told = [f"{name}: {HOLDS_IMAGES}"] if self.plan.method.server_holds_images else []
         if not self.nodes:
-            return []
+            return told
         server = introduce(self.worker)
-        return [f"client {client}: {text}" for client, node in self.nodes.items() for text in remarks(node, server)]
+        return told + [
+            f"client {client}: {text}" for client, node in self.nodes.items() for text in remarks(node, server)
+        ]
 
     def provenance(self) -> dict[str, Any]:
         """Everything that the numbers depend on beside the settings, for the records."""

@@ -34,5 +34,9 @@ class Inline:
         """Count the correct answers on all test images in this process; see `Worker.evaluate`."""
         return self.worker.evaluate(arrays, task)
 
+    def scores(self, arrays: Arrays, images: np.ndarray) -> np.ndarray:
+        """Score the server's images in this process; see `Worker.scores`."""
+        return self.worker.scores(arrays, images)
+
     def close(self) -> None:
         """Do nothing: this exchange has started no process."""

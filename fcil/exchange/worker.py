@@ -25,6 +25,7 @@ from fcil.exchange.update_key import run_part, update_key
 from fcil.method import Broadcast, ClientUpdate, Method, Phase, Shapes, Task
 from fcil.model.adapted import AdaptedModel
 from fcil.model.backbone import load_backbone
+from fcil.model.scoring import server_scores
 from fcil.registry import build_method
 from fcil.scenario.census import Census
 from fcil.scenario.scenario import Scenario, make_scenario
@@ -195,6 +196,14 @@ class Worker:
                 return summed(method, target, broadcast, self.work_all(phase, broadcast, clients))
         except Exception as error:  # whatever `Method.sums` may raise
             return Partial(phase.index, (), tuple(crashed(client, error) for client in clients))
+
+    def scores(self, arrays: Arrays, images: np.ndarray) -> np.ndarray:
+        """Score images that the server holds; see `fcil.model.scoring`."""
+        run = self.config.run
+        with threads(run.threads):
+            return server_scores(
+                self.method, self.model, arrays, images, self.config.model.image_size, run.evaluation_batch
+            )
 
     def _test_batches(self, task: Task) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield the place, samples and their tasks of each evaluation batch after `task`; no batch spans two places."""

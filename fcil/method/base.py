@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 from fcil.arrays import Arrays, State, shapes
 from fcil.method.client import Client, Model, Step
 from fcil.method.defaults import check_defaults
@@ -155,6 +157,26 @@ class Method:
     def evaluates(self, phase: Phase) -> bool:
         """Tell whether there is something to evaluate after a phase that does not end its task."""
         return True
+
+    @property
+    def server_holds_images(self) -> bool:
+        """Tell whether `server_images` ever gives any: a run warns of it, and across nodes it is refused."""
+        return False
+
+    def server_images(self, state: State, phase: Phase) -> np.ndarray | None:
+        """Images that the server holds and wants the deployed model to score after this phase; None for none.
+
+        Returns:
+            (n, 3, h, w) float32, as the model's inputs are: normalised. They are resized to the model's side.
+        """
+        return None
+
+    def merge_scores(self, state: State, phase: Phase, scores: np.ndarray) -> State:
+        """The state once the deployed model has scored the server's images, (n, classes seen) float32.
+
+        Belongs to `server_images`; what is deployed must not change by it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.merge_scores, beside .server_images")
 
     def notes(self, state: State, phase: Phase) -> Mapping[str, str]:
         """Say what the method has chosen by itself, such as layers: setting -> value, for records and screen."""

@@ -44,6 +44,9 @@ class Exchange(Protocol):
         groups are the classes seen, in the order of arrival, or the tasks seen (`Config.answers_by_class`).
         """
 
+    def scores(self, arrays: Arrays, images: np.ndarray) -> np.ndarray:
+        """Scores of images that the server holds, (n, 3, h, w) -> (n, classes seen), with these arrays in the model."""
+
     def close(self) -> None:
         """End the processes that were started for the run."""
 
@@ -124,6 +127,15 @@ def deployed_arrays(plan: Plan, progress: Progress, phase: Phase) -> Arrays:
     """The arrays to evaluate after a phase, in the threads of the run: more of them could round otherwise."""
     with threads(plan.config.run.threads):
         return plan.method.deploy(progress.state, phase)
+
+
+def _scored(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange) -> Progress:
+    """Let the deployed model score the images that the server holds, where its method has any."""
+    method = plan.method.acting(phase)
+    if (images := method.server_images(progress.state, phase)) is None:
+        return progress
+    scores = exchange.scores(deployed_arrays(plan, progress, phase), images)
+    return replace(progress, state=in_rows(method.merge_scores(progress.state, phase, scores)))
 
 
 def _evaluate(plan: Plan, progress: Progress, phase: Phase, exchange: Exchange, emit: Emit) -> Progress:
@@ -212,6 +224,7 @@ def step(
     updates = replies.updates
     replied_at = time.perf_counter()
     progress = receive(plan, replace(progress, ledger=ledger), request, replies)
+    progress = _scored(plan, progress, phase, exchange)
     merged_at = time.perf_counter()
     emit({
         "event": "merged", "phase": phase.index, "task": phase.task.index, "round": phase.round,

@@ -18,11 +18,11 @@ from fcil.battery.trial import DATA, PARTS
 from fcil.data.transforms import View
 from fcil.errors import ConfigError
 from fcil.method import Task
-from fcil.registry import build_method
 from strategies._compensation import compensation
 from strategies._exemplars import EXEMPLARS, exemplars
+from strategies._old_model import BEST, RIGHT
 from strategies._teacher import TEACHER
-from strategies.glfc import BEST, ENTROPY, GLFC, NOTICED, RIGHT
+from strategies.glfc import ENTROPY, GLFC, NOTICED
 
 SIZE = 6
 METHOD = GLFC(rank=2, size=SIZE, relation=0.3)
@@ -176,8 +176,3 @@ def test_counts_that_nobody_can_have_are_refused():
     for counted in ([9, 8], [-1, 8], [2, 7]):
         odd = replace(record.updates[0], statistics={RIGHT: np.array(counted, np.float32)})
         assert "right answers" in CHOOSING.objection(record.phase, record.broadcast, odd)
-
-
-def test_the_proxy_that_reconstructs_images_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"proxy.*reconstructs clients' images.*old_model"):
-        build_method("glfc", {"proxy": True})

@@ -191,6 +191,10 @@ class FlowerExchange:
             return evaluated(self.grid, sites, task, self._connected, "site", places, groups, late, self.why_missing)
         return self.local.evaluate(arrays, task)
 
+    def scores(self, arrays: Arrays, images: np.ndarray) -> np.ndarray:
+        """Score the server's images in this process, which alone may see them; see `Worker.scores`."""
+        return self.local.scores(arrays, images)
+
     def _connected(self, clients: Iterable[int]) -> dict[int, int]:
         assert self.nodes is not None
         wanted = list(clients)

@@ -66,6 +66,11 @@ class FcilStrategy(Strategy):
             arrivals: of which clients secure sums may have been had by an earlier process of this run; by default that
                 is remembered while this object lives. `fcil.engine.arrivals.KeptArrivals` keeps it in a folder.
         """
+        if plan.method.server_holds_images:
+            raise ConfigError(
+                f'method.name = "{plan.config.method.label}": as it is set, the server comes to hold images of '
+                "clients' data, which is for simulations of fcil's own only (docs/leaks.md)"
+            )
         self.plan, self.emit, self.save, self.store = plan, emit, save, store
         self.progress = progress or initial_progress(plan)
         self.arrivals = arrivals or Arrivals()
