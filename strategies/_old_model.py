@@ -47,7 +47,7 @@ class ChoosesOldModel(AdapterSettings, Averaging):
 
     old_model: Annotated[
         Literal["last", "best", "proxy"],
-        Option("the task's last; its best by clients' counts; or by images that the server RECONSTRUCTS"),
+        Option("last, best by clients' counts, or best on images RECONSTRUCTED of their data"),
     ] = "last"
     proxy_steps: Annotated[
         int, Option("steps of L-BFGS by which the proxy reconstructs an image; 250 in public code", low=1)
