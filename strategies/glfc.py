@@ -54,9 +54,9 @@ class GLFC(ChoosesOldModel):
     The old model is the last task's last, or with old_model = "best" that of its rounds which was right most often on
     the clients' own samples: each counts right answers of the model it receives, and in a report of the last one.
 
-    The paper's proxy server, old_model = "proxy", RECONSTRUCTS CLIENTS' IMAGES: after the first round of a task a client
-    sends, for each of its classes, the gradient of a small network on the sample nearest to the class's mean, moved a
-    little; the server finds an image with that gradient by `proxy_steps` steps of L-BFGS, and takes for the old model
+    The paper's proxy server, old_model = "proxy", RECONSTRUCTS CLIENTS' IMAGES: after the first round of a task each
+    client sends, for each of its classes, the gradient of a small network on the sample nearest to the class's mean,
+    moved a little; the server finds an image with that gradient by `proxy_steps` steps of L-BFGS, and takes for the old model
     that of the task's rounds which is right most often on these images (`strategies/_proxy.py`).
 
     Sent: as in federated averaging, with the head rows of all classes seen; the old model, one down once a task; for
