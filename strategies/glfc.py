@@ -56,7 +56,7 @@ class GLFC(ChoosesOldModel):
 
     The paper's proxy server, old_model = "proxy", RECONSTRUCTS CLIENTS' IMAGES: after the first round of a task each
     client sends, for each of its classes, the gradient of a small network on the sample nearest to the class's mean,
-    moved a little; the server finds an image with that gradient by `proxy_steps` steps of L-BFGS, and takes for the old model
+    moved a little; the server finds an image with that gradient by `proxy_steps` steps of L-BFGS. The old model is then
     that of the task's rounds which is right most often on these images (`strategies/_proxy.py`).
 
     Sent: as in federated averaging, with the head rows of all classes seen; the old model, one down once a task; for
