@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcil.engine.metrics import SEQUENTIAL
 from fcil.errors import ConfigError
 
 __all__ = [
-    "EARLIER", "OF_CLASSES", "OF_CLIENTS", "OF_TASKS", "STORED", "Reached", "by_class", "by_client", "class_matrix",
-    "completed", "first_reached", "forward_transfer", "old_and_new", "why_alone",
+    "AT_ONCE", "EARLIER", "OF_CLASSES", "OF_CLIENTS", "OF_TASKS", "STORED", "Reached", "by_class", "by_client",
+    "class_matrix", "completed", "first_reached", "forward_transfer", "old_and_new", "why_no_sequence",
 ]  # fmt: skip
 
 OF_CLASSES = ("macro_accuracy", "worst_class_accuracy", "worst_class")
@@ -24,6 +25,8 @@ OF_CLIENTS = ("client_accuracy", "client_accuracy_mean", "client_accuracy_worst"
 STORED = ("state_bytes", "client_bytes", "client_bytes_max")
 EARLIER = "the run was recorded by an earlier version of fcil, which did not count it"
 """The reason why figures of runs of old are absent."""
+AT_ONCE = "all classes were learned at once"
+"""The reason why a run has no figures that need an evaluation after every task."""
 
 
 def _accuracies(correct: Sequence[int], total: Sequence[int]) -> np.ndarray:
@@ -105,14 +108,21 @@ def completed(summary: Mapping[str, Any]) -> dict[str, Any]:
     if "absent" in summary:
         return dict(summary)
     figures: dict[str, Any] = dict(old_and_new(summary["correct"], summary["total"]))
-    absent = dict.fromkeys((*OF_CLASSES, *OF_CLIENTS, *STORED), EARLIER) | why_alone(figures)
+    absent = dict.fromkeys((*OF_CLASSES, *OF_CLIENTS, *STORED), EARLIER)
+    absent |= why_no_sequence(summary["correct"], figures)
     return {**summary, **figures, **dict.fromkeys(absent), "absent": absent}
 
 
-def why_alone(figures: Mapping[str, Any]) -> dict[str, str]:
-    """Reasons for the figures that a single task does not have, among them all of `old_and_new`."""
+def why_no_sequence(correct: Sequence[Sequence[int]], figures: Mapping[str, Any]) -> dict[str, str]:
+    """Reasons for the figures that a run has not for want of a sequence of tasks.
+
+    Args:
+        correct: [evaluation][task] correct answers; a single row of several tasks where all were learned at once.
+        figures: those of `old_and_new`, which are None where there is one task.
+    """
+    at_once = dict.fromkeys(SEQUENTIAL, AT_ONCE) if len(correct) < len(correct[-1]) else {}
     alone = any(figures[name] is None for name in OF_TASKS)
-    return dict.fromkeys((*OF_TASKS, *OF_EARLIER), "there is one task") if alone else {}
+    return at_once | (dict.fromkeys((*OF_TASKS, *OF_EARLIER), "there is one task") if alone else {})
 
 
 def forward_transfer(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["accuracy_matrix", "at_sites", "pooled_accuracies", "summarise"]
+__all__ = ["SEQUENTIAL", "accuracy_matrix", "at_sites", "pooled_accuracies", "summarise"]
 
 SEQUENTIAL = ("average_accuracy", "forgetting", "forgetting_from_learned", "backward_transfer")
 """Names of the figures that need an evaluation after every task."""

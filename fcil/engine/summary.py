@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from fcil.engine.figures import EARLIER, OF_CLASSES, OF_CLIENTS, STORED, by_class, by_client, old_and_new, why_alone
+from fcil.engine.figures import (
+    EARLIER,
+    OF_CLASSES,
+    OF_CLIENTS,
+    STORED,
+    by_class,
+    by_client,
+    old_and_new,
+    why_no_sequence,
+)
 from fcil.engine.metrics import at_sites, summarise
 from fcil.server.plan import Plan, Progress, updates_asked
 
@@ -57,7 +66,8 @@ def _figures(plan: Plan, progress: Progress) -> dict[str, Any]:
     classes, no_classes = _of_classes(plan, progress)
     stored, not_stored = _stored(plan, progress)
     counts = {"class_correct": progress.class_correct, "class_total": plan.census.class_totals}
-    return {**tasks, **classes, **stored, "absent": {**why_alone(tasks), **no_classes, **not_stored}, **counts}
+    absent = {**why_no_sequence(progress.correct, tasks), **no_classes, **not_stored}
+    return {**tasks, **classes, **stored, "absent": absent, **counts}
 
 
 def summary_of(plan: Plan, progress: Progress) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from fcil.arrays import State
 from fcil.config import Config
 from fcil.engine.checkpoints import read_progress
-from fcil.engine.figures import Reached, class_matrix, first_reached
+from fcil.engine.figures import AT_ONCE, Reached, class_matrix, first_reached
 from fcil.engine.reading import read_census, read_events, read_matrix
 from fcil.engine.records import PLOTS, read_config, read_summary
 from fcil.errors import ConfigError
@@ -29,7 +29,6 @@ from fcil.words import counted
 
 __all__ = ["Run"]
 
-AT_ONCE = "all classes were learned at once"
 NO_SITES = "no clients evaluate on test images of their own"
 
 

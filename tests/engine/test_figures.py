@@ -17,7 +17,17 @@ import fcil
 from fcil.arrays import nbytes, ungrouped
 from fcil.cli.main import main
 from fcil.engine import checkpoints
-from fcil.engine.figures import EARLIER, by_class, by_client, class_matrix, completed, first_reached, old_and_new
+from fcil.engine.figures import (
+    AT_ONCE,
+    EARLIER,
+    by_class,
+    by_client,
+    class_matrix,
+    completed,
+    first_reached,
+    old_and_new,
+)
+from fcil.engine.metrics import SEQUENTIAL
 from fcil.engine.simulation import prepare, simulate
 from fcil.errors import ConfigError
 from fcil.exchange.inline import Inline
@@ -243,5 +253,8 @@ def test_classes_learned_at_once_have_the_figures_of_the_end(digits_config, tmp_
     assert [sum(row[:5]), sum(row[5:])] == list(summary["correct"][-1])
     assert summary["harmonic_accuracy"] is not None
     assert summary["client_accuracy"] is None
-    assert set(summary["absent"].values()) == {"one client holds all images"}
+    reasons = {name: why for name, why in summary["absent"].items() if not name.startswith("client")}
+    assert reasons == dict.fromkeys(SEQUENTIAL, AT_ONCE)
+    assert summary["absent"]["client_accuracy"] == "one client holds all images"
+    assert {name for name, value in summary.items() if value is None} == summary["absent"].keys()
     assert len(summary["state_bytes"]) == 1
