@@ -58,7 +58,7 @@ class PILoRA(LoraMethod):
     floats a class of the task; down pair, prototypes and earlier pairs, these once. Kept by a client: nothing;
     by the server all pairs and prototypes. Differs from the paper: one pair on qkv of the first block (`targets`) in
     the place of one on q and one on v; AdamW of constant rates in place of Adam on a cosine, whose rates for CIFAR-100
-    were 1e-5 for pairs (`lora_lr`) and 2e-3 for prototypes (`prototype_lr`), over 2,400 steps a task: with fewer steps
+    were 1e-5 for pairs (`lora_lr`) and 2e-3 for prototypes (`prototype_lr`), over 2,100 steps a task: with fewer steps
     prototypes want more; features under the client's trained model, where public code takes those along the way. There
     distances go to prototypes of classes to come too, which have never trained (`classes = "all"`); here to those of
     the classes seen. Where all s_k are equal, or nobody has the class, clients count alike. `combine = "code"` is what

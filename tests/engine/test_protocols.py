@@ -72,6 +72,20 @@ def test_pilora_has_rates_of_its_own_for_either_data_set():
     assert [(m.lora_lr, m.prototype_lr) for m in methods] == [(1e-5, 2e-3), (5e-6, 5e-3)]
 
 
+CIFAR, IMAGENET, PLAIN = (0.5071, 0.4867, 0.4408), (0.485, 0.456, 0.406), (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("name", "mean", "per_class"), [
+    ("pilora_cifar100", CIFAR, 400), ("pilora_tiny-imagenet", CIFAR, 400),  # 80 % of 500, by the set's order
+    ("stsa_cifar100", PLAIN, 0), ("stsa_imagenet-r", IMAGENET, 0),
+    ("fppl_cifar100", PLAIN, 0), ("fppl_imagenet-r", PLAIN, 0), ("fppl_cub200", PLAIN, 0),
+])  # fmt: skip
+def test_images_are_those_of_public_code_and_normalised_by_its_numbers(name, mean, per_class):
+    data = config_of(name).data
+    assert (data.mean, data.train_per_class) == (mean, per_class)
+    assert data.std == {CIFAR: (0.2675, 0.2565, 0.2761), IMAGENET: (0.229, 0.224, 0.225), PLAIN: (1.0,) * 3}[mean]
+
+
 def test_in_glfcs_protocol_clients_share_images_and_in_fppls_some_have_nothing_of_a_task(root):
     small = [*TINY, f"data.root={root}", "tasks.count=2"]
     shared = prepare(config_of("glfc_cifar100", *small, "partition.classes_per_client=1", "method.transition=known"))
