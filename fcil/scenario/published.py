@@ -15,7 +15,9 @@ def dirichlet_capped(labels: np.ndarray, clients: int, beta: float, rng: np.rand
     """Cut each class at proportions from Dir(beta 1_K); a client that has n / K samples already gets no more.
 
     Class by class: its samples are shuffled and p ~ Dir(beta 1_K) is drawn; p_k is set to 0 where client k holds n / K
-    samples or more, p is divided by its sum, and the class is cut after floor(n_c (p_1 + ... + p_k)) samples.
+    samples or more, p is divided by its sum, and the class is cut after floor(n_c (p_1 + ... + p_k)) samples. Where
+    rounding leaves these sums a little below 1, the class's last sample goes to the last client, full or not, as in
+    public code.
 
     Args:
         labels: (n,) class of each sample.
@@ -69,8 +71,9 @@ def power_law(labels: np.ndarray, clients: int, beta: float, exponent: float, rn
     """Give clients unequal numbers of samples, and each a mix of classes from Dir(beta 1) as far as the stock lasts.
 
     Sizes come first. Then client by client: q ~ Dir(beta 1) over the classes of which samples are left, and of each
-    class the client gets its size times q samples, rounded, or all that is left. What is left after the last client
-    goes, class by class, to those who have less than their size, in their order.
+    class the client gets its size times q samples, rounded, or all that is left; so it may get more than its size, by
+    half a sample a class at most. What is left after the last client goes, class by class, to those who have less than
+    their size, in their order.
 
     Args:
         labels: (n,) class of each sample.
