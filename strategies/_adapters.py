@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fcil.method import REPORT, TRAIN, Averaging, ClientUpdate, Kind, Task
+from fcil.arrays import Arrays
+from fcil.method import REPORT, TRAIN, Averaging, Broadcast, ClientUpdate, Kind, Phase, Task
 from fcil.model.adapters import parse_adapter
 from fcil.model.full import Full
 from fcil.model.weight_adapter import WeightAdapter
@@ -50,8 +51,16 @@ class AdapterAveraging(AdapterSettings, Averaging):
         return "rounds" if exact else "rounds, inexactly (arrays, not changes)"
 
 
+@dataclass(frozen=True, kw_only=True)
 class FirstTaskAveraging(AdapterAveraging):
     """The averaging of the first task's rounds, in a method whose report ends that task and all training."""
+
+    alike: bool = False
+    """Whether clients count alike, and not by their examples."""
+
+    def sums(self, phase: Phase, broadcast: Broadcast, updates: Sequence[ClientUpdate]) -> Arrays:
+        """The sums of averaging; of clients of one weight, if they count alike."""
+        return super().sums(phase, broadcast, of_one_weight(updates) if self.alike else updates)
 
     @property
     def starts_fresh(self) -> bool:

@@ -73,16 +73,20 @@ class STSA(AdapterSettings, RidgeMethod):
         w (M (M + 1) / 2 + c M + c), with groups w groups c (M + 1); M the length of phi
 
     down the adapted modules once; in the first task's rounds as federated averaging. Kept by clients: nothing; by the
-    server G, Q, n and the modules. Differs from public code: lambda by generalised cross-validation, in place of 1e6
-    for every data set; samples go to groups independently, in place of a client's shuffled samples cut into equal
-    parts. The estimate needs the number K of groups. Public code counts all groups of the clients that report, also
-    those without a sample of the class, by which a class's scatter is too small by (K_c - 1) / (K - 1), of K_c groups
-    that have it. `empty_groups = "left_out"` counts K_c, and is right on average under any skew. Literal
-    transcription: `tests/reference_baselines3.py`.
+    server G, Q, n and the modules. Differs from public code: clients count by their examples (`weights`); lambda by
+    generalised cross-validation, in place of 1e6 for every data set; samples go to groups independently, in place of a
+    client's shuffled samples cut into equal parts. The estimate needs the number K of groups. Public code counts
+    all groups of the clients that report, also those without a sample of the class, by which a class's scatter is too
+    small by (K_c - 1) / (K - 1), of K_c groups that have it. `empty_groups = "left_out"` counts K_c, and is right on
+    average under any skew. Literal transcription: `tests/reference_baselines3.py`.
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
 
+    weights: Annotated[
+        Literal["examples", "equal"],
+        Option("clients count by their examples, or alike, as in public code"),
+    ] = "examples"
     random: RandomFeatures = 1250
     penalty: Annotated[
         float | Literal["auto", "gcv"],
@@ -117,7 +121,7 @@ class STSA(AdapterSettings, RidgeMethod):
     @property
     def tuner(self) -> FirstTaskAveraging:
         """Federated averaging, which does the first task's rounds."""
-        return FirstTaskAveraging(rank=self.rank, adapter_text=self.adapter_text)
+        return FirstTaskAveraging(rank=self.rank, adapter_text=self.adapter_text, alike=self.weights == "equal")
 
     def acting(self, phase: Phase) -> Method:
         """Federated averaging acts in rounds, this method in reports."""

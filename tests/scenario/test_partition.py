@@ -52,6 +52,23 @@ def test_shares_have_the_moments_of_a_dirichlet_and_a_categorical_draw(beta):
     assert s.var() == pytest.approx(var + multinomial, rel=0.15)
 
 
+@pytest.mark.parametrize(("clients", "beta", "least"), [(5, 0.5, 6), (3, 0.1, 0), (1, 1.0, 1)])
+def test_a_dirichlet_split_is_the_literal_rule(clients, beta, least):
+    """Class by class p ~ Dir(beta), sample by sample the client in whose part of [0, 1) a number falls."""
+    labels = labels_of(4, 40, 1)
+    ours = split(labels, Partition(clients=clients, beta=beta, min_samples=least), rng(7))
+    draws, held = rng(7), [[] for _ in range(clients)]
+    while min(map(len, held)) < least or not any(held):
+        held = [[] for _ in range(clients)]
+        for c in range(4):
+            edges = np.cumsum(draws.dirichlet([beta] * clients))
+            edges /= edges[-1]
+            samples = [place for place, label in enumerate(labels) if label == c]
+            for sample, number in zip(samples, draws.random(len(samples)), strict=True):
+                held[next(k for k in range(clients) if number < edges[k])].append(sample)
+    assert [part.tolist() for part in ours] == [sorted(part) for part in held]
+
+
 def test_skew_falls_with_beta_and_classes_are_drawn_independently():
     assert shares(0.05).max(1).mean() > shares(0.5).max(1).mean() > shares(50.0).max(1).mean()
     s = shares(0.5)

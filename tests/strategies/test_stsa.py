@@ -35,6 +35,17 @@ def test_the_first_task_is_federated_averaging_and_later_ones_train_nothing():
     assert same(records[-1].after["tuned"], plain.after["module"])
 
 
+def test_clients_count_alike_in_the_first_task_if_they_are_asked_to():
+    record = trial(STSA(rank=2, **SMALL)).records[1]
+    updates = [replace(u, num_examples=n) for u, n in zip(record.updates, (3, 10, 1), strict=True)]
+    for weights, shares in (("examples", [3, 10, 1]), ("equal", [1, 1, 1])):
+        method = STSA(rank=2, weights=weights, **SMALL).acting(record.phase)
+        after = method.merge(record.before, record.phase, updates)
+        for name in updates[0].arrays:
+            wanted = np.average([u.arrays[name].astype(float) for u in updates], 0, shares)
+            np.testing.assert_allclose({**after["module"], **after["head"]}[name], wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
