@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -96,24 +97,31 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.known = True
+        self._status = -1
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
-            with open("/proc/self/clear_refs", "wb", buffering=0) as file:
-                file.write(b"5")  # man 5 proc: resets VmHWM
+            forget, self._status = _files(os.getpid())
+            os.write(forget, b"5")  # man 5 proc: resets VmHWM
         except OSError:
-            self.known = False
+            self._status = -1
 
     def metrics(self) -> dict[str, float]:
         """The metric `peak_memory_bytes`; none where it is not known."""
         if self.device.type == "cuda":
             return {"peak_memory_bytes": float(torch.cuda.max_memory_allocated(self.device))}
-        return {"peak_memory_bytes": _resident_peak()} if self.known else {}
+        if self._status < 0:
+            return {}
+        status = os.pread(self._status, 1 << 14, 0)
+        return {"peak_memory_bytes": 1024.0 * int(status.partition(b"VmHWM:")[2].split(None, 1)[0])}
 
 
-def _resident_peak() -> float:
-    with open("/proc/self/status", "rb", buffering=0) as file:  # raw: it is read once for every client
-        status = file.read(1 << 14)
-    return 1024.0 * int(status.partition(b"VmHWM:")[2].split(None, 1)[0])
+@cache
+def _files(process: int) -> tuple[int, int]:
+    """Open the files by which Linux forgets and tells a process's peak, and leave them open: every client asks.
+
+    Args:
+        process: this one's number: a child that was forked has files of its own.
+    """
+    return os.open("/proc/self/clear_refs", os.O_WRONLY), os.open("/proc/self/status", os.O_RDONLY)

@@ -1,6 +1,7 @@
 """Devices and memory, as far as a machine without a GPU can show them."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,8 +80,25 @@ def test_where_the_peak_cannot_be_reset_nothing_is_told(monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
 
-    monkeypatch.setattr("fcil.exchange.device.open", refuse, raising=False)
+    monkeypatch.setattr("fcil.exchange.device._files", refuse)
     assert PeakMemory(CPU).metrics() == {}
+
+
+@needs_linux
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on; the child only reads a file
+def test_a_child_that_was_forked_is_told_its_own_peak():
+    PeakMemory(CPU)
+    big = np.ones(25_000_000)
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        big = None
+        os.write(write, str(PeakMemory(CPU).metrics()["peak_memory_bytes"]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = float(os.read(read, 64))
+    ours = PeakMemory(CPU).metrics()["peak_memory_bytes"]
+    assert ours - theirs > 150e6
+    del big
 
 
 def test_totals_of_memory_are_maxima_and_all_others_are_sums():
