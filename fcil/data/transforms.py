@@ -132,8 +132,8 @@ def _draw(
     return corner, extent, flips
 
 
-def _render_on_cpu(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
-    """Compute one image on the CPU, rounded to bytes after each stage as in torchvision: (c, size, size) uint8."""
+def _render_on_cpu(images: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
+    """Show images (n, h, w, c) in one box, rounded to bytes after each stage as in torchvision: (n, c, size, size)."""
     import torch
     from torch.nn import functional as F
 
@@ -143,11 +143,16 @@ def _render_on_cpu(image: np.ndarray, whole: np.ndarray, corner: np.ndarray, ext
         return F.interpolate(x, shape, mode="bicubic", antialias=True)
 
     (top, left), (high, wide) = corner, extent
-    if image.shape[:2] == tuple(whole):  # then only the box is read from a memory map
-        image, top, left = image[top : top + high, left : left + wide], 0, 0
+    if images.shape[1:3] == tuple(whole):  # then only the box is read from a memory map
+        images, top, left = images[:, top : top + high, left : left + wide], 0, 0
         whole = extent
-    x = to(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], (int(whole[0]), int(whole[1])))
-    return to(x[..., top : top + high, left : left + wide], (size, size))[0]
+    x = to(torch.from_numpy(images.copy()).permute(0, 3, 1, 2), (int(whole[0]), int(whole[1])))
+    return to(x[..., top : top + high, left : left + wide], (size, size))
+
+
+def _are_alike(*boxes: np.ndarray) -> bool:
+    """Tell whether all images have the same box: each of `boxes` is (n, 2)."""
+    return all(bool((rows == rows[:1]).all()) for rows in boxes)
 
 
 def render(
@@ -180,12 +185,11 @@ def render(
         shown = resample(images, whole, corner, extent, size, device).clamp_(0, 255)
         flips = torch.from_numpy(mirror).to(device).view(-1, 1, 1, 1)
         return torch.where(flips, shown.flip(3), shown).div_(255)
-    if isinstance(images, np.ndarray) and (np.array([images.shape[1:3], *whole, *extent]) == size).all():
-        shown = torch.tensor(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        shown[mirror] = shown[mirror].flip(3)  # nothing but that is done to them
-        return shown.div_(255)
     shown = torch.empty(len(images), images[0].shape[-1], size, size)
-    for i, target in enumerate(shown):
-        x = _render_on_cpu(images[i], whole[i], corner[i], extent[i], size)
-        target.copy_(x.flip(2) if mirror[i] else x)
+    if isinstance(images, np.ndarray) and _are_alike(whole, corner, extent):  # three to six times faster together
+        shown.copy_(_render_on_cpu(images, whole[0], corner[0], extent[0], size))
+    else:
+        for i, target in enumerate(shown):
+            target.copy_(_render_on_cpu(images[i][None], whole[i], corner[i], extent[i], size)[0])
+    shown[mirror] = shown[mirror].flip(3)
     return shown.div_(255)

@@ -29,6 +29,8 @@ class Features:
     """Share of the batches found that are computed all the same."""
     tested: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about networks; see `FeatureCache.tested`."""
+    compared: set[int] = field(default_factory=set, compare=False, repr=False)
+    """Batches that this process has compared; see `FeatureCache.compared`."""
 
     def cache(self, config: Config, method: Method, data: Dataset) -> FeatureCache | None:
         """Make the cache of a run; None where its adapter cannot be described."""
@@ -36,9 +38,8 @@ class Features:
             key = features_part(config, method, data.sha256())
         except Undescribed:
             return None
-        return FeatureCache(
-            self.folder, key, {"train": len(data.train), "test": len(data.test)}, self.share, tested=self.tested
-        )
+        rows = {"train": len(data.train), "test": len(data.test)}
+        return FeatureCache(self.folder, key, rows, self.share, tested=self.tested, compared=self.compared)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 Features of an image are the same bits in every batch on most processors, but not on all: the sums in a matrix product
 may be ordered by the number of rows. So the first batch is computed in several pieces and orders; where one bit
-differs, nothing is kept. Later a share of the batches found is computed all the same, and compared.
+differs, nothing is kept. Later a share of the batches found is computed all the same, once in a process, and compared;
+of the first batch that a run finds, a few images in any case.
 """
 
 import json
@@ -27,6 +28,8 @@ LIMIT = 20e9
 """Bytes that the folder may hold, unless another number is given; what was used longest ago is deleted."""
 TESTED = 64
 """Rows of the batch, at least, on which it is tried whether an image's bits depend on the images beside it."""
+FEW = 8
+"""Images of the first batch found that are compared: what was left out of a key would change every image."""
 Compute = Callable[[Tensor], Tensor]
 """Images (n, 3, h, w) -> features (n, width), float32."""
 
@@ -36,7 +39,7 @@ def is_independent(images: Tensor, compute: Compute) -> bool:
     n = max(TESTED, len(images))
     images = images[torch.arange(n, device=images.device) % len(images)]  # repeated: few images would show nothing
     whole = compute(images)
-    same = all(torch.equal(compute(images[:size]), whole[:size]) for size in (1, 3, n // 2, n - 1))
+    same = all(torch.equal(compute(images[:size]), whole[:size]) for size in (1, 3, FEW, n // 2, n - 1))
     return same and torch.equal(compute(images.flip(0)).flip(0), whole)
 
 
@@ -116,8 +119,10 @@ class FeatureCache:
     """Images of which features were found that another run has computed, so far."""
     tested: dict[str, int] = field(default_factory=dict, repr=False)
     """Key -> rows of the largest batch in which an image's bits were found to depend on nothing else; -1 if they do."""
+    compared: set[int] = field(default_factory=set, repr=False)
+    """Hashes of the batches of the share that were compared."""
     _tables: dict[str, Table] = field(default_factory=dict, repr=False)
-    _compared: bool = False
+    _is_first: bool = True
 
     def features(self, part: str, samples: np.ndarray, tokens: str, images: Tensor, compute: Compute) -> Tensor:
         """Features of images, as they were kept, or computed and kept.
@@ -139,11 +144,16 @@ class FeatureCache:
         self._tables[name] = table
         values, there = table.read(samples)
         self.found += int((there & ~table.own[samples]).sum())
-        if there.any() and self._is_checked(name, samples):
-            self._compare(compute(images).cpu().numpy()[there], values[there])
+
+        def computed(places: np.ndarray) -> np.ndarray:
+            return compute(images[torch.from_numpy(places).to(images.device)]).cpu().numpy()
+
+        if there.any() and (count := self._number_compared(name, samples)):
+            places = np.flatnonzero(there)[:count]
+            self._compare(computed(places), values[places])
         missing = np.flatnonzero(~there)
         if len(missing):
-            values[missing] = compute(images[torch.from_numpy(missing).to(images.device)]).cpu().numpy()
+            values[missing] = computed(missing)
             with suppress(OSError):  # without room on the disk they are computed again
                 table.write(samples[missing], values[missing])
         return torch.from_numpy(values).to(images.device)
@@ -156,11 +166,14 @@ class FeatureCache:
             self.tested[self.key] = tested
         return tested >= 0
 
-    def _is_checked(self, name: str, samples: np.ndarray) -> bool:
-        """Tell whether this batch is computed all the same: the first one found, and a share of all, by their hash."""
-        first, self._compared = not self._compared, True
-        chosen = zlib.crc32(name.encode() + samples.tobytes()) < self.share * 2**32
-        return bool(self.share) and (first or chosen)
+    def _number_compared(self, name: str, samples: np.ndarray) -> int:
+        """The number of images found that are computed all the same: FEW of the first batch, all of the share's."""
+        count, self._is_first = FEW if self._is_first and self.share else 0, False
+        batch = zlib.crc32(name.encode() + samples.tobytes())
+        if batch < self.share * 2**32 and batch not in self.compared:
+            self.compared.add(batch)
+            count = len(samples)
+        return count
 
     def _compare(self, computed: np.ndarray, entries: np.ndarray) -> None:
         if not np.array_equal(computed, entries):

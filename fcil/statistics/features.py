@@ -20,6 +20,7 @@ from fcil.method import ClientUpdate, Draw, GramShape, Model, NoSum, Shapes, Tas
 from fcil.seeding import generator
 from fcil.statistics.claims import counts_objection, sums_objection
 from fcil.statistics.feature_map import FeatureMap
+from fcil.statistics.leading_factor import LeadingFactor
 from fcil.statistics.privacy import SumsNoise
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FACTOR", "GRAM", "HELD", "FeatureSums", "Wire", "class_sums", "counts", "features_of_models", "held_out",
-    "leading_factor",
 ]  # fmt: skip
 
 GRAM = "gram"
@@ -78,13 +78,15 @@ def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> 
 
 @dataclass
 class _Sums:
-    """Collects Q and n over batches, and G if it is wanted."""
+    """Collects Q and n over batches, and G or the leading factor of it if it is wanted."""
 
     phi: Phi
     first: int
     totals: dict[str, Tensor]
     """"counts" and "class_sums", and "gram" if it is wanted; again with HELD before the name."""
-    finished: Callable[[Mapping[str, Tensor]], Arrays]
+    factors: Mapping[str, LeadingFactor]
+    """A factor in place of a "gram", by its prefix."""
+    finished: Callable[[Mapping[str, Tensor], Mapping[str, LeadingFactor]], Arrays]
     is_held_out: Callable[[np.ndarray], np.ndarray] | None = None
     """Indices of samples -> whether each is held out."""
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
@@ -109,10 +111,12 @@ class _Sums:
         self.totals[prefix + "class_sums"].addmm_(hot.T, x)
         if prefix + GRAM in self.totals:
             self.totals[prefix + GRAM].addmm_(x.T, x)
+        if prefix in self.factors:
+            self.factors[prefix].add(x)
 
     def finish(self) -> Arrays:
         """Turn the sums into the arrays that are sent."""
-        return self.finished(self.totals)
+        return self.finished(self.totals, self.factors)
 
 
 @dataclass(frozen=True)
@@ -167,25 +171,28 @@ class FeatureSums:
 
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
-        shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if self.gram else {})}
+        is_whole = self.gram and not self.sketch
+        shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if is_whole else {})}
         totals = {
             prefix + name: torch.zeros(shape, dtype=torch.float64, device=model.device)
             for prefix in self._prefixes()
             for name, shape in shapes.items()
         }
+        nothing = torch.zeros((0, m), dtype=torch.float64, device=model.device)
+        factors = {p: LeadingFactor(self.sketch, nothing) for p in self._prefixes() if self.gram and self.sketch}
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
-            self.task.first, totals, lambda totals: self._sent(totals, generator),
+            self.task.first, totals, factors, lambda totals, factors: self._sent(totals, factors, generator),
             held_out(self.map.seed, self.held_out) if self.held_out else None,
         )  # fmt: skip
 
-    def _sent(self, totals: Mapping[str, Tensor], generator: Draw) -> Arrays:
+    def _sent(self, totals: Mapping[str, Tensor], factors: Mapping[str, LeadingFactor], generator: Draw) -> Arrays:
         out: dict[str, np.ndarray] = {}
         for prefix in self._prefixes():
-            if self.gram:
-                gram = totals[prefix + GRAM]
-                sent = leading_factor(gram, self.sketch) if self.sketch else symmetric_half(gram.cpu().numpy())
-                out[self._sent_as(prefix + GRAM)] = sent
+            if prefix in factors:
+                out[prefix + FACTOR] = factors[prefix].factor()
+            elif self.gram:
+                out[prefix + GRAM] = symmetric_half(totals[prefix + GRAM].cpu().numpy())
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
         out = self.noise.added(out, generator("privacy")) if self.noise else out
@@ -216,12 +223,3 @@ class FeatureSums:
             return sent[name]
         factor = sent[self._sent_as(name)].astype(np.float64)
         return symmetric_half(factor.T @ factor)
-
-
-def leading_factor(gram: Tensor, rank: int) -> np.ndarray:
-    """Factor G (M, M) by its k = min(rank, M) largest eigenvalues into F (k, M): F^T F is the nearest of rank k."""
-    import torch
-
-    values, vectors = torch.linalg.eigh(gram)
-    factor = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
-    return np.ascontiguousarray(factor.T.cpu().numpy())

@@ -9,7 +9,7 @@ from fcil.engine.simulation import simulate
 from fcil.errors import RunError
 from fcil.exchange.shared import Features, Shared
 from fcil.method import TOKENS
-from fcil.model.feature_cache import FeatureCache, Table, is_independent
+from fcil.model.feature_cache import FEW, FeatureCache, Table, is_independent
 
 
 class Network:
@@ -97,17 +97,20 @@ def test_a_row_of_zeros_is_not_taken_for_one_that_is_missing_nor_the_other_way_r
     assert table.read(np.arange(3))[1].tolist() == [False, True, False]
 
 
-def test_a_share_of_the_batches_is_computed_all_the_same_and_the_first_in_any_case(tmp_path):
-    network = Network()
+def test_a_share_of_the_batches_is_computed_all_the_same_and_some_images_of_the_first_in_any_case(tmp_path):
+    network, batches = Network(), np.arange(50).reshape(25, 2)
     ask(cache_in(tmp_path), list(range(50)), network)
-    cache, network.images = cache_in(tmp_path, share=0.25), 0
-    for number in range(50):
-        ask(cache, [number], network)
-    assert 1 <= network.images <= 30
-    again, computed = cache_in(tmp_path, share=0.25), network.images
-    for number in range(50):
-        ask(again, [number], network)
-    assert network.images == 2 * computed, "by what they are, not by when they come"
+    network.images = 0
+
+    def all_asked():
+        cache, before = cache_in(tmp_path, share=0.25), network.images
+        for batch in batches:
+            ask(cache, batch, network)
+        return network.images - before
+
+    computed = all_asked()
+    assert 2 <= computed <= 30
+    assert all_asked() == computed, "by what they are, not by when they come"
     wrong = cache_in(tmp_path, share=0.01)
     with pytest.raises(RunError, match="other bits"):
         ask(wrong, [1], lambda x: Network()(x) + 1)
@@ -115,6 +118,21 @@ def test_a_share_of_the_batches_is_computed_all_the_same_and_the_first_in_any_ca
     partly = cache_in(tmp_path, share=0.01)
     with pytest.raises(RunError, match="other bits"):
         ask(partly, [1, 2], lambda x: Network()(x) + 1, part="test")
+
+
+def test_a_batch_is_compared_once_in_a_process_and_a_few_images_of_the_first_in_every_run(tmp_path):
+    network, compared = Network(), set()
+    ask(cache_in(tmp_path), list(range(50)), network)
+    for images_expected in (20 + 20, FEW, FEW):
+        cache, network.images = cache_in(tmp_path, share=1.0, compared=compared), 0
+        ask(cache, list(range(20)), network)
+        ask(cache, list(range(20, 40)), network)
+        assert network.images == images_expected
+    with pytest.raises(RunError, match="other bits"):
+        ask(cache_in(tmp_path, share=1.0, compared=compared), list(range(20)), lambda x: Network()(x) + 1)
+    network.images = 0
+    ask(cache_in(tmp_path, share=0.0), list(range(20)), network)
+    assert network.images == 0, "none where nothing is to be compared"
 
 
 def test_a_network_is_tried_on_a_large_batch_however_small_the_first_one_is(tmp_path):
