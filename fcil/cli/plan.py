@@ -25,6 +25,8 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
 
     session = checked(load_config(args.config, overrides(args)), console=console)
     tell_remarks(session.worker.dataset, console)
+    for warning in session.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     from fcil.data.progress import moving
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table

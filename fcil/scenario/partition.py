@@ -1,6 +1,6 @@
 """Split the samples of a task among the clients by their labels. Pure; takes a generator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from fcil.options import Option
 from fcil.scenario import published
 from fcil.scenario.domains import Domains, by_domain
 
-__all__ = ["READ_BY", "Partition", "split"]
+__all__ = ["READ_BY", "Partition", "split", "unread"]
 
 ATTEMPTS = 20_000
 READ_BY = {
@@ -72,6 +72,20 @@ class Partition:
         if self.class_share:
             return max(1, int(round(self.class_share * classes, 9)))  # 0.29 x 100 is 28.999999999999996
         return min(self.classes_per_client, classes)
+
+
+def unread(settings: Partition) -> list[str]:
+    """Name, with their values, the settings that were changed and mean nothing to this kind of split.
+
+    >>> unread(Partition(kind="quantity", beta=0.1, classes_per_client=3))
+    ['partition.beta = 0.1']
+    """
+    return [
+        f"partition.{field.name} = {getattr(settings, field.name)}"
+        for field in fields(settings)
+        if settings.kind not in READ_BY.get(field.name, (settings.kind,))
+        and getattr(settings, field.name) != field.default
+    ]
 
 
 def _dirichlet(labels: np.ndarray, settings: Partition, rng: np.random.Generator) -> list[np.ndarray]:

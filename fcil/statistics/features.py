@@ -20,7 +20,7 @@ from fcil.method import ClientUpdate, Draw, GramShape, Model, NoSum, Shapes, Tas
 from fcil.seeding import generator
 from fcil.statistics.claims import counts_objection, sums_objection
 from fcil.statistics.feature_map import FeatureMap
-from fcil.statistics.leading_factor import LeadingFactor
+from fcil.statistics.gram_sum import GramSum
 from fcil.statistics.privacy import SumsNoise
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ def features_of_models(features: Tensor, models: int, chosen: Sequence[int]) -> 
 
 @dataclass
 class _Sums:
-    """Collects Q and n over batches, and G or the leading factor of it if it is wanted."""
+    """Collects Q and n over batches, and G if it is wanted."""
 
     phi: Phi
     first: int
     totals: dict[str, Tensor]
-    """"counts" and "class_sums", and "gram" if it is wanted; again with HELD before the name."""
-    factors: Mapping[str, LeadingFactor]
-    """A factor in place of a "gram", by its prefix."""
-    finished: Callable[[Mapping[str, Tensor], Mapping[str, LeadingFactor]], Arrays]
+    """"counts" and "class_sums"; again with HELD before the name."""
+    grams: Mapping[str, GramSum]
+    """G by the same prefixes, if it is wanted."""
+    finished: Callable[[Mapping[str, Tensor], Mapping[str, GramSum]], Arrays]
     is_held_out: Callable[[np.ndarray], np.ndarray] | None = None
     """Indices of samples -> whether each is held out."""
     layers: Mapping[str, Callable[[Tensor], None]] = field(default_factory=dict)
@@ -109,14 +109,12 @@ class _Sums:
         hot = F.one_hot(labels, len(self.totals[prefix + "counts"])).double()
         self.totals[prefix + "counts"] += hot.sum(0)
         self.totals[prefix + "class_sums"].addmm_(hot.T, x)
-        if prefix + GRAM in self.totals:
-            self.totals[prefix + GRAM].addmm_(x.T, x)
-        if prefix in self.factors:
-            self.factors[prefix].add(x)
+        if prefix in self.grams:
+            self.grams[prefix].add(x)
 
     def finish(self) -> Arrays:
         """Turn the sums into the arrays that are sent."""
-        return self.finished(self.totals, self.factors)
+        return self.finished(self.totals, self.grams)
 
 
 @dataclass(frozen=True)
@@ -171,28 +169,26 @@ class FeatureSums:
 
         width = arrays[head.weight(self.task.index)].shape[1] * len(self.chosen)
         phi, m, c = self.map.on(model.device, width), self.map.size(width), self.task.size
-        is_whole = self.gram and not self.sketch
-        shapes = {"counts": (c,), "class_sums": (c, m), **({GRAM: (m, m)} if is_whole else {})}
+        shapes = {"counts": (c,), "class_sums": (c, m)}
         totals = {
             prefix + name: torch.zeros(shape, dtype=torch.float64, device=model.device)
             for prefix in self._prefixes()
             for name, shape in shapes.items()
         }
         nothing = torch.zeros((0, m), dtype=torch.float64, device=model.device)
-        factors = {p: LeadingFactor(self.sketch, nothing) for p in self._prefixes() if self.gram and self.sketch}
+        grams = {prefix: GramSum(nothing) for prefix in self._prefixes() if self.gram}
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
-            self.task.first, totals, factors, lambda totals, factors: self._sent(totals, factors, generator),
+            self.task.first, totals, grams, lambda totals, grams: self._sent(totals, grams, generator),
             held_out(self.map.seed, self.held_out) if self.held_out else None,
         )  # fmt: skip
 
-    def _sent(self, totals: Mapping[str, Tensor], factors: Mapping[str, LeadingFactor], generator: Draw) -> Arrays:
+    def _sent(self, totals: Mapping[str, Tensor], grams: Mapping[str, GramSum], generator: Draw) -> Arrays:
         out: dict[str, np.ndarray] = {}
         for prefix in self._prefixes():
-            if prefix in factors:
-                out[prefix + FACTOR] = factors[prefix].factor()
-            elif self.gram:
-                out[prefix + GRAM] = symmetric_half(totals[prefix + GRAM].cpu().numpy())
+            if self.gram:
+                gram, name = grams[prefix], self._sent_as(prefix + GRAM)
+                out[name] = gram.factor(self.sketch) if self.sketch else gram.half()
             out[prefix + class_sums(self.task.index)] = totals[prefix + "class_sums"].cpu().numpy()
             out[prefix + counts(self.task.index)] = totals[prefix + "counts"].cpu().numpy()
         out = self.noise.added(out, generator("privacy")) if self.noise else out

@@ -229,10 +229,10 @@ def test_batches_that_are_rendered_together_are_those_rendered_alone():
     View(), View(flip=True), View(resize=224, crop="centre"), View(resize=256, crop="centre"),
     View(resize=224, crop="random", flip=True), View(resize=256, crop="random"), View(crop="area", flip=True),
 ], ids=str)  # fmt: skip
-@pytest.mark.parametrize("side", [8, 11])
+@pytest.mark.parametrize("side", [5, 8, 11])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_array_of_images_is_shown_as_the_same_images_one_by_one(view, side, channels):
-    """Of an array, images of the model's size are taken all at once."""
+    """Of an array, images with one box are resized all at once."""
     images = np.random.default_rng(0).integers(0, 256, (40, side, side, channels), np.uint8)
     together = render(images, view, 8, np.random.default_rng(1))
     assert together.is_contiguous()

@@ -1,10 +1,13 @@
 """Runs on splits in which clients share images, lack whole tasks, or are drawn by number: the loop carries them."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
+from fcil.scenario.partition import READ_BY, Partition, unread
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress
 
@@ -50,3 +53,22 @@ def test_a_number_of_clients_trains_in_each_round_and_all_report(digits_config):
     assert [len(clients) for kind, clients in asked if kind == "train"] == [3, 3, 3]
     assert [len(clients) for kind, clients in asked if kind == "report"] == [4]
     assert len({tuple(clients) for kind, clients in asked if kind == "train"}) > 1
+
+
+def test_settings_that_the_split_does_not_read_are_told(digits_config):
+    def told(**partition):
+        return prepare(digits_config({"partition": partition, "method": {"name": "ncm"}})).warnings
+
+    assert told(kind="iid", beta=0.25) == ['partition.beta = 0.25: means nothing with kind = "iid"']
+    assert told(kind="dirichlet", beta=0.25) == []
+    assert told(kind="dirichlet", beta=0.5, classes_per_client=1) == [
+        'partition.classes_per_client = 1: means nothing with kind = "dirichlet"'
+    ]
+
+
+@pytest.mark.parametrize("key", sorted(READ_BY))
+def test_each_setting_is_told_where_no_kind_that_reads_it_is_chosen(key):
+    changed = {"partitioner": "IidPartitioner()"}.get(key, 1)
+    for kind in get_args(get_args(get_type_hints(Partition, include_extras=True)["kind"])[0]):
+        expected = [] if kind in READ_BY[key] else [f"partition.{key} = {changed}"]
+        assert unread(Partition(kind=kind, **{key: changed})) == expected
