@@ -212,7 +212,18 @@ class FeatureSums:
         """Add up the clients' sums in float64, every G as its upper half."""
         kinds = [GRAM] * self.gram + [class_sums(self.task.index), counts(self.task.index)]
         names = [prefix + kind for prefix in self._prefixes() for kind in kinds]
-        return {name: added(self._read(name, u.statistics) for u in updates) for name in names}
+        return {name: self._total(name, [u.statistics for u in updates]) for name in names}
+
+    def _total(self, name: str, sent: Sequence[Arrays]) -> np.ndarray:
+        if self._sent_as(name) == name:
+            return added(arrays[name] for arrays in sent)
+        import torch
+
+        first, *others = (torch.from_numpy(a[self._sent_as(name)].astype(np.float64)) for a in sent)
+        gram = GramSum(first)
+        for factor in others:
+            gram.add(factor)
+        return gram.half()
 
     def _read(self, name: str, sent: Arrays) -> np.ndarray:
         if self._sent_as(name) == name:

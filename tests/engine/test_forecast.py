@@ -201,14 +201,14 @@ def written(table, folder, **sections):
 
 
 def test_the_command_prints_tables_that_fit_100_columns_and_leaves_nothing(tmp_path, capsys, monkeypatch):
-    path = written(FEDAVG, tmp_path, partition={"clients": 14, "min_samples": 0, "class_share": 0.5}, **SMALL)
+    path = written(FEDAVG, tmp_path, partition={"clients": 14, "min_samples": 0, "classes_per_client": 1}, **SMALL)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["plan", str(path), "--json", str(tmp_path / "figures.json")]) == 0
     output = capsys.readouterr().out
     assert max(map(len, map(str.rstrip, output.splitlines()))) <= 100
     for word in ("training images", "steps", "up [MB]", "memory of a worker", "start-up", "in all, about"):
         assert word in output
-    assert 'warning: partition.class_share = 0.5: means nothing with kind = "dirichlet"' in output
+    assert 'warning: partition.classes_per_client = 1: means nothing with kind = "dirichlet"' in output
     assert {p.name for p in tmp_path.iterdir()} == {"job.toml", "figures.json"}
     census = prepare(load_config(path)).plan.census
     assert str(sum(census.train[0])) in output
