@@ -132,27 +132,32 @@ def _draw(
     return corner, extent, flips
 
 
-def _render_on_cpu(images: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
-    """Show images (n, h, w, c) in one box, rounded to bytes after each stage as in torchvision: (n, c, size, size)."""
-    import torch
+def _to(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resize bytes, (n, c, h, w), as torchvision does; images of this shape are returned as they are."""
     from torch.nn import functional as F
 
-    def to(x: Tensor, shape: tuple[int, int]) -> Tensor:
-        if x.shape[-2:] == shape:
-            return x
-        return F.interpolate(x, shape, mode="bicubic", antialias=True)
-
-    (top, left), (high, wide) = corner, extent
-    if images.shape[1:3] == tuple(whole):  # then only the box is read from a memory map
-        images, top, left = images[:, top : top + high, left : left + wide], 0, 0
-        whole = extent
-    x = to(torch.from_numpy(images.copy()).permute(0, 3, 1, 2), (int(whole[0]), int(whole[1])))
-    return to(x[..., top : top + high, left : left + wide], (size, size))
+    return x if x.shape[-2:] == shape else F.interpolate(x, shape, mode="bicubic", antialias=True)
 
 
-def _are_alike(*boxes: np.ndarray) -> bool:
-    """Tell whether all images have the same box: each of `boxes` is (n, 2)."""
-    return all(bool((rows == rows[:1]).all()) for rows in boxes)
+def _render_on_cpu(images: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
+    """Show images (n, h, w, c) resized to one shape, each in its box, (n, c, size, size) uint8.
+
+    They are rounded to bytes after each stage, as in torchvision. What is done to all alike is done at once, three to
+    six times faster.
+    """
+    import torch
+
+    is_one_box = bool((corner == corner[:1]).all() and (extent == extent[:1]).all())
+    if is_one_box and images.shape[1:3] == tuple(whole):  # then only the box is read from a memory map
+        (top, left), (high, wide) = corner[0], extent[0]
+        images, whole, corner = images[:, top : top + high, left : left + wide], extent[0], np.zeros_like(corner)
+    x = _to(torch.from_numpy(images.copy()).permute(0, 3, 1, 2), (int(whole[0]), int(whole[1])))
+
+    def shown(some: Tensor, place: int) -> Tensor:
+        (top, left), (high, wide) = corner[place], extent[place]
+        return _to(some[..., top : top + high, left : left + wide], (size, size))
+
+    return shown(x, 0) if is_one_box else torch.cat([shown(x[i : i + 1], i) for i in range(len(x))])
 
 
 def render(
@@ -186,10 +191,10 @@ def render(
         flips = torch.from_numpy(mirror).to(device).view(-1, 1, 1, 1)
         return torch.where(flips, shown.flip(3), shown).div_(255)
     shown = torch.empty(len(images), images[0].shape[-1], size, size)
-    if isinstance(images, np.ndarray) and _are_alike(whole, corner, extent):  # three to six times faster together
-        shown.copy_(_render_on_cpu(images, whole[0], corner[0], extent[0], size))
+    if isinstance(images, np.ndarray):  # of one shape, so that all are resized to one
+        shown.copy_(_render_on_cpu(images, whole[0], corner, extent, size))
     else:
         for i, target in enumerate(shown):
-            target.copy_(_render_on_cpu(images[i][None], whole[i], corner[i], extent[i], size)[0])
+            target.copy_(_render_on_cpu(images[i][None], whole[i], corner[i : i + 1], extent[i : i + 1], size)[0])
     shown[mirror] = shown[mirror].flip(3)
     return shown.div_(255)
