@@ -6,7 +6,9 @@ errors whose messages the commands print.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,16 @@ from fcil import config as settings
 from fcil.config import Config, to_table
 from fcil.data.progress import waiting
 from fcil.engine.folders import run_folder
-from fcil.engine.given import SEEDS, Section, changes_of, is_method_class, method_names_of, plain, seeds_of
+from fcil.engine.given import (
+    SEEDS,
+    Section,
+    changes_of,
+    class_given,
+    is_method_class,
+    method_names_of,
+    plain,
+    seeds_of,
+)
 from fcil.engine.own_method import choice_of
 from fcil.engine.records import read_config
 from fcil.errors import ConfigError
@@ -94,6 +105,24 @@ def _console(progress: bool) -> Console | None:
     return Console(highlight=False) if progress else None
 
 
+def _check_sharing(jobs: object, on: object) -> None:
+    """Raise ConfigError for a number of jobs, or a place for them, that does not exist."""
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 0):
+        raise ConfigError(f"jobs = {jobs!r}: must be a whole number, at least 0")
+    if on not in ("here", "ray"):
+        raise ConfigError(f'on = {on!r}: must be "here" or "ray"')
+
+
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Name an argument as this module has it in messages that begin with the command line's option."""
+    try:
+        yield
+    except ConfigError as error:
+        error.args = (re.sub(r"^--(methods|seeds) ", r"\1: ", str(error)), *error.args[1:])
+        raise
+
+
 def run(
     config: Settings,
     overrides: Mapping[str, Any] | None = None,
@@ -125,10 +154,7 @@ def run(
 
     instance, changes = None, changes_of(overrides, sections, run)
     if is_method_class(method):
-        raise ConfigError(
-            f"method = {method!r}: is a class; give an object with its settings, for example its default "
-            f"ones: {getattr(method, '__name__', 'Method')}()"
-        )
+        raise class_given("method", method)
     if isinstance(method, Method):
         choice, instance = choice_of(method)
         changes["method"] = {"name": choice.name, **choice.settings}
@@ -155,7 +181,7 @@ def compare(
     config: Settings,
     overrides: Mapping[str, Any] | None = None,
     *,
-    methods: str | Sequence[str] = (),
+    methods: str | Method | Sequence[str | Method] = (),
     seeds: Iterable[int] = SEEDS,
     sweep: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
@@ -171,8 +197,9 @@ def compare(
 
     Args:
         config, overrides, sections, exchange, progress: as in `run`.
-        methods: their names, in a list or in one text with commas, or variants that the configuration describes under
-            [compare.<label>]; all of those if none is named.
+        methods: in a list, their names, also with settings, "lorm(rank = 4)", or methods themselves, `LoRM(rank=4)`,
+            of classes that can be imported; or names in one text with commas. Variants that the configuration describes
+            under [compare.<label>] are names too; all of those if none is named.
         seeds: of every run's draws, 0, 1 and 2 by default; each method runs with each of them.
         sweep: settings with lists of values, `{"partition.beta": [0.5, 0.1], "method.rank": [4, 16]}`: a table at each
             of their combinations, or with `"zip": True` at the first values of all, then at the second ones. It wins
@@ -190,13 +217,14 @@ def compare(
     """
     from fcil.engine.comparison import LAYING_OUT, cells, figures
 
+    _check_sharing(jobs, on)
     changes, sweep = changes_of(overrides, sections, compare), plain(sweep or {})
     labels, numbers = method_names_of(methods), seeds_of(seeds)
     words = [*_words(changes), *_sweep_words(sweep)]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
     named = _exchange(changes, exchange or ("ray" if on == "ray" else None))
     console = _console(progress)
-    with waiting(console, LAYING_OUT):
+    with waiting(console, LAYING_OUT), _arguments_named():
         planned = cells(_source(config), labels, numbers, named, folder, sweep)
         from fcil.report.grid_running import carry_out_grid, check_missing  # which import torch
 

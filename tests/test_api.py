@@ -22,6 +22,8 @@ from fcil.options import keys_of
 from fcil.registry import method_class, method_names
 from strategies.fedavg import FedAvg
 from strategies.lorm import LoRM
+from strategies.ncm import NCM
+from strategies.ridge import Ridge
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -32,6 +34,16 @@ SMALL = {
     "train": {"rounds": 1, "epochs": 1},
     "method": {"name": "fedavg", "rank": 2},
 }
+
+
+def local(**settings):
+    """A method whose class nobody can import."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Local(FedAvg):
+        """Average, from inside a function."""
+
+    return Local(**settings)
 
 
 def toml(table):
@@ -133,9 +145,21 @@ def test_a_mistake_is_the_same_message_as_on_the_command_line(config, overrides,
         (lambda: fcil.compare("small.toml", seeds=2), r"seeds = 2: must be a list of whole numbers"),
         (lambda: fcil.compare("small.toml", seeds=[]), r"seeds = \[\]: must be a list of whole numbers"),
         (lambda: fcil.compare("small.toml", seeds=[0.5]), r"seeds = \[0.5\]: must be"),
-        (lambda: fcil.compare("small.toml", methods=["ncm", FedAvg(rank=4)]), r"methods: FedAvg\(.*must be a name"),
-        (lambda: fcil.compare("small.toml", methods=[FedAvg]), r"'my_method.py:FedAvg'"),
-        (lambda: fcil.compare("small.toml", methods="fedavgg"), "fedavgg: no such method. Did you mean 'fedavg'"),
+        (
+            lambda: fcil.compare("small.toml", methods=["ncm", local(rank=4)]),
+            r"methods: .*Local\(.*'my_method.py:Local'",
+        ),
+        (lambda: fcil.compare("small.toml", methods=[FedAvg]), r"is a class; give an object .*: FedAvg\(\)"),
+        (lambda: fcil.compare("small.toml", methods=["ncm", 3]), r"methods: 3: must be a name, .* or a method"),
+        (
+            lambda: fcil.compare("small.toml", methods="fedavgg"),
+            "^methods: fedavgg: no such method. Did you mean 'fedavg'",
+        ),
+        (lambda: fcil.compare("small.toml", methods=["ncm", "ncm"]), "^methods: ncm,ncm: names one twice"),
+        (lambda: fcil.compare("small.toml", methods="ncm", seeds=[1, 1]), "^seeds: 1,1: names one twice"),
+        (lambda: fcil.compare("small.toml", methods="ncm", jobs=-2), "jobs = -2: must be a whole number, at least 0"),
+        (lambda: fcil.compare("small.toml", methods="ncm", jobs=1.5), r"jobs = 1\.5: must be a whole number"),
+        (lambda: fcil.compare("small.toml", methods="ncm", on="mars"), 'on = \'mars\': must be "here" or "ray"'),
     ],
 )
 def test_a_slip_in_a_call_is_a_message_and_nothing_is_written(call, message, place):
@@ -143,6 +167,19 @@ def test_a_slip_in_a_call_is_a_message_and_nothing_is_written(call, message, pla
     with pytest.raises(fcil.ConfigError, match=message):
         call()
     assert sorted(place.rglob("*")) == before
+
+
+def test_methods_as_objects_are_the_rows_of_their_names_with_settings(place):
+    few = {**SMALL, "method": {}}
+    objects = [FedAvg(rank=2), Ridge(layers=(1, 4), penalty="gcv"), NCM(), "lorm(rank=3)"]
+    given = fcil.compare(few, methods=objects, seeds=[0], output="given")
+    texts = ["fedavg(rank = 2)", 'ridge(layers = [1, 4], penalty = "gcv")', "ncm", "lorm(rank = 3)"]
+    named = fcil.compare(few, methods=texts, seeds=[0], output="named")
+    assert [row.label for row in given.rows] == [row.label for row in named.rows]
+    assert [run.sha256 for run in given.runs] == [run.sha256 for run in named.runs]
+    assert given.runs[0].config.method.settings == {"rank": 2}
+    single = fcil.compare(few, methods=NCM(), seeds=[0], output="single")
+    assert [run.sha256 for run in single.runs] == [given.runs[2].sha256]
 
 
 def test_numpys_numbers_are_numbers():

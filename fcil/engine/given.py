@@ -1,5 +1,6 @@
 """Reads what a script or notebook gives: NumPy's numbers as Python's, overrides by section, methods and seeds."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from inspect import signature
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from fcil.config import Config
+from fcil.engine.own_method import choice_of
 from fcil.errors import ConfigError
 from fcil.method import Method
 from fcil.options import keys_of, nearest, split_list
 
-__all__ = ["SEEDS", "Section", "changes_of", "is_method_class", "method_names_of", "plain", "seeds_of"]
+__all__ = ["SEEDS", "Section", "changes_of", "class_given", "is_method_class", "method_names_of", "plain", "seeds_of"]
 
 SEEDS = (0, 1, 2)
 """Seeds of a comparison unless others are named."""
@@ -64,23 +66,43 @@ def changes_of(
     return table
 
 
-def method_names_of(methods: str | Sequence[object]) -> list[str]:
-    """List the methods that are given by name, in a list or in one text with commas.
+def method_names_of(methods: str | Method | Sequence[object]) -> list[str]:
+    """List methods as a comparison names them: given in one text with commas, or in a list of names and objects.
 
     Raises:
-        ConfigError: one is given as an object or a class.
+        ConfigError: one is a class, or an object whose class no other process can find.
     """
-    names: list[str] = []
-    for one in split_list(methods) if isinstance(methods, str) else methods:
-        if not isinstance(one, str):
-            kind = one if isinstance(one, type) else type(one)
-            raise ConfigError(
-                f"methods: {one!r}: must be a name, since every run of a comparison has to find its method again. Put "
-                f"the class into a file and name that, 'my_method.py' or 'my_method.py:{kind.__name__}', with settings "
-                "'my_method.py(rank = 4)'; objects are for fcil.run(method=...)"
-            )
-        names.append(one)
-    return names
+    if isinstance(methods, str):
+        return split_list(methods)
+    return [
+        one if isinstance(one, str) else _label(one) for one in ([methods] if isinstance(methods, Method) else methods)
+    ]
+
+
+def _label(method: object) -> str:
+    """Name a method that is given as an object: `lorm(rank = 4)` for LoRM(rank=4)."""
+    if is_method_class(method):
+        raise class_given("methods", method)
+    if not isinstance(method, Method):
+        raise ConfigError(f"methods: {method!r}: must be a name, 'lorm(rank = 4)', or a method, LoRM(rank=4)")
+    choice, unnamed = choice_of(method)
+    if unnamed is not None:
+        kind = type(method).__name__
+        raise ConfigError(
+            f"methods: {method!r}: every run of a comparison has to find its method again, and the class is in no file "
+            f"that can be imported. Put it into one and name that, 'my_method.py' or 'my_method.py:{kind}', with "
+            "settings 'my_method.py(rank = 4)'; such objects are for fcil.run(method=...)"
+        )
+    inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in choice.settings.items())
+    return f"{choice.name}({inside})" if inside else choice.name
+
+
+def class_given(argument: str, kind: object) -> ConfigError:
+    """The error for a method's class in place of an object of it."""
+    return ConfigError(
+        f"{argument} = {kind!r}: is a class; give an object with its settings, for example its default "
+        f"ones: {getattr(kind, '__name__', 'Method')}()"
+    )
 
 
 def seeds_of(seeds: object) -> list[int]:
