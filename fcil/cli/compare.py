@@ -87,14 +87,18 @@ def compare_command(args: argparse.Namespace, console: Console) -> None:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     if args.join:
         return join_grid(out, runs, console, reuse)
+    from fcil.report.overview import overview_rich
     from fcil.report.published import published_rich
     from fcil.report.tables import to_rich
 
     address = args.ray_address or ""
-    for value, rows in carry_out_grid(out, runs, args.jobs, console, reuse, on=args.on, ray_address=address).items():
+    tables = carry_out_grid(out, runs, args.jobs, console, reuse, on=args.on, ray_address=address)
+    for value, rows in tables.items():
         console.print(*([Text(f"\n{value}", "bold")] if value else []), to_rich(rows), sep="\n")
         if figures := published_rich(rows):
             console.print("", figures, sep="\n")
+    if len(tables) > 1:
+        console.print("", overview_rich({cell.value: dict(cell.point.settings) for cell in runs}, tables), sep="\n")
     console.print(f"tables and plots: {out}", soft_wrap=True)
     check_missing(out, runs)
     return None

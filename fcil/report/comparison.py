@@ -11,6 +11,7 @@ from fcil.report.comparison_plots import draw_table_plots
 from fcil.report.comparison_result import open_comparison
 from fcil.report.figure import drawn_files
 from fcil.report.figures_table import figures_csv, figures_markdown
+from fcil.report.overview import bounds_of, overview_latex, overview_markdown
 from fcil.report.paired import differences, differences_csv, differences_markdown
 from fcil.report.published import published_markdown
 from fcil.report.rows import Row, compare_rows, setting_text
@@ -40,7 +41,7 @@ def write_comparison(
     tables = {value: _write_table(out / value, [run for run in runs if run["value"] == value]) for value in points}
     write_atomic(out / "runs.csv", runs_csv(runs).encode())
     if any(points):
-        _write_sweep_tables(out, points, tables)
+        _write_sweep_tables(out, points, tables, bounds_of(runs))
     return tables
 
 
@@ -70,13 +71,16 @@ def _write_missing(path: Path, missing: Mapping[str, str]) -> None:
 
 
 def _write_sweep_tables(
-    out: Path, points: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Sequence[Row]]
+    out: Path, points: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Sequence[Row]], bounds: set[str]
 ) -> None:
-    """Write comparison.csv with the swept settings as its first columns, comparison.md with its tables, and the plots.
+    """Write comparison.csv with the swept settings as its first columns, and draw the plots.
+
+    comparison.md and .tex begin with an overview, methods by values, and have the table of every value below it.
 
     Args:
         points: name -> setting -> value.
         tables: name -> the point's rows.
+        bounds: labels of rows that no federation bounds.
     """
     lines = csv.reader(to_csv([row for rows in tables.values() for row in rows]).splitlines())
     keys = list(dict.fromkeys(key for swept in points.values() for key in swept))
@@ -87,10 +91,10 @@ def _write_sweep_tables(
     writer.writerows([*first, *line] for first, line in zip(first_columns, lines, strict=True))
     write_atomic(out / "comparison.csv", text.getvalue().encode())
     draw_sweep(out, points, tables)
-    md = "\n".join(f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items())
-    write_atomic(out / "comparison.md", md.encode())
-    tex = "\n".join(to_latex(rows, heading=value) for value, rows in tables.items())
-    write_atomic(out / "comparison.tex", tex.encode())
+    md = [f"**{value}**\n\n{_markdown(rows)}" for value, rows in tables.items()]
+    write_atomic(out / "comparison.md", "\n".join([overview_markdown(points, tables, bounds), *md]).encode())
+    tex = [to_latex(rows, heading=value) for value, rows in tables.items()]
+    write_atomic(out / "comparison.tex", "\n".join([overview_latex(points, tables, bounds), *tex]).encode())
 
 
 def _markdown(rows: Sequence[Row]) -> str:

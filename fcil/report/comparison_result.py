@@ -13,6 +13,7 @@ from fcil.engine.grid import read_grid
 from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.html import html_table
+from fcil.report.overview import bounds_of, overview_markdown
 from fcil.report.paired import Difference, differences, differences_markdown
 from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.rows import Row, any_published, caption, compare_rows, setting_text
@@ -57,14 +58,20 @@ class Comparison:
         return sorted(path for folder in folders for kind in FORMATS for path in folder.glob(f"*.{kind}"))
 
     def markdown(self) -> str:
-        """Format the table for a README; with a sweep, one under each point."""
-        return "\n".join(
+        """Format the table for a README; with a sweep, an overview and one under each point."""
+        return self._overview() + "\n".join(
             "\n".join(filter(None, [
                 f"**{value}**\n" if value else "", to_markdown(rows), published_markdown(rows),
                 differences_markdown(self.differences[value]),
             ]))
             for value, rows in self.tables.items()
         )  # fmt: skip
+
+    def _overview(self) -> str:
+        tables = {value: rows for value, rows in self.tables.items() if rows}
+        if len(tables) < 2:
+            return ""
+        return f"{overview_markdown(self.points, tables, bounds_of(self.figures))}\n"
 
     def to_pandas(self) -> Any:
         """Convert to a DataFrame, a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.

@@ -13,7 +13,7 @@ from fcil.report.missing_updates import count_updates, missing_updates_text
 from fcil.report.units import MEGA
 
 __all__ = [
-    "COLUMNS", "Column", "Row", "any_missing", "any_published", "caption", "compare_rows", "setting_text",
+    "COLUMNS", "Column", "Row", "any_missing", "any_published", "caption", "compare_rows", "notes", "setting_text",
     "share_text", "unlike_settings", "unshared",
 ]  # fmt: skip
 
@@ -205,14 +205,13 @@ def unshared(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def caption(rows: Sequence[Row]) -> str:
     """Say what a reader has to know of a table: unlike settings, held-out images, runs without times of their own."""
-    parts = [
-        _held_out(rows),
-        *(f"{note}." for note in doubled((row.label, row.same) for row in rows if row.same)),
-        unlike_settings(rows),
-        _untimed(rows),
-        _tuning(rows),
-    ]
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, [*notes(rows), _untimed(rows)]))
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Say what a reader has to know of accuracies: on which images, of which settings, and how these were chosen."""
+    same = [f"{note}." for note in doubled((row.label, row.same) for row in rows if row.same)]
+    return list(filter(None, [_held_out(rows), *same, unlike_settings(rows), _tuning(rows)]))
 
 
 def _held_out(rows: Sequence[Row]) -> str:

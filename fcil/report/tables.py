@@ -17,7 +17,8 @@ from fcil.report.rows import COLUMNS, Row, any_missing, any_published, caption, 
 from fcil.report.units import MEGA, percent
 
 __all__ = [
-    "cells_markdown", "run_figures", "run_table", "to_cells", "to_csv", "to_latex", "to_markdown", "to_rich",
+    "cells_latex", "cells_markdown", "latex_text", "run_figures", "run_table", "to_cells", "to_csv", "to_latex",
+    "to_markdown", "to_rich",
 ]  # fmt: skip
 
 
@@ -127,7 +128,8 @@ def cells_markdown(heads: list[str], cells: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def _escape(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Write text with LaTeX's own symbols escaped."""
     for symbol in "\\&%$#_{}~^":
         if symbol == "\\":
             text = text.replace(symbol, "\0")
@@ -140,11 +142,16 @@ def _escape(text: str) -> str:
 
 def to_latex(rows: Sequence[Row], heading: str = "") -> str:
     """Format rows as a LaTeX table; needs the package booktabs. A heading names the point of a sweep."""
-    heads = _heads(any_missing(rows))
-    body = [" & ".join([_escape(row.label), *row.cells(r"$\pm$", any_missing(rows))[1:]]) for row in rows]
-    head = " & ".join(map(_escape, heads))
-    rules = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{line} \\" for line in body), r"\bottomrule"]
-    unlike = caption(rows)
-    below = [rf"\par\smallskip{{\footnotesize {_escape(unlike)}}}"] if unlike else []
-    above = [rf"\paragraph{{{_escape(heading)}}}", ""] if heading else []
-    return "\n".join([*above, rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", *below, ""])
+    with_missing = any_missing(rows)
+    body = [[latex_text(row.label), *row.cells(r"$\pm$", with_missing)[1:]] for row in rows]
+    return cells_latex(_heads(with_missing), body, heading, caption(rows))
+
+
+def cells_latex(heads: list[str], cells: list[list[str]], heading: str, below: str) -> str:
+    """Format heads, lines of LaTeX and texts above and below them as a table, the first column aligned left."""
+    head = " & ".join(map(latex_text, heads))
+    body = (rf"{' & '.join(line)} \\" for line in cells)
+    rules = [r"\toprule", rf"{head} \\", r"\midrule", *body, r"\bottomrule"]
+    last = [rf"\par\smallskip{{\footnotesize {latex_text(below)}}}"] if below else []
+    first = [rf"\paragraph{{{latex_text(heading)}}}", ""] if heading else []
+    return "\n".join([*first, rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", *rules, r"\end{tabular}", *last, ""])

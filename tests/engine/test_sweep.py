@@ -19,6 +19,7 @@ from fcil.engine.reuse import Reuse
 from fcil.errors import ConfigError
 from fcil.options import describe
 from fcil.registry import method_class
+from fcil.report.comparison_result import open_comparison
 from fcil.report.rows import compare_rows, unlike_settings
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,9 @@ def test_every_value_has_a_table_and_plots_and_there_is_one_of_all(tmp_path, cap
     ]
     alone = list(csv.DictReader((out / "partition.beta=0.1" / "comparison.csv").read_text().splitlines()))
     assert [{k: v for k, v in row.items() if k != "partition.beta"} for row in rows[2:]] == alone
-    assert (out / "comparison.md").read_text().count("| ridge |") == 2
+    assert (out / "comparison.md").read_text().count("| ridge |") == 3 + 2, "three overviews, and one at each value"
+    assert "final [%] by partition.beta" in shown
+    assert "final [%] by partition.beta" in open_comparison(out).markdown()
     before = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
     assert main(arguments) == 0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")} == before, "finished runs are used again"
