@@ -13,7 +13,7 @@ from fcil.engine.grid import read_grid
 from fcil.report.form import FORMATS
 from fcil.report.frames import frame
 from fcil.report.html import html_table
-from fcil.report.overview import bounds_of, overview_markdown
+from fcil.report.overview import bounds_of, overview_cells, overview_markdown, overview_rich
 from fcil.report.paired import Difference, differences, differences_markdown
 from fcil.report.published import published_cells, published_markdown, published_rich
 from fcil.report.rows import Row, any_published, caption, compare_rows, setting_text
@@ -67,11 +67,16 @@ class Comparison:
             for value, rows in self.tables.items()
         )  # fmt: skip
 
-    def _overview(self) -> str:
+    @property
+    def _compared(self) -> dict[str, Sequence[Row]]:
+        """The points of a sweep that have rows, for an overview; none where there is but one."""
         tables = {value: rows for value, rows in self.tables.items() if rows}
-        if len(tables) < 2:
-            return ""
-        return f"{overview_markdown(self.points, tables, bounds_of(self.figures))}\n"
+        return tables if len(tables) > 1 else {}
+
+    def _overview(self) -> str:
+        return (
+            f"{overview_markdown(self.points, tables, bounds_of(self.figures))}\n" if (tables := self._compared) else ""
+        )
 
     def to_pandas(self) -> Any:
         """Convert to a DataFrame, a row for each method: shares, bytes and seconds, `<figure>_mean` and `<figure>_std`.
@@ -98,12 +103,15 @@ class Comparison:
         for value, rows in self.tables.items():
             parts = [*([value] if value else []), to_rich(rows), published_rich(rows)]
             console.print(*(part for part in parts if part is not None), sep="\n", markup=False)
+        if tables := self._compared:
+            console.print(overview_rich(self.points, tables))
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join([f"<Comparison {self.folder}: {counted(len(self.runs), 'run')}>", *lines])
 
     def _repr_html_(self) -> str:
-        """Show a table in a notebook; with a sweep, one for each point."""
-        return "".join(
+        """Show a table in a notebook; with a sweep, an overview and one for each point."""
+        first = html_table(*overview_cells(self.points, tables)) if (tables := self._compared) else ""
+        return first + "".join(
             html_table(". ".join(filter(None, [value or str(self.folder), caption(rows)])), *to_cells(rows))
             + (html_table("published figures", *published_cells(rows)) if any_published(rows) else "")
             for value, rows in self.tables.items()

@@ -11,7 +11,7 @@ from rich.text import Text
 from fcil.report.rows import COLUMNS, Column, Row, notes, setting_text
 from fcil.report.tables import cells_latex, cells_markdown, latex_text
 
-__all__ = ["bounds_of", "overview_latex", "overview_markdown", "overview_rich"]
+__all__ = ["bounds_of", "overview_cells", "overview_latex", "overview_markdown", "overview_rich"]
 
 SHOWN = {"final_accuracy": max, "average_accuracy": max, "forgetting": min}
 """Figure -> which of its values is the best."""
@@ -76,17 +76,23 @@ def _caption(tables: Tables, bold: bool) -> str:
     return " ".join([*([BEST] if bold else []), *marks, *told])
 
 
+def overview_cells(points: Points, tables: Tables) -> tuple[str, list[str], list[list[str]]]:
+    """Make the title, heads and lines of the final accuracies as plain text."""
+    swept, heads = _heads(points, tables)
+    return _title("final_accuracy", swept), ["method", *heads], list(_lines(tables, "final_accuracy", "±", (), ""))
+
+
 def overview_rich(points: Points, tables: Tables) -> Group:
     """Format the final accuracies for the terminal."""
-    swept, heads = _heads(points, tables)
+    title, (first, *heads), lines = overview_cells(points, tables)
     table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column(Text("method"), overflow="fold")
+    table.add_column(Text(first), overflow="fold")
     for head in heads:
         table.add_column(Text(head), justify="right", overflow="fold")
-    for line in _lines(tables, "final_accuracy", "±", (), ""):
+    for line in lines:
         table.add_row(*map(Text, line))
     below = _caption(tables, bold=False)
-    return Group(Text(_title("final_accuracy", swept), "bold"), table, *([Text(below, "italic")] if below else []))
+    return Group(Text(title, "bold"), table, *([Text(below, "italic")] if below else []))
 
 
 def overview_markdown(points: Points, tables: Tables, bounds: Collection[str]) -> str:
