@@ -105,9 +105,19 @@ def _console(progress: bool) -> Console | None:
     return Console(highlight=False) if progress else None
 
 
+def _settings_of_methods(
+    config: Settings, changes: Mapping[str, Section], sweep: Mapping[str, Any] | None = None
+) -> set[str]:
+    """Name the settings of a method that a configuration, changes of it or a sweep set; an object has its own."""
+    source = _source(config)
+    given = {} if settings.rows_have_bases(source) else settings.load_config(source, changes).method.settings
+    swept = {key.removeprefix("method.") for key in sweep or {} if key.startswith("method.")}
+    return {*given, *changes.get("method", {}), *swept}
+
+
 def _check_sharing(jobs: object, on: object) -> None:
     """Raise ConfigError for a number of jobs, or a place for them, that does not exist."""
-    if jobs is not None and (not isinstance(jobs, int) or jobs < 0):
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 0):
         raise ConfigError(f"jobs = {jobs!r}: must be a whole number, at least 0")
     if on not in ("here", "ray"):
         raise ConfigError(f'on = {on!r}: must be "here" or "ray"')
@@ -119,7 +129,8 @@ def _arguments_named() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        error.args = (re.sub(r"^--(methods|seeds) ", r"\1: ", str(error)), *error.args[1:])
+        told = re.sub(r"^--(methods|seeds) ", r"\1: ", str(error)).replace("give --methods a,b", 'give methods="a,b"')
+        error.args = (told, *error.args[1:])
         raise
 
 
@@ -156,7 +167,7 @@ def run(
     if is_method_class(method):
         raise class_given("method", method)
     if isinstance(method, Method):
-        choice, instance = choice_of(method)
+        choice, instance = choice_of(method, _settings_of_methods(config, changes))
         changes["method"] = {"name": choice.name, **choice.settings}
     elif method is not None:
         changes["method"] = {"name": method} if isinstance(method, str) else dict(plain(method))
@@ -217,9 +228,12 @@ def compare(
     """
     from fcil.engine.comparison import LAYING_OUT, cells, figures
 
+    jobs = plain(jobs)
     _check_sharing(jobs, on)
     changes, sweep = changes_of(overrides, sections, compare), plain(sweep or {})
-    labels, numbers = method_names_of(methods), seeds_of(seeds)
+    rows = settings.labels_of(_source(config))
+    labels = method_names_of(methods, rows, lambda: _settings_of_methods(config, changes, sweep))
+    numbers = seeds_of(seeds)
     words = [*_words(changes), *_sweep_words(sweep)]
     folder = Path(output) if output is not None else run_folder(_name(config), words, after="-compare")
     named = _exchange(changes, exchange or ("ray" if on == "ray" else None))

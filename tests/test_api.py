@@ -150,7 +150,11 @@ def test_a_mistake_is_the_same_message_as_on_the_command_line(config, overrides,
             r"methods: .*Local\(.*'my_method.py:Local'",
         ),
         (lambda: fcil.compare("small.toml", methods=[FedAvg]), r"is a class; give an object .*: FedAvg\(\)"),
+        (lambda: fcil.compare("small.toml", methods=FedAvg), r"is a class; give an object .*: FedAvg\(\)"),
         (lambda: fcil.compare("small.toml", methods=["ncm", 3]), r"methods: 3: must be a name, .* or a method"),
+        (lambda: fcil.compare("small.toml", methods=3), r"methods: 3: must be a name, .* or a method"),
+        (lambda: fcil.compare("small.toml"), 'nothing to compare; give methods="a,b"'),
+        (lambda: fcil.compare("small.toml", methods="ncm", jobs=True), "jobs = True: must be a whole number"),
         (
             lambda: fcil.compare("small.toml", methods="fedavgg"),
             "^methods: fedavgg: no such method. Did you mean 'fedavg'",
@@ -180,6 +184,23 @@ def test_methods_as_objects_are_the_rows_of_their_names_with_settings(place):
     assert given.runs[0].config.method.settings == {"rank": 2}
     single = fcil.compare(few, methods=NCM(), seeds=[0], output="single")
     assert [run.sha256 for run in single.runs] == [given.runs[2].sha256]
+
+
+def test_an_objects_settings_are_its_own_whatever_the_configuration_says_of_its_method(place):
+    """SMALL has rank = 2 for fedavg, and 16 is the class's default, which a file need not write."""
+    assert FedAvg().rank == 16
+    run = fcil.run(SMALL, method=FedAvg(), output="run")
+    assert run.config.method.settings["rank"] == 16
+    compared = fcil.compare(SMALL, methods=[FedAvg()], seeds=[0], output="compared")
+    assert compared.runs[0].config.method.settings["rank"] == 16
+    assert compared.runs[0].sha256 == run.sha256
+    with pytest.raises(fcil.ConfigError, match=r"method\.rank gives another value"):
+        fcil.compare(SMALL, {"method.rank": 4}, methods=[FedAvg()], seeds=[0])
+    with pytest.raises(fcil.ConfigError, match=r"method\.rank gives another value"):
+        fcil.compare(SMALL, methods=[FedAvg()], seeds=[0], sweep={"method.rank": [4, 8]})
+    rows = {**SMALL, "compare": {"fedavg": {"train": {"lr": 1e-3}}}}
+    with pytest.raises(fcil.ConfigError, match=r"has a row \[compare\.fedavg\]"):
+        fcil.compare(rows, methods=[FedAvg(rank=4)], seeds=[0])
 
 
 def test_numpys_numbers_are_numbers():

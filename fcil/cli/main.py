@@ -101,11 +101,14 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _resume(args: argparse.Namespace, console: Console) -> None:
-    from fcil.engine.records import read_config
+    from fcil.engine.records import read_config, read_summary
     from fcil.report.running import carry_out, checked
 
-    session = checked(read_config(args.run), args.run, console=console)
-    _show(carry_out(session, args.run, console), args.run, console)
+    session, finished = checked(read_config(args.run), args.run, console=console), read_summary(args.run) is not None
+    summary = carry_out(session, args.run, console)
+    if finished:
+        console.print("finished before: nothing was run", soft_wrap=True)
+    _show(summary, args.run, console)
 
 
 class _Version(argparse.Action):

@@ -21,12 +21,13 @@ __all__ = ["plan_arguments", "plan_command"]
 
 def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType, dict[str, Any]]:
     from fcil.config import load_config
-    from fcil.report.running import checked
+    from fcil.report.running import checked, left_out_settings
 
     session = checked(load_config(args.config, overrides(args)), console=console)
     tell_remarks(session.worker.dataset, console)
-    for warning in session.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    left_out = left_out_settings(session.plan.config).splitlines()
+    for note in [*(f"note: {line}" for line in left_out), *(f"warning: {text}" for text in session.warnings)]:
+        console.print(note, soft_wrap=True, markup=False)
     from fcil.data.progress import moving
     from fcil.engine.forecast import forecast
     from fcil.report.forecast import forecast_table
@@ -48,6 +49,7 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
         from fcil.engine.table_forecast import forecast_rows  # which imports torch
         from fcil.report.forecast import comparison_forecast_table
         from fcil.report.rows import unshared
+        from fcil.report.running import left_out_settings
 
     settings = [(cell, flat_settings(cell.config)) for cell in runs if cell.value == runs[0].value]
     shared = [
@@ -56,7 +58,8 @@ def _comparison(args: argparse.Namespace, console: Console) -> tuple[RenderableT
     ]
     unlike = unshared(shared)
     doubled = doubled_rows([(cell.value, cell.label, cell.config) for cell in runs])
-    for note in [*doubled, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
+    left_out = dict.fromkeys(line for cell in runs for line in left_out_settings(cell.config).splitlines())
+    for note in [*doubled, *left_out, *([f"{unlike[0].lower()}{unlike[1:].rstrip('.')}"] if unlike else [])]:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     with moving(console, "loading") as step:
         result = forecast_rows(runs, len(numbers), step)

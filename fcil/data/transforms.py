@@ -142,13 +142,16 @@ def _to(x: Tensor, shape: tuple[int, int]) -> Tensor:
 def _render_on_cpu(images: np.ndarray, whole: np.ndarray, corner: np.ndarray, extent: np.ndarray, size: int) -> Tensor:
     """Show images (n, h, w, c) resized to one shape, each in its box, (n, c, size, size) uint8.
 
-    They are rounded to bytes after each stage, as in torchvision. What is done to all alike is done at once, three to
-    six times faster.
+    They are rounded to bytes after each stage, as in torchvision. What is done to all alike is done at once, which is
+    up to six times faster.
     """
     import torch
 
     is_one_box = bool((corner == corner[:1]).all() and (extent == extent[:1]).all())
-    if is_one_box and images.shape[1:3] == tuple(whole):  # then only the box is read from a memory map
+    if images.shape[1:3] == tuple(whole):  # then only boxes are read from a memory map, and copied
+        if not is_one_box:
+            alone = (slice(i, i + 1) for i in range(len(images)))
+            return torch.cat([_render_on_cpu(images[i], whole, corner[i], extent[i], size) for i in alone])
         (top, left), (high, wide) = corner[0], extent[0]
         images, whole, corner = images[:, top : top + high, left : left + wide], extent[0], np.zeros_like(corner)
     x = _to(torch.from_numpy(images.copy()).permute(0, 3, 1, 2), (int(whole[0]), int(whole[1])))

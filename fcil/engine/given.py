@@ -1,7 +1,7 @@
 """Reads what a script or notebook gives: NumPy's numbers as Python's, overrides by section, methods and seeds."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from inspect import signature
 from typing import Any
@@ -66,26 +66,31 @@ def changes_of(
     return table
 
 
-def method_names_of(methods: str | Method | Sequence[object]) -> list[str]:
+def method_names_of(
+    methods: object, rows: Collection[str] = (), others: Callable[[], Collection[str]] = lambda: ()
+) -> list[str]:
     """List methods as a comparison names them: given in one text with commas, or in a list of names and objects.
 
+    Args:
+        rows: labels that the configuration describes.
+        others: gives the settings of a method that the configuration, overrides or a sweep set.
+
     Raises:
-        ConfigError: one is a class, or an object whose class no other process can find.
+        ConfigError: one is a class, an object whose class no other process can find, or one of a row's name.
     """
     if isinstance(methods, str):
         return split_list(methods)
-    return [
-        one if isinstance(one, str) else _label(one) for one in ([methods] if isinstance(methods, Method) else methods)
-    ]
+    listed = methods if isinstance(methods, Iterable) and not isinstance(methods, Method) else [methods]
+    return [one if isinstance(one, str) else _label(one, rows, others) for one in listed]
 
 
-def _label(method: object) -> str:
+def _label(method: object, rows: Collection[str], others: Callable[[], Collection[str]]) -> str:
     """Name a method that is given as an object: `lorm(rank = 4)` for LoRM(rank=4)."""
     if is_method_class(method):
         raise class_given("methods", method)
     if not isinstance(method, Method):
         raise ConfigError(f"methods: {method!r}: must be a name, 'lorm(rank = 4)', or a method, LoRM(rank=4)")
-    choice, unnamed = choice_of(method)
+    choice, unnamed = choice_of(method, others())
     if unnamed is not None:
         kind = type(method).__name__
         raise ConfigError(
@@ -93,7 +98,12 @@ def _label(method: object) -> str:
             f"that can be imported. Put it into one and name that, 'my_method.py' or 'my_method.py:{kind}', with "
             "settings 'my_method.py(rank = 4)'; such objects are for fcil.run(method=...)"
         )
-    inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in choice.settings.items())
+    if choice.name in rows:
+        raise ConfigError(
+            f"methods: {method!r}: the configuration has a row [compare.{choice.name}], whose settings would join the "
+            f"object's; name the row, {choice.name!r}, or give the row another label"
+        )
+    inside = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in choice.settings.items())
     return f"{choice.name}({inside})" if inside else choice.name
 
 

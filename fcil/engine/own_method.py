@@ -6,7 +6,7 @@ run is not taken for one of another version of the class: a notebook's cell is s
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, fields
 from types import CodeType, FunctionType
 from typing import Any
@@ -83,14 +83,14 @@ def _plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str)
 
 
-def _settings(method: Method, name: str) -> dict[str, Any]:
-    """Collect the settings that are not at their defaults, as a file would give them."""
+def _settings(method: Method, name: str, others: Collection[str]) -> dict[str, Any]:
+    """Collect the settings that are not at their defaults, or that others would give, as a file has them."""
     settings: dict[str, Any] = {}
     keys = {field: key for key, field in keys_of(type(method)).items()}
     for field in (f for f in fields(method) if f.init):
         value = getattr(method, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if value == default:
+        if value == default and keys[field.name] not in others:
             continue
         if not _plain(value):
             raise ConfigError(
@@ -101,8 +101,11 @@ def _settings(method: Method, name: str) -> dict[str, Any]:
     return settings
 
 
-def choice_of(method: Method) -> tuple[MethodChoice, Method | None]:
+def choice_of(method: Method, others: Collection[str] = ()) -> tuple[MethodChoice, Method | None]:
     """Write [method] for a method; with it the method itself, where its name does not lead to its class.
+
+    Args:
+        others: settings that a file or overrides give: they are written even where the method has its default.
 
     Raises:
         ConfigError: a setting out of its range, or of a type that no settings file can hold.
@@ -111,6 +114,6 @@ def choice_of(method: Method) -> tuple[MethodChoice, Method | None]:
     reference = _reference(kind)
     name = reference or f"{kind.__name__}@{code_digest(kind)[:8]}"
     check_names(kind, f"method ({name})")
-    settings = _settings(method, name)
+    settings = _settings(method, name, others)
     parse(kind, settings, lambda key: f"method.{key} ({name})")
     return MethodChoice(name, settings), None if reference else method

@@ -20,7 +20,6 @@ from fcil.exchange.worker import Worker
 from fcil.method import Backbone, Method
 from fcil.model.backbone import describe_backbone
 from fcil.scenario.census import Census
-from fcil.scenario.partition import unread
 from fcil.server.filtering import check_filter
 from fcil.server.loop import Exchange
 from fcil.server.plan import Plan, check_sums, initial_progress, make_plan
@@ -47,10 +46,9 @@ class Session:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What whoever starts the run should know: a server with images, settings that nothing reads, odd nodes."""
-        name, partition = self.plan.config.method.label, self.plan.config.partition
+        """What whoever starts the run should know: a server with images, nodes that may compute other last bits."""
+        name = self.plan.config.method.label
         told = [f"{name}: {HOLDS_IMAGES}"] if self.plan.method.server_holds_images else []
-        told += [f'{setting}: means nothing with kind = "{partition.kind}"' for setting in unread(partition)]
         if not self.nodes:
             return told
         server = introduce(self.worker)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["PACKAGES", "code_sha256", "versions"]
 
-PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "flwr", "ray")
+PACKAGES = ("fcil", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors", "flwr", "ray")
 
 NOT_IN_WHEELS = ("hatch_build.py", "install_checkout.py")
 """Files of `fcil/` that make a wheel or an environment: pyproject.toml leaves them out of wheels."""

@@ -3,7 +3,7 @@
 Features of an image are the same bits in every batch on most processors, but not on all: the sums in a matrix product
 may be ordered by the number of rows. So the first batch is computed in several pieces and orders; where one bit
 differs, nothing is kept. Later a share of the batches found is computed all the same, once in a process, and compared;
-of the first batch that a run finds, a few images in any case.
+of the first batch that a run finds in a table, a few images in any case.
 """
 
 import json
@@ -122,7 +122,8 @@ class FeatureCache:
     compared: set[int] = field(default_factory=set, repr=False)
     """Hashes of the batches of the share that were compared."""
     _tables: dict[str, Table] = field(default_factory=dict, repr=False)
-    _is_first: bool = True
+    _begun: set[str] = field(default_factory=set, repr=False)
+    """Tables of which images have been compared, or would have been."""
 
     def features(self, part: str, samples: np.ndarray, tokens: str, images: Tensor, compute: Compute) -> Tensor:
         """Features of images, as they were kept, or computed and kept.
@@ -143,14 +144,14 @@ class FeatureCache:
             return self._first(name, part, samples, compute(images))
         self._tables[name] = table
         values, there = table.read(samples)
-        self.found += int((there & ~table.own[samples]).sum())
+        found = np.flatnonzero(there & ~table.own[samples])
+        self.found += len(found)
 
         def computed(places: np.ndarray) -> np.ndarray:
             return compute(images[torch.from_numpy(places).to(images.device)]).cpu().numpy()
 
-        if there.any() and (count := self._number_compared(name, samples)):
-            places = np.flatnonzero(there)[:count]
-            self._compare(computed(places), values[places])
+        if len(found):
+            self._compare(name, samples, found, values, computed)
         missing = np.flatnonzero(~there)
         if len(missing):
             values[missing] = computed(missing)
@@ -166,21 +167,31 @@ class FeatureCache:
             self.tested[self.key] = tested
         return tested >= 0
 
-    def _number_compared(self, name: str, samples: np.ndarray) -> int:
-        """The number of images found that are computed all the same: FEW of the first batch, all of the share's."""
-        count, self._is_first = FEW if self._is_first and self.share else 0, False
-        batch = zlib.crc32(name.encode() + samples.tobytes())
-        if batch < self.share * 2**32 and batch not in self.compared:
-            self.compared.add(batch)
-            count = len(samples)
-        return count
+    def _compare(
+        self, name: str, samples: np.ndarray, found: np.ndarray, values: np.ndarray,
+        computed: Callable[[np.ndarray], np.ndarray],
+    ) -> None:  # fmt: skip
+        """Compute images found all the same: FEW of the first batch of a table, and all of a batch of the share.
 
-    def _compare(self, computed: np.ndarray, entries: np.ndarray) -> None:
-        if not np.array_equal(computed, entries):
+        Args:
+            found: places in the batch of what others have computed.
+            values: (n, width) what is kept of the batch.
+            computed: places in the batch -> features.
+        """
+        count, batch = 0, zlib.crc32(name.encode() + samples.tobytes())
+        if name not in self._begun:
+            count = FEW if self.share else 0
+            self._begun.add(name)
+        is_chosen = batch < self.share * 2**32 and batch not in self.compared
+        places = found if is_chosen else found[:count]
+        if len(places) and not np.array_equal(computed(places), values[places]):
+            self._begun.discard(name)  # who goes on all the same is stopped again
             raise RunError(
                 "features that were kept have other bits than those computed now: this processor does not repeat its "
                 f"results, or fcil has a fault. Delete {self.folder} and compare with --no-feature-cache"
             )
+        if is_chosen:
+            self.compared.add(batch)
 
     def _first(self, name: str, part: str, samples: np.ndarray, computed: Tensor) -> Tensor:
         """Create the table for features of this width, where there is room for it."""

@@ -67,10 +67,9 @@ class Runner:
         self.console, self.loggers, self.shared = console, loggers, shared or Shared(beside_others=beside_others)
 
     def tell_settings(self, runs: Sequence[Cell]) -> None:
-        """Say which settings of the file rows run without, before any begins; once for each row."""
-        for note in dict.fromkeys(left_out_settings(cell.config) for cell in runs):
-            if note:
-                say(self.console, note)
+        """Say which settings of the file rows run without, before any begins; each line once."""
+        for line in dict.fromkeys(line for cell in runs for line in left_out_settings(cell.config).splitlines()):
+            say(self.console, line)
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """Carry out a run, or read it when it is finished."""

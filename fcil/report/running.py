@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcil.data.progress import waiting
 from fcil.engine.checks import check_settings
+from fcil.scenario.partition import unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,18 +28,24 @@ LOADING = "loading code, data and weights"
 
 
 def left_out_settings(config: Config) -> str:
-    """Name the settings that a file gives to another method and this one has too, with other values; empty if none."""
+    """Name the settings that a run does without, a line each; empty if there are none.
+
+    They are those that a file gives to another method and this one has too, with other values, and those of a split of
+    which its kind makes no use.
+    """
     from fcil.options import describe
     from fcil.registry import method_class
 
-    choice = config.method
+    choice, partition = config.method, config.partition
+    unused = unread(partition) if method_class(choice.name).stream == "federated" else []
     defaults = {setting.name: setting.default for setting in describe(method_class(choice.name))}
     odd = {k: v for k, v in choice.left_out.items() if k in defaults and defaults[k] != v}
-    return "".join(
+    lines = [
         f"method.{key} = {value!r} in the file is another method's: {choice.label} runs with {defaults[key]!r}; "
-        f"--set method.{key}={value} gives it the same\n"
+        f"--set method.{key}={value} gives it the same"
         for key, value in odd.items()
-    ).rstrip()
+    ]
+    return "\n".join([*lines, *(f'{name}: means nothing with kind = "{partition.kind}"' for name in unused)])
 
 
 def checked(

@@ -80,11 +80,12 @@ def unread(settings: Partition) -> list[str]:
     >>> unread(Partition(kind="quantity", beta=0.1, classes_per_client=3))
     ['partition.beta = 0.1']
     """
+    changed = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) != f.default}
     return [
-        f"partition.{field.name} = {getattr(settings, field.name)}"
-        for field in fields(settings)
-        if settings.kind not in READ_BY.get(field.name, (settings.kind,))
-        and getattr(settings, field.name) != field.default
+        f"partition.{name} = {value}"
+        for name, value in changed.items()
+        if settings.kind not in READ_BY.get(name, (settings.kind,))
+        or (name == "classes_per_client" and settings.class_share)  # which says the same otherwise
     ]
 
 

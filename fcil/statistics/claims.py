@@ -24,7 +24,7 @@ def counts_objection(counts: np.ndarray, examples: int) -> str | None:
 
 
 def sums_objection(
-    counts: np.ndarray, class_sums: np.ndarray, gram: np.ndarray | None, clip: float, whole: bool = True
+    counts: np.ndarray, class_sums: np.ndarray, gram: np.ndarray | None, clip: float, trace: float | None = None
 ) -> str | None:
     """Say why no samples have these sums; None if some may have.
 
@@ -37,19 +37,20 @@ def sums_objection(
         class_sums: (c, M) q_c.
         gram: (M (M + 1) / 2,) upper half of G, or None where it is not sent.
         clip: R; 0 where features are not clipped, and then only the first inequality is checked.
-        whole: whether G is whole; of a sketch, which lies below G, only the trace is bounded.
+        trace: of a sketch of G, which lies below G and of which nothing else is bounded; None where G itself is known.
     """
     lengths = np.linalg.norm(class_sums.astype(np.float64), axis=1)
     if (lengths[counts == 0] > 0).any():
         return "a class without samples has a class sum"
     if clip and (lengths > counts * clip * (1 + SLACK)).any():
         return f"a class sum is longer than its samples of norm {clip:g} can make it"
-    if gram is None:
+    if gram is not None:
+        trace = float(packed.diagonal(gram).astype(np.float64).sum())
+    if trace is None:
         return None
-    trace = float(packed.diagonal(gram).astype(np.float64).sum())
     if clip and trace > counts.sum() * clip**2 * (1 + SLACK):
         return f"the trace of G is {trace:.4g}, more than {counts.sum():g} samples of norm {clip:g} make"
-    if not whole:
+    if gram is None:
         return None
     present = counts > 0
     means = class_sums[present].astype(np.float64) / np.sqrt(counts[present])[:, None]

@@ -1,7 +1,8 @@
 """Statistics of a frozen backbone's features, from which classifiers are solved in closed form (`fcil.merging.ridge`).
 
-One pass sums over a task's data batch by batch: no matrix of all samples is ever in memory. Features are float32 as the
-network gives them; phi and all sums are float64, so they do not depend on how samples are cut into batches.
+One pass sums over a task's data: at most a thousand samples' phi are in memory, or for a sketch as many as make up G.
+Features are float32 as the network gives them; phi and all sums are float64, so they depend on how samples are cut into
+batches by rounding at most.
 
 G = sum phi phi^T, (M, M); Q, (c, M), has the sum of phi of each class; n, (c,), the number of samples of each class.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fcil.arrays import Arrays, added, symmetric_half
+from fcil.arrays import Arrays, added
 from fcil.method import ClientUpdate, Draw, GramShape, Model, NoSum, Shapes, Task, head
 from fcil.seeding import generator
 from fcil.statistics.claims import counts_objection, sums_objection
@@ -176,7 +177,7 @@ class FeatureSums:
             for name, shape in shapes.items()
         }
         nothing = torch.zeros((0, m), dtype=torch.float64, device=model.device)
-        grams = {prefix: GramSum(nothing) for prefix in self._prefixes() if self.gram}
+        grams = {prefix: GramSum(nothing, m if self.sketch else 0) for prefix in self._prefixes() if self.gram}
         return _Sums(
             lambda features: phi(features_of_models(features, self.models, self.chosen)),
             self.task.first, totals, grams, lambda totals, grams: self._sent(totals, grams, generator),
@@ -202,8 +203,9 @@ class FeatureSums:
         if reason := counts_objection(added(sent[prefix + count] for prefix in self._prefixes()), examples):
             return reason
         for prefix in self._prefixes():
-            gram = self._read(prefix + GRAM, sent) if self.gram else None
-            reason = sums_objection(sent[prefix + count], sent[prefix + q], gram, self.map.clip, not self.sketch)
+            gram, factor = sent.get(prefix + GRAM), sent.get(prefix + FACTOR)
+            trace = None if factor is None else float(np.square(factor.astype(np.float64)).sum())
+            reason = sums_objection(sent[prefix + count], sent[prefix + q], gram, self.map.clip, trace)
             if reason:
                 return f"{prefix}{reason}" if prefix else reason
         return None
@@ -219,14 +221,8 @@ class FeatureSums:
             return added(arrays[name] for arrays in sent)
         import torch
 
-        first, *others = (torch.from_numpy(a[self._sent_as(name)].astype(np.float64)) for a in sent)
-        gram = GramSum(first)
-        for factor in others:
+        factors = (torch.from_numpy(arrays[self._sent_as(name)].astype(np.float64)) for arrays in sent)
+        gram = GramSum(next(factors))
+        for factor in factors:
             gram.add(factor)
         return gram.half()
-
-    def _read(self, name: str, sent: Arrays) -> np.ndarray:
-        if self._sent_as(name) == name:
-            return sent[name]
-        factor = sent[self._sent_as(name)].astype(np.float64)
-        return symmetric_half(factor.T @ factor)

@@ -20,8 +20,9 @@ BLOCK = 1024
 class GramSum:
     """Sums G = sum x x^T, (M, M), of inputs x, in float64."""
 
-    def __init__(self, inputs: Tensor) -> None:
-        """Begin with inputs, (n, M) float64, where n may be 0."""
+    def __init__(self, inputs: Tensor, most: int = 0) -> None:
+        """Begin with inputs, (n, M) float64, where n may be 0; up to `most` are kept if a factor is wanted."""
+        self._block = max(BLOCK, most)
         self._waiting, self._number = [inputs.detach()], len(inputs)
         self._sum: Tensor | None = None
         """Its lower triangle is of no meaning."""
@@ -30,7 +31,7 @@ class GramSum:
         """Add inputs, (n, M) float64."""
         self._waiting.append(x.detach())
         self._number += len(x)
-        if self._number >= BLOCK:
+        if self._number > self._block:
             self._total()
 
     def _total(self) -> Tensor:
@@ -38,7 +39,7 @@ class GramSum:
         import torch
 
         x = torch.cat(self._waiting)
-        self._waiting, self._number = [x[:0]], 0
+        self._waiting, self._number = [x.new_zeros((0, x.shape[1]))], 0
         if self._sum is None:
             self._sum = x.new_zeros(x.shape[1], x.shape[1])
         if not len(x):

@@ -208,7 +208,7 @@ def test_the_command_prints_tables_that_fit_100_columns_and_leaves_nothing(tmp_p
     assert max(map(len, map(str.rstrip, output.splitlines()))) <= 100
     for word in ("training images", "steps", "up [MB]", "memory of a worker", "start-up", "in all, about"):
         assert word in output
-    assert 'warning: partition.classes_per_client = 1: means nothing with kind = "dirichlet"' in output
+    assert 'note: partition.classes_per_client = 1: means nothing with kind = "dirichlet"' in output
     assert {p.name for p in tmp_path.iterdir()} == {"job.toml", "figures.json"}
     census = prepare(load_config(path)).plan.census
     assert str(sum(census.train[0])) in output

@@ -7,6 +7,7 @@ import pytest
 
 from fcil.engine.simulation import prepare
 from fcil.exchange.inline import Inline
+from fcil.report.running import left_out_settings
 from fcil.scenario.partition import READ_BY, Partition, unread
 from fcil.server.loop import run
 from fcil.server.plan import initial_progress
@@ -56,14 +57,16 @@ def test_a_number_of_clients_trains_in_each_round_and_all_report(digits_config):
 
 
 def test_settings_that_the_split_does_not_read_are_told(digits_config):
-    def told(**partition):
-        return prepare(digits_config({"partition": partition, "method": {"name": "ncm"}})).warnings
+    def told(method="ncm", **partition):
+        return left_out_settings(digits_config({"partition": partition, "method": {"name": method}}))
 
-    assert told(kind="iid", beta=0.25) == ['partition.beta = 0.25: means nothing with kind = "iid"']
-    assert told(kind="dirichlet", beta=0.25) == []
-    assert told(kind="dirichlet", beta=0.5, classes_per_client=1) == [
+    assert told(kind="iid", beta=0.25) == 'partition.beta = 0.25: means nothing with kind = "iid"'
+    assert told(kind="dirichlet", beta=0.25) == ""
+    assert told("joint", kind="iid", beta=0.25) == "", "it has no split"
+    assert told(kind="dirichlet", beta=0.5, classes_per_client=1) == (
         'partition.classes_per_client = 1: means nothing with kind = "dirichlet"'
-    ]
+    )
+    assert "classes_per_client = 3" in told(kind="quantity", class_share=0.5, classes_per_client=3)
 
 
 @pytest.mark.parametrize("key", sorted(READ_BY))

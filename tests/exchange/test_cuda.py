@@ -20,6 +20,7 @@ from fcil.scenario.partition import Partition
 from fcil.scenario.tasks import Tasks
 from fcil.server.loop import ask, run
 from fcil.server.plan import initial_progress, make_plan
+from fcil.statistics.gram_sum import GramSum
 
 pytestmark = [
     pytest.mark.gpu,
@@ -101,3 +102,14 @@ def test_views_on_the_device_are_those_of_the_cpu():
         cuda = render(images, view, 56, np.random.default_rng(1), "cuda")
         assert cuda.is_cuda
         assert (cuda.cpu() - cpu).abs().mean() < 1 / 255
+
+
+def test_sums_of_grams_on_the_device_are_those_of_the_cpu():
+    x = torch.tensor(np.random.default_rng(0).standard_normal((50, 20)))
+    cpu, cuda = GramSum(x[:0], 20), GramSum(x[:0].cuda(), 20)
+    for piece in torch.split(x, 15):
+        cpu.add(piece)
+        cuda.add(piece.cuda())
+        a, b = cpu.factor(3), cuda.factor(3)
+        np.testing.assert_allclose(a.T @ a, b.T @ b, atol=1e-10)
+    np.testing.assert_allclose(cpu.half(), cuda.half(), atol=1e-10)

@@ -120,19 +120,50 @@ def test_a_share_of_the_batches_is_computed_all_the_same_and_some_images_of_the_
         ask(partly, [1, 2], lambda x: Network()(x) + 1, part="test")
 
 
-def test_a_batch_is_compared_once_in_a_process_and_a_few_images_of_the_first_in_every_run(tmp_path):
+def shifted(x):
+    return Network()(x) + 1
+
+
+def test_a_batch_is_compared_once_in_a_process_and_a_few_images_of_each_tables_first_in_every_run(tmp_path):
     network, compared = Network(), set()
-    ask(cache_in(tmp_path), list(range(50)), network)
-    for images_expected in (20 + 20, FEW, FEW):
+    for part in ("train", "test"):
+        ask(cache_in(tmp_path), list(range(20)), network, part=part)
+    for images_expected in (20 + 20, FEW + FEW, FEW + FEW):
         cache, network.images = cache_in(tmp_path, share=1.0, compared=compared), 0
         ask(cache, list(range(20)), network)
-        ask(cache, list(range(20, 40)), network)
+        ask(cache, list(range(20)), network, part="test")
         assert network.images == images_expected
-    with pytest.raises(RunError, match="other bits"):
-        ask(cache_in(tmp_path, share=1.0, compared=compared), list(range(20)), lambda x: Network()(x) + 1)
+    of_run = cache_in(tmp_path, share=1.0, compared=compared)
+    ask(of_run, list(range(20)), network)
+    with pytest.raises(RunError, match="other bits"):  # whatever was found right of another part
+        ask(of_run, list(range(20)), shifted, part="test")
     network.images = 0
     ask(cache_in(tmp_path, share=0.0), list(range(20)), network)
     assert network.images == 0, "none where nothing is to be compared"
+
+
+def test_a_fault_stops_every_run_that_goes_on_all_the_same(tmp_path):
+    ask(cache_in(tmp_path), list(range(20)), Network())
+    compared = set()
+    cache = cache_in(tmp_path, share=1.0, compared=compared)
+    for _ in range(3):
+        with pytest.raises(RunError, match="other bits"):
+            ask(cache, list(range(20)), shifted)
+        with pytest.raises(RunError, match="other bits"):
+            ask(cache_in(tmp_path, share=0.01, compared=compared), list(range(20)), shifted)
+    assert not compared
+
+
+def test_what_a_run_has_computed_itself_is_not_compared_and_uses_up_no_check(tmp_path):
+    network, compared = Network(), set()
+    cache = cache_in(tmp_path, share=1.0, compared=compared)
+    for _ in range(2):
+        ask(cache, [1, 2, 3], network)
+    assert network.images == 3
+    assert not compared
+    ask(cache_in(tmp_path, share=0.01), [4, 5], network)  # by another run
+    with pytest.raises(RunError, match="other bits"):
+        ask(cache, [3, 4, 5], shifted)
 
 
 def test_a_network_is_tried_on_a_large_batch_however_small_the_first_one_is(tmp_path):
