@@ -209,7 +209,9 @@ def test_the_command_says_which_site_is_missing_and_what_is_wrong_with_one(clust
     assert "site 3: 0 nodes of the Ray cluster have the resource fcil_site_3" in capsys.readouterr().err
     (cluster.folder / "second.toml").write_text('[2]\ndata-root = "nowhere"\n')
     assert run(3) == 2
-    assert "client 2: site 2" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "site 2 (" in told
+    assert "nowhere" in told
     (cluster.folder / "second.toml").write_text('[2]\ndata-root = "c"\n')
     assert run(3) == 0
     assert len(read_summary(tmp_path / "run")["site_accuracy"]) == 3
