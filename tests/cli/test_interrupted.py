@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,8 +105,9 @@ def test_after_ctrl_c_the_same_command_ends_well(words, awaited, tmp_path):
     command = [sys.executable, "-u", "-m", "fcil.cli", *words.split()]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(  # a group of its own, to which a terminal would send Ctrl-C
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    )
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's jobs ignore it
+    )  # fmt: skip
     while awaited and awaited not in process.stdout.readline():
         if awaited == "jobs" and (tmp_path / "out" / "jobs" / "2.log").exists():
             break
