@@ -25,6 +25,7 @@ from fcil.config import (
     row_call,
     row_facts,
     row_has_method,
+    rows_have_bases,
     variant_names,
 )  # fmt: skip
 from fcil.config.layers import together
@@ -195,6 +196,11 @@ def _check_name(path: Source, label: str, name: str) -> None:
         ConfigError: it is not, with the nearest name.
     """
     rows, methods = labels_of(path), {*method_names(), *installed_names()}
+    if name not in rows and rows_have_bases(path):
+        raise ConfigError(
+            f"--methods {label}: {path if isinstance(path, Path) else 'the configuration'} is a table of runs, each "
+            f"with a base of its own, and a method that is no row has none. {nearest(name, rows)}"
+        )
     if name in methods or re.search(r"[/:]|\.py$", name):
         return
     if name not in rows:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import archives
@@ -11,7 +12,7 @@ import pytest
 import fcil
 import fcil.engine.dry_run as rehearsal
 from fcil.cli.main import main
-from fcil.config import load_config, load_variant, row_facts, rows_have_bases
+from fcil.config import canonical, load_config, load_variant, row_facts, rows_have_bases
 from fcil.data import FAMILIES, Data, load
 from fcil.engine.comparison import cells
 from fcil.engine.forecast import forecast
@@ -80,6 +81,16 @@ def test_a_rows_base_lies_below_the_file_and_the_row_above_it(table):
     assert row_facts(table, "large").published is None
     assert rows_have_bases(table)
     assert not rows_have_bases(table.parent / "sub" / "small.toml")
+
+
+def test_a_method_that_is_no_row_of_a_table_of_whole_runs_has_no_data_there(table, tmp_path):
+    """It would run on the defaults, the embedded digits."""
+    for label in ("ncm", "ncm(layers = 1)"):
+        with pytest.raises(
+            ConfigError, match=rf"--methods {re.escape(canonical(table, label))}: .*no row has none.*small"
+        ):
+            cells(table, [label], [0], [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_whose_base_has_the_rows_finds_their_bases(table):
