@@ -24,6 +24,9 @@ from fcil.engine.given import (
     changes_of,
     class_given,
     is_method_class,
+    jobs_of,
+    loggers_of,
+    mapping_of,
     method_names_of,
     plain,
     seeds_of,
@@ -47,6 +50,8 @@ Settings = str | Path | Config | Mapping[str, Any]
 def _source(config: Settings) -> settings.Source:
     if isinstance(config, Config):
         return to_table(config)
+    if not isinstance(config, str | Path | Mapping):
+        raise ConfigError(f"config = {config!r}: must be a TOML file, a Config or a dict of sections")
     return Path(config) if isinstance(config, str | Path) else plain(config)
 
 
@@ -115,14 +120,6 @@ def _settings_of_methods(
     return {*given, *changes.get("method", {}), *swept}
 
 
-def _check_sharing(jobs: object, on: object) -> None:
-    """Raise ConfigError for a number of jobs, or a place for them, that does not exist."""
-    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 0):
-        raise ConfigError(f"jobs = {jobs!r}: must be a whole number, at least 0")
-    if on not in ("here", "ray"):
-        raise ConfigError(f'on = {on!r}: must be "here" or "ray"')
-
-
 @contextmanager
 def _arguments_named() -> Iterator[None]:
     """Name an argument as this module has it in messages that begin with the command line's option."""
@@ -141,7 +138,7 @@ def run(
     output: str | Path | None = None,
     method: Method | str | Section | None = None,
     exchange: Literal["inline", "ray"] | None = None,
-    loggers: Sequence[Logger] = (),
+    loggers: Logger | Sequence[Logger] = (),
     progress: bool = False,
     **sections: Section,
 ) -> Run:
@@ -169,12 +166,14 @@ def run(
     if isinstance(method, Method):
         choice, instance = choice_of(method, _settings_of_methods(config, changes))
         changes["method"] = {"name": choice.name, **choice.settings}
+    elif isinstance(method, str):
+        changes["method"] = {"name": method}
     elif method is not None:
-        changes["method"] = {"name": method} if isinstance(method, str) else dict(plain(method))
+        changes["method"] = dict(plain(mapping_of("method", method, '{"name": "lorm", "rank": 4}')))
     resolved = settings.load_config(_source(config), _exchange(changes, exchange))
     folder = Path(output) if output is not None else run_folder(_name(config), _words(changes))
     console = _console(progress)
-    carry_out(checked(resolved, folder, instance, console), folder, console, loggers)
+    carry_out(checked(resolved, folder, instance, console), folder, console, loggers_of(loggers))
     return Run(folder)
 
 
@@ -200,7 +199,7 @@ def compare(
     jobs: int | None = None,
     on: Literal["here", "ray"] = "here",
     ray_address: str = "",
-    loggers: Sequence[Logger] = (),
+    loggers: Logger | Sequence[Logger] = (),
     progress: bool = False,
     **sections: Section,
 ) -> Comparison:
@@ -228,9 +227,9 @@ def compare(
     """
     from fcil.engine.comparison import LAYING_OUT, cells, figures
 
-    jobs = plain(jobs)
-    _check_sharing(jobs, on)
-    changes, sweep = changes_of(overrides, sections, compare), plain(sweep or {})
+    jobs = jobs_of(jobs, on)
+    changes = changes_of(overrides, sections, compare)
+    sweep = plain(mapping_of("sweep", sweep, '{"partition.beta": [0.5, 0.1]}'))
     rows = settings.labels_of(_source(config))
     labels = method_names_of(methods, rows, lambda: _settings_of_methods(config, changes, sweep))
     numbers = seeds_of(seeds)
@@ -242,7 +241,7 @@ def compare(
         planned = cells(_source(config), labels, numbers, named, folder, sweep)
         from fcil.report.grid_running import carry_out_grid, check_missing  # which import torch
 
-    tables = carry_out_grid(folder, planned, jobs, console, loggers=loggers, on=on, ray_address=ray_address)
+    tables = carry_out_grid(folder, planned, jobs, console, loggers=loggers_of(loggers), on=on, ray_address=ray_address)
     check_missing(folder, planned)
     points = {cell.value: dict(cell.point.settings) for cell in planned}
     done = figures(planned, {cell.folder: Run(cell.folder).summary for cell in planned})

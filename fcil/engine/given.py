@@ -11,10 +11,14 @@ import numpy as np
 from fcil.config import Config
 from fcil.engine.own_method import choice_of
 from fcil.errors import ConfigError
+from fcil.loggers import Logger
 from fcil.method import Method
 from fcil.options import keys_of, nearest, split_list
 
-__all__ = ["SEEDS", "Section", "changes_of", "class_given", "is_method_class", "method_names_of", "plain", "seeds_of"]
+__all__ = [
+    "SEEDS", "Section", "changes_of", "class_given", "is_method_class", "jobs_of", "loggers_of", "mapping_of",
+    "method_names_of", "plain", "seeds_of",
+]  # fmt: skip
 
 SEEDS = (0, 1, 2)
 """Seeds of a comparison unless others are named."""
@@ -30,6 +34,46 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     return value
+
+
+def mapping_of(argument: str, value: object, example: str) -> Mapping[str, Any]:
+    """Return what is given as a dict, empty for None.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{argument} = {value!r}: must be a dict, for example {example}")
+    return value
+
+
+def jobs_of(jobs: object, on: object) -> int | None:
+    """Return the number of jobs as Python's own number, if there is one.
+
+    Raises:
+        ConfigError: there is no such number of jobs, or no such place for them.
+    """
+    number = plain(jobs)
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+        raise ConfigError(f"jobs = {jobs!r}: must be a whole number, at least 0")
+    if on not in ("here", "ray"):
+        raise ConfigError(f'on = {on!r}: must be "here" or "ray"')
+    return number
+
+
+def loggers_of(loggers: object) -> list[Any]:
+    """List the loggers, of which one may be given alone; what they are is checked where they are used.
+
+    Raises:
+        ConfigError: it is neither a logger nor a list.
+    """
+    if isinstance(loggers, Logger):
+        return [loggers]
+    if not isinstance(loggers, Iterable) or isinstance(loggers, str):
+        raise ConfigError(f"loggers = {loggers!r}: must be a list of loggers, for example [MyLogger()]")
+    return list(loggers)
 
 
 def _no_section(name: str, value: object, called: Callable[..., object]) -> ConfigError:
@@ -58,7 +102,8 @@ def changes_of(
         ConfigError: a name without a dot whose value is no section.
     """
     table: dict[str, dict[str, Any]] = {}
-    for name, value in [*(overrides or {}).items(), *sections.items()]:
+    given = mapping_of("overrides", overrides, '{"train.lr": 1e-3}')
+    for name, value in [*given.items(), *sections.items()]:
         section, dot, key = name.partition(".")
         if not dot and not isinstance(value, Mapping):
             raise _no_section(name, value, called)
