@@ -1,18 +1,24 @@
 """Define and check command-line arguments that several commands share."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcil.engine.folders import run_folder
 from fcil.errors import ConfigError
 from fcil.options import split_list
 from fcil.report.form import FORMATS, WIDTHS, Form
 
+if TYPE_CHECKING:
+    from fcil.config import Config
+
 __all__ = [
     "at_least_1", "comma_separated", "figure_arguments", "figure_form", "methods", "output_folder", "overrides",
-    "pixels", "seeds", "whole", "set_argument", "share", "sweep_argument",
+    "pixels", "seeds", "set_argument", "share", "sweep_argument", "sweep_note", "whole",
 ]  # fmt: skip
 
 
@@ -113,6 +119,16 @@ def figure_form(args: argparse.Namespace) -> Form:
 def output_folder(args: argparse.Namespace, before: str = "", after: str = "") -> Path:
     """Choose the folder to write to: --output, or one named by the config and its --set and --sweep values."""
     return args.output or run_folder(args.config.stem, [*args.set, *getattr(args, "sweep", [])], before, after)
+
+
+def sweep_note(args: argparse.Namespace, config: Config) -> str:
+    """Say with which values of the file's sweep a single run goes, unless --set names them; empty without a sweep."""
+    from fcil.config import flat_settings, swept_settings
+
+    given = {text.partition("=")[0].strip() for text in args.set}
+    values = flat_settings(config)
+    told = [f"{key} = {values[key]}" for key in sorted(swept_settings(args.config) - given) if key in values]
+    return f"[sweep] is for fcil compare; this is one run, with {', '.join(told)}" if told else ""
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

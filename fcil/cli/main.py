@@ -19,6 +19,7 @@ from fcil.cli.arguments import (
     output_folder,
     overrides,
     set_argument,
+    sweep_note,
     whole,
 )
 from fcil.cli.bench import bench_commands
@@ -92,6 +93,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     session = checked(load_config(args.config, overrides(args)), out, console=console)
     finished = (out / "summary.json").exists()
     _tell(left_out_settings(session.plan.config), console)
+    _tell(sweep_note(args, session.plan.config), console)
     if session.connected is None:  # else the images are elsewhere
         tell_remarks(session.worker.dataset, console)
     summary = carry_out(session, out, console)

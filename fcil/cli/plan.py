@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fcil.cli.arguments import methods, overrides, seeds, sweep_argument
+from fcil.cli.arguments import methods, overrides, seeds, sweep_argument, sweep_note
 from fcil.cli.data import tell_remarks
 from fcil.errors import ConfigError, FilesMissing
 
@@ -25,8 +25,9 @@ def _one_run(args: argparse.Namespace, console: Console) -> tuple[RenderableType
 
     session = checked(load_config(args.config, overrides(args)), console=console)
     tell_remarks(session.worker.dataset, console)
-    left_out = left_out_settings(session.plan.config).splitlines()
-    for note in [*(f"note: {line}" for line in left_out), *(f"warning: {text}" for text in session.warnings)]:
+    config = session.plan.config
+    notes = [*left_out_settings(config).splitlines(), *filter(None, [sweep_note(args, config)])]
+    for note in [*(f"note: {line}" for line in notes), *(f"warning: {text}" for text in session.warnings)]:
         console.print(note, soft_wrap=True, markup=False)
     from fcil.data.progress import moving
     from fcil.engine.forecast import forecast

@@ -26,12 +26,12 @@ from fcil.config.rows import (
     variant_names,
 )
 from fcil.config.sections import SECTIONS, Config, MethodChoice, Run
-from fcil.config.sweep import Point, Sweep, grid
+from fcil.config.sweep import Point, Sweep, grid, swept_settings
 from fcil.config.tables import from_table, identity, to_table
 
 __all__ = [
     "BENCH", "SECTIONS", "Config", "MethodChoice", "Overrides", "Point", "RowFacts", "Run", "Source", "Sweep",
     "canonical", "common_settings", "flat", "flat_settings", "from_table", "grid", "identity", "labels_of", "load_all",
     "load_config", "load_section", "load_variant", "row_call", "row_facts", "row_has_method", "rows_have_bases",
-    "to_table", "unlike", "variant_names",
+    "swept_settings", "to_table", "unlike", "variant_names",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from fcil.config.layers import SWEEP, Overrides, Source, layers_of, together
 from fcil.errors import ConfigError
 from fcil.options import split_list, toml_or_text
 
-__all__ = ["Point", "Sweep", "grid"]
+__all__ = ["Point", "Sweep", "grid", "swept_settings"]
 
 Sweep = Sequence[str] | Mapping[str, Any]
 """What is swept over beside the file's [sweep]: texts `section.key=value,value`, or setting -> list of values."""
@@ -41,6 +41,12 @@ class Point:
         if len(text) <= NAME_LENGTH:
             return text
         return f"{text[: NAME_LENGTH - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def swept_settings(path: Source) -> set[str]:
+    """Name the settings, section.key, that the file sweeps over."""
+    tables = [table[SWEEP] for _, table in layers_of(path) if isinstance(table.get(SWEEP), Mapping)]
+    return {key for table in tables for key in table if key != ZIP}
 
 
 def _plain(value: Any) -> bool:

@@ -123,6 +123,16 @@ def test_a_swept_setting_that_the_split_does_not_read_is_refused(tmp_path, kind,
         cells(path, [], [0], [f"partition.kind={kind}"], tmp_path)
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_single_run_of_a_file_with_a_sweep_says_with_which_value_it_goes(command, tmp_path, capsys):
+    words = [command, str(config(tmp_path)), *(["--output", str(tmp_path / "run")] if command == "run" else [])]
+    assert main(words) == 0
+    assert "[sweep] is for fcil compare; this is one run, with partition.beta = " in capsys.readouterr().out
+    words[-1:] = [str(tmp_path / "other")] if command == "run" else words[-1:]
+    assert main([*words, "--set", "partition.beta=0.3"]) == 0
+    assert "[sweep]" not in capsys.readouterr().out
+
+
 def test_a_file_without_a_sweep_has_one_folder(tmp_path):
     path = config(tmp_path, BASE.replace('[sweep]\n"partition.beta" = [0.5, 0.1]\n', ""))
     assert [cell.folder for cell in cells(path, [], [3], [], tmp_path)] == [
