@@ -149,6 +149,19 @@ def _end(run: str, name: str, env: Mapping[str, str], log: _Log) -> tuple[str, s
             ended = log.ended(_LOOK_SECONDS)
 
 
+def _followed(run: str, name: str, env: Mapping[str, str], show: Callable[[str], None]) -> tuple[str, str]:
+    """Show a run's log until the run ends; returns its status and details."""
+    log, status, details = _Log(run, name, env, show), "", ""
+    try:
+        status, details = _end(run, name, env, log)
+    finally:
+        log.close(10.0 if status else 0.0)
+        if not details:  # so that nothing else tells it
+            for text in log.why:
+                show(text)
+    return status, details
+
+
 def carry_out(
     app: Path, name: str, config: Path, overrides: list[str], output: str, env: Mapping[str, str],
     show: Callable[[str], None], console: Console | None = None,
@@ -164,20 +177,14 @@ def carry_out(
     """
     with waiting(console, f"sending code and settings to {name}"):
         run = deployed(app, name, config, overrides, output, env)
-    show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
-    show("its server and nodes load their code first, which may take a minute")
-    log, status, details = _Log(run, name, env, show), "", ""
     try:
-        status, details = _end(run, name, env, log)
+        show(f"run {run} on {name}; interrupt this command, or `flwr stop {run} {name}`, to stop it")
+        show("its server and nodes load their code first, which may take a minute")
+        status, details = _followed(run, name, env, show)
     except KeyboardInterrupt:
         show("interrupted; stopping the run")
         flwr("stop", run, name, env=env)
         raise
-    finally:
-        log.close(10.0 if status else 0.0)
-        if not details:  # so that nothing else tells it
-            for text in log.why:
-                show(text)
     if status != "finished:completed":
         message, code = told(details)
         raise (ConfigError if code == ConfigError.exit_code else RunError)(f"{status}: {message}")

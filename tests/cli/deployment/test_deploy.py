@@ -139,6 +139,21 @@ def test_what_ctrl_c_does_is_said_before_it_takes_its_time(answers, monkeypatch,
     assert stopped == [(("stop", "17", "hospitals"), "interrupted; stopping the run")]
 
 
+@pytest.mark.parametrize("line", ["interrupt this command", "load their code first"])
+def test_ctrl_c_stops_a_run_as_soon_as_it_is_there(answers, monkeypatch, line):
+    stopped = []
+
+    def show(text):
+        if line in text:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy, "flwr", lambda *words, env=None: stopped.append(words))
+    monkeypatch.setattr(deploy, "deployed", lambda *arguments: "17")
+    with pytest.raises(KeyboardInterrupt):
+        deploy.carry_out(QUICKSTART.parent, "hospitals", QUICKSTART, [], "out", {}, show)
+    assert stopped == [("stop", "17", "hospitals")]
+
+
 def test_the_superlink_is_asked_when_the_log_ends_and_seldom_before(answers, monkeypatch):
     """Each question is a process that takes a second of a core, which the run's own could use."""
     waits = [(False, 30.0), (False, 30.0), (True, 30.0)]
