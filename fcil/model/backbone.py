@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,18 @@ def weights_sha256(settings: Model) -> str:
     if settings.weights == RANDOM:
         return RANDOM
     if settings.weights != HUB:
-        with open(_path(settings), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = _path(settings)
+        about = os.stat(path)
+        return _file_sha256(path, about.st_ino, about.st_size, about.st_mtime_ns)
     state = _build(settings, pretrained=True).state_dict()
     return digest({name: w.float().numpy() for name, w in state.items()})
+
+
+@functools.lru_cache(maxsize=8)
+def _file_sha256(path: Path, *about: int) -> str:
+    """SHA-256 of a file, read once in a process while it is the same: every run of a study asks for it three times."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=8)
