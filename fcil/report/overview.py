@@ -30,11 +30,9 @@ def bounds_of(runs: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _heads(points: Points, tables: Tables) -> tuple[str, list[str]]:
-    """What is swept over, if it is one setting, and the head of each column."""
+    """What is swept over, and the head of each column: the value there, or values in the same order."""
     keys = list(dict.fromkeys(key for name in tables for key in points[name]))
-    if len(keys) == 1:
-        return keys[0], [setting_text(points[name].get(keys[0])) or "-" for name in tables]
-    return "", list(tables)
+    return ", ".join(keys), [", ".join(setting_text(points[name].get(key)) or "-" for key in keys) for name in tables]
 
 
 def _lines(tables: Tables, key: str, plus_minus: str, bounds: Collection[str], bold: str) -> Iterator[list[str]]:
@@ -64,7 +62,7 @@ def _shown(row: Row, at: int, column: Column) -> str:
 
 def _title(key: str, swept: str) -> str:
     column = next(column for column in COLUMNS if column.key == key)
-    return f"{column.head} [{column.unit}]" + (f" by {swept}" if swept else "")
+    return f"{column.head} [{column.unit}] by {swept}"
 
 
 def _caption(tables: Tables, bold: bool) -> str:

@@ -79,13 +79,12 @@ def test_latex_has_the_same_cells_escaped():
     assert r"c|\_d & - & 70.0 $\pm$ 1.0 \\" in text
 
 
-def test_several_settings_are_named_at_each_column():
-    points = {
-        f"partition.beta={b},method.rank={r}": {"partition.beta": b, "method.rank": r} for b in (1, 2) for r in (4, 8)
-    }
+def test_of_several_settings_each_column_has_the_values_in_the_order_of_the_title():
+    values = [(b, r) for b in (0.5, 0.1) for r in (4, [6, 9])]
+    points = {f"partition.beta={b},method.rank={r}": {"partition.beta": b, "method.rank": r} for b, r in values}
     tables = {name: [row("a", 0.5)] for name in points}
-    lines = lines_of(overview_markdown(points, tables, ()), "final [%]")
-    assert lines[0] == ["method", *points]
+    lines = lines_of(overview_markdown(points, tables, ()), "final [%] by partition.beta, method.rank")
+    assert lines[0] == ["method", "0.5, 4", "0.5, [6,9]", "0.1, 4", "0.1, [6,9]"]
 
 
 def test_the_terminals_has_final_accuracies_without_bold():
