@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 from rich.console import Console
 
-from fcil.cli.arguments import output_folder, set_argument
+from fcil.cli.arguments import output_folder, set_argument, sweep_note
 from fcil.cli.deployment.flwr_command import (
     FlwrError,
     app_folder,
@@ -191,10 +191,14 @@ def carry_out(
 
 
 def _deploy(args: argparse.Namespace, console: Console) -> None:
+    from fcil.config import load_config
+
     output = str(args.output or output_folder(args).absolute())
     show = Console(highlight=False, soft_wrap=True, markup=False).print
     app, env = app_folder(args.app), environment()
     check_connection(args.federation, env)
+    if note := sweep_note(args, load_config(args.config, args.set)):
+        show(note)
     carry_out(app, args.federation, args.config, args.set, output, env, show, console)
     console.print(f"completed; run folder on the SuperLink's machine: {output}", soft_wrap=True)
 

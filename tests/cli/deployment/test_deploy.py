@@ -154,6 +154,16 @@ def test_ctrl_c_stops_a_run_as_soon_as_it_is_there(answers, monkeypatch, line):
     assert stopped == [("stop", "17", "hospitals")]
 
 
+def test_a_files_sweep_is_said_to_be_for_comparisons(answers, tmp_path, capsys):
+    file = tmp_path / "swept.toml"
+    file.write_text(f'base = "{QUICKSTART}"\n[sweep]\n"partition.beta" = [0.5, 0.1]\n')
+    answers[1].extend([("finished:completed", "")] * 2)
+    assert main(["deploy", str(file), "--federation", "hospitals"]) == 0
+    assert "[sweep] is for fcil compare; this is one run, with partition.beta = " in capsys.readouterr().out
+    assert command() == 0
+    assert "[sweep]" not in capsys.readouterr().out
+
+
 def test_the_superlink_is_asked_when_the_log_ends_and_seldom_before(answers, monkeypatch):
     """Each question is a process that takes a second of a core, which the run's own could use."""
     waits = [(False, 30.0), (False, 30.0), (True, 30.0)]
