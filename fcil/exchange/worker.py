@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fcil.arrays import Arrays, nbytes
 from fcil.client.data import ClientData
@@ -86,15 +87,23 @@ class Worker:
     def model(self) -> AdaptedModel:
         """The resident model, on the device that the settings name."""
         repeatable(self.device)
-        model = self.config.model
-        if self.shared:  # as it was loaded: adapters and precisions change a copy
-            network = copy.deepcopy(self.shared.keep("backbone", model, lambda: load_backbone(model)))
-        else:
-            network = load_backbone(model)
-        adapted = AdaptedModel(network, self.method.adapter, self.device, resolved(self.config).model.precision)
+        precision = resolved(self.config).model.precision
+        adapted = AdaptedModel(self._network(precision), self.method.adapter, self.device, precision)
         if self.shared and self.shared.features and self.config.partition.kind != "sites":
             adapted.cache = self.shared.features.cache(self.config, self.method, self.dataset)
         return adapted
+
+    def _network(self, precision: str) -> nn.Module:
+        """The backbone, of which adapters and precisions change a copy; runs without an adapter have one in common."""
+        model, shared = self.config.model, self.shared
+        if shared is None:
+            return load_backbone(model)
+        loaded: nn.Module = shared.keep("backbone", model, lambda: load_backbone(model))
+        if self.method.adapter is not None:
+            shared.drop("bare backbone")  # it may lie on a GPU
+            return copy.deepcopy(loaded)
+        bare: nn.Module = shared.keep("bare backbone", (model, self.device, precision), lambda: copy.deepcopy(loaded))
+        return bare
 
     @cached_property
     def device(self) -> torch.device:

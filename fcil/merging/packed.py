@@ -64,10 +64,14 @@ def _strips(n: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
     return tuple(strips)
 
 
-def upper(half: np.ndarray) -> np.ndarray:
-    """Unpack a half into the upper triangle of an (n, n) float64 matrix, with zeros below."""
+def upper(half: np.ndarray, space: np.ndarray | None = None) -> np.ndarray:
+    """Unpack a half into the upper triangle of an (n, n) float64 matrix, with zeros below.
+
+    Args:
+        space: a matrix of that size to use, with zeros below its diagonal; a new one by default.
+    """
     n = side(half)
-    matrix = np.zeros((n, n))
+    matrix = np.zeros((n, n)) if space is None else space
     for rows, place, entries in _strips(n):
         matrix[rows, rows.start :][entries] = half[place]
     return matrix

@@ -15,7 +15,7 @@ from fcil.errors import MergeError
 from fcil.merging import packed
 
 __all__ = [
-    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_error", "penalty_unit",
+    "FALLBACK", "GRID", "NEVER", "best_penalty", "biases", "class_means", "held_out_errors", "penalty_unit",
     "ridge_rows", "semidefinite", "solvable", "strongest_of_the_best", "transport", "transported",
 ]  # fmt: skip
 
@@ -24,6 +24,8 @@ NEVER = -1e30
 T = TypeVar("T")
 GRID = tuple(10.0**k for k in range(2, -9, -1))
 """Penalties to choose from, in units of the mean of G's diagonal; the strongest first, which wins ties."""
+ROWS = 1024
+"""Rows of solutions that are multiplied by a held-out G at a time: unpacking it takes longer than a product."""
 FALLBACK = 1e-2
 """The penalty, in the same unit, where no samples were held out to choose by."""
 
@@ -38,11 +40,11 @@ def biases(counts: np.ndarray, present: np.ndarray | float = 0.0) -> np.ndarray:
     return np.where(counts > 0, present, NEVER)
 
 
-def _factor(gram: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
-    """Cholesky factor of G + penalty I, in the memory of one whole matrix."""
+def _factor(gram: np.ndarray, penalty: float, space: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
+    """Cholesky factor of G + penalty I, in the memory of one whole matrix, which may be given."""
     from scipy.linalg import cho_factor  # slow to import, and settings are checked without it
 
-    matrix = packed.upper(gram)
+    matrix = packed.upper(gram, space)
     np.einsum("ii->i", matrix)[:] += penalty
     try:  # transposed it is in LAPACK's order, so that nothing is copied
         factor, lower = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
@@ -64,13 +66,14 @@ def semidefinite(gram: np.ndarray, slack: float) -> bool:
     return True
 
 
-def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.ndarray:
+def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float, space: np.ndarray | None = None) -> np.ndarray:
     """Ridge regression: H^T = Q (G + penalty I)^-1, the minimiser of sum ||H^T phi - y||^2 + penalty ||H||^2.
 
     Args:
         gram: (M (M + 1) / 2,) upper half of G.
         class_sums: (C, M) Q.
         penalty: lambda, greater than zero.
+        space: (M, M) memory to use, with zeros below its diagonal, as they are afterwards too.
 
     Returns:
         (C, M), zero in the rows of classes without samples.
@@ -80,19 +83,28 @@ def ridge_rows(gram: np.ndarray, class_sums: np.ndarray, penalty: float) -> np.n
     """
     from scipy.linalg import cho_solve
 
-    return np.asarray(cho_solve(_factor(gram, penalty), class_sums.T, check_finite=False).T)
+    return np.asarray(cho_solve(_factor(gram, penalty, space), class_sums.T, check_finite=False).T)
 
 
-def held_out_error(rows: np.ndarray, gram: np.ndarray, class_sums: np.ndarray, count: float) -> float:
-    """Squared error, sum ||H^T phi - y||^2, of samples known by their sums: tr(H^T G H) - 2 tr(H^T Q) + n.
+def held_out_errors(
+    solutions: Sequence[np.ndarray], gram: np.ndarray, class_sums: np.ndarray, count: float
+) -> list[float]:
+    """Squared errors, sum ||H^T phi - y||^2, of samples known by their sums: tr(H^T G H) - 2 tr(H^T Q) + n.
 
     Args:
-        rows: (C, M) H^T.
+        solutions: several H^T, (C, M) each, so many of which are multiplied by G at a time as have ROWS rows.
         gram: (M (M + 1) / 2,) upper half of G.
         class_sums: (C, M) Q.
         count: n, the number of samples.
     """
-    return float(np.sum(packed.times(rows, gram) * rows) - 2 * np.sum(rows * class_sums) + count)
+    errors: list[float] = []
+    number = max(1, ROWS // len(class_sums))
+    for begin in range(0, len(solutions), number):
+        some = solutions[begin : begin + number]
+        products = np.split(packed.times(np.concatenate(some), gram), len(some))
+        for rows, product in zip(some, products, strict=True):
+            errors.append(float(np.sum(product * rows) - 2 * np.sum(rows * class_sums) + count))
+    return errors
 
 
 def penalty_unit(gram: np.ndarray, held_out: np.ndarray) -> float:
@@ -119,9 +131,9 @@ def best_penalty(
         return FALLBACK * (float(packed.diagonal(gram).mean()) or 1.0)
     unit = penalty_unit(gram, held_out[0])
     penalties = [unit * share for share in grid]
-    solved = solvable(lambda penalty: ridge_rows(gram, class_sums, penalty), penalties)
-    errors = [held_out_error(rows, *held_out) for rows in solved]
-    return penalties[int(np.argmin(errors))]
+    space = np.zeros((class_sums.shape[1],) * 2)
+    solved = solvable(lambda penalty: ridge_rows(gram, class_sums, penalty, space), penalties)
+    return penalties[int(np.argmin(held_out_errors(solved, *held_out)))]
 
 
 def strongest_of_the_best(right: np.ndarray, count: float) -> int:

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import torch
 
 from fcil.arrays import digest
 from fcil.client import training
@@ -370,3 +371,27 @@ def test_noise_is_that_of_the_run_that_would_draw_it_and_of_no_other(digits_conf
     server = run("server", True, noise=1.0, noise_at="server")
     assert server["reused"] == server["asked"], "clients send there what they send without noise"
     assert server["sha256"] == run("server alone", False, noise=1.0, noise_at="server")["sha256"]
+
+
+def test_runs_without_an_adapter_have_one_backbone_and_others_a_copy_each(digits_config):
+    """What an adapter is put into, or another precision, is never what another run has."""
+    shared = Shared()
+
+    def model(name, precision="fp32"):
+        config = digits_config({"method": {"name": name}, "model": {"precision": precision}})
+        return prepare(config, shared=shared).worker.model
+
+    first, second = model("ridge"), model("ncm")
+    assert second.network is first.network
+    images = torch.rand(4, 3, first.network.patch_embed.img_size[0], first.network.patch_embed.img_size[1])
+    with torch.no_grad():
+        expected = first.features(images)
+    trained = model("fedavg")
+    assert trained.network is not first.network
+    half = model("ncm", "bf16")
+    assert half.network is not first.network
+    again = model("ridge")
+    with torch.no_grad():
+        assert torch.equal(again.features(images), expected)
+        assert torch.equal(first.features(images), expected), "as it was"
+        assert not torch.equal(half.features(images), expected)

@@ -1,6 +1,7 @@
 """Closed forms of sums against their definitions on samples."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.linear_model import Ridge as Sklearn
 from fcil.arrays import symmetric_half
 from fcil.errors import MergeError
 from fcil.merging import packed
+from fcil.merging import ridge as ridge_module
 from fcil.merging.ridge import (
     FALLBACK,
     GRID,
@@ -19,7 +21,7 @@ from fcil.merging.ridge import (
     best_penalty,
     biases,
     class_means,
-    held_out_error,
+    held_out_errors,
     ridge_rows,
     transport,
     transported,
@@ -62,7 +64,8 @@ def test_a_penalty_too_small_for_the_sums_is_told():
 @given(seeds)
 def test_held_out_error_is_the_squared_error_on_the_samples_themselves(seed):
     (x, y), rows = problem(seed), np.random.default_rng([seed, 1]).standard_normal((3, 6))
-    close(held_out_error(rows, half(x), y.T @ x, len(x)), np.square(x @ rows.T - y).sum())
+    errors = held_out_errors([rows, 2 * rows, 0 * rows], half(x), y.T @ x, len(x))
+    close(errors, [np.square(share * x @ rows.T - y).sum() for share in (1, 2, 0)])
 
 
 @given(seeds)
@@ -137,3 +140,24 @@ def test_transport_is_the_minimiser_of_its_objective():
 def test_nobodys_samples_carry_nothing():
     nothing = np.zeros((0, 4))
     np.testing.assert_array_equal(transport_of(nothing, nothing), np.eye(4))
+
+
+def test_errors_of_many_solutions_are_those_of_each_however_few_are_taken_at_a_time():
+    x, y = problem(3, samples=90, width=70)
+    solutions = [ridge_rows(half(x), y.T @ x, penalty) for penalty in (100.0, 1.0, 1e-3)]
+    expected = [np.square(x @ rows.T - y).sum() for rows in solutions]
+    for rows in (1, 6, 1024):
+        with patch.object(ridge_module, "ROWS", rows):
+            close(held_out_errors(solutions, half(x), y.T @ x, len(x)), expected)
+
+
+def test_the_memory_that_solutions_share_changes_none_of_them():
+    x, y = problem(4, samples=200, width=70)
+    space = np.zeros((70, 70))
+    for penalty in (1.0, 1e-3, 10.0):
+        alone = ridge_rows(half(x), y.T @ x, penalty)
+        np.testing.assert_array_equal(ridge_rows(half(x), y.T @ x, penalty, space), alone)
+        assert not np.tril(space, -1).any()
+    with pytest.raises(MergeError, match="not positive definite"):
+        ridge_rows(half(x * 0), y.T @ x, 0.0, space)
+    np.testing.assert_array_equal(ridge_rows(half(x), y.T @ x, 1.0, space), ridge_rows(half(x), y.T @ x, 1.0))
