@@ -116,8 +116,8 @@ def _settings_of_methods(
     """Name the settings of a method that a configuration, changes of it or a sweep set; an object has its own."""
     source = _source(config)
     given = {} if settings.rows_have_bases(source) else settings.load_config(source, changes).method.settings
-    swept = {key.removeprefix("method.") for key in sweep or {} if key.startswith("method.")}
-    return {*given, *changes.get("method", {}), *swept}
+    swept = {*settings.swept_settings(source), *(sweep or {})}
+    return {*given, *changes.get("method", {}), *(k.removeprefix("method.") for k in swept if k.startswith("method."))}
 
 
 @contextmanager

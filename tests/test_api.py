@@ -203,6 +203,8 @@ def test_an_objects_settings_are_its_own_whatever_the_configuration_says_of_its_
         fcil.compare(SMALL, {"method.rank": 4}, methods=[FedAvg()], seeds=[0])
     with pytest.raises(fcil.ConfigError, match=r"method\.rank gives another value"):
         fcil.compare(SMALL, methods=[FedAvg()], seeds=[0], sweep={"method.rank": [4, 8]})
+    with pytest.raises(fcil.ConfigError, match=r"method\.rank gives another value"):
+        fcil.compare({**SMALL, "sweep": {"method.rank": [4, 8]}}, methods=[FedAvg()], seeds=[0])
     rows = {**SMALL, "compare": {"fedavg": {"train": {"lr": 1e-3}}}}
     with pytest.raises(fcil.ConfigError, match=r"has a row \[compare\.fedavg\]"):
         fcil.compare(rows, methods=[FedAvg(rank=4)], seeds=[0])

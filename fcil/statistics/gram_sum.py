@@ -23,15 +23,14 @@ class GramSum:
     def __init__(self, inputs: Tensor, most: int = 0) -> None:
         """Begin with inputs, (n, M) float64, where n may be 0; up to `most` are kept if a factor is wanted."""
         self._block = max(BLOCK, most)
-        self._waiting, self._number = [inputs.detach()], len(inputs)
+        self._waiting = [inputs.detach()]
         self._sum: Tensor | None = None
         """Its lower triangle is of no meaning."""
 
     def add(self, x: Tensor) -> None:
         """Add inputs, (n, M) float64."""
         self._waiting.append(x.detach())
-        self._number += len(x)
-        if self._number > self._block:
+        if sum(map(len, self._waiting)) > self._block:
             self._total()
 
     def _total(self) -> Tensor:
@@ -39,7 +38,7 @@ class GramSum:
         import torch
 
         x = torch.cat(self._waiting)
-        self._waiting, self._number = [x.new_zeros((0, x.shape[1]))], 0
+        self._waiting = [x.new_zeros((0, x.shape[1]))]
         if self._sum is None:
             self._sum = x.new_zeros(x.shape[1], x.shape[1])
         if not len(x):
